@@ -1,0 +1,158 @@
+-- 013: leases, revisions, epoch history, TTL, labels, death records, daemons; and storage that keeps a beat cheap.
+--
+-- Rows that are already there keep everything they hold. They get numbers in the order in which they were registered.
+
+-- cluster_metadata: the row that orders everything ---------------------------------------------------------------
+
+ALTER TABLE cluster_metadata
+    ADD COLUMN epoch_number    bigint NOT NULL DEFAULT 1,
+    ADD COLUMN revision        bigint NOT NULL DEFAULT 0,
+    ADD COLUMN history_id      uuid   NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN purged_revision bigint NOT NULL DEFAULT 0,
+    ADD COLUMN hold_until      timestamptz,
+    ADD COLUMN hold_reason     text;
+
+COMMENT ON COLUMN cluster_metadata.epoch_number IS 'Number of the current epoch; only grows.';
+COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Whoever changes membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
+COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then load everything anew.';
+COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
+COMMENT ON COLUMN cluster_metadata.hold_until IS 'Nobody is declared dead for silence before this time, because beats may not have been heard. Null: no hold.';
+COMMENT ON COLUMN cluster_metadata.hold_reason IS 'Why expiry is on hold.';
+
+-- The row is updated by every change: room on its page keeps those updates HOT.
+ALTER TABLE cluster_metadata SET (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- registry_epoch: the history of epochs --------------------------------------------------------------------------
+
+CREATE TABLE registry_epoch (
+    epoch_number     bigint      PRIMARY KEY,
+    cluster_epoch    uuid        NOT NULL UNIQUE,
+    started_at       timestamptz NOT NULL,
+    started_revision bigint      NOT NULL,
+    reason           text        NOT NULL DEFAULT '',
+    rotated_by       text        NOT NULL DEFAULT ''
+);
+
+COMMENT ON TABLE registry_epoch IS 'Every epoch there ever was. The unique UUID is what forbids going back to an old one.';
+COMMENT ON COLUMN registry_epoch.epoch_number IS 'Its number; only grows.';
+COMMENT ON COLUMN registry_epoch.cluster_epoch IS 'Its UUID.';
+COMMENT ON COLUMN registry_epoch.started_at IS 'When it began.';
+COMMENT ON COLUMN registry_epoch.started_revision IS 'The revision at which it began.';
+COMMENT ON COLUMN registry_epoch.reason IS 'Why it was begun, in the operator''s words.';
+COMMENT ON COLUMN registry_epoch.rotated_by IS 'Which daemon began it; sql for a direct SQL caller.';
+
+-- registry_instance: the lease ------------------------------------------------------------------------------------
+
+ALTER TABLE registry_instance
+    ADD COLUMN lease_id          bigint,
+    ADD COLUMN revision          bigint,
+    ADD COLUMN epoch_number      bigint,
+    ADD COLUMN ttl_ms            integer,
+    ADD COLUMN port              integer,
+    ADD COLUMN labels            jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN version           text,
+    ADD COLUMN replaces_lease_id bigint,
+    ADD COLUMN death_reason      text,
+    ADD COLUMN death_deadline    timestamptz,
+    ADD COLUMN death_decided_by  text,
+    ADD CONSTRAINT registry_instance_ttl_check CHECK (ttl_ms BETWEEN 2000 AND 300000),
+    ADD CONSTRAINT registry_instance_port_check CHECK (port BETWEEN 1 AND 65535),
+    ADD CONSTRAINT registry_instance_death_reason_check
+        CHECK (death_reason IN ('stale', 'old_epoch', 'deregistered', 'replaced', 'operator'));
+
+-- Epochs that rows or the metadata name, in the order in which they were first seen; the current one is the last.
+INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
+SELECT
+    row_number() OVER (ORDER BY (seen.cluster_epoch = cluster.current_epoch) NULLS FIRST, seen.first_seen, seen.cluster_epoch),
+    seen.cluster_epoch,
+    seen.first_seen,
+    0,
+    'known before epochs were numbered',
+    'migration 013'
+FROM (
+    SELECT epochs.cluster_epoch, min(epochs.first_seen) AS first_seen
+    FROM (
+        SELECT cluster_epoch, started_at AS first_seen FROM registry_instance
+        UNION ALL
+        SELECT current_epoch, updated_at FROM cluster_metadata
+    ) AS epochs
+    GROUP BY epochs.cluster_epoch
+) AS seen
+LEFT JOIN cluster_metadata AS cluster ON cluster.id = 1;
+
+UPDATE registry_instance AS instance
+SET lease_id = numbered.position,
+    revision = numbered.position,
+    epoch_number = epoch.epoch_number
+FROM (
+    SELECT instance_id, row_number() OVER (ORDER BY started_at, instance_id) AS position
+    FROM registry_instance
+) AS numbered, registry_epoch AS epoch
+WHERE numbered.instance_id = instance.instance_id
+  AND epoch.cluster_epoch = instance.cluster_epoch;
+
+UPDATE cluster_metadata
+SET epoch_number = (SELECT max(epoch_number) FROM registry_epoch),
+    revision = (SELECT coalesce(max(revision), 0) FROM registry_instance);
+
+ALTER TABLE registry_instance
+    ALTER COLUMN lease_id SET NOT NULL,
+    ALTER COLUMN revision SET NOT NULL,
+    ALTER COLUMN epoch_number SET NOT NULL;
+
+COMMENT ON COLUMN registry_instance.lease_id IS 'The revision at which this lease was registered: lease, generation and fencing token in one number.';
+COMMENT ON COLUMN registry_instance.revision IS 'Revision of the latest durable change of this row. Rows with a revision above what a reader has seen are its feed.';
+COMMENT ON COLUMN registry_instance.epoch_number IS 'Number of the epoch it registered in.';
+COMMENT ON COLUMN registry_instance.ttl_ms IS 'How long the lease lives after a beat, 2,000 to 300,000 ms. Null: none was asked for, and whoever expires names it (15 s by default).';
+COMMENT ON COLUMN registry_instance.port IS 'Port it can be reached at.';
+COMMENT ON COLUMN registry_instance.labels IS 'Labels: one flat object of strings.';
+COMMENT ON COLUMN registry_instance.version IS 'Version of the software it runs.';
+COMMENT ON COLUMN registry_instance.replaces_lease_id IS 'The lease of the same instance id that this one took the place of. Its owner is told so at its next beat.';
+COMMENT ON COLUMN registry_instance.death_reason IS 'Why the lease ended: stale, old_epoch, deregistered, replaced or operator. Null: alive, or died before reasons were kept.';
+COMMENT ON COLUMN registry_instance.death_deadline IS 'When the lease would have ended without another beat.';
+COMMENT ON COLUMN registry_instance.death_decided_by IS 'Which daemon declared the death; sql for a direct SQL caller.';
+
+CREATE UNIQUE INDEX idx_instance_lease_id ON registry_instance (lease_id);
+COMMENT ON INDEX idx_instance_lease_id IS 'Beats are saved by lease id.';
+
+-- Not unique: a unique index on a column that every status change updates would make that change take the key lock,
+-- and so wait for every transaction that has asserted the lease.
+CREATE INDEX idx_instance_revision ON registry_instance (revision);
+COMMENT ON INDEX idx_instance_revision IS 'The feed: rows changed after a revision.';
+
+CREATE INDEX idx_instance_live_epoch ON registry_instance (epoch_number) WHERE status <> 'dead';
+COMMENT ON INDEX idx_instance_live_epoch IS 'Instances of older epochs that are not yet written down as dead.';
+
+CREATE INDEX idx_instance_dead_revision ON registry_instance (revision) WHERE status = 'dead';
+COMMENT ON INDEX idx_instance_dead_revision IS 'Dead rows in the order of their deaths, for the purge.';
+
+-- An index on last_heartbeat would turn every beat from a HOT update into one that writes to every index of the table.
+-- The ancestor had one: no beat could be HOT. Nothing needs it: deadlines are found by a scan as rare as deadlines are.
+DROP INDEX IF EXISTS idx_instance_status_heartbeat;
+
+-- A flush touches every row of a page at once: half a page free keeps all of those updates HOT.
+ALTER TABLE registry_instance SET (
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0.05,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- registry_daemon: who shares the database ------------------------------------------------------------------------
+
+CREATE TABLE registry_daemon (
+    daemon_id  uuid        PRIMARY KEY,
+    address    text        NOT NULL,
+    version    text        NOT NULL,
+    started_at timestamptz NOT NULL,
+    last_flush timestamptz NOT NULL
+);
+
+COMMENT ON TABLE registry_daemon IS 'The daemons that share this database, one row for each run.';
+COMMENT ON COLUMN registry_daemon.daemon_id IS 'One run of one daemon.';
+COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
+COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
+COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
+COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved the beats it had heard, or said that it had none. At most about a second ago while it is well.';
+
+ALTER TABLE registry_daemon SET (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);

@@ -1,0 +1,298 @@
+-- 017: saving beats, expiry, hold, purge, daemons: what daemons call in the background.
+--
+-- Any number of daemons may call these at the same time. Each decides by the database clock, works on a bounded batch,
+-- and re-checks on the row it locks what it read before.
+
+CREATE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[])
+RETURNS integer
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_now   timestamptz;
+    v_saved integer;
+BEGIN
+    -- A crash of PostgreSQL may lose the last moments of beats: the hold that follows an outage makes up for it.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM FROM registry_instance AS instance
+    WHERE instance.lease_id = ANY (p_lease_ids) AND instance.status <> 'dead'
+    ORDER BY instance.lease_id
+    FOR NO KEY UPDATE;
+    v_now := muster_now();
+    UPDATE registry_instance AS instance
+    SET last_heartbeat = greatest(instance.last_heartbeat, v_now - beat.age_ms * interval '1 millisecond')
+    FROM unnest(p_lease_ids, p_ages_ms) AS beat (lease_id, age_ms)
+    WHERE instance.lease_id = beat.lease_id AND instance.status <> 'dead';
+    GET DIAGNOSTICS v_saved = ROW_COUNT;
+    UPDATE registry_daemon SET last_flush = v_now WHERE daemon_id = p_daemon_id;
+    RETURN v_saved;
+END
+$$;
+
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over.';
+
+CREATE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
+RETURNS TABLE (
+    reaped          integer,
+    next_in_ms      bigint,
+    held_for_ms     bigint,
+    hold_reason     text
+)
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_cluster cluster_metadata;
+    v_now     timestamptz := muster_now();
+    v_next    timestamptz;
+BEGIN
+    reaped := 0;
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
+    SELECT min(instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond') INTO v_next
+    FROM registry_instance AS instance
+    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+
+    IF v_next < v_now THEN
+        -- Under the lock, because a hold or a rotation may have come in between.
+        v_cluster := muster_lock_cluster();
+        v_now := muster_now();
+        IF coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, p_limit, p_decided_by);
+        END IF;
+    END IF;
+
+    next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
+    IF v_cluster.hold_until > v_now THEN
+        held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;
+        hold_reason := v_cluster.hold_reason;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances, unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); and for how long, and why, expiry is held. Without anybody overdue it takes no lock.';
+
+CREATE FUNCTION muster_reap_rows(
+    p_cluster        cluster_metadata,
+    p_now            timestamptz,
+    p_default_ttl_ms bigint,
+    p_limit          integer,
+    p_decided_by     text
+)
+RETURNS integer
+LANGUAGE plpgsql
+VOLATILE
+AS $$
+DECLARE
+    v_reaped integer;
+BEGIN
+    -- FOR UPDATE re-checks the deadline on the row as it is once locked: a beat saved meanwhile keeps it alive. Rows
+    -- that a flush holds right now are skipped: somebody has just heard from them.
+    WITH overdue AS MATERIALIZED (
+        SELECT instance.instance_id, instance.lease_id
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead'
+          AND instance.cluster_epoch = p_cluster.current_epoch
+          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_now
+        ORDER BY instance.lease_id
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    ), numbered AS (
+        SELECT overdue.instance_id, p_cluster.revision + row_number() OVER (ORDER BY overdue.lease_id) AS revision
+        FROM overdue
+    )
+    UPDATE registry_instance AS instance
+    SET status = 'dead',
+        stopped_at = p_now,
+        revision = numbered.revision,
+        death_reason = 'stale',
+        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond',
+        death_decided_by = p_decided_by
+    FROM numbered
+    WHERE instance.instance_id = numbered.instance_id;
+    GET DIAGNOSTICS v_reaped = ROW_COUNT;
+    PERFORM muster_advance(p_cluster.revision + v_reaped);
+    RETURN v_reaped;
+END
+$$;
+
+COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamptz, bigint, integer, text) IS 'The deaths of muster_reap_stale. The caller holds the cluster row.';
+
+CREATE FUNCTION muster_reap_old_epoch(p_limit integer, p_decided_by text)
+RETURNS integer
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_cluster cluster_metadata;
+    v_reaped  integer;
+BEGIN
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
+    IF NOT EXISTS (
+        SELECT FROM registry_instance WHERE status <> 'dead' AND epoch_number < v_cluster.epoch_number
+    ) THEN
+        RETURN 0;
+    END IF;
+    v_cluster := muster_lock_cluster();
+    WITH older AS MATERIALIZED (
+        SELECT instance.instance_id, instance.lease_id
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead' AND instance.epoch_number < v_cluster.epoch_number
+        ORDER BY instance.lease_id
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    ), numbered AS (
+        SELECT older.instance_id, v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision
+        FROM older
+    )
+    UPDATE registry_instance AS instance
+    SET status = 'dead',
+        stopped_at = muster_now(),
+        revision = numbered.revision,
+        death_reason = 'old_epoch',
+        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, 15000) * interval '1 millisecond',
+        death_decided_by = p_decided_by
+    FROM numbered
+    WHERE instance.instance_id = numbered.instance_id;
+    GET DIAGNOSTICS v_reaped = ROW_COUNT;
+    PERFORM muster_advance(v_cluster.revision + v_reaped);
+    RETURN v_reaped;
+END
+$$;
+
+COMMENT ON FUNCTION muster_reap_old_epoch(integer, text) IS 'Writes down, for at most p_limit instances of older epochs, the death they died when the epoch was rotated.';
+
+CREATE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
+RETURNS integer
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_before timestamptz := muster_now() - p_keep_ms * interval '1 millisecond';
+    v_purged integer;
+    v_last   bigint;
+BEGIN
+    IF NOT EXISTS (SELECT FROM registry_instance WHERE status = 'dead' AND coalesce(stopped_at, started_at) < v_before) THEN
+        RETURN 0;
+    END IF;
+    PERFORM muster_lock_cluster();
+    WITH gone AS (
+        DELETE FROM registry_instance
+        WHERE instance_id IN (
+            SELECT instance.instance_id
+            FROM registry_instance AS instance
+            WHERE instance.status = 'dead' AND coalesce(instance.stopped_at, instance.started_at) < v_before
+            ORDER BY instance.revision
+            LIMIT p_limit
+        )
+        RETURNING revision
+    )
+    SELECT count(*), max(gone.revision) INTO v_purged, v_last FROM gone;
+    UPDATE cluster_metadata SET purged_revision = greatest(purged_revision, v_last) WHERE id = 1;
+    RETURN v_purged;
+END
+$$;
+
+COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first, and remembers up to which revision.';
+
+CREATE FUNCTION muster_hold_expiry(p_reason text)
+RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_cluster cluster_metadata;
+    v_longest integer;
+    v_until   timestamptz;
+BEGIN
+    v_cluster := muster_lock_cluster();
+    SELECT max(coalesce(instance.ttl_ms, 15000)) INTO v_longest
+    FROM registry_instance AS instance
+    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+    IF v_longest IS NULL THEN
+        RETURN 0;
+    END IF;
+    v_until := muster_now() + (v_longest + 5000) * interval '1 millisecond';
+    IF coalesce(v_cluster.hold_until < v_until, true) THEN
+        UPDATE cluster_metadata SET hold_until = v_until, hold_reason = p_reason WHERE id = 1;
+    END IF;
+    RETURN v_longest + 5000;
+END
+$$;
+
+COMMENT ON FUNCTION muster_hold_expiry(text) IS 'Suspends expiry for the longest TTL of the living plus 5 s, so that all of them can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already stays.';
+
+CREATE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text)
+RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_now   timestamptz;
+    v_fresh boolean;
+BEGIN
+    PERFORM muster_lock_cluster();
+    v_now := muster_now();
+    SELECT EXISTS (
+        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '15 seconds'
+    ) INTO v_fresh;
+    DELETE FROM registry_daemon WHERE last_flush < v_now - interval '1 day';
+    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush)
+    VALUES (p_daemon_id, p_address, p_version, v_now, v_now)
+    ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
+    IF v_fresh THEN
+        RETURN 0;
+    END IF;
+    RETURN muster_hold_expiry('no daemon was there to hear beats');
+END
+$$;
+
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 15 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds.';
+
+CREATE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
+RETURNS void
+LANGUAGE sql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+    DELETE FROM registry_daemon WHERE daemon_id = p_daemon_id;
+$$;
+
+COMMENT ON FUNCTION muster_daemon_stopped(uuid) IS 'Removes a daemon that has saved all its beats and leaves.';
+
+-- The callers of these two share the rule, the hold and the bound of the daemons.
+
+CREATE OR REPLACE FUNCTION expire_stale_instances(p_timeout_seconds integer DEFAULT 15)
+RETURNS integer
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF coalesce(p_timeout_seconds, -1) < 0 THEN
+        RAISE EXCEPTION 'p_timeout_seconds is %, it must be 0 or more', p_timeout_seconds
+            USING ERRCODE = muster_error_code('invalid');
+    END IF;
+    RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, 'sql'));
+END
+$$;
+
+COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it has none of its own; at most 1,000 instances a call, none while expiry is on hold. Returns how many.';
+
+CREATE OR REPLACE FUNCTION expire_old_epoch_instances()
+RETURNS integer
+LANGUAGE sql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+    SELECT muster_reap_old_epoch(1000, 'sql');
+$$;
+
+COMMENT ON FUNCTION expire_old_epoch_instances() IS 'Writes down the deaths of instances of older epochs, at most 1,000 a call. Returns how many.';
