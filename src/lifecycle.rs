@@ -41,6 +41,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::telemetry;
+
 pub use readiness::{Condition, ConditionState, Readiness, Snapshot};
 pub use reason::Reason;
 pub use stage::Stage;
@@ -151,7 +153,7 @@ impl Lifecycle {
         let lifecycle = self.clone();
         self.spawn(stage, name, task, move |outcome| {
             let reason = match outcome {
-                Outcome::Returned(result) => Reason::Ended { task: name, error: result.err().map(|e| with_causes(&e)) },
+                Outcome::Returned(result) => Reason::Ended { task: name, error: result.err().map(|e| telemetry::chain(&e)) },
                 Outcome::Panicked(message) => Reason::Panicked { task: name, message },
                 Outcome::Aborted => return,
             };
@@ -348,18 +350,6 @@ impl Inner {
     fn running_in(&self, stage: Stage) -> Vec<&'static str> {
         self.running().names.values().filter(|(of, _)| *of == stage).map(|(_, name)| *name).collect()
     }
-}
-
-/// Joins an error and its causes, because a reason is the last thing the daemon says.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

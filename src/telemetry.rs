@@ -66,6 +66,19 @@ impl LogFormat {
     }
 }
 
+/// An error with all its causes on one line, for a log field or a terminal.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 fn parse_filter(filter: &str) -> Result<EnvFilter, Error> {
     EnvFilter::try_new(filter).map_err(|source| Error::Filter { filter: filter.to_owned(), source })
 }

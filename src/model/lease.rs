@@ -33,6 +33,8 @@ pub struct Lease {
     pub instance_id: InstanceId,
     /// Number of the epoch it belongs to.
     pub epoch_number: u64,
+    /// The lease of the same instance id whose place it took.
+    pub replaces: Option<LeaseId>,
     ttl_ms: AtomicU32,
     state: AtomicU8,
     heard_ms: AtomicU64,
@@ -44,11 +46,19 @@ pub struct Lease {
 impl Lease {
     /// A lease as read from PostgreSQL, which heard of it at `heard_ms`.
     #[must_use]
-    pub fn new(id: LeaseId, instance_id: InstanceId, epoch_number: u64, ttl: Ttl, heard_ms: u64) -> Self {
+    pub fn new(
+        id: LeaseId,
+        instance_id: InstanceId,
+        epoch_number: u64,
+        replaces: Option<LeaseId>,
+        ttl: Ttl,
+        heard_ms: u64,
+    ) -> Self {
         Self {
             id,
             instance_id,
             epoch_number,
+            replaces,
             ttl_ms: AtomicU32::new(ttl.as_millis()),
             state: AtomicU8::new(LIVE),
             heard_ms: AtomicU64::new(heard_ms),
@@ -78,8 +88,9 @@ impl Lease {
     }
 
     /// Ends it. There is no way back: a lease never lives again.
+    /// Replaced outranks dead: it tells the owner more.
     pub fn end(&self, replaced: bool) {
-        self.state.store(if replaced { REPLACED } else { DEAD }, Ordering::Release);
+        self.state.fetch_max(if replaced { REPLACED } else { DEAD }, Ordering::AcqRel);
     }
 
     /// A beat arrived here at `now_ms`. Returns true if the lease has to be queued for saving: it was clean before.
@@ -153,7 +164,7 @@ mod tests {
     use super::*;
 
     fn lease() -> Lease {
-        Lease::new(LeaseId(7), InstanceId(Uuid::from_u128(7)), 1, Ttl::from_record(Some(15_000)), 1_000)
+        Lease::new(LeaseId(7), InstanceId(Uuid::from_u128(7)), 1, None, Ttl::from_record(Some(15_000)), 1_000)
     }
 
     #[test]

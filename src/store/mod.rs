@@ -4,17 +4,17 @@
 //! transaction. What happens there is written in `migrations/`; these files carry arguments and answers.
 
 pub mod beats;
-pub mod connect;
+
 pub mod epoch;
 pub mod error;
 pub mod expiry;
 pub mod feed;
-pub mod local;
+
 pub mod membership;
-pub mod migrate;
+
 pub mod pool;
 mod row;
-pub mod schema;
+
 
 pub use error::Error;
 pub use pool::{Lane, Pool};
