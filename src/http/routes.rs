@@ -58,7 +58,6 @@ impl Http {
     }
 
     /// Returns the routes.
-    #[must_use]
     pub fn router(self) -> Router {
         Router::new()
             .route("/", get(|| async { text(StatusCode::OK, INDEX.to_owned()) }))
@@ -82,11 +81,7 @@ async fn metrics(State(http): State<Http>) -> Response {
 async fn readyz(State(http): State<Http>, headers: HeaderMap) -> Response {
     let snapshot = http.readiness.snapshot();
     let status = if snapshot.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    if wants_json(&headers) {
-        respond(status, JSON, as_json(&snapshot))
-    } else {
-        text(status, as_text(&snapshot))
-    }
+    if wants_json(&headers) { respond(status, JSON, as_json(&snapshot)) } else { text(status, as_text(&snapshot)) }
 }
 
 fn wants_json(headers: &HeaderMap) -> bool {

@@ -102,12 +102,18 @@ mod tests {
         served.readiness.set(Condition::Feed, false, "no answer for 4 s");
         let answer = get(served.address, "/readyz HTTP/1.1").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-        assert!(answer.contains("[missing] feed: no answer for 4 s\n") && answer.contains("[ok]      view\n"), "{answer}");
+        assert!(
+            answer.contains("[missing] feed: no answer for 4 s\n") && answer.contains("[ok]      view\n"),
+            "{answer}"
+        );
 
         let answer = get(served.address, "/readyz HTTP/1.1\r\nAccept: application/json").await;
         let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
         assert_eq!(body["ready"], false);
-        assert_eq!(body["conditions"][3], serde_json::json!({"name": "feed", "ok": false, "detail": "no answer for 4 s"}));
+        assert_eq!(
+            body["conditions"][3],
+            serde_json::json!({"name": "feed", "ok": false, "detail": "no answer for 4 s"})
+        );
     }
 
     #[tokio::test]
