@@ -11,6 +11,7 @@ pub mod expiry;
 pub mod feed;
 
 pub mod membership;
+pub mod migrate;
 
 pub mod pool;
 mod row;
