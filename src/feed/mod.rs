@@ -22,11 +22,8 @@ use uuid::Uuid;
 use crate::{
     clock::Clock,
     metrics::FeedMetrics,
-    model::{Cluster, Instance, Revision},
-    store::{
-        self,
-        feed::{Connection, DaemonRecord},
-    },
+    model::{Cluster, DaemonRecord, Instance, Revision},
+    store::{self, feed::Connection},
     telemetry::chain,
 };
 

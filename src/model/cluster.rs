@@ -56,3 +56,18 @@ pub struct EpochRecord {
     /// Which daemon began it, or `sql`.
     pub rotated_by: String,
 }
+
+/// A daemon that shares the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonRecord {
+    /// One run of it.
+    pub daemon_id: Uuid,
+    /// Its gRPC address.
+    pub address: String,
+    /// Version of musterd it runs.
+    pub version: String,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    /// How long ago it last saved beats, when the row was read.
+    pub last_flush_age: Duration,
+}

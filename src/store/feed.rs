@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, future::poll_fn, pin_mut};
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Statement};
@@ -18,27 +17,12 @@ use super::{
     pool::session_config,
     row::{INSTANCE_COLUMNS, instance, signed, unsigned},
 };
-use crate::model::{Cluster, Epoch, EpochId, Instance, Revision};
+use crate::model::{Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
 
 /// How long any answer may take before the connection counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Columns of the cluster row, before those of an instance.
 const CLUSTER_COLUMNS: usize = 8;
-
-/// A daemon that shares the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DaemonRecord {
-    /// One run of it.
-    pub daemon_id: Uuid,
-    /// Its gRPC address.
-    pub address: String,
-    /// Version of musterd it runs.
-    pub version: String,
-    /// When it started.
-    pub started_at: DateTime<Utc>,
-    /// How long ago it last saved beats, when the row was read.
-    pub last_flush_age: Duration,
-}
 
 /// The dedicated connection of a feed.
 #[derive(Debug)]

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::{Entry, Snapshot, View};
 use crate::{
     metrics::ViewMetrics,
-    model::{Cluster, DeathReason, Epoch, InstanceStatus, Revision},
+    model::{Cluster, DaemonRecord, DeathReason, Epoch, InstanceStatus, Revision},
 };
 
 /// Changes the view.
@@ -62,9 +63,15 @@ impl ViewWriter {
         gone
     }
 
-    /// PostgreSQL has confirmed at `at_ms` that the view holds all there is.
-    pub fn confirm(&self, at_ms: u64) {
-        self.view.confirmed_ms.store(at_ms, Ordering::Relaxed);
+    /// PostgreSQL has confirmed at `at_ms` that the view holds all there is; its own clock then showed `read_at`.
+    pub fn confirm(&self, at_ms: u64, read_at: DateTime<Utc>) {
+        self.view.confirmed.here_ms.store(at_ms, Ordering::Relaxed);
+        self.view.confirmed.database_ms.store(read_at.timestamp_millis(), Ordering::Relaxed);
+    }
+
+    /// Takes over the list of daemons.
+    pub fn set_daemons(&self, daemons: Vec<DaemonRecord>) {
+        self.view.daemons.store(Arc::new(daemons));
     }
 
     fn hold_changed(&self) -> bool {
