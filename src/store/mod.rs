@@ -9,6 +9,7 @@ pub mod epoch;
 pub mod error;
 pub mod expiry;
 pub mod feed;
+pub mod local;
 
 pub mod membership;
 pub mod migrate;
