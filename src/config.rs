@@ -10,7 +10,6 @@
 
 use std::{
     fmt::{self, Write as _},
-    io::IsTerminal as _,
     net::SocketAddr,
     path::PathBuf,
     str::FromStr as _,
@@ -18,6 +17,8 @@ use std::{
 };
 
 use tokio_postgres::config::{Host, SslMode, SslNegotiation};
+
+pub use crate::telemetry::LogFormat;
 
 /// The shortest time for which dead instances may be kept.
 pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
@@ -62,30 +63,6 @@ pub struct ServeConfig {
     /// Whether to migrate at start. `false`: refuse to start where a migration is pending, for operators who run
     /// `musterd migrate up` themselves, with other rights.
     pub migrate: bool,
-}
-
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object per line.
-    Json,
-    /// Text where standard error is a terminal, otherwise JSON.
-    #[default]
-    Auto,
-}
-
-impl LogFormat {
-    /// Whether to write JSON, given where standard error leads now.
-    #[must_use]
-    pub fn is_json(self) -> bool {
-        match self {
-            Self::Text => false,
-            Self::Json => true,
-            Self::Auto => !std::io::stderr().is_terminal(),
-        }
-    }
 }
 
 /// Why a configuration was refused. Each text is one line and never contains a password.

@@ -153,7 +153,9 @@ impl Lifecycle {
         let lifecycle = self.clone();
         self.spawn(stage, name, task, move |outcome| {
             let reason = match outcome {
-                Outcome::Returned(result) => Reason::Ended { task: name, error: result.err().map(|e| telemetry::chain(&e)) },
+                Outcome::Returned(result) => {
+                    Reason::Ended { task: name, error: result.err().map(|e| telemetry::chain(&e)) }
+                }
                 Outcome::Panicked(message) => Reason::Panicked { task: name, message },
                 Outcome::Aborted => return,
             };

@@ -122,11 +122,8 @@ pub(super) fn filter(request: &v1::ListInstancesRequest) -> Result<(Filter, usiz
     violations.take(prefix);
     violations.take(input::plain_text("node_id", &request.node_id, NAME_MAX_BYTES));
     let labels = violations.take(Labels::from_input("labels", &request.labels));
-    let statuses = request
-        .statuses
-        .iter()
-        .filter_map(|status| violations.keep(required_status("statuses", *status)))
-        .collect();
+    let statuses =
+        request.statuses.iter().filter_map(|status| violations.keep(required_status("statuses", *status))).collect();
     let page_size = violations.take(page_size(request.page_size));
     violations.into_result()?;
     let filter = Filter {

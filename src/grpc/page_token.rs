@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn the_token_of_another_query_is_refused() {
-        let position = Position { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
+        let position =
+            Position { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
         let token = encode(&filter("a"), &position);
         assert_eq!(decode("page_token", &filter("a"), &token), Ok(Some(position)));
         assert!(decode("page_token", &filter("b"), &token).is_err());

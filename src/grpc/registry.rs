@@ -70,7 +70,9 @@ impl Registry {
         };
         let mut verdict = self.leases.beat(lease_id);
         if verdict == Err(BeatError::Unknown) && self.may_still_come(lease_id) {
-            reader::wait(&self.view, crate::model::Revision(lease_id.0)).await.map_err(|_| Failure::UnknownLease(lease_id))?;
+            reader::wait(&self.view, crate::model::Revision(lease_id.0))
+                .await
+                .map_err(|_| Failure::UnknownLease(lease_id))?;
             verdict = self.leases.beat(lease_id);
         }
         beat_response(lease_id, verdict)
@@ -104,7 +106,9 @@ impl Registry {
             input::invalid("lease_id", "is 0 and instance_id is empty; give one of them")?
         };
         if self.leases.get(lease_id).is_none() && self.may_still_come(lease_id) {
-            reader::wait(&self.view, crate::model::Revision(lease_id.0)).await.map_err(|_| Failure::UnknownLease(lease_id))?;
+            reader::wait(&self.view, crate::model::Revision(lease_id.0))
+                .await
+                .map_err(|_| Failure::UnknownLease(lease_id))?;
         }
         let known = self.leases.get(lease_id).ok_or(Failure::UnknownLease(lease_id))?;
         Ok(Target { instance_id: known.instance_id, lease_id: Some(lease_id) })
@@ -180,10 +184,7 @@ fn beat_response(lease_id: LeaseId, verdict: Result<Accepted, BeatError>) -> Res
 
 #[tonic::async_trait]
 impl RegistryService for Registry {
-    async fn register(
-        &self,
-        request: Request<v1::RegisterRequest>,
-    ) -> Result<Response<v1::RegisterResponse>, Status> {
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
         let registered = self.register(request.into_inner()).await;
         let registered = registered.inspect_err(|failure| self.count_refused(failure));
         Ok(Response::new(registered?))

@@ -36,11 +36,11 @@ impl Epochs {
         let deadline = Instant::now() + TIMEOUT;
         let mut may_be_applied = false;
         loop {
-            let error =
-                match store::epoch::rotate(&self.pool, new, expected, reason, &self.rotated_by, deadline).await {
-                    Ok(rotation) => return Ok(rotation),
-                    Err(error) => error,
-                };
+            let error = match store::epoch::rotate(&self.pool, new, expected, reason, &self.rotated_by, deadline).await
+            {
+                Ok(rotation) => return Ok(rotation),
+                Err(error) => error,
+            };
             may_be_applied |= error.may_be_applied();
             if !error.is_passing() || Instant::now() + RETRY_PAUSE >= deadline {
                 tracing::warn!(error = %chain(&error), "rotation was not confirmed");

@@ -7,12 +7,7 @@
 //! After an outage of more than two seconds expiry is put on hold *before* the first save counts as confirmed, because
 //! beats that clients could not deliver meanwhile are no sign of death.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -93,8 +88,7 @@ impl Flusher {
     fn take_due(&mut self, now_ms: u64) -> Vec<Arc<Lease>> {
         let later = self.due.split_off(&now_ms.saturating_add(1));
         let due = std::mem::replace(&mut self.due, later);
-        let mut due: Vec<_> =
-            due.into_values().flatten().filter(|lease| lease.state() == LeaseState::Live).collect();
+        let mut due: Vec<_> = due.into_values().flatten().filter(|lease| lease.state() == LeaseState::Live).collect();
         due.sort_unstable_by_key(|lease| lease.id);
         due
     }

@@ -126,8 +126,7 @@ impl Reapers {
     pub async fn purge(self, keep: Duration, stop: CancellationToken) {
         let metrics = ReaperMetrics::purge();
         loop {
-            let purged =
-                store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT).await;
+            let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT).await;
             count(&metrics, purged.as_ref().copied(), false);
             let full = purged.is_ok_and(|purged| purged >= u64::from(PURGE_BATCH.unsigned_abs()));
             let pause = if full { Duration::from_millis(100) } else { PURGE_PERIOD.min(keep) };
@@ -144,7 +143,11 @@ fn pause_after(report: &StaleReport) -> Duration {
     let until_hold_ends = report.hold.as_ref().map_or(Duration::ZERO, |hold| hold.remaining);
     // A millisecond more: at the deadline itself nobody is overdue yet.
     let pause = until_deadline.max(until_hold_ends) + Duration::from_millis(1);
-    if report.reaped >= u64::from(BATCH.unsigned_abs()) { Duration::ZERO } else { pause.clamp(SHORTEST_SLEEP, LONGEST_SLEEP) }
+    if report.reaped >= u64::from(BATCH.unsigned_abs()) {
+        Duration::ZERO
+    } else {
+        pause.clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+    }
 }
 
 fn log_hold(held: &mut bool, metrics: &HoldMetrics, report: &Result<StaleReport, store::Error>) {
@@ -152,7 +155,9 @@ fn log_hold(held: &mut bool, metrics: &HoldMetrics, report: &Result<StaleReport,
     let now_held = report.hold.is_some();
     if now_held != *held {
         match &report.hold {
-            Some(hold) => tracing::warn!(reason = hold.reason, remaining_ms = millis(hold.remaining), "expiry is on hold"),
+            Some(hold) => {
+                tracing::warn!(reason = hold.reason, remaining_ms = millis(hold.remaining), "expiry is on hold")
+            }
             None => tracing::info!("expiry is no longer on hold"),
         }
     }

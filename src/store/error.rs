@@ -50,7 +50,8 @@ impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(code) = error.code() else {
             // No SQLSTATE: the connection broke, or a value could not be converted.
-            let broken = error.is_closed() || std::error::Error::source(&error).is_some_and(|cause| cause.is::<std::io::Error>());
+            let broken = error.is_closed()
+                || std::error::Error::source(&error).is_some_and(|cause| cause.is::<std::io::Error>());
             return if broken { Self::Unanswered(Some(error)) } else { Self::Refused(error) };
         };
         match *code {

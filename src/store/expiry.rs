@@ -80,9 +80,7 @@ pub async fn purge_dead(pool: &Pool, keep: Duration, limit: i32, deadline: Insta
 /// As [`Pool::run`]. Repeating the call is safe.
 pub async fn hold_expiry(pool: &Pool, reason: &str, deadline: Instant) -> Result<Duration, Error> {
     let row = pool
-        .run(Lane::Engine, deadline, async |client| {
-            client.query_one("SELECT muster_hold_expiry($1)", &[&reason]).await
-        })
+        .run(Lane::Engine, deadline, async |client| client.query_one("SELECT muster_hold_expiry($1)", &[&reason]).await)
         .await?;
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
 }

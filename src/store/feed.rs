@@ -112,10 +112,10 @@ impl Connection {
     pub async fn load(&self, mut each: impl FnMut(&Cluster, Instance)) -> Result<Option<Cluster>, Error> {
         let everything: [i64; 1] = [-1];
         let no_limit: Option<i64> = None;
-        let rows = answer(self.client.query_raw(
-            &self.changes,
-            [&everything[0] as &(dyn tokio_postgres::types::ToSql + Sync), &no_limit],
-        ))
+        let rows = answer(
+            self.client
+                .query_raw(&self.changes, [&everything[0] as &(dyn tokio_postgres::types::ToSql + Sync), &no_limit]),
+        )
         .await?
         .map_err(Error::from);
         pin_mut!(rows);

@@ -100,9 +100,5 @@ fn outcome(row: &Row) -> Result<Outcome, Error> {
 fn owner(detail: Option<Value>) -> Owner {
     let detail = detail.unwrap_or_default();
     let text = |key: &str| detail.get(key).and_then(Value::as_str).map(str::to_owned);
-    Owner {
-        node_id: text("node_id"),
-        ip_address: text("ip_address"),
-        pid: detail.get("pid").and_then(Value::as_i64),
-    }
+    Owner { node_id: text("node_id"), ip_address: text("ip_address"), pid: detail.get("pid").and_then(Value::as_i64) }
 }

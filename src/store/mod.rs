@@ -17,6 +17,5 @@ pub mod migrate;
 pub mod pool;
 mod row;
 
-
 pub use error::Error;
 pub use pool::{Lane, Pool};

@@ -57,8 +57,10 @@ impl View {
     pub fn new(clock: Clock) -> (Self, ViewWriter) {
         let (sender, applied) = watch::channel(None);
         let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        let confirmed =
-            Confirmed { here_ms: AtomicU64::new(clock.now_ms()), database_ms: AtomicI64::new(clock.wall().timestamp_millis()) };
+        let confirmed = Confirmed {
+            here_ms: AtomicU64::new(clock.now_ms()),
+            database_ms: AtomicI64::new(clock.wall().timestamp_millis()),
+        };
         let view = Self { current, applied, confirmed: Arc::new(confirmed), daemons: Arc::default(), clock };
         let writer = ViewWriter::new(view.clone(), sender);
         (view, writer)

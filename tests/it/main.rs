@@ -6,3 +6,4 @@
 
 mod harness;
 mod local_postgres;
+mod main_loop;
