@@ -1,1 +1,3 @@
 //! Module `store`.
+
+pub mod local;

@@ -1,0 +1,79 @@
+//! A private PostgreSQL for `musterd serve` without a `--database-url`, and for our tests.
+//!
+//! musterd keeps its record in PostgreSQL and in nothing else. So that a newcomer needs no database server to try it,
+//! and a laptop or a single machine none to run it, the daemon can own one: it finds the installed server programs,
+//! creates a cluster under its data directory, starts it, watches it, starts it again when it dies, and stops it at
+//! the end. It is a real PostgreSQL with real durability; only its owner is unusual. The tests use the same code with
+//! [`Durability::Fast`].
+//!
+//! ```text
+//! <data dir>/
+//!   musterd.lock     held while a daemon lives; names its pid
+//!   postgres/        the cluster (PGDATA), appears by a rename once it is complete
+//!   postgres.new-*   a cluster being created, or what a killed creation left; swept at the next start
+//!   postgres.log     what the server says, bounded; postgres.log.1 is the part before
+//!   run/             the unix socket; a short directory elsewhere if this path is too long for a socket
+//! ```
+//!
+//! # What keeps it safe
+//!
+//! - **One owner.** An advisory lock on `musterd.lock` lives exactly as long as the daemon. Whoever holds it may treat
+//!   a server that still runs on the cluster as the orphan of a killed daemon, stop it and start its own: only the
+//!   parent of a process is told reliably when it ends.
+//! - **Nobody else.** The server listens on a unix socket only, in a directory of mode 0700. Access to the socket is
+//!   the authentication, as it is for the data files beside it.
+//! - **No half-made cluster.** `initdb` works in a directory beside the final one, which is synced, then renamed.
+//! - **Never as root.** PostgreSQL refuses to run as root. A daemon started as root runs it as another user and gives
+//!   that user the directories it needs, nothing more.
+//!
+//! # What it is not
+//!
+//! It is not an upgrade tool: a cluster of another major version is refused with the ways out. It is not replicated;
+//! whoever needs more than one machine passes `--database-url`.
+
+mod account;
+mod binaries;
+mod cluster;
+mod error;
+mod layout;
+mod log;
+mod pidfile;
+mod postmaster;
+mod server;
+
+use std::path::PathBuf;
+
+pub use error::Error;
+pub use server::LocalServer;
+
+/// Oldest major version of PostgreSQL that musterd works with.
+pub const MAJOR_MIN: u32 = 13;
+
+/// Name of the superuser and of the database of a private cluster.
+pub const NAME: &str = "musterd";
+
+/// What a private server is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The daemon's data directory; created, with its parents, if missing. Only one daemon at a time can use it.
+    pub data_dir: PathBuf,
+    /// The directory of the server programs (`postgres`, `initdb`). `None`: search `PATH`, `pg_config --bindir` and
+    /// the distributions' folders; the highest version wins, for an existing cluster the version that made it.
+    pub bin_dir: Option<PathBuf>,
+    /// The user that runs the server when the daemon is root. `None`: the owner of an existing cluster, else
+    /// `postgres`, else `nobody`. Not root, and only root may name anyone but itself.
+    pub run_as: Option<String>,
+    /// What a crash may cost.
+    pub durability: Durability,
+}
+
+/// What a crash of the machine may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing that was acknowledged: `fsync`, `full_page_writes` and `synchronous_commit` are on, pages carry
+    /// checksums.
+    Full,
+    /// Everything. For tests only: nothing is synced, and a crash of the machine corrupts the cluster. The end of a
+    /// process, even by `kill -9`, still costs nothing.
+    Fast,
+}

@@ -1,0 +1,224 @@
+//! Databases for tests.
+//!
+//! All tests of a run share one private cluster with fast settings, in memory where there is room; each test gets a
+//! database of its own. Tests that hurt PostgreSQL itself start an [`OwnCluster`], which is durable and which nobody
+//! starts again behind their back.
+
+use std::{
+    fs::{self, File},
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use musterd::store::local::{Durability, LocalServer, Options};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
+use tokio::{runtime, sync::Mutex};
+use tokio_postgres::{Client, NoTls, error::SqlState};
+
+use super::{scratch::Scratch, wait::wait_until};
+
+/// How long a server may take to do what it is told, on a loaded machine.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+/// Options of a private PostgreSQL for tests. `MUSTERD_TEST_POSTGRES_BIN` names the server programs to use.
+pub(crate) fn options(data_dir: &Path, durability: Durability) -> Options {
+    let bin_dir = std::env::var_os("MUSTERD_TEST_POSTGRES_BIN").map(PathBuf::from);
+    Options { data_dir: data_dir.to_path_buf(), bin_dir, run_as: None, durability }
+}
+
+/// Connects; the connection lives as long as the client.
+pub(crate) async fn connect(url: &str) -> Client {
+    try_connect(url).await.unwrap()
+}
+
+/// As [`connect`], for servers that may be away.
+pub(crate) async fn try_connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The cluster that all tests share.
+struct Shared {
+    server: LocalServer,
+    /// The runtime of the cluster: those of the tests end with them.
+    runtime: runtime::Handle,
+    /// PostgreSQL refuses to copy a template that is being copied.
+    creating: Mutex<()>,
+    _scratch: Scratch,
+}
+
+impl Shared {
+    fn get() -> &'static Self {
+        static SHARED: OnceLock<Shared> = OnceLock::new();
+        // Started on a thread of its own, as the caller is on a runtime.
+        SHARED.get_or_init(|| std::thread::spawn(Self::start).join().unwrap())
+    }
+
+    fn start() -> Self {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let scratch = Scratch::in_memory();
+        let server = runtime.block_on(LocalServer::start(options(scratch.path(), Durability::Fast))).unwrap();
+        let handle = runtime.handle().clone();
+        // It serves until the process ends.
+        std::mem::forget(runtime);
+        Self { server, runtime: handle, creating: Mutex::new(()), _scratch: scratch }
+    }
+
+    async fn admin(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        try_connect(&self.server.url_of("postgres")).await?.batch_execute(sql).await
+    }
+}
+
+/// A database of its own for one test, dropped at its end.
+#[derive(Debug)]
+pub(crate) struct TestDatabase {
+    name: String,
+    url: String,
+}
+
+impl TestDatabase {
+    /// Makes an empty database.
+    pub(crate) async fn create() -> Self {
+        Self::create_from_template("template1").await
+    }
+
+    /// Makes a copy of another database, whose connections must be closed or about to be.
+    pub(crate) async fn create_from_template(template: &str) -> Self {
+        let shared = Shared::get();
+        let name = format!("t_{}", uuid::Uuid::new_v4().simple());
+        let _turn = shared.creating.lock().await;
+        wait_until("a copy of the template", BOUND, async || {
+            match shared.admin(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await {
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => Err(error),
+                result => {
+                    result.unwrap();
+                    Ok(())
+                }
+            }
+        })
+        .await;
+        let url = shared.server.url_of(&name);
+        Self { name, url }
+    }
+
+    /// Its name, as a template of others.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address, as for `--database-url`.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        // In the background and without a result: the whole cluster is removed at the end.
+        let shared = Shared::get();
+        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        shared.runtime.spawn(async move {
+            let _ = shared.admin(&sql).await;
+        });
+    }
+}
+
+/// A durable cluster for one test, to be killed and started at will.
+#[derive(Debug)]
+pub(crate) struct OwnCluster {
+    url: String,
+    program: PathBuf,
+    data_dir: PathBuf,
+    child: Option<Child>,
+    _scratch: Scratch,
+}
+
+impl OwnCluster {
+    /// Creates a cluster and starts it.
+    pub(crate) async fn create() -> Self {
+        let scratch = Scratch::on_disk();
+        let data_dir = scratch.path().to_path_buf();
+        let server = LocalServer::start(options(&data_dir, Durability::Full)).await.unwrap();
+        let url = server.database_url().to_owned();
+        let program = program_of(&data_dir);
+        server.stop().await;
+        let mut cluster = Self { url, program, data_dir, child: None, _scratch: scratch };
+        cluster.start().await;
+        cluster
+    }
+
+    /// The address of its database; the same after every start.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Starts it and waits until it answers. Does nothing if it runs.
+    pub(crate) async fn start(&mut self) {
+        let url = self.url.clone();
+        wait_until("a started cluster", BOUND, async || {
+            // After a crash it refuses to start until the last backend has noticed.
+            if !matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None))) {
+                self.child = Some(spawn_server(&self.program, &self.data_dir));
+            }
+            try_connect(&url).await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// Kills the postmaster; its backends follow by themselves.
+    pub(crate) fn kill9(&mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// Ends it at once, without a checkpoint, as a crash of the machine would.
+    pub(crate) fn stop_immediate(&mut self) {
+        self.end(Signal::SIGQUIT);
+    }
+
+    fn end(&mut self, signal: Signal) {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for OwnCluster {
+    fn drop(&mut self) {
+        self.stop_immediate();
+    }
+}
+
+/// The pid of the postmaster of a data directory, if one runs or ran.
+pub(crate) fn postmaster_pid(data_dir: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(data_dir.join("postgres/postmaster.pid")).ok()?;
+    text.lines().next()?.parse().ok().map(Pid::from_raw)
+}
+
+/// Starts a server on the cluster of a data directory, as its owner, with nobody to look after it.
+pub(crate) fn spawn_server(program: &Path, data_dir: &Path) -> Child {
+    let cluster = data_dir.join("postgres");
+    let owner = fs::metadata(&cluster).unwrap();
+    let log = File::options().append(true).create(true).open(data_dir.join("postgres.log")).unwrap();
+    let mut command = Command::new(program);
+    command.arg("-D").arg(&cluster).args(["-c", "listen_addresses=", "-c", "port=5432", "-c"]);
+    command.arg(format!("unix_socket_directories={}", data_dir.join("run").display()));
+    command.current_dir(&cluster).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+    if geteuid().is_root() {
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    command.spawn().unwrap()
+}
+
+/// The server program that made or runs the cluster: its first start notes it.
+pub(crate) fn program_of(data_dir: &Path) -> PathBuf {
+    let noted = fs::read_to_string(data_dir.join("postgres/postmaster.opts")).unwrap();
+    PathBuf::from(noted.split(' ').next().unwrap())
+}
