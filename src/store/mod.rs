@@ -1,3 +1,6 @@
 //! Module `store`.
 
+pub mod connect;
 pub mod local;
+pub mod migrate;
+pub mod schema;

@@ -6,3 +6,6 @@
 
 mod harness;
 mod local_postgres;
+mod migration_errors;
+mod migrations;
+mod seed_faults;
