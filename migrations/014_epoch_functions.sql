@@ -28,7 +28,7 @@ AS $$
         WHEN 'taken' THEN 'MU003'
         WHEN 'unknown' THEN 'MU004'
         WHEN 'expired' THEN 'MU005'
-        WHEN 'replaced' THEN 'MU005'
+        WHEN 'lease_replaced' THEN 'MU005'
         WHEN 'invalid_transition' THEN 'MU006'
         WHEN 'epoch_mismatch' THEN 'MU007'
         WHEN 'epoch_reused' THEN 'MU008'
@@ -126,20 +126,19 @@ BEGIN
 
     SELECT coalesce(max(epoch.epoch_number), 0) + 1 INTO v_number FROM registry_epoch AS epoch;
     v_now := muster_now();
+    -- Without a cluster row there may be instances even so, in a database that was filled before it had an epoch.
+    v_revision := 1 + coalesce(v_cluster.revision, (SELECT max(instance.revision) FROM registry_instance AS instance), 0);
+    -- First the history: the triggers of 016 take a cluster row whose epoch is not in it for one changed by hand.
+    INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
+    VALUES (v_number, p_new, v_now, v_revision, coalesce(p_reason, ''), coalesce(p_rotated_by, 'sql'));
     IF v_exists THEN
-        v_revision := v_cluster.revision + 1;
         UPDATE cluster_metadata
         SET current_epoch = p_new, epoch_number = v_number, updated_at = v_now
         WHERE id = 1;
     ELSE
-        -- Rows may be older than the cluster row, in a database that was filled before it had an epoch.
-        SELECT coalesce(max(instance.revision), 0) INTO v_revision FROM registry_instance AS instance;
         INSERT INTO cluster_metadata (id, current_epoch, epoch_number, revision, updated_at)
-        VALUES (1, p_new, v_number, v_revision, v_now);
-        v_revision := v_revision + 1;
+        VALUES (1, p_new, v_number, v_revision - 1, v_now);
     END IF;
-    INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
-    VALUES (v_number, p_new, v_now, v_revision, coalesce(p_reason, ''), coalesce(p_rotated_by, 'sql'));
     PERFORM muster_advance(v_revision);
     RETURN QUERY SELECT 'rotated', p_new, v_number, v_revision, v_cluster.current_epoch;
 END

@@ -191,6 +191,31 @@ FOR EACH ROW
 WHEN (NEW.revision = OLD.revision)
 EXECUTE FUNCTION muster_stamp_row();
 
+CREATE FUNCTION muster_note_deletion()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    UPDATE cluster_metadata
+    SET purged_revision = greatest(purged_revision, (SELECT max(gone.revision) FROM gone WHERE gone.status = 'dead')),
+        history_id = CASE
+            WHEN EXISTS (SELECT FROM gone WHERE gone.status <> 'dead') THEN gen_random_uuid()
+            ELSE history_id
+        END
+    WHERE id = 1 AND EXISTS (SELECT FROM gone);
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must.';
+
+CREATE TRIGGER registry_instance_deleted
+AFTER DELETE ON registry_instance
+REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT
+EXECUTE FUNCTION muster_note_deletion();
+
 CREATE FUNCTION muster_break_history()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -204,18 +229,63 @@ $$;
 
 COMMENT ON FUNCTION muster_break_history() IS 'Makes every reader load everything anew, after rows vanished in a way the feed cannot show.';
 
-CREATE TRIGGER registry_instance_deleted
-AFTER DELETE ON registry_instance
-FOR EACH ROW
-WHEN (OLD.status <> 'dead')
-EXECUTE FUNCTION muster_break_history();
-
 CREATE TRIGGER registry_instance_truncated
 AFTER TRUNCATE ON registry_instance
 FOR EACH STATEMENT
 EXECUTE FUNCTION muster_break_history();
 
+-- An epoch written by hand. The seed system does so as well: each of its deployments puts back its own
+-- set_current_epoch, and its hard start calls it, before a daemon is there to repair that.
+CREATE FUNCTION muster_stamp_epoch()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_number   bigint;
+    v_revision bigint;
+BEGIN
+    IF TG_OP = 'INSERT'
+        AND EXISTS (SELECT FROM registry_epoch WHERE cluster_epoch = NEW.current_epoch AND epoch_number = NEW.epoch_number)
+    THEN
+        RETURN NEW;
+    ELSIF EXISTS (SELECT FROM registry_epoch WHERE cluster_epoch = NEW.current_epoch) THEN
+        RAISE EXCEPTION 'epoch % was in use before', NEW.current_epoch
+            USING ERRCODE = muster_error_code('epoch_reused'), HINT = 'Epochs are never reused; take a fresh UUID.';
+    END IF;
+    SELECT coalesce(max(epoch_number), 0) + 1 INTO v_number FROM registry_epoch;
+    SELECT greatest(NEW.revision, max(revision)) + 1 INTO v_revision FROM registry_instance;
+    INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
+    VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', 'sql');
+    IF TG_OP = 'INSERT' THEN
+        UPDATE cluster_metadata SET epoch_number = v_number WHERE id = 1;
+        PERFORM muster_advance(v_revision);
+    ELSE
+        NEW.epoch_number := v_number;
+        NEW.revision := v_revision;
+        PERFORM pg_notify('muster', v_revision::text);
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION muster_stamp_epoch() IS 'Gives an epoch that was written by hand its number, its revision and its place in the history. muster_rotate_epoch does so itself and never comes here for an update.';
+
+CREATE TRIGGER cluster_metadata_stamp_update
+BEFORE UPDATE OF current_epoch ON cluster_metadata
+FOR EACH ROW
+WHEN (NEW.current_epoch <> OLD.current_epoch AND NEW.epoch_number = OLD.epoch_number)
+EXECUTE FUNCTION muster_stamp_epoch();
+
+-- After the insert, because an INSERT ... ON CONFLICT DO UPDATE runs through "before insert" without inserting.
+CREATE TRIGGER cluster_metadata_stamp_insert
+AFTER INSERT ON cluster_metadata
+FOR EACH ROW
+EXECUTE FUNCTION muster_stamp_epoch();
+
+COMMENT ON TRIGGER cluster_metadata_stamp_update ON cluster_metadata IS 'An epoch changed by hand is a rotation like any other.';
+COMMENT ON TRIGGER cluster_metadata_stamp_insert ON cluster_metadata IS 'A first epoch inserted by hand is one like any other.';
 COMMENT ON TRIGGER registry_instance_stamp_insert ON registry_instance IS 'A row inserted by hand goes through the same revision as any other.';
 COMMENT ON TRIGGER registry_instance_stamp_update ON registry_instance IS 'A row changed by hand goes through the same revision as any other. Beats change no column named here.';
-COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'A live row deleted by hand leaves no tombstone.';
+COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'Whoever deletes rows, readers learn that they have to load anew.';
 COMMENT ON TRIGGER registry_instance_truncated ON registry_instance IS 'A truncation leaves no tombstones.';

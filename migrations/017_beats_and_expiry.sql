@@ -175,30 +175,25 @@ AS $$
 DECLARE
     v_before timestamptz := muster_now() - p_keep_ms * interval '1 millisecond';
     v_purged integer;
-    v_last   bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM registry_instance WHERE status = 'dead' AND coalesce(stopped_at, started_at) < v_before) THEN
         RETURN 0;
     END IF;
     PERFORM muster_lock_cluster();
-    WITH gone AS (
-        DELETE FROM registry_instance
-        WHERE instance_id IN (
-            SELECT instance.instance_id
-            FROM registry_instance AS instance
-            WHERE instance.status = 'dead' AND coalesce(instance.stopped_at, instance.started_at) < v_before
-            ORDER BY instance.revision
-            LIMIT p_limit
-        )
-        RETURNING revision
-    )
-    SELECT count(*), max(gone.revision) INTO v_purged, v_last FROM gone;
-    UPDATE cluster_metadata SET purged_revision = greatest(purged_revision, v_last) WHERE id = 1;
+    DELETE FROM registry_instance
+    WHERE instance_id IN (
+        SELECT instance.instance_id
+        FROM registry_instance AS instance
+        WHERE instance.status = 'dead' AND coalesce(instance.stopped_at, instance.started_at) < v_before
+        ORDER BY instance.revision
+        LIMIT p_limit
+    );
+    GET DIAGNOSTICS v_purged = ROW_COUNT;
     RETURN v_purged;
 END
 $$;
 
-COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first, and remembers up to which revision.';
+COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first. A trigger remembers up to which revision.';
 
 CREATE FUNCTION muster_hold_expiry(p_reason text)
 RETURNS bigint

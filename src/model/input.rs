@@ -61,7 +61,7 @@ impl Ttl {
     /// Outside 2 s to 300 s, or not whole milliseconds.
     pub fn from_input(field: &str, ttl: Option<Duration>) -> Result<Self, InvalidInput> {
         let ttl = ttl.unwrap_or(TTL_DEFAULT);
-        if !(TTL_MIN..=TTL_MAX).contains(&ttl) || ttl.subsec_nanos() % 1_000_000 != 0 {
+        if !(TTL_MIN..=TTL_MAX).contains(&ttl) || !ttl.subsec_nanos().is_multiple_of(1_000_000) {
             return invalid(field, format!("is {ttl:?}; choose whole milliseconds from 2 s to 300 s"));
         }
         Ok(Self::from_record(i64::try_from(ttl.as_millis()).ok()))

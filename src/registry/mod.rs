@@ -4,7 +4,7 @@
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
 //! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
 //! - [`overdue`]: learns of beats that arrived elsewhere.
-//! - [`epochs`]: rotation.
+//! - [`epochs`] rotates the epoch.
 //!
 //! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
 //! `store/expiry.rs`, one loop in [`reaper`], one name in `metrics/`.

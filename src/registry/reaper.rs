@@ -156,7 +156,7 @@ fn log_hold(held: &mut bool, metrics: &HoldMetrics, report: &Result<StaleReport,
     if now_held != *held {
         match &report.hold {
             Some(hold) => {
-                tracing::warn!(reason = hold.reason, remaining_ms = millis(hold.remaining), "expiry is on hold")
+                tracing::warn!(reason = hold.reason, remaining_ms = millis(hold.remaining), "expiry is on hold");
             }
             None => tracing::info!("expiry is no longer on hold"),
         }

@@ -7,3 +7,6 @@
 mod harness;
 mod local_postgres;
 mod main_loop;
+mod migration_errors;
+mod migrations;
+mod seed_faults;

@@ -2,5 +2,6 @@
 
 pub(crate) mod daemon;
 pub(crate) mod postgres;
+pub(crate) mod registry;
 pub(crate) mod scratch;
 pub(crate) mod wait;

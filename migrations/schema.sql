@@ -1,0 +1,1164 @@
+-- The current state of the schema, for reading: what all migrations together make of an empty database.
+--
+-- Generated from the catalogue (MUSTERD_UPDATE_SCHEMA=1 cargo test --test it schema_sql), never edited. musterd migrate
+-- verify compares a live database with it, block by block.
+
+--- type instancestatus
+CREATE TYPE instancestatus AS ENUM ('starting', 'alive', 'draining', 'dead');
+COMMENT ON TYPE instancestatus IS 'State of an instance: starting (not ready), alive (resolvable), draining (takes nothing new), dead (final).';
+
+--- type muster_operation
+CREATE TYPE muster_operation AS (
+    op text,
+    instance_id uuid,
+    lease_id bigint,
+    logical_id text,
+    cluster_epoch uuid,
+    status instancestatus,
+    actor_name text,
+    serve_route text,
+    node_id text,
+    ip_address inet,
+    port integer,
+    pid integer,
+    version text,
+    labels jsonb,
+    ttl_ms integer,
+    reason text
+);
+COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given).';
+
+--- type muster_outcome
+CREATE TYPE muster_outcome AS (
+    verdict text,
+    changed boolean,
+    instance_id uuid,
+    lease_id bigint,
+    revision bigint,
+    status instancestatus,
+    ttl_ms integer,
+    detail jsonb
+);
+COMMENT ON TYPE muster_outcome IS 'What became of it. verdict: created, renewed, replaced (a registration); set (a status); or the refusals epoch_fenced, taken, unknown, expired, lease_replaced, invalid_transition, invalid. changed: whether a revision was used.';
+
+--- table cluster_metadata
+CREATE TABLE cluster_metadata (
+    id integer NOT NULL DEFAULT 1,
+    current_epoch uuid NOT NULL,
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    epoch_number bigint NOT NULL DEFAULT 1,
+    revision bigint NOT NULL DEFAULT 0,
+    history_id uuid NOT NULL DEFAULT gen_random_uuid(),
+    purged_revision bigint NOT NULL DEFAULT 0,
+    hold_until timestamp with time zone,
+    hold_reason text,
+    CONSTRAINT cluster_metadata_pkey PRIMARY KEY (id),
+    CONSTRAINT cluster_metadata_id_check CHECK (id = 1)
+)
+WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, fillfactor=10);
+COMMENT ON TABLE cluster_metadata IS 'The one row (id = 1) that describes the cluster and orders everything that happens in it.';
+COMMENT ON COLUMN cluster_metadata.id IS 'Always 1: there is one cluster to a database.';
+COMMENT ON COLUMN cluster_metadata.current_epoch IS 'The cluster''s current life. Instances of any other epoch are dead.';
+COMMENT ON COLUMN cluster_metadata.updated_at IS 'When the current epoch began.';
+COMMENT ON COLUMN cluster_metadata.epoch_number IS 'Number of the current epoch; only grows.';
+COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Whoever changes membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
+COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then load everything anew.';
+COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
+COMMENT ON COLUMN cluster_metadata.hold_until IS 'Nobody is declared dead for silence before this time, because beats may not have been heard. Null: no hold.';
+COMMENT ON COLUMN cluster_metadata.hold_reason IS 'Why expiry is on hold.';
+
+--- table muster_migration
+CREATE TABLE muster_migration (
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    applied_by text NOT NULL,
+    duration_ms bigint NOT NULL,
+    CONSTRAINT muster_migration_pkey PRIMARY KEY (version)
+);
+COMMENT ON TABLE muster_migration IS 'The migrations of musterd that this database has gone through.';
+COMMENT ON COLUMN muster_migration.version IS 'Number of the migration.';
+COMMENT ON COLUMN muster_migration.name IS 'Name of its file, without number and ending.';
+COMMENT ON COLUMN muster_migration.checksum IS 'SHA-256 of its text (LF line ends), hexadecimal. A binary with another text refuses this database.';
+COMMENT ON COLUMN muster_migration.applied_at IS 'When it was applied, by the database clock.';
+COMMENT ON COLUMN muster_migration.applied_by IS 'Who applied it.';
+COMMENT ON COLUMN muster_migration.duration_ms IS 'How long its statements took, in milliseconds.';
+
+--- table registry_daemon
+CREATE TABLE registry_daemon (
+    daemon_id uuid NOT NULL,
+    address text NOT NULL,
+    version text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    last_flush timestamp with time zone NOT NULL,
+    CONSTRAINT registry_daemon_pkey PRIMARY KEY (daemon_id)
+)
+WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, fillfactor=10);
+COMMENT ON TABLE registry_daemon IS 'The daemons that share this database, one row for each run.';
+COMMENT ON COLUMN registry_daemon.daemon_id IS 'One run of one daemon.';
+COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
+COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
+COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
+COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved the beats it had heard, or said that it had none. At most about a second ago while it is well.';
+
+--- table registry_epoch
+CREATE TABLE registry_epoch (
+    epoch_number bigint NOT NULL,
+    cluster_epoch uuid NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    started_revision bigint NOT NULL,
+    reason text NOT NULL DEFAULT ''::text,
+    rotated_by text NOT NULL DEFAULT ''::text,
+    CONSTRAINT registry_epoch_pkey PRIMARY KEY (epoch_number),
+    CONSTRAINT registry_epoch_cluster_epoch_key UNIQUE (cluster_epoch)
+);
+COMMENT ON TABLE registry_epoch IS 'Every epoch there ever was. The unique UUID is what forbids going back to an old one.';
+COMMENT ON COLUMN registry_epoch.epoch_number IS 'Its number; only grows.';
+COMMENT ON COLUMN registry_epoch.cluster_epoch IS 'Its UUID.';
+COMMENT ON COLUMN registry_epoch.started_at IS 'When it began.';
+COMMENT ON COLUMN registry_epoch.started_revision IS 'The revision at which it began.';
+COMMENT ON COLUMN registry_epoch.reason IS 'Why it was begun, in the operator''s words.';
+COMMENT ON COLUMN registry_epoch.rotated_by IS 'Which daemon began it; sql for a direct SQL caller.';
+
+--- table registry_instance
+CREATE TABLE registry_instance (
+    instance_id uuid NOT NULL,
+    logical_id text NOT NULL,
+    cluster_epoch uuid NOT NULL,
+    status instancestatus NOT NULL DEFAULT 'starting'::instancestatus,
+    actor_name text,
+    serve_route text,
+    node_id text,
+    ip_address inet,
+    pid integer,
+    started_at timestamp with time zone NOT NULL DEFAULT now(),
+    stopped_at timestamp with time zone,
+    last_heartbeat timestamp with time zone NOT NULL DEFAULT now(),
+    lease_id bigint NOT NULL,
+    revision bigint NOT NULL,
+    epoch_number bigint NOT NULL,
+    ttl_ms integer,
+    port integer,
+    labels jsonb NOT NULL DEFAULT '{}'::jsonb,
+    version text,
+    replaces_lease_id bigint,
+    death_reason text,
+    death_deadline timestamp with time zone,
+    death_decided_by text,
+    CONSTRAINT registry_instance_pkey PRIMARY KEY (instance_id),
+    CONSTRAINT registry_instance_death_reason_check CHECK (death_reason = ANY (ARRAY['stale'::text, 'old_epoch'::text, 'deregistered'::text, 'replaced'::text, 'operator'::text])),
+    CONSTRAINT registry_instance_port_check CHECK (port >= 1 AND port <= 65535),
+    CONSTRAINT registry_instance_ttl_check CHECK (ttl_ms >= 2000 AND ttl_ms <= 300000)
+)
+WITH (autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_scale_factor=0.05, autovacuum_vacuum_threshold=1000, fillfactor=50);
+COMMENT ON TABLE registry_instance IS 'Every instance on record: one row for each instance id, dead ones until they are purged.';
+COMMENT ON COLUMN registry_instance.instance_id IS 'One running incarnation of something.';
+COMMENT ON COLUMN registry_instance.logical_id IS 'The name routers ask for, e.g. cognitive_organ_1; many instances may carry it.';
+COMMENT ON COLUMN registry_instance.cluster_epoch IS 'The epoch it registered in.';
+COMMENT ON COLUMN registry_instance.status IS 'Its state. An instance of an older epoch is dead whatever stands here.';
+COMMENT ON COLUMN registry_instance.actor_name IS 'Name of the actor, for named actors.';
+COMMENT ON COLUMN registry_instance.serve_route IS 'Deployment name or base route it serves.';
+COMMENT ON COLUMN registry_instance.node_id IS 'Node it runs on.';
+COMMENT ON COLUMN registry_instance.ip_address IS 'Address it can be reached at.';
+COMMENT ON COLUMN registry_instance.pid IS 'Process id on its node.';
+COMMENT ON COLUMN registry_instance.started_at IS 'When its lease was registered, by the database clock.';
+COMMENT ON COLUMN registry_instance.stopped_at IS 'When it was declared dead, by the database clock.';
+COMMENT ON COLUMN registry_instance.last_heartbeat IS 'Its latest saved beat, by the database clock. Must stay out of every index: see 013.';
+COMMENT ON COLUMN registry_instance.lease_id IS 'The revision at which this lease was registered: lease, generation and fencing token in one number.';
+COMMENT ON COLUMN registry_instance.revision IS 'Revision of the latest durable change of this row. Rows with a revision above what a reader has seen are its feed.';
+COMMENT ON COLUMN registry_instance.epoch_number IS 'Number of the epoch it registered in.';
+COMMENT ON COLUMN registry_instance.ttl_ms IS 'How long the lease lives after a beat, 2,000 to 300,000 ms. Null: none was asked for, and whoever expires names it (15 s by default).';
+COMMENT ON COLUMN registry_instance.port IS 'Port it can be reached at.';
+COMMENT ON COLUMN registry_instance.labels IS 'Labels: one flat object of strings.';
+COMMENT ON COLUMN registry_instance.version IS 'Version of the software it runs.';
+COMMENT ON COLUMN registry_instance.replaces_lease_id IS 'The lease of the same instance id that this one took the place of. Its owner is told so at its next beat.';
+COMMENT ON COLUMN registry_instance.death_reason IS 'Why the lease ended: stale, old_epoch, deregistered, replaced or operator. Null: alive, or died before reasons were kept.';
+COMMENT ON COLUMN registry_instance.death_deadline IS 'When the lease would have ended without another beat.';
+COMMENT ON COLUMN registry_instance.death_decided_by IS 'Which daemon declared the death; sql for a direct SQL caller.';
+
+--- index idx_instance_dead_revision on registry_instance
+CREATE INDEX idx_instance_dead_revision ON registry_instance USING btree (revision) WHERE status = 'dead'::instancestatus;
+COMMENT ON INDEX idx_instance_dead_revision IS 'Dead rows in the order of their deaths, for the purge.';
+
+--- index idx_instance_epoch_status on registry_instance
+CREATE INDEX idx_instance_epoch_status ON registry_instance USING btree (cluster_epoch, status);
+
+--- index idx_instance_lease_id on registry_instance
+CREATE UNIQUE INDEX idx_instance_lease_id ON registry_instance USING btree (lease_id);
+COMMENT ON INDEX idx_instance_lease_id IS 'Beats are saved by lease id.';
+
+--- index idx_instance_live_epoch on registry_instance
+CREATE INDEX idx_instance_live_epoch ON registry_instance USING btree (epoch_number) WHERE status <> 'dead'::instancestatus;
+COMMENT ON INDEX idx_instance_live_epoch IS 'Instances of older epochs that are not yet written down as dead.';
+
+--- index idx_instance_logical_id on registry_instance
+CREATE INDEX idx_instance_logical_id ON registry_instance USING btree (logical_id);
+
+--- index idx_instance_logical_status on registry_instance
+CREATE INDEX idx_instance_logical_status ON registry_instance USING btree (logical_id, status, cluster_epoch);
+
+--- index idx_instance_revision on registry_instance
+CREATE INDEX idx_instance_revision ON registry_instance USING btree (revision);
+COMMENT ON INDEX idx_instance_revision IS 'The feed: rows changed after a revision.';
+
+--- function beat(uuid)
+CREATE OR REPLACE FUNCTION beat(p_instance_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_row registry_instance;
+BEGIN
+    UPDATE registry_instance AS instance
+    SET last_heartbeat = greatest(instance.last_heartbeat, muster_now())
+    FROM cluster_metadata AS cluster
+    WHERE instance.instance_id = p_instance_id
+      AND instance.status <> 'dead'
+      AND cluster.current_epoch = instance.cluster_epoch;
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_instance_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'instance % is not on record', p_instance_id
+            USING ERRCODE = muster_error_code('unknown'), HINT = 'Register it.';
+    ELSIF v_row.status = 'dead' THEN
+        RAISE EXCEPTION 'instance % is dead (%)', p_instance_id, coalesce(v_row.death_reason, 'no reason kept')
+            USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: register anew.';
+    ELSE
+        RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_instance_id
+            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Register anew in the current epoch.';
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION beat(uuid) IS 'Renews the lease of a live instance of the current epoch. A HOT update of one row: no revision, no notification, no lock but the row''s. Errors: MU002 epoch not current, MU004 unknown, MU005 dead.';
+
+--- function expire_old_epoch_instances()
+CREATE OR REPLACE FUNCTION expire_old_epoch_instances()
+ RETURNS integer
+ LANGUAGE sql
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT muster_reap_old_epoch(1000, 'sql');
+$function$;
+COMMENT ON FUNCTION expire_old_epoch_instances() IS 'Writes down the deaths of instances of older epochs, at most 1,000 a call. Returns how many.';
+
+--- function expire_stale_instances(integer)
+CREATE OR REPLACE FUNCTION expire_stale_instances(p_timeout_seconds integer DEFAULT 15)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    IF coalesce(p_timeout_seconds, -1) < 0 THEN
+        RAISE EXCEPTION 'p_timeout_seconds is %, it must be 0 or more', p_timeout_seconds
+            USING ERRCODE = muster_error_code('invalid');
+    END IF;
+    RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, 'sql'));
+END
+$function$;
+COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it has none of its own; at most 1,000 instances a call, none while expiry is on hold. Returns how many.';
+
+--- function muster_advance(bigint)
+CREATE OR REPLACE FUNCTION muster_advance(p_revision bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    UPDATE cluster_metadata SET revision = p_revision WHERE id = 1 AND revision < p_revision;
+    IF FOUND THEN
+        -- A doorbell only: readers poll the revision itself, once a second at the latest.
+        PERFORM pg_notify('muster', p_revision::text);
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision). The caller holds the cluster row.';
+
+--- function muster_apply(jsonb, text)
+CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text)
+ RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, detail jsonb, cluster_epoch uuid, epoch_number bigint)
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+#variable_conflict use_column
+DECLARE
+    v_cluster  cluster_metadata;
+    v_op       muster_operation;
+    v_outcome  muster_outcome;
+    v_revision bigint;
+BEGIN
+    v_cluster := muster_lock_cluster();
+    v_revision := v_cluster.revision;
+
+    -- All rows of the group at once, in the order in which flushes lock theirs.
+    PERFORM FROM registry_instance AS instance
+    WHERE instance.instance_id = ANY (
+        SELECT (operation ->> 'instance_id')::uuid FROM jsonb_array_elements(p_operations) AS operation
+    )
+    ORDER BY instance.lease_id
+    FOR NO KEY UPDATE;
+
+    FOR v_op IN SELECT * FROM jsonb_populate_recordset(NULL::muster_operation, p_operations)
+    LOOP
+        CASE v_op.op
+            WHEN 'register' THEN
+                v_outcome := muster_apply_register(v_op, v_cluster, v_revision + 1);
+            WHEN 'status' THEN
+                v_outcome := muster_apply_status(v_op, v_cluster, v_revision + 1, p_decided_by);
+        END CASE;
+        IF v_outcome.changed THEN
+            v_revision := v_revision + 1;
+        END IF;
+        RETURN QUERY
+        SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
+               v_outcome.status, v_outcome.ttl_ms, v_outcome.detail, v_cluster.current_epoch, v_cluster.epoch_number;
+    END LOOP;
+    PERFORM muster_advance(v_revision);
+END
+$function$;
+COMMENT ON FUNCTION muster_apply(jsonb, text) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id.';
+
+--- function muster_apply_one(muster_operation)
+CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_verdict text;
+BEGIN
+    SELECT applied.verdict INTO STRICT v_verdict
+    FROM muster_apply(jsonb_build_array(to_jsonb(p_operation)), 'sql') AS applied;
+    CASE v_verdict
+        WHEN 'epoch_fenced' THEN
+            RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Read cluster_metadata.current_epoch and register in it.';
+        WHEN 'taken' THEN
+            RAISE EXCEPTION 'instance id % is held by a live instance of another owner', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register under a fresh instance id.';
+        WHEN 'unknown' THEN
+            RAISE EXCEPTION 'instance % is not on record', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register it first.';
+        WHEN 'expired' THEN
+            RAISE EXCEPTION 'instance % is dead', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Dead is final: register anew.';
+        WHEN 'invalid_transition' THEN
+            RAISE EXCEPTION 'instance % cannot become %', p_operation.instance_id, p_operation.status
+                USING ERRCODE = muster_error_code(v_verdict),
+                      HINT = 'Allowed: starting to alive, alive to draining and back, anything to dead.';
+        ELSE
+            NULL;
+    END CASE;
+END
+$function$;
+COMMENT ON FUNCTION muster_apply_one(muster_operation) IS 'Applies one change for a direct SQL caller, to whom a refusal is an error.';
+
+--- function muster_apply_register(muster_operation, cluster_metadata, bigint)
+CREATE OR REPLACE FUNCTION muster_apply_register(p_op muster_operation, p_cluster cluster_metadata, p_revision bigint)
+ RETURNS muster_outcome
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_now    timestamptz := muster_now();
+    v_row    registry_instance;
+    v_status InstanceStatus := coalesce(p_op.status, 'starting');
+    v_new    registry_instance;
+BEGIN
+    IF coalesce(p_op.cluster_epoch, p_cluster.current_epoch) <> p_cluster.current_epoch THEN
+        RETURN ('epoch_fenced', false, p_op.instance_id, NULL, NULL, NULL, NULL, NULL)::muster_outcome;
+    END IF;
+    SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
+
+    IF v_row.instance_id IS NOT NULL AND v_row.status <> 'dead' AND v_row.cluster_epoch = p_cluster.current_epoch THEN
+        IF NOT muster_same_owner(v_row, p_op) THEN
+            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms,
+                    jsonb_build_object('node_id', v_row.node_id, 'ip_address', host(v_row.ip_address), 'pid', v_row.pid))::muster_outcome;
+        END IF;
+        RETURN muster_renew_registration(v_row, p_op, v_now, p_revision);
+    END IF;
+
+    INSERT INTO registry_instance AS instance (
+        instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
+        started_at, stopped_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version,
+        replaces_lease_id, death_reason, death_deadline, death_decided_by
+    )
+    VALUES (
+        p_op.instance_id, p_op.logical_id, p_cluster.current_epoch, v_status, p_op.actor_name, p_op.serve_route,
+        p_op.node_id, p_op.ip_address, p_op.pid, v_now, NULL, v_now, p_revision, p_revision, p_cluster.epoch_number,
+        p_op.ttl_ms, p_op.port, coalesce(p_op.labels, '{}'), p_op.version, v_row.lease_id, NULL, NULL, NULL
+    )
+    ON CONFLICT (instance_id) DO UPDATE SET
+        logical_id = excluded.logical_id, cluster_epoch = excluded.cluster_epoch, status = excluded.status,
+        actor_name = excluded.actor_name, serve_route = excluded.serve_route, node_id = excluded.node_id,
+        ip_address = excluded.ip_address, pid = excluded.pid, started_at = excluded.started_at, stopped_at = NULL,
+        last_heartbeat = excluded.last_heartbeat, lease_id = excluded.lease_id, revision = excluded.revision,
+        epoch_number = excluded.epoch_number, ttl_ms = excluded.ttl_ms, port = excluded.port,
+        labels = excluded.labels, version = excluded.version, replaces_lease_id = excluded.replaces_lease_id,
+        death_reason = NULL, death_deadline = NULL, death_decided_by = NULL;
+    RETURN (CASE WHEN v_row.instance_id IS NULL THEN 'created' ELSE 'replaced' END, true, p_op.instance_id, p_revision,
+            p_revision, v_status, p_op.ttl_ms, NULL)::muster_outcome;
+END
+$function$;
+COMMENT ON FUNCTION muster_apply_register(muster_operation, cluster_metadata, bigint) IS 'Applies one registration at p_revision: a new lease; or, for the same owner of a live one, the lease it has with its attributes brought up to date. The caller holds the cluster row and the instance row.';
+
+--- function muster_apply_status(muster_operation, cluster_metadata, bigint, text)
+CREATE OR REPLACE FUNCTION muster_apply_status(p_op muster_operation, p_cluster cluster_metadata, p_revision bigint, p_decided_by text)
+ RETURNS muster_outcome
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_row registry_instance;
+    v_old boolean;
+    v_set muster_outcome;
+BEGIN
+    SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
+    IF NOT FOUND OR p_op.lease_id > v_row.lease_id THEN
+        RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL, NULL)::muster_outcome;
+    END IF;
+    v_old := v_row.cluster_epoch <> p_cluster.current_epoch;
+    v_set := ('set', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms, NULL);
+
+    IF p_op.lease_id < v_row.lease_id THEN
+        -- That lease has ended; to end it again is no error, and must not touch the one that took its place.
+        v_set.lease_id := p_op.lease_id;
+        v_set.status := 'dead';
+        v_set.verdict := CASE WHEN p_op.status = 'dead' THEN 'set' ELSE 'lease_replaced' END;
+    ELSIF p_op.status = v_row.status AND (p_op.status = 'dead' OR NOT v_old) THEN
+        NULL;
+    ELSIF v_row.status = 'dead' THEN
+        v_set.verdict := 'expired';
+    ELSIF p_op.status = 'dead' THEN
+        UPDATE registry_instance
+        SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
+            death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
+            death_deadline = last_heartbeat + make_interval(secs => coalesce(ttl_ms, 15000) / 1000.0),
+            death_decided_by = p_decided_by
+        WHERE instance_id = v_row.instance_id;
+        v_set.changed := true;
+    ELSIF v_old THEN
+        v_set.verdict := 'epoch_fenced';
+    ELSIF (v_row.status, p_op.status) IN (('starting', 'alive'), ('alive', 'draining'), ('draining', 'alive')) THEN
+        UPDATE registry_instance
+        SET status = p_op.status, revision = p_revision
+        WHERE instance_id = v_row.instance_id;
+        v_set.changed := true;
+    ELSE
+        v_set.verdict := 'invalid_transition';
+    END IF;
+
+    IF v_set.changed THEN
+        v_set.revision := p_revision;
+        v_set.status := p_op.status;
+    END IF;
+    RETURN v_set;
+END
+$function$;
+COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision. Allowed: starting to alive, alive to draining and back, anything to dead; the present status is accepted and changes nothing. The caller holds the cluster row and the instance row.';
+
+--- function muster_break_history()
+CREATE OR REPLACE FUNCTION muster_break_history()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    UPDATE cluster_metadata SET history_id = gen_random_uuid() WHERE id = 1;
+    RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION muster_break_history() IS 'Makes every reader load everything anew, after rows vanished in a way the feed cannot show.';
+
+--- function muster_check_text(text, text, integer)
+CREATE OR REPLACE FUNCTION muster_check_text(p_field text, p_value text, p_max_bytes integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+BEGIN
+    IF octet_length(p_value) > p_max_bytes THEN
+        RAISE EXCEPTION '% has % bytes, the limit is %', p_field, octet_length(p_value), p_max_bytes
+            USING ERRCODE = muster_error_code('invalid'), HINT = 'Shorten it.';
+    END IF;
+    IF p_value ~ '[\u0001-\u001f\u007f-\u009f]' THEN
+        RAISE EXCEPTION '% has a control character', p_field
+            USING ERRCODE = muster_error_code('invalid'), HINT = 'Remove it.';
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION muster_check_text(text, text, integer) IS 'Refuses a text that is too long or holds control characters.';
+
+--- function muster_daemon_started(uuid, text, text)
+CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_now   timestamptz;
+    v_fresh boolean;
+BEGIN
+    PERFORM muster_lock_cluster();
+    v_now := muster_now();
+    SELECT EXISTS (
+        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '15 seconds'
+    ) INTO v_fresh;
+    DELETE FROM registry_daemon WHERE last_flush < v_now - interval '1 day';
+    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush)
+    VALUES (p_daemon_id, p_address, p_version, v_now, v_now)
+    ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
+    IF v_fresh THEN
+        RETURN 0;
+    END IF;
+    RETURN muster_hold_expiry('no daemon was there to hear beats');
+END
+$function$;
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 15 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds.';
+
+--- function muster_daemon_stopped(uuid)
+CREATE OR REPLACE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path FROM CURRENT
+AS $function$
+    DELETE FROM registry_daemon WHERE daemon_id = p_daemon_id;
+$function$;
+COMMENT ON FUNCTION muster_daemon_stopped(uuid) IS 'Removes a daemon that has saved all its beats and leaves.';
+
+--- function muster_ensure_epoch(text)
+CREATE OR REPLACE FUNCTION muster_ensure_epoch(p_by text)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_epoch uuid;
+BEGIN
+    SELECT current_epoch INTO v_epoch FROM cluster_metadata WHERE id = 1;
+    IF FOUND THEN
+        RETURN v_epoch;
+    END IF;
+    -- Two daemons may meet here on an empty database: the second sees the first one's epoch once it has the lock.
+    PERFORM pg_advisory_xact_lock(42);
+    SELECT current_epoch INTO v_epoch FROM cluster_metadata WHERE id = 1;
+    IF NOT FOUND THEN
+        SELECT cluster_epoch INTO v_epoch FROM muster_rotate_epoch(gen_random_uuid(), NULL, 'first epoch', p_by);
+    END IF;
+    RETURN v_epoch;
+END
+$function$;
+COMMENT ON FUNCTION muster_ensure_epoch(text) IS 'Returns the current epoch, beginning the first one if there is none.';
+
+--- function muster_error_code(text)
+CREATE OR REPLACE FUNCTION muster_error_code(p_verdict text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE STRICT
+AS $function$
+    SELECT CASE p_verdict
+        WHEN 'no_epoch' THEN 'MU001'
+        WHEN 'epoch_fenced' THEN 'MU002'
+        WHEN 'taken' THEN 'MU003'
+        WHEN 'unknown' THEN 'MU004'
+        WHEN 'expired' THEN 'MU005'
+        WHEN 'lease_replaced' THEN 'MU005'
+        WHEN 'invalid_transition' THEN 'MU006'
+        WHEN 'epoch_mismatch' THEN 'MU007'
+        WHEN 'epoch_reused' THEN 'MU008'
+        WHEN 'invalid' THEN '22023'
+    END;
+$function$;
+COMMENT ON FUNCTION muster_error_code(text) IS 'The SQLSTATE with which a direct SQL caller learns of a verdict.';
+
+--- function muster_flush_beats(uuid, bigint[], bigint[])
+CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[])
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_now   timestamptz;
+    v_saved integer;
+BEGIN
+    -- A crash of PostgreSQL may lose the last moments of beats: the hold that follows an outage makes up for it.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM FROM registry_instance AS instance
+    WHERE instance.lease_id = ANY (p_lease_ids) AND instance.status <> 'dead'
+    ORDER BY instance.lease_id
+    FOR NO KEY UPDATE;
+    v_now := muster_now();
+    UPDATE registry_instance AS instance
+    SET last_heartbeat = greatest(instance.last_heartbeat, v_now - beat.age_ms * interval '1 millisecond')
+    FROM unnest(p_lease_ids, p_ages_ms) AS beat (lease_id, age_ms)
+    WHERE instance.lease_id = beat.lease_id AND instance.status <> 'dead';
+    GET DIAGNOSTICS v_saved = ROW_COUNT;
+    UPDATE registry_daemon SET last_flush = v_now WHERE daemon_id = p_daemon_id;
+    RETURN v_saved;
+END
+$function$;
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over.';
+
+--- function muster_hold_expiry(text)
+CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_cluster cluster_metadata;
+    v_longest integer;
+    v_until   timestamptz;
+BEGIN
+    v_cluster := muster_lock_cluster();
+    SELECT max(coalesce(instance.ttl_ms, 15000)) INTO v_longest
+    FROM registry_instance AS instance
+    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+    IF v_longest IS NULL THEN
+        RETURN 0;
+    END IF;
+    v_until := muster_now() + (v_longest + 5000) * interval '1 millisecond';
+    IF coalesce(v_cluster.hold_until < v_until, true) THEN
+        UPDATE cluster_metadata SET hold_until = v_until, hold_reason = p_reason WHERE id = 1;
+    END IF;
+    RETURN v_longest + 5000;
+END
+$function$;
+COMMENT ON FUNCTION muster_hold_expiry(text) IS 'Suspends expiry for the longest TTL of the living plus 5 s, so that all of them can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already stays.';
+
+--- function muster_lock_cluster()
+CREATE OR REPLACE FUNCTION muster_lock_cluster()
+ RETURNS cluster_metadata
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_cluster cluster_metadata;
+BEGIN
+    -- An acknowledged change must survive a crash, whatever the session's default.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the cluster has no epoch yet'
+            USING ERRCODE = muster_error_code('no_epoch'),
+                  HINT = 'Begin one with SELECT set_current_epoch(gen_random_uuid()).';
+    END IF;
+    RETURN v_cluster;
+END
+$function$;
+COMMENT ON FUNCTION muster_lock_cluster() IS 'Locks the cluster row, which orders all membership changes, and returns it. First step of every change; held until after commit.';
+
+--- function muster_note_deletion()
+CREATE OR REPLACE FUNCTION muster_note_deletion()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    UPDATE cluster_metadata
+    SET purged_revision = greatest(purged_revision, (SELECT max(gone.revision) FROM gone WHERE gone.status = 'dead')),
+        history_id = CASE
+            WHEN EXISTS (SELECT FROM gone WHERE gone.status <> 'dead') THEN gen_random_uuid()
+            ELSE history_id
+        END
+    WHERE id = 1 AND EXISTS (SELECT FROM gone);
+    RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must.';
+
+--- function muster_now()
+CREATE OR REPLACE FUNCTION muster_now()
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+AS $function$
+    SELECT clock_timestamp();
+$function$;
+COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here: the time of the call, not of the transaction''s start, so that waiting for a lock ages nobody. One function, so that a test can replace it.';
+
+--- function muster_purge_dead(bigint, integer)
+CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_before timestamptz := muster_now() - p_keep_ms * interval '1 millisecond';
+    v_purged integer;
+BEGIN
+    IF NOT EXISTS (SELECT FROM registry_instance WHERE status = 'dead' AND coalesce(stopped_at, started_at) < v_before) THEN
+        RETURN 0;
+    END IF;
+    PERFORM muster_lock_cluster();
+    DELETE FROM registry_instance
+    WHERE instance_id IN (
+        SELECT instance.instance_id
+        FROM registry_instance AS instance
+        WHERE instance.status = 'dead' AND coalesce(instance.stopped_at, instance.started_at) < v_before
+        ORDER BY instance.revision
+        LIMIT p_limit
+    );
+    GET DIAGNOSTICS v_purged = ROW_COUNT;
+    RETURN v_purged;
+END
+$function$;
+COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first. A trigger remembers up to which revision.';
+
+--- function muster_reap_old_epoch(integer, text)
+CREATE OR REPLACE FUNCTION muster_reap_old_epoch(p_limit integer, p_decided_by text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_cluster cluster_metadata;
+    v_reaped  integer;
+BEGIN
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
+    IF NOT EXISTS (
+        SELECT FROM registry_instance WHERE status <> 'dead' AND epoch_number < v_cluster.epoch_number
+    ) THEN
+        RETURN 0;
+    END IF;
+    v_cluster := muster_lock_cluster();
+    WITH older AS MATERIALIZED (
+        SELECT instance.instance_id, instance.lease_id
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead' AND instance.epoch_number < v_cluster.epoch_number
+        ORDER BY instance.lease_id
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    ), numbered AS (
+        SELECT older.instance_id, v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision
+        FROM older
+    )
+    UPDATE registry_instance AS instance
+    SET status = 'dead',
+        stopped_at = muster_now(),
+        revision = numbered.revision,
+        death_reason = 'old_epoch',
+        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, 15000) * interval '1 millisecond',
+        death_decided_by = p_decided_by
+    FROM numbered
+    WHERE instance.instance_id = numbered.instance_id;
+    GET DIAGNOSTICS v_reaped = ROW_COUNT;
+    PERFORM muster_advance(v_cluster.revision + v_reaped);
+    RETURN v_reaped;
+END
+$function$;
+COMMENT ON FUNCTION muster_reap_old_epoch(integer, text) IS 'Writes down, for at most p_limit instances of older epochs, the death they died when the epoch was rotated.';
+
+--- function muster_reap_rows(cluster_metadata, timestamp with time zone, bigint, integer, text)
+CREATE OR REPLACE FUNCTION muster_reap_rows(p_cluster cluster_metadata, p_now timestamp with time zone, p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_reaped integer;
+BEGIN
+    -- FOR UPDATE re-checks the deadline on the row as it is once locked: a beat saved meanwhile keeps it alive. Rows
+    -- that a flush holds right now are skipped: somebody has just heard from them.
+    WITH overdue AS MATERIALIZED (
+        SELECT instance.instance_id, instance.lease_id
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead'
+          AND instance.cluster_epoch = p_cluster.current_epoch
+          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_now
+        ORDER BY instance.lease_id
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    ), numbered AS (
+        SELECT overdue.instance_id, p_cluster.revision + row_number() OVER (ORDER BY overdue.lease_id) AS revision
+        FROM overdue
+    )
+    UPDATE registry_instance AS instance
+    SET status = 'dead',
+        stopped_at = p_now,
+        revision = numbered.revision,
+        death_reason = 'stale',
+        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond',
+        death_decided_by = p_decided_by
+    FROM numbered
+    WHERE instance.instance_id = numbered.instance_id;
+    GET DIAGNOSTICS v_reaped = ROW_COUNT;
+    PERFORM muster_advance(p_cluster.revision + v_reaped);
+    RETURN v_reaped;
+END
+$function$;
+COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale. The caller holds the cluster row.';
+
+--- function muster_reap_stale(bigint, integer, text)
+CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
+ RETURNS TABLE(reaped integer, next_in_ms bigint, held_for_ms bigint, hold_reason text)
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+#variable_conflict use_column
+DECLARE
+    v_cluster cluster_metadata;
+    v_now     timestamptz := muster_now();
+    v_next    timestamptz;
+BEGIN
+    reaped := 0;
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
+    SELECT min(instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond') INTO v_next
+    FROM registry_instance AS instance
+    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+
+    IF v_next < v_now THEN
+        -- Under the lock, because a hold or a rotation may have come in between.
+        v_cluster := muster_lock_cluster();
+        v_now := muster_now();
+        IF coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, p_limit, p_decided_by);
+        END IF;
+    END IF;
+
+    next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
+    IF v_cluster.hold_until > v_now THEN
+        held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;
+        hold_reason := v_cluster.hold_reason;
+    END IF;
+    RETURN NEXT;
+END
+$function$;
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances, unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); and for how long, and why, expiry is held. Without anybody overdue it takes no lock.';
+
+--- function muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint)
+CREATE OR REPLACE FUNCTION muster_renew_registration(p_row registry_instance, p_op muster_operation, p_now timestamp with time zone, p_revision bigint)
+ RETURNS muster_outcome
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_status  InstanceStatus := p_row.status;
+    v_changed boolean;
+BEGIN
+    -- A repeated call must not move the instance back: of the statuses it may ask for only alive leads forward.
+    IF p_row.status = 'starting' AND p_op.status = 'alive' THEN
+        v_status := 'alive';
+    END IF;
+    v_changed := (v_status, p_op.actor_name, p_op.serve_route, p_op.ip_address, p_op.port, p_op.ttl_ms, p_op.version,
+                  coalesce(p_op.labels, '{}'))
+        IS DISTINCT FROM
+        (p_row.status, p_row.actor_name, p_row.serve_route, p_row.ip_address, p_row.port, p_row.ttl_ms, p_row.version,
+         p_row.labels);
+    IF v_changed THEN
+        UPDATE registry_instance
+        SET status = v_status, actor_name = p_op.actor_name, serve_route = p_op.serve_route,
+            ip_address = p_op.ip_address, port = p_op.port, ttl_ms = p_op.ttl_ms, version = p_op.version,
+            labels = coalesce(p_op.labels, '{}'), revision = p_revision,
+            last_heartbeat = greatest(last_heartbeat, p_now)
+        WHERE instance_id = p_row.instance_id;
+    ELSE
+        -- A write even so: on a synchronous standby the repeated call is confirmed only once the first one is there.
+        UPDATE registry_instance
+        SET last_heartbeat = greatest(last_heartbeat, p_now)
+        WHERE instance_id = p_row.instance_id;
+    END IF;
+    RETURN ('renewed', v_changed, p_row.instance_id, p_row.lease_id,
+            CASE WHEN v_changed THEN p_revision ELSE p_row.revision END, v_status, p_op.ttl_ms, NULL)::muster_outcome;
+END
+$function$;
+COMMENT ON FUNCTION muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint) IS 'A registration repeated by the owner of a live lease: same lease, attributes as now given.';
+
+--- function muster_rotate_epoch(uuid, uuid, text, text)
+CREATE OR REPLACE FUNCTION muster_rotate_epoch(p_new uuid, p_expected uuid, p_reason text, p_rotated_by text)
+ RETURNS TABLE(verdict text, cluster_epoch uuid, epoch_number bigint, revision bigint, previous_epoch uuid)
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+#variable_conflict use_column
+DECLARE
+    v_cluster  cluster_metadata;
+    v_exists   boolean;
+    v_number   bigint;
+    v_revision bigint;
+    v_now      timestamptz;
+BEGIN
+    IF p_new IS NULL THEN
+        RAISE EXCEPTION 'the new epoch must not be null' USING ERRCODE = muster_error_code('invalid');
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    PERFORM pg_advisory_xact_lock(42);
+    -- FOR UPDATE, unlike any other change: a rotation waits for transactions that have asserted a lease.
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1 FOR UPDATE;
+    v_exists := FOUND;
+
+    IF v_exists AND v_cluster.current_epoch = p_new THEN
+        RETURN QUERY SELECT 'unchanged', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid;
+        RETURN;
+    END IF;
+    IF p_expected IS NOT NULL AND v_cluster.current_epoch IS DISTINCT FROM p_expected THEN
+        RETURN QUERY
+        SELECT 'epoch_mismatch', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid;
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM registry_epoch AS epoch WHERE epoch.cluster_epoch = p_new) THEN
+        RETURN QUERY
+        SELECT 'epoch_reused', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid;
+        RETURN;
+    END IF;
+
+    SELECT coalesce(max(epoch.epoch_number), 0) + 1 INTO v_number FROM registry_epoch AS epoch;
+    v_now := muster_now();
+    -- Without a cluster row there may be instances even so, in a database that was filled before it had an epoch.
+    v_revision := 1 + coalesce(v_cluster.revision, (SELECT max(instance.revision) FROM registry_instance AS instance), 0);
+    -- First the history: the triggers of 016 take a cluster row whose epoch is not in it for one changed by hand.
+    INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
+    VALUES (v_number, p_new, v_now, v_revision, coalesce(p_reason, ''), coalesce(p_rotated_by, 'sql'));
+    IF v_exists THEN
+        UPDATE cluster_metadata
+        SET current_epoch = p_new, epoch_number = v_number, updated_at = v_now
+        WHERE id = 1;
+    ELSE
+        INSERT INTO cluster_metadata (id, current_epoch, epoch_number, revision, updated_at)
+        VALUES (1, p_new, v_number, v_revision - 1, v_now);
+    END IF;
+    PERFORM muster_advance(v_revision);
+    RETURN QUERY SELECT 'rotated', p_new, v_number, v_revision, v_cluster.current_epoch;
+END
+$function$;
+COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch. Verdicts: rotated, unchanged (it is current already), epoch_mismatch (p_expected is not current), epoch_reused. Takes the transaction-level advisory lock 42, which vanishes with the transaction whatever happens, then the cluster row. Touches no instance: those of older epochs are dead by definition, and written down later by muster_reap_old_epoch.';
+
+--- function muster_same_owner(registry_instance, muster_operation)
+CREATE OR REPLACE FUNCTION muster_same_owner(p_row registry_instance, p_op muster_operation)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT p_row.logical_id = p_op.logical_id
+       AND p_row.node_id IS NOT DISTINCT FROM p_op.node_id
+       AND p_row.pid IS NOT DISTINCT FROM p_op.pid
+       AND (
+           (p_row.node_id IS NOT NULL AND p_row.pid IS NOT NULL)
+           OR (p_row.ip_address IS NOT DISTINCT FROM p_op.ip_address AND p_row.port IS NOT DISTINCT FROM p_op.port)
+       );
+$function$;
+COMMENT ON FUNCTION muster_same_owner(registry_instance, muster_operation) IS 'Whether a registration comes from the process that holds the row: logical id, node and pid agree; where node or pid is unknown, address and port must agree as well.';
+
+--- function muster_stamp_epoch()
+CREATE OR REPLACE FUNCTION muster_stamp_epoch()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_number   bigint;
+    v_revision bigint;
+BEGIN
+    IF TG_OP = 'INSERT'
+        AND EXISTS (SELECT FROM registry_epoch WHERE cluster_epoch = NEW.current_epoch AND epoch_number = NEW.epoch_number)
+    THEN
+        RETURN NEW;
+    ELSIF EXISTS (SELECT FROM registry_epoch WHERE cluster_epoch = NEW.current_epoch) THEN
+        RAISE EXCEPTION 'epoch % was in use before', NEW.current_epoch
+            USING ERRCODE = muster_error_code('epoch_reused'), HINT = 'Epochs are never reused; take a fresh UUID.';
+    END IF;
+    SELECT coalesce(max(epoch_number), 0) + 1 INTO v_number FROM registry_epoch;
+    SELECT greatest(NEW.revision, max(revision)) + 1 INTO v_revision FROM registry_instance;
+    INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
+    VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', 'sql');
+    IF TG_OP = 'INSERT' THEN
+        UPDATE cluster_metadata SET epoch_number = v_number WHERE id = 1;
+        PERFORM muster_advance(v_revision);
+    ELSE
+        NEW.epoch_number := v_number;
+        NEW.revision := v_revision;
+        PERFORM pg_notify('muster', v_revision::text);
+    END IF;
+    RETURN NEW;
+END
+$function$;
+COMMENT ON FUNCTION muster_stamp_epoch() IS 'Gives an epoch that was written by hand its number, its revision and its place in the history. muster_rotate_epoch does so itself and never comes here for an update.';
+
+--- function muster_stamp_row()
+CREATE OR REPLACE FUNCTION muster_stamp_row()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_cluster cluster_metadata;
+BEGIN
+    v_cluster := muster_lock_cluster();
+    IF TG_OP = 'INSERT' THEN
+        NEW.lease_id := v_cluster.revision + 1;
+        NEW.epoch_number := coalesce(
+            (SELECT epoch.epoch_number FROM registry_epoch AS epoch WHERE epoch.cluster_epoch = NEW.cluster_epoch), 0);
+    ELSIF OLD.status = 'dead' AND NEW.status <> 'dead' THEN
+        RAISE EXCEPTION 'instance % is dead', OLD.instance_id
+            USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: call register_instance().';
+    END IF;
+    IF NEW.status = 'dead' AND NEW.death_reason IS NULL THEN
+        NEW.stopped_at := coalesce(NEW.stopped_at, muster_now());
+        NEW.death_reason := 'operator';
+        NEW.death_decided_by := 'sql';
+    END IF;
+    NEW.revision := v_cluster.revision + 1;
+    PERFORM muster_advance(NEW.revision);
+    RETURN NEW;
+END
+$function$;
+COMMENT ON FUNCTION muster_stamp_row() IS 'Gives a row that was inserted or changed by hand the revision it needs to be noticed. The functions give it themselves and never come here.';
+
+--- function register_instance(uuid, text, uuid, text, text, text, inet, integer)
+CREATE OR REPLACE FUNCTION register_instance(p_instance_id uuid, p_logical_id text, p_cluster_epoch uuid, p_actor_name text, p_serve_route text, p_node_id text, p_ip inet, p_pid integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_op muster_operation;
+BEGIN
+    IF p_instance_id IS NULL OR coalesce(p_logical_id, '') = '' OR p_cluster_epoch IS NULL THEN
+        RAISE EXCEPTION 'p_instance_id, p_logical_id and p_cluster_epoch are required'
+            USING ERRCODE = muster_error_code('invalid');
+    END IF;
+    IF p_pid < 0 THEN
+        RAISE EXCEPTION 'p_pid is %, it must not be negative', p_pid USING ERRCODE = muster_error_code('invalid');
+    END IF;
+    PERFORM muster_check_text('p_logical_id', p_logical_id, 253);
+    PERFORM muster_check_text('p_actor_name', p_actor_name, 253);
+    PERFORM muster_check_text('p_serve_route', p_serve_route, 1024);
+    PERFORM muster_check_text('p_node_id', p_node_id, 253);
+    v_op.op := 'register';
+    v_op.instance_id := p_instance_id;
+    v_op.logical_id := p_logical_id;
+    v_op.cluster_epoch := p_cluster_epoch;
+    v_op.status := 'starting';
+    v_op.actor_name := nullif(p_actor_name, '');
+    v_op.serve_route := nullif(p_serve_route, '');
+    v_op.node_id := nullif(p_node_id, '');
+    v_op.ip_address := p_ip;
+    v_op.pid := nullif(p_pid, 0);
+    PERFORM muster_apply_one(v_op);
+END
+$function$;
+COMMENT ON FUNCTION register_instance(uuid, text, uuid, text, text, text, inet, integer) IS 'Registers an instance as starting in the current epoch, with the default TTL of 15 s. Repeated by the same owner it keeps the lease and takes over what changed; a dead instance gets a new lease. Errors: MU001 no epoch yet, MU002 epoch not current, MU003 id held by another owner, 22023 bad input.';
+
+--- function set_current_epoch(uuid)
+CREATE OR REPLACE FUNCTION set_current_epoch(new_epoch uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_verdict text;
+BEGIN
+    SELECT verdict INTO v_verdict FROM muster_rotate_epoch(new_epoch, NULL, 'set_current_epoch', 'sql');
+    IF v_verdict = 'epoch_reused' THEN
+        RAISE EXCEPTION 'epoch % was in use before', new_epoch
+            USING ERRCODE = muster_error_code(v_verdict),
+                  HINT = 'Epochs are never reused; take a fresh UUID.';
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION set_current_epoch(uuid) IS 'Begins the epoch new_epoch; does nothing if it is current already. Instances of other epochs are dead from then on.';
+
+--- function set_instance_status(uuid, instancestatus)
+CREATE OR REPLACE FUNCTION set_instance_status(p_instance_id uuid, p_status instancestatus)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_op muster_operation;
+BEGIN
+    IF p_instance_id IS NULL OR p_status IS NULL THEN
+        RAISE EXCEPTION 'p_instance_id and p_status are required' USING ERRCODE = muster_error_code('invalid');
+    END IF;
+    v_op.op := 'status';
+    v_op.instance_id := p_instance_id;
+    v_op.status := p_status;
+    PERFORM muster_apply_one(v_op);
+END
+$function$;
+COMMENT ON FUNCTION set_instance_status(uuid, instancestatus) IS 'Changes the status: starting to alive, alive to draining and back, anything to dead. Errors: MU002 epoch not current, MU004 unknown, MU005 dead (final), MU006 not allowed.';
+
+--- view active_instance
+CREATE OR REPLACE VIEW active_instance AS
+ SELECT DISTINCT ON (instance.logical_id) instance.instance_id,
+    instance.logical_id,
+    instance.cluster_epoch,
+    instance.status,
+    instance.actor_name,
+    instance.serve_route,
+    instance.node_id,
+    instance.ip_address,
+    instance.pid,
+    instance.started_at,
+    instance.stopped_at,
+    instance.last_heartbeat,
+    instance.lease_id,
+    instance.revision,
+    instance.epoch_number,
+    instance.ttl_ms,
+    instance.port,
+    instance.labels,
+    instance.version,
+    instance.replaces_lease_id,
+    instance.death_reason,
+    instance.death_deadline,
+    instance.death_decided_by
+   FROM registry_instance instance
+     JOIN cluster_metadata cluster ON cluster.current_epoch = instance.cluster_epoch
+  WHERE instance.status = 'alive'::instancestatus
+  ORDER BY instance.logical_id, ((instance.last_heartbeat + make_interval(secs => (COALESCE(instance.ttl_ms, 15000)::numeric / 1000.0)::double precision)) < muster_now()), instance.started_at, instance.instance_id;
+COMMENT ON VIEW active_instance IS 'The best live instance of each logical id: not overdue before overdue, then the longest serving, then the lowest instance id. The same order as a daemon''s Resolve.';
+
+--- view active_instances
+CREATE OR REPLACE VIEW active_instances AS
+ SELECT instance.instance_id,
+    instance.logical_id,
+    instance.cluster_epoch,
+    instance.status,
+    instance.actor_name,
+    instance.serve_route,
+    instance.node_id,
+    instance.ip_address,
+    instance.pid,
+    instance.started_at,
+    instance.stopped_at,
+    instance.last_heartbeat,
+    instance.lease_id,
+    instance.revision,
+    instance.epoch_number,
+    instance.ttl_ms,
+    instance.port,
+    instance.labels,
+    instance.version,
+    instance.replaces_lease_id,
+    instance.death_reason,
+    instance.death_deadline,
+    instance.death_decided_by
+   FROM registry_instance instance
+     JOIN cluster_metadata cluster ON cluster.current_epoch = instance.cluster_epoch
+  WHERE instance.status = 'alive'::instancestatus;
+COMMENT ON VIEW active_instances IS 'All instances that are alive in the current epoch.';
+
+--- trigger cluster_metadata_stamp_insert on cluster_metadata
+CREATE TRIGGER cluster_metadata_stamp_insert AFTER INSERT ON cluster_metadata FOR EACH ROW EXECUTE FUNCTION muster_stamp_epoch();
+COMMENT ON TRIGGER cluster_metadata_stamp_insert ON cluster_metadata IS 'A first epoch inserted by hand is one like any other.';
+
+--- trigger cluster_metadata_stamp_update on cluster_metadata
+CREATE TRIGGER cluster_metadata_stamp_update BEFORE UPDATE OF current_epoch ON cluster_metadata FOR EACH ROW WHEN (new.current_epoch <> old.current_epoch AND new.epoch_number = old.epoch_number) EXECUTE FUNCTION muster_stamp_epoch();
+COMMENT ON TRIGGER cluster_metadata_stamp_update ON cluster_metadata IS 'An epoch changed by hand is a rotation like any other.';
+
+--- trigger registry_instance_deleted on registry_instance
+CREATE TRIGGER registry_instance_deleted AFTER DELETE ON registry_instance REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION muster_note_deletion();
+COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'Whoever deletes rows, readers learn that they have to load anew.';
+
+--- trigger registry_instance_stamp_insert on registry_instance
+CREATE TRIGGER registry_instance_stamp_insert BEFORE INSERT ON registry_instance FOR EACH ROW WHEN (new.revision IS NULL) EXECUTE FUNCTION muster_stamp_row();
+COMMENT ON TRIGGER registry_instance_stamp_insert ON registry_instance IS 'A row inserted by hand goes through the same revision as any other.';
+
+--- trigger registry_instance_stamp_update on registry_instance
+CREATE TRIGGER registry_instance_stamp_update BEFORE UPDATE OF logical_id, status, actor_name, serve_route, node_id, ip_address, pid, ttl_ms, port, labels, version ON registry_instance FOR EACH ROW WHEN (new.revision = old.revision) EXECUTE FUNCTION muster_stamp_row();
+COMMENT ON TRIGGER registry_instance_stamp_update ON registry_instance IS 'A row changed by hand goes through the same revision as any other. Beats change no column named here.';
+
+--- trigger registry_instance_truncated on registry_instance
+CREATE TRIGGER registry_instance_truncated AFTER TRUNCATE ON registry_instance FOR EACH STATEMENT EXECUTE FUNCTION muster_break_history();
+COMMENT ON TRIGGER registry_instance_truncated ON registry_instance IS 'A truncation leaves no tombstones.';

@@ -1,0 +1,148 @@
+//! What can go wrong with a migration, in one line each, with the fix.
+
+use tokio_postgres::error::SqlState;
+
+use crate::store::connect::ConnectError;
+
+/// Why the schema could not be brought up to date, or should not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no connection to the database.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection was lost on the way. Whatever was under way was rolled back or is in the history.
+    #[error("the connection to the database was lost during {doing}; run it again, what was committed is kept")]
+    Lost {
+        /// What was under way.
+        doing: String,
+    },
+    /// The database was migrated by a newer musterd.
+    #[error(
+        "the database is newer than this binary: it has migration {found} ({name}), this binary knows up to {known}; install the musterd that made it, or a newer one"
+    )]
+    Newer {
+        /// The highest version in the database.
+        found: i32,
+        /// Its name, as the database has it.
+        name: String,
+        /// The highest version of this binary.
+        known: i32,
+    },
+    /// A migration that was applied has another text in this binary.
+    #[error(
+        "migration {version} ({name}) was applied with a different text than this binary has; install the musterd that applied it, migrations must not change once released"
+    )]
+    Changed {
+        /// Its version.
+        version: i32,
+        /// Its name.
+        name: String,
+    },
+    /// Migrations are missing and we were told not to apply any.
+    #[error("the database lacks {count} migration(s), the first is {first} ({name}); run musterd migrate up")]
+    Pending {
+        /// How many.
+        count: usize,
+        /// The lowest version that is missing.
+        first: i32,
+        /// Its name.
+        name: &'static str,
+    },
+    /// No schema of the search path exists.
+    #[error(
+        "the database user has no schema to work in: none of its search_path exists; create one, or set the search_path of the user"
+    )]
+    NoSchema,
+    /// The user lacks rights.
+    #[error(
+        "missing rights for {doing}: {message}; run it as the owner of the registry's tables, or grant CREATE on the schema"
+    )]
+    MissingRights {
+        /// What was under way.
+        doing: String,
+        /// What the server said.
+        message: String,
+    },
+    /// The server takes no writes.
+    #[error("the database is read-only, {doing} is not possible; connect to the primary, not to a standby")]
+    ReadOnly {
+        /// What was under way.
+        doing: String,
+    },
+    /// Somebody else holds the tables, or migrates, for longer than we wait.
+    #[error(
+        "gave up {doing} because others held the locks it needs for too long; end long transactions on the registry's tables and run it again"
+    )]
+    Busy {
+        /// What was under way.
+        doing: String,
+    },
+    /// Any other failure of a statement. The transaction was rolled back.
+    #[error("{doing} failed and was rolled back: {message} (SQLSTATE {code})")]
+    Sql {
+        /// What was under way.
+        doing: String,
+        /// What the server said.
+        message: String,
+        /// Its SQLSTATE.
+        code: String,
+    },
+    /// The driver failed in a way that is not the server's.
+    #[error("{doing} failed and was rolled back")]
+    Driver {
+        /// What was under way.
+        doing: String,
+        /// What the driver said.
+        source: tokio_postgres::Error,
+    },
+}
+
+impl Error {
+    /// Returns the exit code for a command that ends with this error: 3 cannot reach, 78 bad configuration (of the
+    /// URL, the rights, or the versions that were put together), 1 any other failure.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Connect(error) => error.exit_code(),
+            Self::Lost { .. } => 3,
+            Self::Newer { .. }
+            | Self::Changed { .. }
+            | Self::Pending { .. }
+            | Self::NoSchema
+            | Self::MissingRights { .. }
+            | Self::ReadOnly { .. } => 78,
+            Self::Busy { .. } | Self::Sql { .. } | Self::Driver { .. } => 1,
+        }
+    }
+
+    /// Returns a function that classifies what the driver said while `doing`.
+    pub(super) fn during(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let doing = doing.into();
+        move |error| {
+            let Some(refusal) = error.as_db_error() else {
+                return if error.is_closed()
+                    || std::error::Error::source(&error).is_some_and(|cause| cause.is::<std::io::Error>())
+                {
+                    Self::Lost { doing }
+                } else {
+                    Self::Driver { doing, source: error }
+                };
+            };
+            let message = refusal.message().replace('\n', " ");
+            match *refusal.code() {
+                SqlState::INSUFFICIENT_PRIVILEGE => Self::MissingRights { doing, message },
+                SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly { doing },
+                SqlState::LOCK_NOT_AVAILABLE
+                | SqlState::T_R_DEADLOCK_DETECTED
+                | SqlState::T_R_SERIALIZATION_FAILURE => Self::Busy { doing },
+                SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN => Self::Lost { doing },
+                _ => Self::Sql { doing, message, code: refusal.code().code().to_owned() },
+            }
+        }
+    }
+
+    /// Whether the same attempt may succeed a moment later.
+    pub(super) const fn is_worth_retrying(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
+}

@@ -1,0 +1,281 @@
+//! What the database holds of ours, as text: for people to read and for programs to compare.
+//!
+//! A chain of migrations shows how the schema came about and nowhere what it is. `migrations/schema.sql` shows what it
+//! is: every type, table, index, function, view and trigger with its comments, read back from the catalogue of a freshly
+//! migrated database. A test keeps it current; run that test with `MUSTERD_UPDATE_SCHEMA=1` to write it anew.
+//!
+//! The same text, embedded, is what `musterd migrate verify` compares a live database with, and what `musterd migrate
+//! up` takes a function or view from that somebody has overwritten. For that it must be the same on every supported
+//! server, in every schema, and in a database that is shared with others: only objects of ours are read, by their names,
+//! and the name of the schema they live in does not appear.
+//!
+//! An object is a block of lines opened by a marker such as `--- function beat(uuid)`.
+
+mod catalogue;
+
+use std::fmt;
+
+use tokio_postgres::{Client, Error, GenericClient};
+
+const MARKER: &str = "--- ";
+
+const HEADER: &str = "\
+-- The current state of the schema, for reading: what all migrations together make of an empty database.
+--
+-- Generated from the catalogue (MUSTERD_UPDATE_SCHEMA=1 cargo test --test it schema_sql), never edited. musterd migrate
+-- verify compares a live database with it, block by block.
+";
+
+/// What an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An enum or a composite type.
+    Type,
+    /// A table with its columns, constraints, storage parameters and comments.
+    Table,
+    /// An index that no constraint brought along.
+    Index,
+    /// A function.
+    Function,
+    /// A view.
+    View,
+    /// A trigger.
+    Trigger,
+}
+
+impl Kind {
+    const ALL: [(Self, &str); 6] = [
+        (Self::Type, "type"),
+        (Self::Table, "table"),
+        (Self::Index, "index"),
+        (Self::Function, "function"),
+        (Self::View, "view"),
+        (Self::Trigger, "trigger"),
+    ];
+
+    fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("object", |(_, word)| word)
+    }
+}
+
+/// One object of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name: with argument types for a function, with ` on ` and the table for an index or trigger.
+    pub name: String,
+    /// The statements that create and describe it. Those of a function or view replace it as well.
+    pub text: String,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.kind.word(), self.name)
+    }
+}
+
+/// How an object of a live database deviates.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    /// The object as it should be, or, where nothing should be, as it is.
+    pub object: Object,
+    /// In what way.
+    pub deviation: Deviation,
+}
+
+/// In what way an object deviates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deviation {
+    /// It is not there.
+    Missing,
+    /// It is there and the migrations do not make it.
+    Unexpected,
+    /// It is another than the migrations make. For tables: which line is missing (`-`) or too many (`+`).
+    Changed(Vec<String>),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.deviation {
+            Deviation::Missing => write!(formatter, "{} is missing", self.object),
+            Deviation::Unexpected => write!(formatter, "{} is there, and no migration of ours makes it", self.object),
+            Deviation::Changed(lines) if lines.is_empty() => {
+                write!(formatter, "{} is another than the migrations make", self.object)
+            }
+            Deviation::Changed(lines) => {
+                write!(formatter, "{} is another than the migrations make: {}", self.object, lines.join("; "))
+            }
+        }
+    }
+}
+
+/// Returns the whole schema in the form of `migrations/schema.sql`. Reads in a transaction of its own, so the client
+/// must not be in one.
+///
+/// # Errors
+///
+/// Whatever the server objects to; a search path without any existing schema gives an empty description.
+pub async fn describe(client: &Client) -> Result<String, Error> {
+    client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let objects = match pin_search_path(client).await {
+        Ok(_) => read(client).await,
+        Err(error) => Err(error),
+    };
+    client.batch_execute("ROLLBACK").await?;
+    Ok(render(&objects?))
+}
+
+/// Sets the search path, until the end of the transaction, to the schema that new objects go to, and returns its name;
+/// `None` if there is no such schema.
+pub(super) async fn pin_search_path(client: &impl GenericClient) -> Result<Option<String>, Error> {
+    let pin = "SELECT current_schema()::text, set_config('search_path', quote_ident(schema.name) || ', pg_temp', true)
+               FROM (SELECT current_schema() AS name) AS schema
+               WHERE schema.name IS NOT NULL";
+    Ok(client.query_opt(pin, &[]).await?.map(|row| row.get(0)))
+}
+
+/// Reads all objects of ours. The caller has pinned the search path.
+pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Error> {
+    let mut objects = Vec::new();
+    for (kind, query) in catalogue::QUERIES {
+        let rows = client.query(query, &[]).await?;
+        let mut found: Vec<Object> =
+            rows.iter().map(|row| Object { kind, name: row.get("name"), text: row.get("text") }).collect();
+        // Here and not in SQL, where the order would be that of the database's collation.
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        objects.extend(found);
+    }
+    Ok(objects)
+}
+
+/// Writes objects in the form of `migrations/schema.sql`.
+#[must_use]
+pub fn render(objects: &[Object]) -> String {
+    let mut text = HEADER.to_owned();
+    for object in objects {
+        text.push_str(&format!("\n{MARKER}{object}\n{}", object.text));
+    }
+    text
+}
+
+/// Reads what [`render`] wrote.
+#[must_use]
+pub fn parse(text: &str) -> Vec<Object> {
+    let text = text.replace("\r\n", "\n");
+    let mut objects: Vec<Object> = Vec::new();
+    for line in text.split_inclusive('\n') {
+        if let Some((kind, name)) = line.strip_prefix(MARKER).and_then(marker) {
+            objects.push(Object { kind, name, text: String::new() });
+        } else if let Some(object) = objects.last_mut() {
+            object.text.push_str(line);
+        }
+    }
+    for object in &mut objects {
+        // The empty line before the next marker belongs to neither.
+        object.text.truncate(object.text.trim_end().len());
+        object.text.push('\n');
+    }
+    objects
+}
+
+fn marker(rest: &str) -> Option<(Kind, String)> {
+    let (word, name) = rest.trim_end().split_once(' ')?;
+    Kind::ALL.iter().find(|(_, known)| *known == word).map(|(kind, _)| (*kind, name.to_owned()))
+}
+
+/// Compares object by object. What stands on a table that is not expected at all is somebody else's and passes.
+#[must_use]
+pub fn differences(expected: &[Object], live: &[Object]) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    for object in expected {
+        let deviation = match live.iter().find(|other| same(other, object)) {
+            None => Deviation::Missing,
+            Some(other) if other.text == object.text => continue,
+            Some(other) if object.kind == Kind::Table => {
+                let lines = table_lines(&object.text, &other.text);
+                if lines.is_empty() {
+                    continue;
+                }
+                Deviation::Changed(lines)
+            }
+            Some(_) => Deviation::Changed(Vec::new()),
+        };
+        differences.push(Difference { object: object.clone(), deviation });
+    }
+    for object in live.iter().filter(|object| is_on_ours(object, expected)) {
+        if !expected.iter().any(|other| same(other, object)) {
+            differences.push(Difference { object: object.clone(), deviation: Deviation::Unexpected });
+        }
+    }
+    differences
+}
+
+fn same(one: &Object, other: &Object) -> bool {
+    one.kind == other.kind && one.name == other.name
+}
+
+fn is_on_ours(object: &Object, expected: &[Object]) -> bool {
+    match object.name.split_once(" on ") {
+        Some((_, table)) => expected.iter().any(|other| other.kind == Kind::Table && other.name == table),
+        None => object.kind != Kind::Table,
+    }
+}
+
+/// The lines of one table's text that the other lacks, and the other way round. Their order does not count: a database
+/// of the seed system may have made its columns in another one.
+fn table_lines(expected: &str, live: &str) -> Vec<String> {
+    fn lines(text: &str) -> Vec<&str> {
+        text.lines().map(|line| line.trim().trim_end_matches(',')).collect()
+    }
+    let (expected, live) = (lines(expected), lines(live));
+    let missing = expected.iter().filter(|line| !live.contains(line)).map(|line| format!("- {line}"));
+    let surplus = live.iter().filter(|line| !expected.contains(line)).map(|line| format!("+ {line}"));
+    missing.chain(surplus).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(kind: Kind, name: &str, text: &str) -> Object {
+        Object { kind, name: name.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn what_is_rendered_is_parsed_back() {
+        let objects = [
+            object(Kind::Table, "t", "CREATE TABLE t (\n    a text\n);\n"),
+            object(
+                Kind::Function,
+                "f(uuid, text)",
+                "CREATE OR REPLACE FUNCTION f()\n\n-- a comment\n--- no marker\n$$;\n",
+            ),
+        ];
+        assert_eq!(parse(&render(&objects)), objects);
+        assert_eq!(parse(&render(&objects).replace('\n', "\r\n")), objects);
+    }
+
+    #[test]
+    fn the_order_of_columns_is_no_difference() {
+        let ours = [object(Kind::Table, "t", "CREATE TABLE t (\n    a text,\n    b text\n);\n")];
+        let seed = [object(Kind::Table, "t", "CREATE TABLE t (\n    b text,\n    a text\n);\n")];
+        assert!(differences(&ours, &seed).is_empty());
+        let other = [object(Kind::Table, "t", "CREATE TABLE t (\n    b integer,\n    a text\n);\n")];
+        let lines: Vec<String> = differences(&ours, &other).iter().map(ToString::to_string).collect();
+        assert_eq!(lines, ["table t is another than the migrations make: - b text; + b integer"]);
+    }
+
+    #[test]
+    fn tables_of_others_are_no_difference_but_an_index_on_ours_is() {
+        let ours = [object(Kind::Table, "t", "")];
+        let live = [
+            object(Kind::Table, "t", ""),
+            object(Kind::Table, "theirs", ""),
+            object(Kind::Index, "i on theirs", ""),
+            object(Kind::Index, "i on t", ""),
+        ];
+        let lines: Vec<String> = differences(&ours, &live).iter().map(ToString::to_string).collect();
+        assert_eq!(lines, ["index i on t is there, and no migration of ours makes it"]);
+    }
+}
