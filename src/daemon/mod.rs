@@ -190,14 +190,8 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
 /// Brings the schema up to date, makes sure of an epoch, and enters this daemon.
 async fn prepare_database(parts: &Parts) -> Result<(), Error> {
     if parts.config.migrate {
-        let report = store::migrate::up(&parts.url, &parts.name).await?;
-        for applied in &report.applied {
-            let elapsed_ms = applied.duration.as_millis();
-            tracing::info!(version = applied.version, name = applied.name, elapsed_ms, "applied a migration");
-        }
-        for object in &report.repaired {
-            tracing::warn!(object, "put back what somebody had overwritten");
-        }
+        // What it applies and puts back it logs itself.
+        store::migrate::up(&parts.url, &parts.name).await?;
     } else {
         store::migrate::check(&parts.url).await?;
     }
