@@ -20,6 +20,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler.include_source_info(true).include_imports(true).open_files(PROTO_FILES)?;
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure()
+        // Their parts are encoded once and shared: see `src/proto.rs`.
+        .extern_path(".muster.v1.WatchResponse", "crate::proto::shared::WatchResponse")
+        .extern_path(".muster.v1.BatchResolveResponse", "crate::proto::shared::BatchResolveResponse")
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -11,5 +11,61 @@ pub mod v1 {
     tonic::include_proto!("muster.v1");
 }
 
+/// Messages whose parts are encoded beforehand.
+///
+/// A change goes to every watcher, and an instance into many batches: encoding it anew for each would cost most of the
+/// time. An embedded message and a field of bytes look the same on the wire, so these types carry encoded messages
+/// where `proto/muster/v1/discovery.proto` has embedded ones; that text is the interface, and a test holds the two
+/// against each other. A Rust client decodes a part with the type named at its field.
+pub mod shared {
+    use prost::bytes::Bytes;
+
+    /// As `muster.v1.WatchResponse`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct WatchResponse {
+        /// Each an encoded [`super::v1::WatchEvent`].
+        #[prost(bytes = "bytes", repeated, tag = "1")]
+        pub events: Vec<Bytes>,
+        /// With these the client has seen everything that matches up to this revision.
+        #[prost(uint64, tag = "2")]
+        pub revision: u64,
+        /// The history that the revision belongs to.
+        #[prost(string, tag = "3")]
+        pub history_id: String,
+        /// UUID of the current epoch.
+        #[prost(string, tag = "4")]
+        pub cluster_epoch: String,
+        /// Number of the current epoch.
+        #[prost(uint64, tag = "5")]
+        pub epoch_number: u64,
+        /// Drop everything known so far: a snapshot follows.
+        #[prost(bool, tag = "6")]
+        pub reset: bool,
+        /// The snapshot ends with this response.
+        #[prost(bool, tag = "7")]
+        pub snapshot_complete: bool,
+    }
+
+    /// As `muster.v1.BatchResolveResponse`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct BatchResolveResponse {
+        /// Each an encoded [`super::v1::BatchResolveResult`].
+        #[prost(bytes = "bytes", repeated, tag = "1")]
+        pub results: Vec<Bytes>,
+        /// UUID of the current epoch.
+        #[prost(string, tag = "2")]
+        pub cluster_epoch: String,
+        /// Number of the current epoch.
+        #[prost(uint64, tag = "3")]
+        pub epoch_number: u64,
+        /// The answers are right as of this revision.
+        #[prost(uint64, tag = "4")]
+        pub revision: u64,
+        /// How long ago PostgreSQL last confirmed what the daemon knows.
+        #[prost(message, optional, tag = "5")]
+        pub stale_for: Option<prost_types::Duration>,
+    }
+}
+
 /// The encoded descriptor set of the protocol, for the reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -26,7 +26,7 @@ pub struct ResolveArgs {
 
 pub(super) async fn run(args: ResolveArgs, client: &ClientArgs) -> Result<u8, Error> {
     let client = Client::connect(client).await?;
-    let request = v1::ResolveRequest { logical_id: args.name, min_revision: args.min_revision };
+    let request = v1::ResolveRequest { logical_id: args.name, min_revision: args.min_revision, choice: None };
     let response = client.call(client.discovery().resolve(request)).await?;
     let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
     warn_if_stale(response.stale_for.as_ref());

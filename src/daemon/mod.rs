@@ -33,7 +33,7 @@ use crate::{
     http::{self, routes::Http},
     lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, Stage},
     metrics::{self, FeedMetrics, PoolMetrics},
-    model::Revision,
+    model::{Lease, Revision},
     registry::{
         Epochs, Leases, Writer,
         flusher::Flusher,
@@ -221,10 +221,12 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
     let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, parts.daemon_id);
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
+    let told = view.clone();
+    let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);
     lifecycle.spawn_background(
         Stage::Engine,
         "overdue",
-        overdue::run(pool.clone(), Arc::clone(leases), *clock, stop.clone()),
+        overdue::run(pool.clone(), Arc::clone(leases), *clock, tell, stop.clone()),
     );
 
     tokio::select! {
@@ -237,12 +239,12 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_background(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
     lifecycle.spawn_background(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
 
+    let stop = lifecycle.token(Stage::Servers);
     let services = Services {
-        registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone()),
-        discovery: Discovery::new(view.clone()),
+        registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone(), stop.clone()),
+        discovery: Discovery::new(view.clone(), stop.clone()),
         cluster: Cluster::new(view.clone(), Epochs::new(pool.clone(), Arc::clone(&parts.name)), parts.daemon_id),
     };
-    let stop = lifecycle.token(Stage::Servers);
     let serving = server::serve(listener, services, parts.readiness.subscribe(), stop);
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     parts.readiness.set(Condition::Flush, true, "beats are saved");

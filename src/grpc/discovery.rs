@@ -1,20 +1,32 @@
 //! DiscoveryService: routers resolve, get and list, from memory.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use prost::Message as _;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::{
     convert::{self, duration},
     failure::Failure,
-    page_token, reader,
+    page_token, reader, watch,
 };
 use crate::{
     metrics::ResolveMetrics,
-    model::input,
-    proto::v1::{self, discovery_service_server::DiscoveryService},
+    model::{Epoch, input},
+    proto::{
+        shared,
+        v1::{self, discovery_service_server::DiscoveryService},
+    },
     view::{
         Snapshot, View,
         list::page,
-        resolve::{Nobody, best},
+        resolve::{Choice, Chosen, Nobody, Policy, mix, resolve},
     },
 };
 
@@ -22,33 +34,90 @@ use crate::{
 #[derive(Debug)]
 pub struct Discovery {
     view: View,
+    draws: AtomicU64,
+    watchers: Arc<Semaphore>,
+    stop: CancellationToken,
     metrics: ResolveMetrics,
 }
 
 impl Discovery {
-    /// The service on top of the view.
+    /// The service on top of the view; streams end on `stop`.
     #[must_use]
-    pub fn new(view: View) -> Self {
-        Self { view, metrics: ResolveMetrics::new() }
+    pub fn new(view: View, stop: CancellationToken) -> Self {
+        let draws = AtomicU64::new(Uuid::new_v4().as_u64_pair().0);
+        let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
+        Self { view, draws, watchers, stop, metrics: ResolveMetrics::new() }
     }
 
     async fn resolve(&self, request: v1::ResolveRequest) -> Result<v1::ResolveResponse, Failure> {
         input::required_text("logical_id", &request.logical_id, input::LOGICAL_ID_MAX_BYTES)?;
+        let choice = convert::choice(request.choice, self.draw())?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let now_ms = self.view.clock().now_ms();
-        let best = best(&snapshot, &request.logical_id, now_ms).map_err(|nobody| match nobody {
+        let chosen = resolve(&snapshot, &request.logical_id, &choice, now_ms).map_err(|nobody| match nobody {
             Nobody::UnknownLogicalId => Failure::UnknownLogicalId(request.logical_id),
             Nobody::NoLiveInstance(count) => Failure::NoLiveInstance(request.logical_id, count),
         })?;
         Ok(v1::ResolveResponse {
-            instance: Some(convert::instance(&best.entry, epoch, &self.view)),
+            instance: Some(convert::instance(&chosen.entry, epoch, &self.view)),
             cluster_epoch: epoch.id.to_string(),
             epoch_number: epoch.number,
             revision: snapshot.revision().0,
-            alternatives: u32::try_from(best.alternatives).unwrap_or(u32::MAX),
+            alternatives: u32::try_from(chosen.alternatives).unwrap_or(u32::MAX),
             stale_for: Some(duration(self.view.stale_for())),
         })
+    }
+
+    async fn batch_resolve(&self, request: v1::BatchResolveRequest) -> Result<shared::BatchResolveResponse, Failure> {
+        convert::names("logical_ids", &request.logical_ids)?;
+        let mut choice = convert::choice(request.choice, 0)?;
+        let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
+        let epoch = epoch(&snapshot)?;
+        let now_ms = self.view.clock().now_ms();
+        let results = request.logical_ids.iter().map(|name| {
+            self.redraw(&mut choice);
+            let chosen = resolve(&snapshot, name, &choice, now_ms);
+            self.count(chosen.as_ref().map(drop).map_err(|nobody| *nobody));
+            self.result(chosen, epoch).encode_to_vec().into()
+        });
+        Ok(shared::BatchResolveResponse {
+            results: results.collect(),
+            cluster_epoch: epoch.id.to_string(),
+            epoch_number: epoch.number,
+            revision: snapshot.revision().0,
+            stale_for: Some(duration(self.view.stale_for())),
+        })
+    }
+
+    fn result(&self, chosen: Result<Chosen, Nobody>, epoch: Epoch) -> v1::BatchResolveResult {
+        match chosen {
+            Ok(Chosen { entry, alternatives }) => v1::BatchResolveResult {
+                instance: Some(convert::instance(&entry, epoch, &self.view)),
+                reason: v1::ErrorReason::Unspecified.into(),
+                alternatives: u32::try_from(alternatives).unwrap_or(u32::MAX),
+            },
+            Err(nobody) => v1::BatchResolveResult {
+                instance: None,
+                reason: match nobody {
+                    Nobody::UnknownLogicalId => v1::ErrorReason::UnknownLogicalId,
+                    Nobody::NoLiveInstance(_) => v1::ErrorReason::NoLiveInstance,
+                }
+                .into(),
+                alternatives: 0,
+            },
+        }
+    }
+
+    /// A random number: the sequence of splitmix64, whose seed differs from daemon to daemon.
+    fn draw(&self) -> u64 {
+        mix(self.draws.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
+    }
+
+    fn redraw(&self, choice: &mut Choice) {
+        if let Policy::Random(draw) = &mut choice.policy {
+            *draw = self.draw();
+        }
     }
 
     async fn get(&self, request: v1::GetInstanceRequest) -> Result<v1::GetInstanceResponse, Failure> {
@@ -63,7 +132,7 @@ impl Discovery {
     }
 
     async fn list(&self, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, Failure> {
-        let (filter, page_size) = convert::filter(&request)?;
+        let (filter, page_size) = convert::list_filter(&request)?;
         let after = page_token::decode("page_token", &filter, &request.page_token)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
@@ -76,19 +145,27 @@ impl Discovery {
         })
     }
 
-    fn count(&self, result: &Result<v1::ResolveResponse, Failure>) {
+    fn count(&self, result: Result<(), Nobody>) {
         let counter = match result {
-            Ok(_) => &self.metrics.found,
-            Err(Failure::UnknownLogicalId(_)) => &self.metrics.unknown_logical_id,
-            Err(Failure::NoLiveInstance(..)) => &self.metrics.no_live_instance,
-            Err(Failure::Invalid(_)) => &self.metrics.invalid,
-            Err(_) => &self.metrics.not_yet_seen,
+            Ok(()) => &self.metrics.found,
+            Err(Nobody::UnknownLogicalId) => &self.metrics.unknown_logical_id,
+            Err(Nobody::NoLiveInstance(_)) => &self.metrics.no_live_instance,
         };
         counter.increment(1);
     }
+
+    /// Counts the call of Resolve that came to nothing before or at its choice.
+    fn count_failure(&self, failure: &Failure) {
+        match failure {
+            Failure::UnknownLogicalId(_) => self.count(Err(Nobody::UnknownLogicalId)),
+            Failure::NoLiveInstance(..) => self.count(Err(Nobody::NoLiveInstance(0))),
+            Failure::Invalid(_) => self.metrics.invalid.increment(1),
+            _ => self.metrics.not_yet_seen.increment(1),
+        }
+    }
 }
 
-fn epoch(snapshot: &Snapshot) -> Result<crate::model::Epoch, Failure> {
+fn epoch(snapshot: &Snapshot) -> Result<Epoch, Failure> {
     snapshot.cluster().map(|cluster| cluster.epoch).ok_or(Failure::NotYetSeen)
 }
 
@@ -96,8 +173,18 @@ fn epoch(snapshot: &Snapshot) -> Result<crate::model::Epoch, Failure> {
 impl DiscoveryService for Discovery {
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let result = self.resolve(request.into_inner()).await;
-        self.count(&result);
+        match &result {
+            Ok(_) => self.count(Ok(())),
+            Err(failure) => self.count_failure(failure),
+        }
         Ok(Response::new(result?))
+    }
+
+    async fn batch_resolve(
+        &self,
+        request: Request<v1::BatchResolveRequest>,
+    ) -> Result<Response<shared::BatchResolveResponse>, Status> {
+        Ok(Response::new(self.batch_resolve(request.into_inner()).await?))
     }
 
     async fn get_instance(
@@ -112,5 +199,13 @@ impl DiscoveryService for Discovery {
         request: Request<v1::ListInstancesRequest>,
     ) -> Result<Response<v1::ListInstancesResponse>, Status> {
         Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    type WatchStream = watch::Responses;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Failure::TooManyWatchers)?;
+        let watching = watch::begin(request.into_inner(), self.view.clone(), self.stop.clone(), permit);
+        Ok(Response::new(watching.await?))
     }
 }

@@ -48,6 +48,10 @@ pub enum Failure {
     BeatsNotSaved,
     /// The daemon has not loaded the registry, or not seen the revision asked for.
     NotYetSeen,
+    /// No more watchers are admitted.
+    TooManyWatchers,
+    /// A watcher fell behind the changes.
+    WatcherTooSlow,
     /// The write side has no decision.
     Write(registry::Error),
 }
@@ -82,7 +86,9 @@ impl Failure {
             Self::InstanceIdTaken(_) => (Code::AlreadyExists, ErrorReason::InstanceIdTaken),
             Self::BeatsNotSaved => (Code::Unavailable, ErrorReason::BeatsNotSaved),
             Self::NotYetSeen => (Code::Unavailable, ErrorReason::NotYetSeen),
-            Self::Write(Write::Overloaded) => (Code::ResourceExhausted, ErrorReason::Overloaded),
+            Self::TooManyWatchers | Self::WatcherTooSlow | Self::Write(Write::Overloaded) => {
+                (Code::ResourceExhausted, ErrorReason::Overloaded)
+            }
             Self::Write(Write::Unavailable) => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
             Self::Write(Write::MaybeApplied) => (Code::Unavailable, ErrorReason::MaybeApplied),
             Self::Write(Write::ShuttingDown) => (Code::Unavailable, ErrorReason::ShuttingDown),
@@ -125,6 +131,8 @@ impl Failure {
             }
             Self::BeatsNotSaved => "beats cannot be saved in time; beat at another daemon".into(),
             Self::NotYetSeen => "the daemon has not seen that revision yet".into(),
+            Self::TooManyWatchers => "this daemon has as many watchers as it admits; watch at another daemon".into(),
+            Self::WatcherTooSlow => "the watcher fell behind the changes; resume after the last revision seen".into(),
             Self::Write(error) => error.to_string(),
         }
     }
@@ -152,9 +160,10 @@ impl Failure {
     fn retry_after(&self) -> Option<Duration> {
         use registry::Error as Write;
         match self {
-            Self::Write(Write::Overloaded | Write::ShuttingDown) | Self::BeatsNotSaved => {
+            Self::Write(Write::Overloaded | Write::ShuttingDown) | Self::BeatsNotSaved | Self::WatcherTooSlow => {
                 Some(Duration::from_millis(200))
             }
+            Self::TooManyWatchers => Some(Duration::from_secs(5)),
             Self::Write(Write::Unavailable | Write::MaybeApplied) => Some(Duration::from_millis(500)),
             Self::NotYetSeen => Some(Duration::from_millis(500)),
             _ => None,

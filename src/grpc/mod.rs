@@ -8,6 +8,7 @@
 //! How to add a call: the method and its comments in `proto/`, a handler in the service's file, conversions in
 //! [`convert`], a test in `tests/it/`.
 
+pub mod beat_stream;
 pub mod cluster;
 pub mod convert;
 pub mod discovery;
@@ -18,3 +19,4 @@ pub mod page_token;
 mod reader;
 pub mod registry;
 pub mod server;
+pub mod watch;

@@ -90,6 +90,7 @@ fn fingerprint(filter: &Filter) -> Fingerprint {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text.as_bytes());
     };
+    add(&filter.logical_id);
     add(&filter.logical_id_prefix);
     add(&filter.node_id);
     for (key, value) in filter.labels.iter() {

@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tonic::{Request, Response, Status};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    beat_stream,
     convert::{self, duration},
     failure::Failure,
     reader,
@@ -26,6 +28,7 @@ pub struct Registry {
     writer: Writer,
     leases: Arc<Leases>,
     view: View,
+    stop: CancellationToken,
     metrics: RegistrationMetrics,
 }
 
@@ -38,10 +41,10 @@ struct Target {
 }
 
 impl Registry {
-    /// The service on top of the write side; answers wait for `view`.
+    /// The service on top of the write side; answers wait for `view`, streams end on `stop`.
     #[must_use]
-    pub fn new(writer: Writer, leases: Arc<Leases>, view: View) -> Self {
-        Self { writer, leases, view, metrics: RegistrationMetrics::new() }
+    pub fn new(writer: Writer, leases: Arc<Leases>, view: View, stop: CancellationToken) -> Self {
+        Self { writer, leases, view, stop, metrics: RegistrationMetrics::new() }
     }
 
     async fn register(&self, request: v1::RegisterRequest) -> Result<v1::RegisterResponse, Failure> {
@@ -192,6 +195,16 @@ impl RegistryService for Registry {
 
     async fn beat(&self, request: Request<v1::BeatRequest>) -> Result<Response<v1::BeatResponse>, Status> {
         Ok(Response::new(self.beat(request.into_inner()).await?))
+    }
+
+    type BeatStreamStream = beat_stream::Responses;
+
+    async fn beat_stream(
+        &self,
+        request: Request<Streaming<v1::BeatStreamRequest>>,
+    ) -> Result<Response<Self::BeatStreamStream>, Status> {
+        let (leases, view, stop) = (Arc::clone(&self.leases), self.view.clone(), self.stop.clone());
+        Ok(Response::new(beat_stream::serve(request.into_inner(), leases, view, stop)))
     }
 
     async fn set_status(

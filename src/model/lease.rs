@@ -39,6 +39,10 @@ pub struct Lease {
     state: AtomicU8,
     heard_ms: AtomicU64,
     heard_here: AtomicBool,
+    /// The stream it beat on broke, and it has not beaten since.
+    lost: AtomicBool,
+    /// What was last told about its suspicion.
+    told_suspect: AtomicBool,
     dirty: AtomicBool,
     saved_ms: AtomicU64,
 }
@@ -63,6 +67,8 @@ impl Lease {
             state: AtomicU8::new(LIVE),
             heard_ms: AtomicU64::new(heard_ms),
             heard_here: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            told_suspect: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
         }
@@ -97,6 +103,9 @@ impl Lease {
     pub fn beat(&self, now_ms: u64) -> bool {
         self.heard_ms.fetch_max(now_ms, Ordering::Relaxed);
         self.heard_here.store(true, Ordering::Relaxed);
+        if self.lost.load(Ordering::Relaxed) {
+            self.lost.store(false, Ordering::Relaxed);
+        }
         // The swap releases the time stored above to the flusher, which takes the mark before it reads the time.
         !self.dirty.swap(true, Ordering::AcqRel)
     }
@@ -105,6 +114,15 @@ impl Lease {
     pub fn heard_elsewhere(&self, heard_ms: u64) {
         if self.heard_ms.fetch_max(heard_ms, Ordering::Relaxed) < heard_ms {
             self.heard_here.store(false, Ordering::Relaxed);
+            self.lost.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The stream it beat on until `last_ms` broke: it is suspect until it is heard of again. One that was heard of
+    /// since, because its owner has connected anew, is not touched.
+    pub fn lose_contact(&self, last_ms: u64) {
+        if self.heard_ms() <= last_ms {
+            self.lost.store(true, Ordering::Relaxed);
         }
     }
 
@@ -139,11 +157,22 @@ impl Lease {
     /// Whether two beats are overdue. Of a lease that beats here that is known exactly; of one known through
     /// PostgreSQL alone, whose knowledge lags by up to a third of the TTL and a beat, only that its TTL has passed.
     pub fn is_suspect(&self, now_ms: u64) -> bool {
+        if self.lost.load(Ordering::Relaxed) {
+            return true;
+        }
         let ttl = self.ttl();
         let silent_ms = now_ms.saturating_sub(self.heard_ms());
         let limit_ms =
             if self.heard_here.load(Ordering::Relaxed) { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
         silent_ms > limit_ms
+    }
+
+    /// Whether suspicion has changed since it was last told, and to what; whoever gets an answer has to tell it.
+    pub fn suspicion_to_tell(&self, now_ms: u64) -> Option<bool> {
+        let suspect = self.is_suspect(now_ms);
+        // Looked at first without a write: this is asked of every lease every second.
+        let changed = self.told_suspect.load(Ordering::Relaxed) != suspect;
+        (changed && self.told_suspect.swap(suspect, Ordering::Relaxed) != suspect).then_some(suspect)
     }
 
     /// Whether a beat is overdue that may have arrived elsewhere, so that asking PostgreSQL is worth it.
@@ -197,6 +226,18 @@ mod tests {
         assert!(!lease.is_suspect(44_000));
         lease.heard_elsewhere(10_000);
         assert_eq!(lease.heard_ms(), 29_000, "an older beat changes nothing");
+    }
+
+    #[test]
+    fn a_broken_stream_makes_it_suspect_until_the_next_beat() {
+        let lease = lease();
+        lease.beat(2_000);
+        lease.lose_contact(2_000);
+        assert!(lease.is_suspect(2_001));
+        lease.beat(2_500);
+        assert!(!lease.is_suspect(2_501));
+        lease.lose_contact(2_000);
+        assert!(!lease.is_suspect(2_501), "it has beaten elsewhere since");
     }
 
     #[test]

@@ -84,39 +84,47 @@ impl Leases {
     /// [`BeatError`] says what to do instead.
     pub fn beat(&self, lease_id: LeaseId) -> Result<Accepted, BeatError> {
         let verdict = self.try_beat(lease_id);
-        self.count(&verdict);
+        match &verdict {
+            Ok(_) => self.count_renewed(1),
+            Err(error) => self.count_refused(*error),
+        }
         verdict
     }
 
     fn try_beat(&self, lease_id: LeaseId) -> Result<Accepted, BeatError> {
-        let Some(epoch) = self.epoch.load_full() else { return Err(BeatError::NotLoaded) };
+        let Some(epoch) = self.epoch() else { return Err(BeatError::NotLoaded) };
         let leases = self.by_id.pin();
-        let Some(lease) = leases.get(&lease_id) else { return Err(BeatError::Unknown) };
-        match lease.state() {
-            LeaseState::Replaced => return Err(BeatError::Replaced),
-            _ if lease.epoch_number != epoch.number => return Err(BeatError::Fenced(*epoch)),
-            LeaseState::Dead => return Err(BeatError::Expired),
-            LeaseState::Live => {}
-        }
-        let now_ms = self.clock.now_ms();
-        if self.save_lag_ms(now_ms) > lease.ttl().beat_interval_ms() {
-            return Err(BeatError::NotSaved);
-        }
-        if lease.beat(now_ms) {
-            self.shard(lease_id).push(Arc::clone(lease));
-        }
-        Ok(Accepted { lease_id, ttl: lease.ttl(), epoch: *epoch })
+        leases.get(&lease_id).ok_or(BeatError::Unknown).and_then(|lease| self.beats(epoch).beat(lease))
     }
 
-    fn count(&self, verdict: &Result<Accepted, BeatError>) {
-        let counter = match verdict {
-            Ok(_) => &self.metrics.ok,
-            Err(BeatError::Unknown) => &self.metrics.unknown,
-            Err(BeatError::Expired) => &self.metrics.expired,
-            Err(BeatError::Replaced) => &self.metrics.replaced,
-            Err(BeatError::Fenced(_)) => &self.metrics.fenced,
-            Err(BeatError::NotSaved) => &self.metrics.not_saved,
-            Err(BeatError::NotLoaded) => &self.metrics.not_yet_seen,
+    /// The beats of one moment, for many leases. The caller counts them:
+    /// [`Leases::count_renewed`], [`Leases::count_refused`].
+    #[must_use]
+    pub fn beats(&self, epoch: Epoch) -> Beats<'_> {
+        let now_ms = self.clock.now_ms();
+        Beats { leases: self, epoch, now_ms, save_lag_ms: self.save_lag_ms(now_ms) }
+    }
+
+    /// Counts beats that were accepted through [`Leases::beats`].
+    pub fn count_renewed(&self, count: u64) {
+        self.metrics.ok.increment(count);
+    }
+
+    /// The current epoch; `None` before the registry is loaded.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch.load().as_deref().copied()
+    }
+
+    /// Counts a beat that was refused through [`Leases::beats`].
+    pub fn count_refused(&self, error: BeatError) {
+        let counter = match error {
+            BeatError::Unknown => &self.metrics.unknown,
+            BeatError::Expired => &self.metrics.expired,
+            BeatError::Replaced => &self.metrics.replaced,
+            BeatError::Fenced(_) => &self.metrics.fenced,
+            BeatError::NotSaved => &self.metrics.not_saved,
+            BeatError::NotLoaded => &self.metrics.not_yet_seen,
         };
         counter.increment(1);
     }
@@ -179,18 +187,27 @@ impl Leases {
         self.by_id.pin().get(&lease_id).cloned()
     }
 
-    /// All leases that could still be renewed and of which a beat is overdue.
+    /// Looks at every lease that could still be renewed.
     #[must_use]
-    pub fn overdue(&self) -> Vec<Arc<Lease>> {
-        let Some(epoch) = self.epoch.load_full() else { return Vec::new() };
+    pub fn look(&self) -> Look {
+        let mut found = Look::default();
+        let Some(epoch) = self.epoch() else { return found };
         let now_ms = self.clock.now_ms();
         let leases = self.by_id.pin();
-        leases
-            .values()
-            .filter(|lease| lease.epoch_number == epoch.number && lease.state() == LeaseState::Live)
-            .filter(|lease| lease.is_overdue(now_ms))
-            .cloned()
-            .collect()
+        for lease in leases.values() {
+            if lease.epoch_number != epoch.number || lease.state() != LeaseState::Live {
+                continue;
+            }
+            match lease.suspicion_to_tell(now_ms) {
+                Some(true) => found.suspect.push(Arc::clone(lease)),
+                Some(false) => found.recovered.push(Arc::clone(lease)),
+                None => {}
+            }
+            if lease.is_overdue(now_ms) {
+                found.overdue.push(lease.id);
+            }
+        }
+        found
     }
 
     /// Takes all leases that have beaten since they were last taken.
@@ -216,5 +233,48 @@ impl Leases {
     fn shard(&self, lease_id: LeaseId) -> std::sync::MutexGuard<'_, Vec<Arc<Lease>>> {
         let shard = &self.unsaved[usize::try_from(lease_id.0 % SHARDS as u64).unwrap_or_default()];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a look at all leases found.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Leases of which a beat is overdue: it may have arrived elsewhere.
+    pub overdue: Vec<LeaseId>,
+    /// Leases that have become suspect since the last look.
+    pub suspect: Vec<Arc<Lease>>,
+    /// Leases that no longer are.
+    pub recovered: Vec<Arc<Lease>>,
+}
+
+/// Beats that arrived at the same moment.
+#[derive(Debug)]
+pub struct Beats<'a> {
+    leases: &'a Leases,
+    epoch: Epoch,
+    now_ms: u64,
+    save_lag_ms: u64,
+}
+
+impl Beats<'_> {
+    /// Renews a lease.
+    ///
+    /// # Errors
+    /// [`BeatError`] says what to do instead.
+    pub fn beat(&self, lease: &Arc<Lease>) -> Result<Accepted, BeatError> {
+        match lease.state() {
+            LeaseState::Replaced => return Err(BeatError::Replaced),
+            _ if lease.epoch_number != self.epoch.number => return Err(BeatError::Fenced(self.epoch)),
+            LeaseState::Dead => return Err(BeatError::Expired),
+            LeaseState::Live => {}
+        }
+        let ttl = lease.ttl();
+        if self.save_lag_ms > ttl.beat_interval_ms() {
+            return Err(BeatError::NotSaved);
+        }
+        if lease.beat(self.now_ms) {
+            self.leases.shard(lease.id).push(Arc::clone(lease));
+        }
+        Ok(Accepted { lease_id: lease.id, ttl, epoch: self.epoch })
     }
 }

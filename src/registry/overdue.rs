@@ -1,7 +1,8 @@
 //! Learns of beats that arrived at another daemon or through SQL.
 //!
 //! Such a lease looks overdue here. Once a second, PostgreSQL is asked about exactly those; a fleet that beats at this
-//! daemon costs nothing. Nothing but suspicion depends on it: the database alone decides deaths.
+//! daemon costs nothing. Nothing but suspicion depends on it: the database alone decides deaths. The same look over all
+//! leases tells whose suspicion has changed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Leases;
 use crate::{
     clock::Clock,
-    model::LeaseId,
+    model::Lease,
     store::{self, Pool},
     telemetry::chain,
 };
@@ -20,13 +21,21 @@ const PERIOD: Duration = Duration::from_secs(1);
 const CHUNK: usize = 5_000;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks about overdue leases until told to stop.
-pub async fn run(pool: Pool, leases: Arc<Leases>, clock: Clock, stop: CancellationToken) {
+/// Asks about overdue leases, and hands what became suspect (or recovered) to `tell`, until told to stop.
+pub async fn run(
+    pool: Pool,
+    leases: Arc<Leases>,
+    clock: Clock,
+    tell: impl Fn(&[Arc<Lease>], bool) + Send + Sync + 'static,
+    stop: CancellationToken,
+) {
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let overdue: Vec<LeaseId> = leases.overdue().iter().map(|lease| lease.id).collect();
-        for chunk in overdue.chunks(CHUNK) {
+        let found = leases.look();
+        tell(&found.suspect, true);
+        tell(&found.recovered, false);
+        for chunk in found.overdue.chunks(CHUNK) {
             let asked_ms = clock.now_ms();
             match store::beats::ages(&pool, chunk, Instant::now() + TIMEOUT).await {
                 Ok(ages) => {

@@ -6,11 +6,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Entry, Snapshot};
-use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, LogicalId};
+use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, LogicalId, Revision};
 
 /// What to list; all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// This logical id alone; empty means any.
+    pub logical_id: String,
     /// Logical ids that begin with this.
     pub logical_id_prefix: String,
     /// Statuses; none means all but dead.
@@ -47,10 +49,10 @@ const EXAMINED_MAX: usize = 100_000;
 pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size: usize) -> Page {
     let mut entries: Vec<Arc<Entry>> = Vec::new();
     let Some(cluster) = snapshot.cluster() else { return Page { entries, next: None } };
-    let first = after.map_or(filter.logical_id_prefix.as_str(), |after| after.logical_id.as_str());
+    let first = after.map_or(filter.first_name(), |after| after.logical_id.as_str());
     let candidates = snapshot
         .names_from(first)
-        .take_while(|(logical_id, _)| logical_id.as_str().starts_with(&filter.logical_id_prefix))
+        .take_while(|(logical_id, _)| filter.names(logical_id))
         .flat_map(|(_, name)| name.all.iter())
         .skip_while(|entry| after.is_some_and(|after| !is_after(entry, after)));
     let mut examined: Option<&Arc<Entry>> = None;
@@ -66,14 +68,45 @@ pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size
     Page { entries, next: None }
 }
 
+/// Everything that changed after a revision in the names of a filter, whether or not it matches, by revision.
+#[must_use]
+pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision) -> Vec<Arc<Entry>> {
+    let mut changed: Vec<_> = snapshot
+        .names_from(filter.first_name())
+        .take_while(|(logical_id, _)| filter.names(logical_id))
+        .flat_map(|(_, name)| name.all.iter())
+        .filter(|entry| entry.instance.revision > revision)
+        .map(Arc::clone)
+        .collect();
+    changed.sort_unstable_by_key(|entry| entry.instance.revision);
+    changed
+}
+
 impl Filter {
-    fn matches(&self, entry: &Entry, epoch: Epoch) -> bool {
+    /// Whether an instance matches, as seen in an epoch.
+    #[must_use]
+    pub fn matches(&self, entry: &Entry, epoch: Epoch) -> bool {
         let status = entry.instance.status_in(epoch);
         let status_matches =
             if self.statuses.is_empty() { status != InstanceStatus::Dead } else { self.statuses.contains(&status) };
         status_matches
+            && self.names(&entry.instance.logical_id)
             && (self.node_id.is_empty() || entry.instance.node_id.as_deref() == Some(self.node_id.as_str()))
             && entry.instance.labels.contains(&self.labels)
+    }
+
+    /// The least logical id that can match.
+    fn first_name(&self) -> &str {
+        if self.logical_id.is_empty() { &self.logical_id_prefix } else { &self.logical_id }
+    }
+
+    /// Whether a logical id can match.
+    fn names(&self, logical_id: &LogicalId) -> bool {
+        if self.logical_id.is_empty() {
+            logical_id.as_str().starts_with(&self.logical_id_prefix)
+        } else {
+            logical_id.as_str() == self.logical_id
+        }
     }
 }
 

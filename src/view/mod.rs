@@ -4,11 +4,13 @@
 //!   changed.
 //! - [`writer`]: the one place that makes snapshots, from what the feed brings.
 //! - [`resolve`], [`list`]: questions, as pure functions of a snapshot.
+//! - [`hub`]: changes on their way to watchers.
 //!
 //! One writer, any number of readers, no lock: a reader takes the current snapshot and is done with it in its own time.
 //! What it reads may be a moment old; [`View::stale_for`] says how old, and [`View::wait_for`] waits until a revision
 //! has arrived. Nothing here knows PostgreSQL.
 
+pub mod hub;
 pub mod list;
 pub mod resolve;
 pub mod snapshot;
@@ -16,7 +18,7 @@ pub mod writer;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,12 +28,13 @@ use arc_swap::ArcSwap;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{sync::watch, time::timeout};
 
+pub use hub::Hub;
 pub use snapshot::{Counts, Entry, Snapshot};
 pub use writer::ViewWriter;
 
 use crate::{
     clock::Clock,
-    model::{DaemonRecord, Revision},
+    model::{DaemonRecord, Lease, Revision},
 };
 
 /// The registry as this daemon knows it. Cheap to clone.
@@ -41,6 +44,7 @@ pub struct View {
     applied: watch::Receiver<Option<Revision>>,
     confirmed: Arc<Confirmed>,
     daemons: Arc<ArcSwap<Vec<DaemonRecord>>>,
+    hub: Hub,
     clock: Clock,
 }
 
@@ -61,7 +65,14 @@ impl View {
             here_ms: AtomicU64::new(clock.now_ms()),
             database_ms: AtomicI64::new(clock.wall().timestamp_millis()),
         };
-        let view = Self { current, applied, confirmed: Arc::new(confirmed), daemons: Arc::default(), clock };
+        let view = Self {
+            current,
+            applied,
+            confirmed: Arc::new(confirmed),
+            daemons: Arc::default(),
+            hub: Hub::default(),
+            clock,
+        };
         let writer = ViewWriter::new(view.clone(), sender);
         (view, writer)
     }
@@ -103,6 +114,25 @@ impl View {
     #[must_use]
     pub fn daemons(&self) -> Arc<Vec<DaemonRecord>> {
         self.daemons.load_full()
+    }
+
+    /// Changes on their way to watchers.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Tells watchers that suspicion has changed, for leases that are still on record.
+    pub fn hint(&self, leases: &[Arc<Lease>], suspect: bool) {
+        if leases.is_empty() || !self.hub.is_watched() {
+            return;
+        }
+        let snapshot = self.snapshot();
+        let Some(cluster) = snapshot.cluster() else { return };
+        let entries = leases.iter().filter_map(|lease| snapshot.instance(lease.instance_id));
+        let hints = entries.map(|entry| hub::Hint { entry: Arc::clone(entry), suspect, encoded: OnceLock::new() });
+        let batch = hub::Batch { cluster: cluster.clone(), changes: Vec::new(), hints: hints.collect(), reset: false };
+        self.hub.send(batch);
     }
 
     /// The latest revision applied; `None` before the registry is loaded.

@@ -5,7 +5,10 @@ use std::sync::{Arc, atomic::Ordering};
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
-use super::{Entry, Snapshot, View};
+use super::{
+    Entry, Snapshot, View,
+    hub::{Batch, Change},
+};
 use crate::{
     metrics::ViewMetrics,
     model::{Cluster, DaemonRecord, DeathReason, Epoch, InstanceStatus, Revision},
@@ -27,20 +30,26 @@ impl ViewWriter {
 
     /// Replaces everything by what was loaded as of one moment. Returns the entries that are no longer on record.
     ///
-    /// Readers go on with the former snapshot until the new one is whole.
+    /// Readers go on with the former snapshot until the new one is whole. Watchers get the difference, or are told to
+    /// begin anew if the history was broken.
     pub fn replace(&mut self, cluster: Cluster, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<Arc<Entry>> {
         let mut loaded = Snapshot::default();
-        loaded.set_cluster(cluster);
+        loaded.set_cluster(cluster.clone());
         for entry in entries {
             loaded.insert(entry);
         }
         let former = std::mem::replace(&mut self.next, loaded);
-        let gone = former
+        let gone: Vec<_> = former
             .entries()
             .filter(|entry| self.next.instance(entry.instance.instance_id).is_none())
             .map(Arc::clone)
             .collect();
+        let reset = former
+            .cluster()
+            .is_some_and(|before| before.history_id != cluster.history_id || before.revision > cluster.revision);
+        let changes = if reset || !self.view.hub.is_watched() { Vec::new() } else { self.difference(&former, &gone) };
         self.publish();
+        self.view.hub.send(Batch { cluster, changes, hints: Vec::new(), reset });
         gone
     }
 
@@ -48,19 +57,35 @@ impl ViewWriter {
     /// purged from the record.
     pub fn apply(&mut self, cluster: Cluster, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<Arc<Entry>> {
         let purged = self.next.cluster().map_or(cluster.purged, |before| before.purged) < cluster.purged;
-        let epoch = cluster.epoch;
-        let purged_up_to = cluster.purged;
-        let revision = cluster.revision;
-        self.next.set_cluster(cluster);
+        self.next.set_cluster(cluster.clone());
+        let mut changes = Vec::new();
         for entry in entries {
             let before = self.next.insert(Arc::clone(&entry));
-            self.count_death(before.as_deref(), &entry, epoch);
+            self.count_death(before.as_deref(), &entry, cluster.epoch);
+            changes.push(Change::new(entry, before));
         }
-        let gone = if purged { self.purge(purged_up_to) } else { Vec::new() };
-        if self.view.applied() != Some(revision) || !gone.is_empty() || self.hold_changed() {
+        let gone = if purged { self.purge(cluster.purged) } else { Vec::new() };
+        let advanced = self.view.applied() != Some(cluster.revision);
+        if advanced || !gone.is_empty() || self.hold_changed() {
             self.publish();
         }
+        if advanced {
+            // After the snapshot: whoever subscribes now finds the changes there.
+            self.view.hub.send(Batch { cluster, changes, hints: Vec::new(), reset: false });
+        }
         gone
+    }
+
+    /// What a watcher of `former` has to learn, by revision.
+    fn difference(&self, former: &Snapshot, gone: &[Arc<Entry>]) -> Vec<Change> {
+        let changed = self.next.entries().filter_map(|entry| {
+            let before = former.instance(entry.instance.instance_id);
+            let same = before.is_some_and(|before| before.instance.revision == entry.instance.revision);
+            (!same).then(|| Change::new(Arc::clone(entry), before.map(Arc::clone)))
+        });
+        let mut changes: Vec<_> = gone.iter().map(|entry| Change::vanished(Arc::clone(entry))).chain(changed).collect();
+        changes.sort_by_key(|change| change.entry.instance.revision);
+        changes
     }
 
     /// PostgreSQL has confirmed at `at_ms` that the view holds all there is; its own clock then showed `read_at`.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tonic::{
-    Code, Request, Response, Status,
+    Code, Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -18,8 +18,8 @@ use super::{OnFenced, lease::Keeper};
 use crate::{
     cli::client::{Client, ClientArgs},
     proto::v1::{
-        BeatRequest, BeatResponse, DeregisterRequest, DeregisterResponse, InstanceStatus, RegisterRequest,
-        RegisterResponse, SetStatusRequest, SetStatusResponse,
+        BeatRequest, BeatResponse, BeatStreamRequest, BeatStreamResponse, DeregisterRequest, DeregisterResponse,
+        InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest, SetStatusResponse,
         registry_service_server::{RegistryService, RegistryServiceServer},
     },
 };
@@ -71,6 +71,15 @@ impl RegistryService for Scripted {
                 ..Default::default()
             }))
         })
+    }
+
+    type BeatStreamStream = futures_util::stream::Empty<Result<BeatStreamResponse, Status>>;
+
+    async fn beat_stream(
+        &self,
+        _request: Request<Streaming<BeatStreamRequest>>,
+    ) -> Result<Response<Self::BeatStreamStream>, Status> {
+        Err(Status::unimplemented("`run` beats one lease at a time"))
     }
 
     async fn beat(&self, request: Request<BeatRequest>) -> Result<Response<BeatResponse>, Status> {

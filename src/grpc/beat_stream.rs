@@ -1,0 +1,221 @@
+//! BeatStream: many leases renewed over one connection.
+//!
+//! Each request is answered by one response, and the next request is read when the answer has been taken: a client
+//! that does not read is not read either, and nothing is buffered here. The stream remembers the leases of its
+//! requests, so that the same list sent again (which is what a fleet does) is compared instead of looked up, and so
+//! that the end of the stream can make them suspect.
+
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::{convert::duration, failure::Failure};
+use crate::{
+    clock::Clock,
+    model::{Epoch, Lease, LeaseId, Revision, input::invalid},
+    proto::v1::{self, ErrorReason},
+    registry::{BeatError, Error as WriteError, Leases},
+    view::View,
+};
+
+/// Most leases of one request.
+pub const LEASES_MAX: usize = 100_000;
+/// Most leases a stream remembers. Beyond, it forgets all of them and begins anew: slower, never wrong.
+const REMEMBERED_MAX: usize = 2_000_000;
+/// How long a request waits for leases that the feed has not brought yet.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// The responses.
+pub type Responses = Pin<Box<dyn Stream<Item = Result<v1::BeatStreamResponse, Status>> + Send>>;
+
+/// Serves one stream.
+pub(super) fn serve(
+    requests: Streaming<v1::BeatStreamRequest>,
+    leases: Arc<Leases>,
+    view: View,
+    stop: CancellationToken,
+) -> Responses {
+    let clock = view.clock();
+    let session =
+        Session { requests, leases, view, clock, stop, lists: HashMap::new(), remembered: 0, last_ms: 0, ended: false };
+    Box::pin(stream::unfold(session, async |mut session| {
+        let response = session.next().await?;
+        Some((response, session))
+    }))
+}
+
+/// One stream, as long as it lasts.
+struct Session {
+    requests: Streaming<v1::BeatStreamRequest>,
+    leases: Arc<Leases>,
+    view: View,
+    clock: Clock,
+    stop: CancellationToken,
+    /// The leases of earlier requests, by the first of each.
+    lists: HashMap<u64, Vec<Arc<Lease>>>,
+    remembered: usize,
+    /// When the latest request was answered.
+    last_ms: u64,
+    /// On purpose, or by this daemon: nobody is suspect for it.
+    ended: bool,
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<Result<v1::BeatStreamResponse, Status>> {
+        if self.ended {
+            return None;
+        }
+        let stop = self.stop.clone();
+        let Some(request) = stop.run_until_cancelled(self.requests.message()).await else {
+            self.ended = true;
+            return Some(Err(Failure::Write(WriteError::ShuttingDown).into()));
+        };
+        // The end of the requests, or of the connection: `drop` decides what that means.
+        let request = request.ok()??;
+        let goodbye = request.goodbye;
+        let answer = self.renew(&request.lease_ids).await;
+        self.ended = goodbye || answer.is_err();
+        Some(answer.map_err(Status::from))
+    }
+
+    async fn renew(&mut self, lease_ids: &[u64]) -> Result<v1::BeatStreamResponse, Failure> {
+        if lease_ids.len() > LEASES_MAX {
+            return Ok(invalid("lease_ids", format!("has {} ids; send at most {LEASES_MAX}", lease_ids.len()))?);
+        }
+        let epoch = self.leases.epoch().ok_or(Failure::NotYetSeen)?;
+        let mut answer = Answer::default();
+        let mut list = self.take_list(lease_ids);
+        let unknown = self.renew_list(lease_ids, &mut list, epoch, &mut answer);
+        self.remember(list);
+        self.leases.count_renewed(u64::from(answer.renewed));
+        self.renew_late(unknown?, &mut answer).await?;
+        self.last_ms = self.clock.now_ms();
+        Ok(v1::BeatStreamResponse {
+            exceptions: answer.exceptions,
+            cluster_epoch: epoch.id.to_string(),
+            epoch_number: epoch.number,
+            next_beat_in: answer.interval_ms.map(|ms| duration(Duration::from_millis(ms))),
+            renewed: answer.renewed,
+        })
+    }
+
+    /// Renews what is known. Returns the ids that are not.
+    fn renew_list(
+        &self,
+        lease_ids: &[u64],
+        list: &mut Vec<Arc<Lease>>,
+        epoch: Epoch,
+        answer: &mut Answer,
+    ) -> Result<Vec<LeaseId>, Failure> {
+        let mut unknown = Vec::new();
+        let mut at = 0;
+        let beats = self.leases.beats(epoch);
+        for lease_id in lease_ids {
+            let lease_id = LeaseId(*lease_id);
+            if list.get(at).is_none_or(|lease| lease.id != lease_id) {
+                // From here on the list is another one than it was.
+                list.truncate(at);
+                match self.leases.get(lease_id) {
+                    Some(lease) => list.push(lease),
+                    None => {
+                        unknown.push(lease_id);
+                        continue;
+                    }
+                }
+            }
+            if let Some(lease) = list.get(at) {
+                let verdict = beats.beat(lease);
+                if let Err(error) = &verdict {
+                    self.leases.count_refused(*error);
+                }
+                answer.take(lease_id, verdict)?;
+            }
+            at += 1;
+        }
+        list.truncate(at);
+        Ok(unknown)
+    }
+
+    /// Leases that were not known may be too new for this daemon: they are looked up again once it has caught up.
+    async fn renew_late(&mut self, unknown: Vec<LeaseId>, answer: &mut Answer) -> Result<(), Failure> {
+        let applied = self.view.applied().unwrap_or_default();
+        if let Some(newest) = unknown.iter().max().filter(|newest| newest.0 > applied.0) {
+            self.view.wait_for(Revision(newest.0), WAIT).await;
+        }
+        for lease_id in unknown {
+            answer.take(lease_id, self.leases.beat(lease_id))?;
+        }
+        Ok(())
+    }
+
+    fn take_list(&mut self, lease_ids: &[u64]) -> Vec<Arc<Lease>> {
+        let list = lease_ids.first().and_then(|first| self.lists.remove(first)).unwrap_or_default();
+        self.remembered -= list.len();
+        list
+    }
+
+    fn remember(&mut self, list: Vec<Arc<Lease>>) {
+        if self.remembered + list.len() > REMEMBERED_MAX {
+            self.lists.clear();
+            self.remembered = 0;
+        }
+        if let Some(first) = list.first() {
+            self.remembered += list.len();
+            if let Some(before) = self.lists.insert(first.id.0, list) {
+                self.remembered -= before.len();
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.ended || self.stop.is_cancelled() {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        let mut lost = Vec::new();
+        for lease in self.lists.values().flatten() {
+            lease.lose_contact(self.last_ms);
+            if lease.suspicion_to_tell(now_ms) == Some(true) {
+                lost.push(Arc::clone(lease));
+            }
+        }
+        self.view.hint(&lost, true);
+    }
+}
+
+/// The answer to one request, as it grows.
+#[derive(Default)]
+struct Answer {
+    exceptions: Vec<v1::BeatException>,
+    renewed: u32,
+    interval_ms: Option<u64>,
+}
+
+impl Answer {
+    fn take(
+        &mut self,
+        lease_id: LeaseId,
+        verdict: Result<crate::registry::Accepted, BeatError>,
+    ) -> Result<(), Failure> {
+        let reason = match verdict {
+            Ok(accepted) => {
+                self.renewed += 1;
+                let interval_ms = accepted.ttl.beat_interval_ms();
+                self.interval_ms = Some(self.interval_ms.map_or(interval_ms, |shortest| shortest.min(interval_ms)));
+                return Ok(());
+            }
+            Err(BeatError::NotSaved) => return Err(Failure::BeatsNotSaved),
+            Err(BeatError::NotLoaded) => return Err(Failure::NotYetSeen),
+            Err(BeatError::Unknown) => ErrorReason::UnknownLease,
+            Err(BeatError::Expired) => ErrorReason::LeaseExpired,
+            Err(BeatError::Replaced) => ErrorReason::LeaseReplaced,
+            Err(BeatError::Fenced(_)) => ErrorReason::EpochFenced,
+        };
+        self.exceptions.push(v1::BeatException { lease_id: lease_id.0, reason: reason.into() });
+        Ok(())
+    }
+}
