@@ -38,8 +38,18 @@ pub(super) fn serve(
     stop: CancellationToken,
 ) -> Responses {
     let clock = view.clock();
-    let session =
-        Session { requests, leases, view, clock, stop, lists: HashMap::new(), remembered: 0, last_ms: 0, ended: false };
+    let session = Session {
+        requests,
+        leases,
+        view,
+        clock,
+        stop,
+        lists: HashMap::new(),
+        remembered: 0,
+        last_ms: 0,
+        ended: false,
+        broken: false,
+    };
     Box::pin(stream::unfold(session, async |mut session| {
         let response = session.next().await?;
         Some((response, session))
@@ -60,11 +70,13 @@ struct Session {
     last_ms: u64,
     /// On purpose, or by this daemon: nobody is suspect for it.
     ended: bool,
+    /// By the client or on the way: `drop` makes its leases suspect.
+    broken: bool,
 }
 
 impl Session {
     async fn next(&mut self) -> Option<Result<v1::BeatStreamResponse, Status>> {
-        if self.ended {
+        if self.ended || self.broken {
             return None;
         }
         let stop = self.stop.clone();
@@ -72,8 +84,14 @@ impl Session {
             self.ended = true;
             return Some(Err(Failure::Write(WriteError::ShuttingDown).into()));
         };
-        // The end of the requests, or of the connection: `drop` decides what that means.
-        let request = request.ok()??;
+        let request = match request {
+            Ok(request) => request?,
+            Err(status) => {
+                // A request that cannot be read, or the end of the connection, which nobody will hear of.
+                self.broken = true;
+                return Some(Err(status));
+            }
+        };
         let goodbye = request.goodbye;
         let answer = self.renew(&request.lease_ids).await;
         self.ended = goodbye || answer.is_err();

@@ -1,0 +1,210 @@
+//! Watch: a snapshot, then every change, in order, resumable; and what cannot be continued is said.
+
+use musterd::proto::v1::{self, InstanceStatus, RotateEpochRequest, WatchRequest};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::harness::{
+    actor::{Watcher, alive, deregister, register, seconds, set_status},
+    daemon::Daemon,
+    postgres::{TestDatabase, connect},
+};
+
+fn prefix(prefix: &str) -> WatchRequest {
+    WatchRequest { logical_id_prefix: prefix.into(), ..Default::default() }
+}
+
+async fn names(watcher: &Watcher) -> Vec<String> {
+    let mut names: Vec<_> = watcher.known.values().map(|instance| instance.logical_id.clone()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_gets_the_snapshot_and_then_every_change_among_what_matches() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let before = register(&mut registry, alive("a-before")).await;
+    register(&mut registry, alive("other")).await;
+
+    let mut watcher = Watcher::open(&daemon, prefix("a-")).await.unwrap();
+    watcher.reach(before.revision).await;
+    assert_eq!(names(&watcher).await, ["a-before"]);
+
+    let after = register(&mut registry, alive("a-after")).await;
+    register(&mut registry, alive("other")).await;
+    watcher.reach(after.revision).await;
+    assert_eq!(names(&watcher).await, ["a-after", "a-before"]);
+
+    let drained = set_status(&mut registry, before.lease_id, InstanceStatus::Draining).await;
+    watcher.reach(drained).await;
+    assert_eq!(watcher.known[&before.instance_id].status(), InstanceStatus::Draining);
+    let gone = deregister(&mut registry, before.lease_id).await;
+    watcher.reach(gone).await;
+    assert_eq!(names(&watcher).await, ["a-after"]);
+    assert_eq!(watcher.seen, [after.revision, drained, gone], "what does not match is not told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_by_status_node_and_labels_tells_when_an_instance_stops_matching() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let mut request = alive("organ");
+    request.instance_id = Uuid::new_v4().to_string();
+    request.node_id = "n1".into();
+    request.pid = 7;
+    request.labels = [("zone".to_owned(), "a".to_owned())].into();
+    let lease = register(&mut registry, request.clone()).await;
+    let filter = WatchRequest {
+        logical_id: "organ".into(),
+        statuses: vec![InstanceStatus::Alive.into()],
+        node_id: "n1".into(),
+        labels: request.labels.clone(),
+        ..Default::default()
+    };
+    let mut watcher = Watcher::open(&daemon, filter).await.unwrap();
+    watcher.reach(lease.revision).await;
+    assert_eq!(watcher.known.len(), 1);
+
+    request.labels = [("zone".to_owned(), "b".to_owned())].into();
+    let relabelled = register(&mut registry, request.clone()).await;
+    watcher.reach(relabelled.revision).await;
+    assert!(watcher.known.is_empty(), "with other labels it no longer matches");
+
+    request.labels = [("zone".to_owned(), "a".to_owned())].into();
+    let back = register(&mut registry, request).await;
+    watcher.reach(back.revision).await;
+    assert_eq!(watcher.known.len(), 1);
+    let drained = set_status(&mut registry, lease.lease_id, InstanceStatus::Draining).await;
+    watcher.reach(drained).await;
+    assert!(watcher.known.is_empty(), "draining was not asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resuming_from_any_revision_on_any_daemon_equals_never_having_stopped() {
+    let database = TestDatabase::create().await;
+    let (one, other) = (Daemon::start(database.url()).await, Daemon::start(database.url()).await);
+    let mut registry = one.registry().await;
+    let mut steady = Watcher::open(&one, prefix("")).await.unwrap();
+    steady.until(|watcher| watcher.complete).await;
+    let mut stopped = Vec::new();
+    let mut last = 0;
+    for round in 0..20_u32 {
+        let lease = register(&mut registry, alive(&format!("organ-{}", round % 7))).await;
+        last = match round % 3 {
+            0 => deregister(&mut registry, lease.lease_id).await,
+            1 => set_status(&mut registry, lease.lease_id, InstanceStatus::Draining).await,
+            _ => lease.revision,
+        };
+        steady.reach(lease.revision).await;
+        stopped.push((steady.resumption(prefix("")), steady.known.clone()));
+    }
+    steady.reach(last).await;
+    for (request, known) in stopped {
+        let mut resumed = Watcher::open(&other, request.clone()).await.unwrap();
+        resumed.known = known;
+        resumed.revision = request.resume_after;
+        resumed.reach(last).await;
+        assert_eq!(resumed.resets, 0);
+        let statuses = |watcher: &Watcher| -> Vec<_> {
+            watcher
+                .known
+                .values()
+                .map(|instance| (instance.instance_id.clone(), instance.status, instance.revision))
+                .collect()
+        };
+        assert_eq!(statuses(&resumed), statuses(&steady), "resumed after {}", request.resume_after);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_continued_is_reset_and_begins_anew() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let dead = register(&mut registry, alive("dead")).await;
+    let lease = register(&mut registry, alive("organ")).await;
+    let mut watcher = Watcher::open(&daemon, prefix("")).await.unwrap();
+    watcher.reach(lease.revision).await;
+
+    let foreign = WatchRequest { history_id: Uuid::new_v4().to_string(), ..watcher.resumption(prefix("")) };
+    let mut reset = Watcher::open(&daemon, foreign).await.unwrap();
+    reset.until(|watcher| watcher.resets == 1 && watcher.complete).await;
+    assert_eq!(reset.known.len(), 2, "the revision is of another history");
+
+    let old = watcher.resumption(prefix(""));
+    deregister(&mut registry, dead.lease_id).await;
+    let client = connect(database.url()).await;
+    client.batch_execute("SELECT muster_purge_dead(0, 10)").await.unwrap();
+    let mut reset = Watcher::open(&daemon, old).await.unwrap();
+    // Either the daemon had seen the purge and resets, or it had not and tells of the death itself.
+    reset.known = watcher.known.clone();
+    reset.until(|watcher| watcher.complete && !watcher.known.contains_key(&dead.instance_id)).await;
+
+    // Rows that vanish without a tombstone break the history under an open stream.
+    client
+        .execute("DELETE FROM registry_instance WHERE lease_id = $1", &[&lease.lease_id.cast_signed()])
+        .await
+        .unwrap();
+    watcher.until(|watcher| watcher.resets == 1 && watcher.complete).await;
+    assert!(watcher.known.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_told_at_once() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let lease = register(&mut registry, alive("organ")).await;
+    let mut watcher = Watcher::open(&daemon, prefix("")).await.unwrap();
+    watcher.reach(lease.revision).await;
+    let before = watcher.epoch_number;
+    let rotated = daemon.cluster().await.rotate_epoch(RotateEpochRequest::default()).await.unwrap().into_inner();
+    watcher.reach(rotated.revision).await;
+    assert_eq!((before + 1, rotated.epoch_number), (watcher.epoch_number, watcher.epoch_number));
+    watcher.until(|watcher| watcher.known.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_told_as_a_hint_and_taken_back() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let request = v1::RegisterRequest { ttl: seconds(6), ..alive("organ") };
+    let lease = register(&mut registry, request).await;
+    let beat = v1::BeatRequest { lease_id: lease.lease_id, ..Default::default() };
+    registry.beat(beat.clone()).await.unwrap();
+    let mut watcher = Watcher::open(&daemon, prefix("")).await.unwrap();
+    watcher.reach(lease.revision).await;
+    watcher.until(|watcher| !watcher.suspects.is_empty()).await;
+    assert_eq!(watcher.suspects, [lease.instance_id.clone()]);
+    registry.beat(beat).await.unwrap();
+    watcher.until(|watcher| watcher.suspects.is_empty()).await;
+    assert!(watcher.seen.is_empty(), "a hint is no change");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_makes_no_sense_is_refused_with_the_reason() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let both = WatchRequest { logical_id: "a".into(), ..prefix("b") };
+    assert_eq!(Watcher::open(&daemon, both).await.unwrap_err().code(), Code::InvalidArgument);
+    let no_history = WatchRequest { resume_after: 5, ..prefix("") };
+    let refused = Watcher::open(&daemon, no_history).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("history_id"), "{}", refused.message());
+
+    let mut watcher = Watcher::open(&daemon, prefix("")).await.unwrap();
+    watcher.until(|watcher| watcher.complete).await;
+    let future = WatchRequest { resume_after: 1_000_000, ..watcher.resumption(prefix("")) };
+    assert_eq!(Watcher::open(&daemon, future).await.unwrap_err().code(), Code::Unavailable);
+    assert!(daemon.terminate().await.success());
+    let ended = loop {
+        if let Err(status) = watcher.step().await {
+            break status;
+        }
+    };
+    assert_eq!(ended.code(), Code::Unavailable, "an open stream ends with a reason");
+}
