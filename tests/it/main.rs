@@ -9,3 +9,6 @@ mod local_postgres;
 mod migration_errors;
 mod migrations;
 mod seed_faults;
+mod sql_concurrency;
+mod sql_expiry;
+mod sql_interface;
