@@ -1,1 +1,361 @@
-//! Module `lifecycle`.
+//! Who runs, what happens when somebody stops, and how the daemon leaves.
+//!
+//! Every task of the daemon is started here, under a name and in a stage, so that none is forgotten and none dies
+//! unnoticed. An *essential* task is one without which the daemon only seems to work (feed, writer, flusher, servers):
+//! if it ends or panics, the daemon shuts down with a reason and a non-zero exit code, and whoever supervises it starts
+//! it again. Nothing is restarted in place, because a half-restarted daemon is harder to reason about than a new one.
+//! A *background* task that fails is reported, and the daemon goes on.
+//!
+//! Leaving has an order, because each step relies on the next (promise 12):
+//!
+//! ```text
+//!  signal -> stopping -> Readiness: not ready, routers and actors go elsewhere
+//!                     -> Servers:   no new connections, streams end, calls under way are answered
+//!                     -> Engine:    queued writes are committed, beats are flushed, own daemon row is removed
+//!                     -> Store:     the private PostgreSQL is stopped
+//! ```
+//!
+//! And it has an end: each stage has a budget, a stage that overruns it is aborted, and all together stay inside
+//! [`SHUTDOWN_LIMIT`] whatever the composition root asks for. A second signal aborts everything at once. A runtime
+//! whose threads are stuck cannot be relied on to keep that promise, so a plain thread stands by to exit the
+//! process ([`Lifecycle::arm_watchdog`]).
+
+mod readiness;
+mod reason;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::telemetry;
+
+pub use readiness::{Condition, ConditionState, Readiness, Snapshot};
+pub use reason::Reason;
+pub use stage::Stage;
+
+/// How long all stages together may take: 9 s, which leaves 1 s of the promised 10 for aborting and exiting.
+pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
+
+/// When the watchdog exits the process, counted from the request to shut down.
+pub const WATCHDOG_LIMIT: Duration = Duration::from_millis(9_800);
+
+/// How long an aborted stage is waited for. Aborting drops the tasks at their next await, which is at once unless one
+/// of them blocks its thread.
+const ABORT_WAIT: Duration = Duration::from_millis(100);
+
+/// Starts, watches and ends the tasks of the daemon. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    stopping: CancellationToken,
+    /// Parent of every other token: the second signal.
+    immediate: CancellationToken,
+    stages: [StageState; Stage::ALL.len()],
+    asked: OnceLock<(Reason, Instant)>,
+    /// A std mutex: held for a few instructions, never across an await.
+    running: Mutex<Running>,
+    /// The signal handler, which belongs to no stage because it must outlive them all.
+    signals: TaskTracker,
+}
+
+#[derive(Debug)]
+struct StageState {
+    ending: CancellationToken,
+    abort: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The tasks that have not ended, for saying which of them did not end in time.
+#[derive(Debug, Default)]
+struct Running {
+    last_id: u64,
+    names: BTreeMap<u64, (Stage, &'static str)>,
+}
+
+/// Takes a task off the list of running ones however it ends.
+struct Registration {
+    inner: Arc<Inner>,
+    id: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.inner.running().names.remove(&self.id);
+    }
+}
+
+/// How a task ended.
+enum Outcome<T> {
+    Returned(T),
+    Panicked(String),
+    Aborted,
+}
+
+impl Lifecycle {
+    /// Makes a lifecycle in which nothing runs.
+    #[must_use]
+    pub fn new() -> Self {
+        let immediate = CancellationToken::new();
+        let stages = Stage::ALL.map(|_| StageState {
+            ending: immediate.child_token(),
+            abort: immediate.child_token(),
+            tasks: TaskTracker::new(),
+        });
+        let inner = Inner {
+            stopping: immediate.child_token(),
+            immediate,
+            stages,
+            asked: OnceLock::new(),
+            running: Mutex::default(),
+            signals: TaskTracker::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Returns the token that is cancelled as soon as a shutdown is asked for: take no new work.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.inner.stopping.clone()
+    }
+
+    /// Returns the token of a stage, which is cancelled when the turn of the stage has come. Its tasks then finish what
+    /// they have, and return.
+    #[must_use]
+    pub fn token(&self, stage: Stage) -> CancellationToken {
+        self.inner.stage(stage).ending.clone()
+    }
+
+    /// Runs a task without which the daemon must not go on: if it returns, fails or panics before a shutdown was asked
+    /// for, the daemon shuts down and exits with 1.
+    pub fn spawn_essential<F, E>(&self, stage: Stage, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::error::Error + Send + 'static,
+    {
+        let lifecycle = self.clone();
+        self.spawn(stage, name, task, move |outcome| {
+            let reason = match outcome {
+                Outcome::Returned(result) => {
+                    Reason::Ended { task: name, error: result.err().map(|e| telemetry::chain(&e)) }
+                }
+                Outcome::Panicked(message) => Reason::Panicked { task: name, message },
+                Outcome::Aborted => return,
+            };
+            let failed = !matches!(&reason, Reason::Ended { error: None, .. });
+            if !lifecycle.shut_down(reason.clone()) && failed {
+                tracing::warn!(task = name, %reason, "essential task failed during shutdown");
+            }
+        });
+    }
+
+    /// Runs a task that the daemon can do without: if it ends early or panics, that is logged and nothing else happens.
+    pub fn spawn_background<F>(&self, stage: Stage, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn(stage, name, task, move |outcome| {
+            if let Outcome::Panicked(message) = outcome {
+                tracing::error!(task = name, message, "background task panicked");
+            }
+        });
+    }
+
+    fn spawn<F, D>(&self, stage: Stage, name: &'static str, task: F, done: D)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+        D: FnOnce(Outcome<F::Output>) + Send + 'static,
+    {
+        let registration = self.register(stage, name);
+        let state = self.inner.stage(stage);
+        let abort = state.abort.clone();
+        state.tasks.spawn(async move {
+            // Unwind safety: a task that panicked is never polled again, and what it shares with others is guarded by
+            // their own types.
+            let outcome = match abort.run_until_cancelled_owned(AssertUnwindSafe(task).catch_unwind()).await {
+                Some(Ok(output)) => Outcome::Returned(output),
+                Some(Err(panic)) => Outcome::Panicked(panic_message(panic.as_ref())),
+                None => Outcome::Aborted,
+            };
+            drop(registration);
+            done(outcome);
+        });
+    }
+
+    fn register(&self, stage: Stage, name: &'static str) -> Registration {
+        let mut running = self.inner.running();
+        running.last_id += 1;
+        let id = running.last_id;
+        running.names.insert(id, (stage, name));
+        Registration { inner: Arc::clone(&self.inner), id }
+    }
+
+    /// Asks for a graceful shutdown. Returns false if one was asked for before, whose reason then stands.
+    pub fn shut_down(&self, reason: Reason) -> bool {
+        let first = self.inner.asked.set((reason.clone(), Instant::now())).is_ok();
+        if first && reason.exit_code() == 0 {
+            tracing::info!(%reason, "shutting down");
+        } else if first {
+            tracing::error!(%reason, "shutting down");
+        }
+        self.inner.stopping.cancel();
+        first
+    }
+
+    /// Aborts every task now. For the second signal.
+    pub fn abort_all(&self) {
+        self.shut_down(Reason::Requested("aborted"));
+        self.inner.immediate.cancel();
+    }
+
+    /// From now on the first SIGTERM or SIGINT asks for a graceful shutdown and the second one aborts everything.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refused the signal handler.
+    pub fn watch_signals(&self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let lifecycle = self.clone();
+        self.inner.signals.spawn(async move {
+            let done = lifecycle.inner.immediate.clone();
+            loop {
+                let name = tokio::select! {
+                    () = done.cancelled() => return,
+                    Some(()) = terminate.recv() => "SIGTERM",
+                    Some(()) = interrupt.recv() => "SIGINT",
+                    else => return,
+                };
+                if !lifecycle.inner.stopping.is_cancelled() {
+                    lifecycle.shut_down(Reason::Signal(name));
+                } else {
+                    tracing::warn!(signal = name, "second signal, stopping at once");
+                    lifecycle.abort_all();
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until somebody asks for a shutdown, and returns why.
+    pub async fn run_until_shutdown(&self) -> Reason {
+        self.inner.stopping.cancelled().await;
+        match self.inner.asked.get() {
+            Some((reason, _)) => reason.clone(),
+            // Reached only if somebody cancelled the token instead of calling `shut_down`.
+            None => Reason::Requested("stopping token cancelled"),
+        }
+    }
+
+    /// Ends a stage: cancels its token and waits for its tasks, for at most `within` and never beyond
+    /// [`SHUTDOWN_LIMIT`] after the shutdown was asked for; then aborts those that are left.
+    ///
+    /// Returns true if all tasks ended by themselves. Ending a stage twice is harmless.
+    pub async fn end(&self, stage: Stage, within: Duration) -> bool {
+        self.shut_down(Reason::Requested("a stage was ended"));
+        let state = self.inner.stage(stage);
+        state.ending.cancel();
+        state.tasks.close();
+        if timeout(within.min(self.remaining()), state.tasks.wait()).await.is_ok() {
+            return !self.inner.immediate.is_cancelled();
+        }
+        let late: Vec<_> = self.inner.running_in(stage);
+        tracing::warn!(?stage, ?late, "tasks did not end in time, aborting them");
+        state.abort.cancel();
+        if timeout(ABORT_WAIT, state.tasks.wait()).await.is_err() {
+            tracing::error!(?stage, late = ?self.inner.running_in(stage), "tasks block their threads");
+        }
+        false
+    }
+
+    /// Ends all stages in order, each within its [`Stage::budget`] and all within `deadline`, then the signal handler.
+    ///
+    /// Returns true if all tasks ended by themselves. Stages that were ended before cost nothing.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        let started = Instant::now();
+        let mut clean = true;
+        for stage in Stage::ALL {
+            let left = deadline.saturating_sub(started.elapsed());
+            clean &= self.end(stage, stage.budget().min(left)).await;
+        }
+        self.inner.immediate.cancel();
+        self.inner.signals.close();
+        let signals_ended = timeout(ABORT_WAIT, self.inner.signals.wait()).await;
+        clean && signals_ended.is_ok()
+    }
+
+    /// Starts a thread that exits the process with code 1 at [`WATCHDOG_LIMIT`] after the shutdown was asked for.
+    ///
+    /// Only the composition root calls this, once [`Lifecycle::run_until_shutdown`] has returned: it is what keeps
+    /// "exit within 10 s, always" true when a thread of the runtime is stuck.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refused the thread.
+    pub fn arm_watchdog(&self) -> std::io::Result<()> {
+        let asked_at = self.inner.asked.get().map_or_else(Instant::now, |(_, at)| *at);
+        let inner = Arc::clone(&self.inner);
+        std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+            std::thread::sleep(WATCHDOG_LIMIT.saturating_sub(asked_at.elapsed()));
+            let running = Stage::ALL.map(|stage| inner.running_in(stage)).concat();
+            tracing::error!(?running, "shutdown is stuck, exiting");
+            std::process::exit(1);
+        })?;
+        Ok(())
+    }
+
+    fn remaining(&self) -> Duration {
+        self.inner.asked.get().map_or(SHUTDOWN_LIMIT, |(_, at)| SHUTDOWN_LIMIT.saturating_sub(at.elapsed()))
+    }
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inner {
+    fn stage(&self, stage: Stage) -> &StageState {
+        let [readiness, servers, engine, store] = &self.stages;
+        match stage {
+            Stage::Readiness => readiness,
+            Stage::Servers => servers,
+            Stage::Engine => engine,
+            Stage::Store => store,
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        // Nothing panics while the lock is held, and if it did the map would still be whole.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running_in(&self, stage: Stage) -> Vec<&'static str> {
+        self.running().names.values().filter(|(of, _)| *of == stage).map(|(_, name)| *name).collect()
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}

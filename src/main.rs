@@ -1,1 +1,17 @@
-fn main() {}
+//! The `musterd` program: parse, run, turn the outcome into an exit code. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use musterd::cli::{Cli, exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = cli.runtime().map_err(exit::Error::Runtime).and_then(|runtime| {
+        let outcome = runtime.block_on(cli.run());
+        // Nothing that still blocks a thread may delay the exit.
+        runtime.shutdown_background();
+        outcome
+    });
+    exit::finish(outcome)
+}

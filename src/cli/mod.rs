@@ -1,1 +1,169 @@
-//! Module `cli`.
+//! The command line: what there is to say, and who answers it.
+//!
+//! One binary is daemon, client and supervisor. `serve` and `migrate` talk to PostgreSQL; all other commands are plain
+//! gRPC clients, so an operator needs nothing but an address. Definitions live beside the code that carries them out, one
+//! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
+
+pub mod client;
+pub mod epoch;
+pub mod exit;
+mod host;
+mod instances;
+pub mod json;
+pub mod list;
+pub mod migrate;
+pub mod output;
+pub mod resolve;
+pub mod run;
+pub mod serve;
+
+use std::io;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+
+use client::ClientArgs;
+use exit::Error;
+
+/// The command line of `musterd`.
+#[derive(Debug, Parser)]
+#[command(name = "musterd", version, about, long_about = None, after_help = OVERVIEW)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+// Texts that are broken by hand have at most 80 columns: a narrow terminal must not break them again.
+const OVERVIEW: &str = "\
+Try it:
+  musterd serve &
+  musterd run --logical-id web --port 8000 -- python3 -m http.server 8000 &
+  musterd resolve web
+
+Exit codes:
+  0   ok
+  1   a negative answer, or an error of the server
+  2   usage: a flag or argument is wrong
+  3   the registry cannot be reached
+  4   not found
+  5   a precondition does not hold, for example a stale epoch
+  78  bad configuration
+
+Every flag of serve, and --addr and --timeout, can also be given as an
+environment variable MUSTERD_<FLAG>; the flag wins.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<serve::ServeArgs>),
+    /// Bring the schema of the database up to date, or look at it
+    #[command(subcommand, after_help = MIGRATE_EXAMPLES)]
+    Migrate(migrate::MigrateCommand),
+    /// Print the best live instance of a logical id; exit with 4 if there is none
+    #[command(after_help = RESOLVE_EXAMPLES)]
+    Resolve(resolve::ResolveArgs),
+    /// List instances
+    #[command(after_help = LIST_EXAMPLES)]
+    List(list::ListArgs),
+    /// Show, rotate or list the epochs of the cluster
+    #[command(subcommand)]
+    Epoch(epoch::EpochCommand),
+    /// Run a command and keep it registered for as long as it runs
+    #[command(after_help = run::HELP)]
+    Run(Box<run::RunArgs>),
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  # On a laptop: with a private PostgreSQL, reachable from this machine only
+  musterd serve
+  # On a cluster: several daemons share one database
+  export MUSTERD_DATABASE_URL=postgres://musterd:secret@db/registry
+  musterd serve --grpc-addr 0.0.0.0:7717 --http-addr 0.0.0.0:7718";
+
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  export MUSTERD_DATABASE_URL=postgres://owner:secret@db/registry
+  musterd migrate status --exit-code || musterd migrate up
+
+serve migrates at its start by itself, unless it is told --no-migrate.";
+
+const RESOLVE_EXAMPLES: &str = "\
+Examples:
+  musterd resolve cognitive_organ_1
+  musterd resolve cognitive_organ_1 -o json \\
+    | jq -r '.instance | \"\\(.ipAddress):\\(.port)\"'";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  musterd list
+  musterd list --prefix cognitive_organ_ --status alive --label zone=eu-1
+  musterd list --all-statuses -o jsonl | jq -c '{logicalId, status, death}'";
+
+impl Cli {
+    /// Builds the runtime the command needs: all cores for the daemon, one thread for a client.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses threads or descriptors.
+    pub fn runtime(&self) -> io::Result<Runtime> {
+        let mut builder = match self.command {
+            Command::Serve(_) => Builder::new_multi_thread(),
+            _ => Builder::new_current_thread(),
+        };
+        builder.enable_all().build()
+    }
+
+    /// Runs the command and returns the exit code of the process.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the command from its end; [`exit`] maps each to an exit code.
+    pub async fn run(self) -> Result<u8, Error> {
+        let client = &self.client;
+        match self.command {
+            Command::Serve(args) => serve::run(*args).await,
+            Command::Migrate(command) => Box::pin(migrate::run(command)).await,
+            Command::Resolve(args) => resolve::run(args, client).await,
+            Command::List(args) => list::run(args, client).await,
+            Command::Epoch(command) => epoch::run(command, client).await,
+            Command::Run(args) => Box::pin(run::run(*args, client)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn client_flags_may_stand_before_or_after_the_command() {
+        for words in [["musterd", "--addr", "h:1", "resolve", "x"], ["musterd", "resolve", "x", "--addr", "h:1"]] {
+            let cli = Cli::try_parse_from(words).expect("arguments");
+            assert_eq!(cli.client.addr.to_string(), "http://h:1/");
+        }
+    }
+
+    #[test]
+    fn every_serve_flag_has_its_environment_variable() {
+        let mut command = Cli::command();
+        command.build();
+        let serve = command.find_subcommand("serve").expect("serve");
+        for arg in serve.get_arguments() {
+            let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { continue };
+            let expected = format!("MUSTERD_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(expected.as_str()));
+        }
+    }
+}

@@ -1,1 +1,5 @@
-//! Module `http`.
+//! The HTTP port: metrics for Prometheus, probes for whatever runs the daemon.
+
+pub mod listener;
+pub mod routes;
+pub mod server;

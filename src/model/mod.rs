@@ -1,1 +1,22 @@
-//! Module `model`.
+//! Values and pure rules: what an instance is, what may change into what, who ranks before whom.
+//!
+//! Nothing here does I/O, knows SQL or sees a protobuf type, so every rule can be tested alone. Texts from outside
+//! become values here, once, at the edge ([`input`]); what PostgreSQL holds is taken as it is, because a row that
+//! somebody wrote by hand must not stop the feed.
+
+pub mod cluster;
+pub mod ids;
+pub mod input;
+pub mod instance;
+pub mod lease;
+pub mod operation;
+pub mod ranking;
+pub mod status;
+
+pub use cluster::{Cluster, DaemonRecord, Epoch, EpochRecord, Hold};
+pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
+pub use input::{InvalidInput, Labels, Ttl};
+pub use instance::{Death, Instance};
+pub use lease::Lease;
+pub use operation::{Operation, Outcome, Owner, Registration, Rotation, StatusChange, Verdict};
+pub use status::{DeathReason, InstanceStatus};

@@ -1,1 +1,23 @@
-//! Module `registry`.
+//! The write side: everything that changes what PostgreSQL has on record.
+//!
+//! - [`writer`]: registrations and status changes, many to a commit.
+//! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
+//! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
+//! - [`overdue`]: learns of beats that arrived elsewhere.
+//! - [`epochs`] rotates the epoch.
+//!
+//! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
+//! `store/expiry.rs`, one loop in [`reaper`], one name in `metrics/`.
+
+pub mod epochs;
+pub mod error;
+pub mod flusher;
+pub mod leases;
+pub mod overdue;
+pub mod reaper;
+pub mod writer;
+
+pub use epochs::Epochs;
+pub use error::Error;
+pub use leases::{Accepted, BeatError, Leases};
+pub use writer::Writer;

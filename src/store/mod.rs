@@ -1,6 +1,20 @@
-//! Module `store`.
+//! Everything SQL: one file for each thing the registry asks of PostgreSQL.
+//!
+//! No function here begins a transaction that spans a round trip (but for migrations): each calls one SQL function,
+//! which is one transaction. What happens there is written in `migrations/`; these files carry arguments and answers.
 
+pub mod beats;
 pub mod connect;
+pub mod epoch;
+pub mod error;
+pub mod expiry;
+pub mod feed;
 pub mod local;
+pub mod membership;
 pub mod migrate;
+pub mod pool;
+mod row;
 pub mod schema;
+
+pub use error::Error;
+pub use pool::{Lane, Pool};

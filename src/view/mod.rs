@@ -1,1 +1,120 @@
-//! Module `view`.
+//! The read side: the whole registry in memory, and the questions it answers.
+//!
+//! - [`snapshot`]: the registry at one revision, an immutable value; making the next one from it costs only what
+//!   changed.
+//! - [`writer`]: the one place that makes snapshots, from what the feed brings.
+//! - [`resolve`], [`list`]: questions, as pure functions of a snapshot.
+//!
+//! One writer, any number of readers, no lock: a reader takes the current snapshot and is done with it in its own time.
+//! What it reads may be a moment old; [`View::stale_for`] says how old, and [`View::wait_for`] waits until a revision
+//! has arrived. Nothing here knows PostgreSQL.
+
+pub mod list;
+pub mod resolve;
+pub mod snapshot;
+pub mod writer;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{sync::watch, time::timeout};
+
+pub use snapshot::{Counts, Entry, Snapshot};
+pub use writer::ViewWriter;
+
+use crate::{
+    clock::Clock,
+    model::{DaemonRecord, Revision},
+};
+
+/// The registry as this daemon knows it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct View {
+    current: Arc<ArcSwap<Snapshot>>,
+    applied: watch::Receiver<Option<Revision>>,
+    confirmed: Arc<Confirmed>,
+    daemons: Arc<ArcSwap<Vec<DaemonRecord>>>,
+    clock: Clock,
+}
+
+/// When PostgreSQL last confirmed the view: by this daemon's clock, and by its own.
+#[derive(Debug)]
+struct Confirmed {
+    here_ms: AtomicU64,
+    database_ms: AtomicI64,
+}
+
+impl View {
+    /// An empty view, and its writer.
+    #[must_use]
+    pub fn new(clock: Clock) -> (Self, ViewWriter) {
+        let (sender, applied) = watch::channel(None);
+        let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let confirmed = Confirmed {
+            here_ms: AtomicU64::new(clock.now_ms()),
+            database_ms: AtomicI64::new(clock.wall().timestamp_millis()),
+        };
+        let view = Self { current, applied, confirmed: Arc::new(confirmed), daemons: Arc::default(), clock };
+        let writer = ViewWriter::new(view.clone(), sender);
+        (view, writer)
+    }
+
+    /// The registry as of now.
+    #[must_use]
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// The clock by which leases in it were heard of.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// How long ago PostgreSQL last confirmed that this is all there is.
+    #[must_use]
+    pub fn stale_for(&self) -> Duration {
+        Duration::from_millis(self.clock.now_ms().saturating_sub(self.confirmed.here_ms.load(Ordering::Relaxed)))
+    }
+
+    /// What the database clock showed at a time of this daemon's clock, to within the time of a query.
+    #[must_use]
+    pub fn database_time(&self, at_ms: u64) -> DateTime<Utc> {
+        let ago_ms = self.confirmed.here_ms.load(Ordering::Relaxed).cast_signed() - at_ms.cast_signed();
+        let confirmed = DateTime::from_timestamp_millis(self.confirmed.database_ms.load(Ordering::Relaxed));
+        confirmed.and_then(|time| time.checked_sub_signed(TimeDelta::milliseconds(ago_ms))).unwrap_or_default()
+    }
+
+    /// What is left of a time that had `remaining` to go when the database clock showed `read_at`; `None` if nothing.
+    #[must_use]
+    pub fn remaining(&self, read_at: DateTime<Utc>, remaining: Duration) -> Option<Duration> {
+        let passed = (self.database_time(self.clock.now_ms()) - read_at).to_std().unwrap_or_default();
+        remaining.checked_sub(passed).filter(|left| !left.is_zero())
+    }
+
+    /// The daemons that share the database, as last read.
+    #[must_use]
+    pub fn daemons(&self) -> Arc<Vec<DaemonRecord>> {
+        self.daemons.load_full()
+    }
+
+    /// The latest revision applied; `None` before the registry is loaded.
+    #[must_use]
+    pub fn applied(&self) -> Option<Revision> {
+        *self.applied.borrow()
+    }
+
+    /// Waits until the registry is loaded and `revision` has been applied, at most `bound`. Returns whether it was.
+    pub async fn wait_for(&self, revision: Revision, bound: Duration) -> bool {
+        let mut applied = self.applied.clone();
+        let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= revision));
+        matches!(timeout(bound, reached).await, Ok(Ok(_)))
+    }
+}

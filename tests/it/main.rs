@@ -6,6 +6,7 @@
 
 mod harness;
 mod local_postgres;
+mod main_loop;
 mod migration_errors;
 mod migrations;
 mod seed_faults;

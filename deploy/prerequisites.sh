@@ -1,0 +1,74 @@
+# shellcheck shell=bash
+# What building and running musterd needs, and how to get it. Sourced by deploy/quickstart.sh and tests/run.sh.
+#
+# Needed are Rust, a C compiler with its linker, and the server programs of PostgreSQL. The last two are installed on
+# Debian and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice.
+
+say() { printf '==> %s\n' "$*"; }
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# The same places, in the same order, as src/store/local/binaries.rs.
+have_postgres_server() {
+    local dir
+    local -a dirs
+    IFS=: read -r -a dirs <<<"${MUSTERD_TEST_POSTGRES_BIN:-}:$PATH"
+    if command -v pg_config >/dev/null; then
+        dirs+=("$(pg_config --bindir)")
+    fi
+    dirs+=(/usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql* /opt/homebrew/opt/postgresql@*/bin
+        /usr/local/opt/postgresql@*/bin /Applications/Postgres.app/Contents/Versions/*/bin /usr/local/pgsql/bin)
+    for dir in "${dirs[@]}"; do
+        if [[ -n $dir && -x $dir/postgres && -x $dir/initdb ]]; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "installing needs root: run '$*' as root, then run this again"
+    fi
+}
+
+need_rust() {
+    if ! command -v cargo >/dev/null && [[ -x $HOME/.cargo/bin/cargo ]]; then
+        PATH=$HOME/.cargo/bin:$PATH
+    fi
+    command -v cargo >/dev/null ||
+        fail "Rust is missing (cargo, 1.89 or later): install it with rustup, then run this again"
+}
+
+# Installs what is missing: arguments `server`, `compiler`.
+need() {
+    local -a packages=()
+    local what
+    for what in "$@"; do
+        case $what in
+            server) have_postgres_server || packages+=(postgresql) ;;
+            compiler) command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
+            *) fail "unknown prerequisite $what" ;;
+        esac
+    done
+    if [[ ${#packages[@]} -eq 0 ]]; then
+        return
+    fi
+    if ! command -v apt-get >/dev/null; then
+        fail "missing: ${packages[*]} (Debian's names). Fedora, RHEL: dnf install postgresql-server gcc;" \
+            "macOS: brew install postgresql@17 and xcode-select --install. Then run this again"
+    fi
+    say "Installing ${packages[*]}"
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
+    if [[ " ${packages[*]} " == *" postgresql "* ]]; then
+        have_postgres_server || fail "the postgresql package is installed, but its server programs are not to be found"
+    fi
+}

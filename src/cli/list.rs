@@ -1,0 +1,206 @@
+//! `musterd list`: what is registered.
+//!
+//! The daemon answers in pages; this command reads them all. Each page is a snapshot at its own revision, so the whole
+//! is not one: what changed between two pages may be missing or appear as it was. The `revision` of the JSON document is
+//! therefore the lowest of its pages: everything up to it is in the answer. `jsonl` is written page by page, so that a
+//! large registry does not have to fit into memory here.
+
+use super::{
+    client::{Client, ClientArgs, label_map, parse_label},
+    exit::{self, Error},
+    instances::{address, seconds, status, warn_if_stale},
+    json,
+    output::{self, Format, OutputArgs, Table},
+};
+use crate::proto::v1::{self, InstanceStatus};
+
+/// Instances per page. The protocol allows 1,000; half of it keeps a page of the largest instances small.
+const PAGE_SIZE: i32 = 500;
+
+/// Arguments of `list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Only logical ids that begin with this
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    prefix: String,
+
+    /// Only these statuses, separated by commas [default: all but dead]
+    #[arg(long, value_name = "STATUS", value_enum, value_delimiter = ',')]
+    status: Vec<Status>,
+
+    /// All statuses, the dead included while they are kept
+    #[arg(long, conflicts_with_all = ["status", "dead"])]
+    all_statuses: bool,
+
+    /// Only the dead: short for --status dead
+    #[arg(long, conflicts_with = "status")]
+    dead: bool,
+
+    /// Only instances of this node
+    #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
+    node: String,
+
+    /// Only instances with this label; may be repeated, all must match
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+
+    /// Answer at this revision or later; waits at most 1 s for it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_revision: u64,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// A status as a word of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Status {
+    Starting,
+    Alive,
+    Draining,
+    Dead,
+}
+
+impl From<Status> for InstanceStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Starting => Self::Starting,
+            Status::Alive => Self::Alive,
+            Status::Draining => Self::Draining,
+            Status::Dead => Self::Dead,
+        }
+    }
+}
+
+impl ListArgs {
+    fn statuses(&self) -> Vec<i32> {
+        let words: &[Status] = match (self.all_statuses, self.dead) {
+            (true, _) => &[Status::Starting, Status::Alive, Status::Draining, Status::Dead],
+            (_, true) => &[Status::Dead],
+            _ => &self.status,
+        };
+        words.iter().map(|&word| InstanceStatus::from(word).into()).collect()
+    }
+
+    fn request(&self) -> Result<v1::ListInstancesRequest, Error> {
+        Ok(v1::ListInstancesRequest {
+            logical_id_prefix: self.prefix.clone(),
+            statuses: self.statuses(),
+            node_id: self.node.clone(),
+            labels: label_map(&self.label)?,
+            page_size: PAGE_SIZE,
+            page_token: String::new(),
+            min_revision: self.min_revision,
+        })
+    }
+}
+
+pub(super) async fn run(args: ListArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let mut request = args.request()?;
+    let client = Client::connect(client).await?;
+    let mut discovery = client.discovery();
+    let format = args.output.output;
+    let mut all: Option<v1::ListInstancesResponse> = None;
+    loop {
+        let mut page = client.call(discovery.list_instances(request.clone())).await?;
+        request.page_token = std::mem::take(&mut page.next_page_token);
+        if format == Format::Jsonl {
+            let instances = std::mem::take(&mut page.instances);
+            output::print(|out| instances.iter().try_for_each(|i| writeln!(out, "{}", json::instance(i))))?;
+        }
+        match &mut all {
+            None => all = Some(page),
+            Some(all) => append(all, page),
+        }
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    let all = all.unwrap_or_default();
+    warn_if_stale(all.stale_for.as_ref());
+    match format {
+        Format::Json => output::print_json(&json::list(&all), format)?,
+        Format::Table => output::print_table(&table(&all.instances))?,
+        Format::Jsonl => {}
+    }
+    Ok(exit::OK)
+}
+
+/// Adds a page. What is said about the whole must hold for each page: the lowest revision, the greatest age.
+fn append(all: &mut v1::ListInstancesResponse, page: v1::ListInstancesResponse) {
+    all.instances.extend(page.instances);
+    all.revision = all.revision.min(page.revision);
+    let age = |d: &Option<prost_types::Duration>| d.map(|d| (d.seconds, d.nanos));
+    if age(&page.stale_for) > age(&all.stale_for) {
+        all.stale_for = page.stale_for;
+    }
+}
+
+fn table(instances: &[v1::Instance]) -> Table<9> {
+    let mut table =
+        Table::new(["LOGICAL ID", "INSTANCE", "STATUS", "ADDRESS", "NODE", "EPOCH", "LEASE", "TTL", "REMAINING"]);
+    for instance in instances {
+        table.row([
+            instance.logical_id.clone(),
+            instance.instance_id.clone(),
+            status(instance),
+            address(instance),
+            instance.node_id.clone(),
+            instance.epoch_number.to_string(),
+            instance.lease_id.to_string(),
+            seconds(instance.ttl.as_ref()),
+            seconds(instance.lease_remaining.as_ref()),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: ListArgs,
+    }
+
+    fn request(words: &[&str]) -> v1::ListInstancesRequest {
+        let words = std::iter::once("list").chain(words.iter().copied());
+        Only::try_parse_from(words).expect("arguments").args.request().expect("request")
+    }
+
+    #[test]
+    fn statuses_default_to_the_servers_choice() {
+        assert!(request(&[]).statuses.is_empty());
+        assert_eq!(request(&["--status", "alive,draining"]).statuses, [2, 3]);
+        assert_eq!(request(&["--dead"]).statuses, [4]);
+        assert_eq!(request(&["--all-statuses"]).statuses, [1, 2, 3, 4]);
+        assert!(Only::try_parse_from(["list", "--dead", "--status", "alive"]).is_err());
+    }
+
+    #[test]
+    fn filters_reach_the_request() {
+        let request = request(&["--prefix", "organ_", "--node", "n1", "--label", "a=1", "--label", "b=2=3"]);
+        assert_eq!((request.logical_id_prefix.as_str(), request.node_id.as_str()), ("organ_", "n1"));
+        assert_eq!(request.labels.get("b").map(String::as_str), Some("2=3"));
+        assert_eq!(request.labels.len(), 2);
+    }
+
+    #[test]
+    fn the_whole_promises_no_more_than_its_worst_page() {
+        let page = |revision, seconds| v1::ListInstancesResponse {
+            instances: vec![v1::Instance::default()],
+            revision,
+            stale_for: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let mut all = page(9, 1);
+        append(&mut all, page(7, 3));
+        append(&mut all, page(8, 2));
+        assert_eq!((all.instances.len(), all.revision), (3, 7));
+        assert_eq!(all.stale_for.map(|d| d.seconds), Some(3));
+    }
+}

@@ -1,0 +1,162 @@
+//! `musterd migrate up|status|verify`: the schema, for operators who do not let the daemon change it.
+//!
+//! These talk to PostgreSQL directly, with whatever rights the URL has; `serve --no-migrate` can then run with fewer.
+//! A private PostgreSQL needs none of this: its daemon migrates it at start.
+
+use chrono::SecondsFormat;
+use serde_json::{Value, json};
+
+use super::{
+    exit::{self, Error},
+    host,
+    output::{self, Format, OutputArgs, Table},
+};
+use crate::{
+    config::DatabaseUrl,
+    store::migrate::{self, State},
+};
+
+/// Subcommands of `migrate`.
+#[derive(Debug, clap::Subcommand)]
+pub enum MigrateCommand {
+    /// Apply what is pending; safe to run from several places at once
+    Up(Args),
+    /// Show each migration and whether it is applied
+    Status(StatusArgs),
+    /// Compare the database with what the migrations make; exit with 1 if it differs
+    Verify(Args),
+}
+
+/// Arguments of `migrate up` and `migrate verify`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Arguments of `migrate status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Exit with 1 if anything is pending
+    #[arg(long)]
+    exit_code: bool,
+
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct DatabaseArgs {
+    /// PostgreSQL of the registry: postgres://user:password@host:5432/dbname
+    #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: String,
+}
+
+pub(super) async fn run(command: MigrateCommand) -> Result<u8, Error> {
+    match command {
+        MigrateCommand::Up(args) => up(&args).await,
+        MigrateCommand::Status(args) => status(&args).await,
+        MigrateCommand::Verify(args) => verify(&args).await,
+    }
+}
+
+async fn up(args: &Args) -> Result<u8, Error> {
+    let url = DatabaseUrl::parse(&args.database.database_url)?;
+    let report = migrate::up(url.expose(), &host::operator()).await?;
+    let format = args.output.output;
+    if format != Format::Table {
+        let applied = |a: &migrate::Applied| json!({ "version": a.version, "name": a.name, "durationSeconds": a.duration.as_secs_f64() });
+        let applied: Vec<Value> = report.applied.iter().map(applied).collect();
+        output::print_json(&json!({ "applied": applied, "current": report.current }), format)?;
+        return Ok(exit::OK);
+    }
+    let mut table = Table::new(["VERSION", "NAME", "TOOK"]);
+    for applied in &report.applied {
+        table.row([number(applied.version), applied.name.clone(), millis(applied.duration)]);
+    }
+    if !report.applied.is_empty() {
+        output::print_table(&table)?;
+    }
+    output::note(&format!("the database is at {}, {} applied now", number(report.current), report.applied.len()));
+    Ok(exit::OK)
+}
+
+async fn status(args: &StatusArgs) -> Result<u8, Error> {
+    let url = DatabaseUrl::parse(&args.database.database_url)?;
+    let list = migrate::status(url.expose()).await?;
+    let format = args.output.output;
+    match format {
+        Format::Json => output::print_json(&Value::Array(list.iter().map(status_json).collect()), format)?,
+        Format::Jsonl => output::print(|out| list.iter().try_for_each(|s| writeln!(out, "{}", status_json(s))))?,
+        Format::Table => output::print_table(&status_table(&list))?,
+    }
+    let pending = list.iter().any(|migration| migration.state == State::Pending);
+    Ok(if args.exit_code && pending { exit::NEGATIVE } else { exit::OK })
+}
+
+async fn verify(args: &Args) -> Result<u8, Error> {
+    let url = DatabaseUrl::parse(&args.database.database_url)?;
+    let differences = migrate::verify(url.expose()).await?;
+    match args.output.output {
+        Format::Table => output::print(|out| {
+            differences.iter().try_for_each(|difference| writeln!(out, "{}", output::escape(difference)))
+        })?,
+        format => output::print_json(&json!({ "differences": differences }), format)?,
+    }
+    if differences.is_empty() {
+        output::note("the database is as the migrations make it");
+        return Ok(exit::OK);
+    }
+    output::note(&format!("{} differences", differences.len()));
+    Ok(exit::NEGATIVE)
+}
+
+/// `011`, as in the file's name.
+fn number(version: i32) -> String {
+    format!("{version:03}")
+}
+
+fn millis(duration: std::time::Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Applied => "applied",
+        State::Pending => "pending",
+        State::Changed => "changed",
+        State::Unknown => "unknown",
+    }
+}
+
+fn status_json(status: &migrate::Status) -> Value {
+    json!({
+        "version": status.version,
+        "name": status.name,
+        "state": state_word(status.state),
+        "appliedAt": status.applied_at.map(|at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+        "appliedBy": status.applied_by,
+        "durationSeconds": status.duration.map(|duration| duration.as_secs_f64()),
+    })
+}
+
+fn status_table(list: &[migrate::Status]) -> Table<6> {
+    let mut table = Table::new(["VERSION", "NAME", "STATE", "APPLIED", "BY", "TOOK"]);
+    for status in list {
+        table.row([
+            number(status.version),
+            status.name.clone(),
+            state_word(status.state).to_owned(),
+            status.applied_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)).unwrap_or_default(),
+            status.applied_by.clone().unwrap_or_default(),
+            status.duration.map(millis).unwrap_or_default(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,339 @@
+//! Keeps one lease alive, whatever happens to the registry.
+//!
+//! The answer to each failure is decided in one place, [`judge`]:
+//!
+//! | failure | answer |
+//! |---|---|
+//! | unreachable, no answer, overloaded, any other | the same again, after a pause that grows from 0.5 s |
+//! | lease unknown or expired | register anew under the same instance id: a dead instance is replaced |
+//! | instance id taken over by another process | register anew under a fresh instance id; both run, both are found |
+//! | epoch rotated | register anew in the current epoch, or give up if the user wants that |
+//!
+//! The pause between failures is random, so that a fleet does not come back in one blow, between 0.5 s and a limit that
+//! doubles from 1 s up to the beat interval, at most 10 s: after an outage the registry waits for the
+//! longest TTL before it declares anybody dead, so who comes back within a beat interval loses nothing. Beats come up to
+//! a tenth early and never late, so that a fleet that was started together does not beat together, and the interval of
+//! a third of the TTL, on which the promise of no false death rests, is kept.
+//!
+//! Only changes are told to the user: when trouble begins, and when it is over.
+
+use std::{fmt, time::Duration};
+
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{
+    super::{
+        client::Client,
+        exit::{self, Error},
+        output,
+    },
+    OnFenced,
+};
+use crate::proto::v1::{
+    BeatRequest, DeregisterRequest, InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest,
+};
+
+/// The shortest pause after a failure.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// The longest pause after a failure.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The beat interval if the server names none: a third of the default TTL.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+/// However short an interval a server names, no more than 10 beats per second.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// How long taking leave may delay the exit; the lease ends by itself anyway.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The lease as it was granted, and what is still to be done about it.
+struct Lease {
+    id: u64,
+    epoch: String,
+    /// Whether the registry knows that the command runs.
+    is_alive: bool,
+    interval: Duration,
+}
+
+/// What to do about a failure.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// The same again, later.
+    Again,
+    /// Register under the same instance id.
+    Register,
+    /// Register under another instance id.
+    RegisterAfresh,
+    /// The epoch has passed.
+    Fenced,
+}
+
+fn judge(error: &Error) -> Answer {
+    match (error.reason().as_deref(), error) {
+        (Some("EPOCH_FENCED"), _) => Answer::Fenced,
+        (Some("LEASE_REPLACED" | "INSTANCE_ID_TAKEN"), _) => Answer::RegisterAfresh,
+        (Some("LEASE_EXPIRED" | "UNKNOWN_LEASE" | "UNKNOWN_INSTANCE"), _) => Answer::Register,
+        _ => Answer::Again,
+    }
+}
+
+/// Holder of one instance's registration.
+pub(super) struct Keeper {
+    client: Client,
+    request: RegisterRequest,
+    on_fenced: OnFenced,
+    /// `None` before the first registration, and again once the lease is known to be lost.
+    lease: Option<Lease>,
+    in_trouble: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(client: Client, request: RegisterRequest, on_fenced: OnFenced) -> Self {
+        Self { client, request, on_fenced, lease: None, in_trouble: false }
+    }
+
+    /// Registers for the first time. A daemon that says it is not ready is asked again until the time limit.
+    pub(super) async fn open(&mut self) -> Result<(), Error> {
+        let deadline = tokio::time::Instant::now() + self.client.timeout();
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            match self.register().await {
+                Err(error) if is_not_ready(&error) && tokio::time::Instant::now() + backoff < deadline => {
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What the command may want to know about its registration.
+    pub(super) fn environment(&self) -> [(&'static str, String); 4] {
+        let (id, epoch) = self.lease.as_ref().map(|lease| (lease.id, lease.epoch.clone())).unwrap_or_default();
+        [
+            ("MUSTERD_INSTANCE_ID", self.request.instance_id.clone()),
+            ("MUSTERD_LOGICAL_ID", self.request.logical_id.clone()),
+            ("MUSTERD_EPOCH", epoch),
+            ("MUSTERD_LEASE_ID", id.to_string()),
+        ]
+    }
+
+    /// Beats from now on. Returns only if the epoch has passed and the user wants the command to stop then.
+    ///
+    /// May be dropped at any await: what was sent is repeated or undone by [`Self::leave`].
+    pub(super) async fn keep(&mut self) {
+        // From here on the command runs, so a new registration is ALIVE at once.
+        self.request.initial_status = InstanceStatus::Alive.into();
+        let mut longest = BACKOFF_MIN;
+        loop {
+            let failure = self.step().await.err();
+            let wait = match &failure {
+                None => {
+                    self.tell_recovery();
+                    longest = BACKOFF_MIN;
+                    self.interval().mul_f64(0.9 + 0.1 * random())
+                }
+                Some(error) => {
+                    let answer = judge(error);
+                    if answer == Answer::Fenced && self.on_fenced == OnFenced::Stop {
+                        return;
+                    }
+                    let at_once = answer != Answer::Again && !self.in_trouble;
+                    self.tell_trouble(error, &answer);
+                    self.prepare(&answer);
+                    longest = (longest * 2).min(self.interval().clamp(BACKOFF_MIN * 2, BACKOFF_MAX));
+                    let pause = BACKOFF_MIN + (longest - BACKOFF_MIN).mul_f64(random());
+                    if at_once { Duration::ZERO } else { pause }
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Ends the lease, in at most 2 s. Failure is told, and is no error: the lease ends by itself.
+    pub(super) async fn leave(&mut self) {
+        let lease_id = self.lease.as_ref().map_or(0, |lease| lease.id);
+        // With the lease id, nobody else's registration of the same instance id can be meant. Without one, a
+        // registration may be under way.
+        let instance_id = if lease_id == 0 { self.request.instance_id.clone() } else { String::new() };
+        let mut registry = self.client.registry();
+        let call = self.client.call(registry.deregister(DeregisterRequest { lease_id, instance_id }));
+        match tokio::time::timeout(LEAVE_TIMEOUT, call).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if judge(&error) != Answer::Again => {}
+            Ok(Err(error)) => {
+                exit::report(&error);
+                output::note("could not deregister; the lease ends by itself within its TTL");
+            }
+            Err(_) => output::note("could not deregister in time; the lease ends by itself within its TTL"),
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        self.lease.as_ref().map_or(DEFAULT_INTERVAL, |lease| lease.interval)
+    }
+
+    /// Does what is due: register, or say that the command runs, and beat.
+    async fn step(&mut self) -> Result<(), Error> {
+        if self.lease.is_none() {
+            self.register().await?;
+        }
+        // A status that cannot be written must not keep the beats from being heard.
+        let raised = self.raise().await;
+        self.beat().await.and(raised)
+    }
+
+    async fn register(&mut self) -> Result<(), Error> {
+        let mut registry = self.client.registry();
+        let granted = self.client.call(registry.register(self.request.clone())).await?;
+        self.lease = Some(Lease::from(granted));
+        Ok(())
+    }
+
+    async fn raise(&mut self) -> Result<(), Error> {
+        let Some(lease) = self.lease.as_mut().filter(|lease| !lease.is_alive) else { return Ok(()) };
+        let request =
+            SetStatusRequest { lease_id: lease.id, instance_id: String::new(), status: InstanceStatus::Alive.into() };
+        let mut registry = self.client.registry();
+        match self.client.call(registry.set_status(request)).await {
+            Ok(_) => lease.is_alive = true,
+            // Somebody else has set another status; that stands, and the beat tells whether the lease does.
+            Err(error) if error.reason().as_deref() == Some("INVALID_TRANSITION") => lease.is_alive = true,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn beat(&mut self) -> Result<(), Error> {
+        let Some(lease) = self.lease.as_mut() else { return Ok(()) };
+        let request = BeatRequest { lease_id: lease.id, instance_id: String::new() };
+        let mut registry = self.client.registry();
+        let answer = self.client.call(registry.beat(request)).await?;
+        lease.interval = interval(answer.next_beat_in.as_ref());
+        Ok(())
+    }
+
+    /// Makes the next step the right one.
+    fn prepare(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Again => return,
+            Answer::Register => {}
+            Answer::RegisterAfresh => self.request.instance_id = Uuid::new_v4().to_string(),
+            // Empty: whichever epoch is current.
+            Answer::Fenced => self.request.cluster_epoch.clear(),
+        }
+        self.lease = None;
+    }
+
+    fn tell_trouble(&mut self, error: &Error, answer: &Answer) {
+        if !self.in_trouble || *answer != Answer::Again {
+            exit::report(error);
+        }
+        if !self.in_trouble {
+            output::note(&format!("the command goes on; {answer}"));
+        }
+        self.in_trouble = true;
+    }
+
+    fn tell_recovery(&mut self) {
+        if self.in_trouble {
+            let lease = self.lease.as_ref().map_or(0, |lease| lease.id);
+            output::note(&format!("beats are heard again (instance {}, lease {lease})", self.request.instance_id));
+        }
+        self.in_trouble = false;
+    }
+}
+
+impl From<RegisterResponse> for Lease {
+    fn from(granted: RegisterResponse) -> Self {
+        Self {
+            id: granted.lease_id,
+            is_alive: granted.status() != InstanceStatus::Starting,
+            interval: interval(granted.beat_interval.as_ref()),
+            epoch: granted.cluster_epoch,
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Again => "trying again",
+            Self::Register => "registering anew",
+            Self::RegisterAfresh => "registering anew under another instance id",
+            Self::Fenced => "registering anew in the current epoch",
+        })
+    }
+}
+
+/// Whether a daemon itself says that it will soon be able to register. The transport's failures are not waited for.
+fn is_not_ready(error: &Error) -> bool {
+    let is_transient = |code| matches!(code, Code::Unavailable | Code::ResourceExhausted);
+    matches!(error, Error::Rpc(status) if is_transient(status.code())) && error.reason().is_some()
+}
+
+fn interval(named: Option<&prost_types::Duration>) -> Duration {
+    named
+        .and_then(|duration| Duration::try_from(*duration).ok())
+        .filter(|interval| !interval.is_zero())
+        .unwrap_or(DEFAULT_INTERVAL)
+        .max(INTERVAL_MIN)
+}
+
+/// A number from 0 to 1, to spread clients in time; not for secrets.
+fn random() -> f64 {
+    // The first four bytes of a version 4 UUID are random.
+    f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
+    use super::*;
+
+    fn signed(code: Code, reason: &str) -> Error {
+        Status::with_error_details(code, "", ErrorDetails::with_error_info(reason, "musterd", [])).into()
+    }
+
+    #[test]
+    fn each_failure_has_its_answer() {
+        for (code, reason, answer) in [
+            (Code::FailedPrecondition, "EPOCH_FENCED", Answer::Fenced),
+            (Code::FailedPrecondition, "LEASE_REPLACED", Answer::RegisterAfresh),
+            (Code::AlreadyExists, "INSTANCE_ID_TAKEN", Answer::RegisterAfresh),
+            (Code::FailedPrecondition, "LEASE_EXPIRED", Answer::Register),
+            (Code::NotFound, "UNKNOWN_LEASE", Answer::Register),
+            (Code::Unavailable, "BEATS_NOT_SAVED", Answer::Again),
+            (Code::Unavailable, "MAYBE_APPLIED", Answer::Again),
+        ] {
+            assert_eq!(judge(&signed(code, reason)), answer, "{reason}");
+        }
+        assert_eq!(judge(&Status::unavailable("connection refused").into()), Answer::Again);
+        // A proxy's 404 is not the registry's word about a lease.
+        assert_eq!(judge(&Status::not_found("").into()), Answer::Again);
+    }
+
+    #[test]
+    fn only_a_daemon_that_answers_is_waited_for_at_the_start() {
+        assert!(is_not_ready(&signed(Code::Unavailable, "NOT_YET_SEEN")));
+        assert!(is_not_ready(&signed(Code::ResourceExhausted, "OVERLOADED")));
+        assert!(!is_not_ready(&Status::unavailable("connection refused").into()));
+        assert!(!is_not_ready(&signed(Code::FailedPrecondition, "EPOCH_FENCED")));
+    }
+
+    #[test]
+    fn an_interval_that_makes_no_sense_is_replaced() {
+        let named = |seconds, nanos| interval(Some(&prost_types::Duration { seconds, nanos }));
+        assert_eq!(named(3, 0), Duration::from_secs(3));
+        assert_eq!(named(0, 0), DEFAULT_INTERVAL);
+        assert_eq!(named(-1, 0), DEFAULT_INTERVAL);
+        assert_eq!(named(0, 1), INTERVAL_MIN);
+        assert_eq!(interval(None), DEFAULT_INTERVAL);
+    }
+
+    #[test]
+    fn random_numbers_stay_in_their_range() {
+        assert!((0..1000).map(|_| random()).all(|number| (0.0..=1.0).contains(&number)));
+    }
+}

@@ -1,0 +1,171 @@
+//! `musterd serve`: flags and environment of the daemon, turned into a checked [`ServeConfig`].
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::unistd::geteuid;
+
+use super::{
+    client::parse_duration,
+    exit::{self, Error},
+};
+use crate::{
+    config::{DatabaseUrl, LogFormat, ServeConfig},
+    daemon,
+};
+
+/// Where a daemon without a home keeps its data.
+const SYSTEM_DATA_DIR: &str = "/var/lib/musterd";
+
+/// Flags of `serve`. Each has an environment variable `MUSTERD_<FLAG>`; the flag wins.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// PostgreSQL of the registry: postgres://user:password@host:5432/dbname. Without it, a private PostgreSQL is run
+    ///
+    /// Daemons with the same database form one cluster. Prefer the environment variable: arguments can be seen by other
+    /// users of the machine. TLS to PostgreSQL is not supported by this version.
+    #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    /// Address of gRPC: IP:PORT
+    ///
+    /// Neither encrypted nor authenticated: open it (0.0.0.0:7717) only to a network you trust.
+    #[arg(long, env = "MUSTERD_GRPC_ADDR", value_name = "ADDR", default_value = "127.0.0.1:7717",
+          value_parser = parse_socket_addr)]
+    grpc_addr: SocketAddr,
+
+    /// Address of metrics and health (/metrics, /livez, /readyz): IP:PORT
+    #[arg(long, env = "MUSTERD_HTTP_ADDR", value_name = "ADDR", default_value = "127.0.0.1:7718",
+          value_parser = parse_socket_addr)]
+    http_addr: SocketAddr,
+
+    /// Directory of the private PostgreSQL [default: $XDG_DATA_HOME/musterd or ~/.local/share/musterd, as root
+    /// /var/lib/musterd]
+    #[arg(long, env = "MUSTERD_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Directory of the PostgreSQL server programs (initdb, postgres) for the private one [default: search]
+    #[arg(long, env = "MUSTERD_POSTGRES_BIN_DIR", value_name = "DIR")]
+    postgres_bin_dir: Option<PathBuf>,
+
+    /// How long dead instances are kept, 1m to 30days
+    #[arg(long, env = "MUSTERD_KEEP_DEAD", value_name = "DURATION", default_value = "24h",
+          value_parser = parse_duration)]
+    keep_dead: Duration,
+
+    /// Address at which others reach this daemon, shown to operators [default: the gRPC address]
+    #[arg(long, env = "MUSTERD_ADVERTISE_ADDR", value_name = "ADDR")]
+    advertise_addr: Option<String>,
+
+    /// Form of the log on standard error; auto is text on a terminal and JSON elsewhere
+    #[arg(long, env = "MUSTERD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+
+    /// What to log: a level, or a list such as info,musterd::registry=debug
+    #[arg(long, env = "MUSTERD_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    log_level: String,
+
+    /// Refuse to start when migrations are pending, instead of applying them
+    #[arg(long, env = "MUSTERD_NO_MIGRATE", value_parser = clap::builder::BoolishValueParser::new())]
+    no_migrate: bool,
+}
+
+fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:7717, 0.0.0.0:7717 or [::]:7717".to_owned())
+}
+
+impl ServeArgs {
+    /// Checks the arguments.
+    fn into_config(self) -> Result<ServeConfig, Error> {
+        let data_dir = self.data_dir.unwrap_or_else(|| {
+            default_data_dir(geteuid().is_root(), std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"))
+        });
+        let config = ServeConfig {
+            database_url: self.database_url.as_deref().map(DatabaseUrl::parse).transpose()?,
+            grpc_addr: self.grpc_addr,
+            http_addr: self.http_addr,
+            // PostgreSQL is started with another working directory.
+            data_dir: std::path::absolute(data_dir)?,
+            postgres_bin_dir: self.postgres_bin_dir.map(std::path::absolute).transpose()?,
+            keep_dead: self.keep_dead,
+            advertise_addr: self.advertise_addr,
+            log_format: self.log_format,
+            log_level: self.log_level,
+            migrate: !self.no_migrate,
+        };
+        Ok(config.validate()?)
+    }
+}
+
+/// The XDG rule, which ignores relative paths, except for root and for users without a home.
+fn default_data_dir(is_root: bool, xdg: Option<OsString>, home: Option<OsString>) -> PathBuf {
+    if is_root {
+        return PathBuf::from(SYSTEM_DATA_DIR);
+    }
+    let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
+    let share = xdg.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(".local/share")));
+    share.map_or_else(|| Path::new(SYSTEM_DATA_DIR).to_owned(), |share| share.join("musterd"))
+}
+
+pub(super) async fn run(args: ServeArgs) -> Result<u8, Error> {
+    // Boxed: the future of a whole daemon is large, and moved more than once.
+    Box::pin(daemon::run(args.into_config()?)).await?;
+    Ok(exit::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn config(words: &[&str]) -> Result<ServeConfig, Error> {
+        let words = std::iter::once("serve").chain(words.iter().copied());
+        Only::try_parse_from(words).expect("arguments").args.into_config()
+    }
+
+    #[test]
+    fn the_data_directory_follows_xdg_except_for_root() {
+        let dir = |root, xdg: Option<&str>, home: Option<&str>| {
+            default_data_dir(root, xdg.map(OsString::from), home.map(OsString::from)).display().to_string()
+        };
+        assert_eq!(dir(true, Some("/x"), Some("/root")), "/var/lib/musterd");
+        assert_eq!(dir(false, Some("/x"), Some("/home/a")), "/x/musterd");
+        assert_eq!(dir(false, Some("relative"), Some("/home/a")), "/home/a/.local/share/musterd");
+        assert_eq!(dir(false, None, Some("/home/a")), "/home/a/.local/share/musterd");
+        assert_eq!(dir(false, None, None), "/var/lib/musterd");
+    }
+
+    #[test]
+    fn flags_become_a_configuration() {
+        let config = config(&["--keep-dead", "2h", "--no-migrate", "--data-dir", "here", "--database-url", "host=h"])
+            .expect("valid");
+        assert_eq!(config.keep_dead, Duration::from_secs(7200));
+        assert!(!config.migrate && config.data_dir.is_absolute());
+        assert_eq!(config.database_url.map(|url| url.to_string()).as_deref(), Some("postgres://h:5432"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_a_configuration_error() {
+        for words in [
+            ["--keep-dead", "1s"],
+            ["--database-url", ""],
+            ["--database-url", "postgres://h/d?sslmode=require"],
+            ["--http-addr", "127.0.0.1:7717"],
+            ["--log-level", "a=b=c"],
+        ] {
+            assert_eq!(config(&words).map(drop).map_err(|error| error.exit_code()), Err(exit::CONFIG), "{words:?}");
+        }
+        assert!(Only::try_parse_from(["serve", "--grpc-addr", "localhost"]).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! Where the feed meets the view and the leases, which know nothing of each other.
+
+use std::sync::Arc;
+
+use crate::{
+    feed::Sink,
+    lifecycle::{Condition, Readiness},
+    model::{Cluster, DaemonRecord, Epoch, Instance, InstanceStatus},
+    registry::{Leases, reaper::Alarm},
+    store,
+    telemetry::chain,
+    view::{Entry, ViewWriter},
+};
+
+/// Applies what the feed brings: to the leases first, then to the view, so that whoever waits for the view finds the
+/// leases up to date as well.
+#[derive(Debug)]
+pub(super) struct Applier {
+    view: ViewWriter,
+    leases: Arc<Leases>,
+    alarm: Arc<Alarm>,
+    readiness: Readiness,
+    epoch: Option<Epoch>,
+}
+
+impl Applier {
+    pub(super) fn new(view: ViewWriter, leases: Arc<Leases>, alarm: Arc<Alarm>, readiness: Readiness) -> Self {
+        Self { view, leases, alarm, readiness, epoch: None }
+    }
+
+    fn track(&self, cluster: &Cluster, instances: Vec<Instance>, at_ms: u64) -> Vec<Arc<Entry>> {
+        instances
+            .into_iter()
+            .map(|instance| {
+                let age_ms = (cluster.read_at - instance.last_beat).num_milliseconds();
+                let heard_ms = at_ms.saturating_sub(u64::try_from(age_ms).unwrap_or_default());
+                let lease = self.leases.track(&instance, heard_ms);
+                if instance.status != InstanceStatus::Dead {
+                    self.alarm.lease_granted(heard_ms, instance.ttl);
+                }
+                Arc::new(Entry { instance, lease })
+            })
+            .collect()
+    }
+
+    fn set_epoch(&mut self, cluster: &Cluster) {
+        self.leases.set_epoch(cluster.epoch);
+        if self.epoch.replace(cluster.epoch).is_some_and(|before| before != cluster.epoch) {
+            tracing::info!(epoch = %cluster.epoch.id, number = cluster.epoch.number, "the epoch was rotated");
+            self.alarm.epoch_rotated();
+        }
+    }
+
+    fn forget(&self, gone: &[Arc<Entry>]) {
+        for entry in gone {
+            self.leases.forget(&entry.lease);
+        }
+    }
+}
+
+impl Sink for Applier {
+    fn load(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
+        self.set_epoch(&cluster);
+        let read_at = cluster.read_at;
+        let entries = self.track(&cluster, instances, at_ms);
+        let gone = self.view.replace(cluster, entries);
+        self.forget(&gone);
+        self.view.confirm(at_ms, read_at);
+        self.readiness.set(Condition::View, true, "loaded");
+        self.readiness.set(Condition::Feed, true, "connected");
+    }
+
+    fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
+        self.set_epoch(&cluster);
+        let read_at = cluster.read_at;
+        let entries = self.track(&cluster, instances, at_ms);
+        let gone = self.view.apply(cluster, entries);
+        self.forget(&gone);
+        self.view.confirm(at_ms, read_at);
+    }
+
+    fn daemons(&mut self, daemons: Vec<DaemonRecord>) {
+        self.view.set_daemons(daemons);
+    }
+
+    fn lost(&mut self, error: &store::Error) {
+        // Once loaded the daemon stays ready: it goes on answering from memory and says how old that is. If every
+        // daemon turned away its callers while PostgreSQL is away, discovery would be down instead of degraded.
+        let loaded = self.epoch.is_some();
+        let detail = format!("degraded, answering from memory: {}", chain(error));
+        self.readiness.set(Condition::Feed, loaded, detail);
+    }
+}

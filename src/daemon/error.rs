@@ -1,0 +1,55 @@
+//! Why a daemon could not start, or had to end; and the exit code that says so.
+
+use std::{io, net::SocketAddr};
+
+use thiserror::Error;
+
+use crate::{metrics, store, telemetry};
+
+/// Why the daemon ended.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Logs could not be set up.
+    #[error("the log could not be set up")]
+    Telemetry(#[from] telemetry::Error),
+    /// Metrics could not be set up.
+    #[error("the metrics could not be set up")]
+    Metrics(#[from] metrics::Error),
+    /// An address could not be listened on.
+    #[error("cannot listen on {address}; is another musterd running? choose another --grpc-addr or --http-addr")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The private PostgreSQL could not be started.
+    #[error(transparent)]
+    Local(#[from] store::local::Error),
+    /// The database could not be brought up to date.
+    #[error(transparent)]
+    Migrate(#[from] store::migrate::Error),
+    /// The database could not be used.
+    #[error("the database could not be prepared")]
+    Database(#[source] store::Error),
+    /// The operating system refused something.
+    #[error("the operating system refused")]
+    Io(#[from] io::Error),
+    /// A part without which the daemon cannot go on has ended.
+    #[error("{0}")]
+    Ended(String),
+}
+
+impl Error {
+    /// The exit code of the process: 3 if the database cannot be reached, 78 for what only another configuration can
+    /// mend, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Migrate(error) => error.exit_code(),
+            Self::Database(store::Error::Unreachable(_) | store::Error::Unanswered(_)) => 3,
+            Self::Telemetry(_) | Self::Local(_) => 78,
+            Self::Metrics(_) | Self::Bind { .. } | Self::Database(_) | Self::Io(_) | Self::Ended(_) => 1,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The composition root: the one place that knows every part, reads as the order of starting, and ends in the order
+//! of leaving.
+//!
+//! Listeners are bound before anything serious happens, so that a port in use is found out at once and leaves nothing
+//! half made. The probes answer from then on; gRPC is served once the registry is loaded.
+//!
+//! Leaving (promise 12): not ready; servers end; what is queued is applied and the last beats are saved; the daemon's
+//! row is removed; the private PostgreSQL stops. All of it within 10 s, whatever clients do.
+
+mod applier;
+mod error;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
+use uuid::Uuid;
+
+use self::applier::Applier;
+pub use self::error::Error;
+use crate::{
+    clock::Clock,
+    config::ServeConfig,
+    feed::Feed,
+    grpc::{
+        cluster::Cluster,
+        discovery::Discovery,
+        registry::Registry as RegistryRpc,
+        server::{self, Services},
+    },
+    http::{self, routes::Http},
+    lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, Stage},
+    metrics::{self, FeedMetrics, PoolMetrics},
+    model::Revision,
+    registry::{
+        Epochs, Leases, Writer,
+        flusher::Flusher,
+        overdue,
+        reaper::{Alarm, Reapers},
+    },
+    store::{
+        self, Lane, Pool,
+        local::{Durability, LocalServer, Options},
+    },
+    telemetry::{self, chain},
+    view::{View, ViewWriter},
+};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How long the calls to PostgreSQL at the start may take each.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the farewell to PostgreSQL may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What the parts of one daemon share.
+struct Parts {
+    config: ServeConfig,
+    url: String,
+    daemon_id: Uuid,
+    /// How deaths and rotations name this daemon: its address and the beginning of its id.
+    name: Arc<str>,
+    address: String,
+    clock: Clock,
+    pool: Pool,
+    leases: Arc<Leases>,
+    view: View,
+    readiness: Readiness,
+    lifecycle: Lifecycle,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// It could not start, or a part without which it cannot go on has ended.
+pub async fn run(config: ServeConfig) -> Result<(), Error> {
+    telemetry::init(config.log_format, &config.log_level)?;
+    let metrics = metrics::install()?;
+    metrics::publish_version(VERSION);
+    let lifecycle = Lifecycle::new();
+    lifecycle.watch_signals()?;
+    let grpc = bind(config.grpc_addr).await?;
+    let http = bind(config.http_addr).await?;
+    // The addresses as bound: with port 0 only this line tells which port it became.
+    let (grpc_addr, http_addr) = (grpc.local_addr()?, http.local_addr()?);
+    tracing::info!(version = VERSION, grpc.addr = %grpc_addr, http.addr = %http_addr, "musterd is starting");
+
+    let local = match config.database_url {
+        Some(_) => None,
+        None => Some(Box::pin(start_local(&config)).await?),
+    };
+    let started = Box::pin(start(config, lifecycle.clone(), metrics, grpc, http, local.as_ref())).await;
+    let outcome = match started {
+        Ok(parts) => Box::pin(run_until_shutdown(&parts)).await,
+        Err(error) => {
+            lifecycle.abort_all();
+            lifecycle.drain(SHUTDOWN_LIMIT).await;
+            Err(error)
+        }
+    };
+    if let Some(local) = local {
+        // It stops even if the wait for it is cut short.
+        let _ = timeout(Stage::Store.budget(), local.stop()).await;
+    }
+    if outcome.is_ok() {
+        tracing::info!("musterd has stopped");
+    }
+    outcome
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
+}
+
+async fn start_local(config: &ServeConfig) -> Result<LocalServer, Error> {
+    let options = Options {
+        data_dir: config.data_dir.clone(),
+        bin_dir: config.postgres_bin_dir.clone(),
+        run_as: None,
+        durability: Durability::Full,
+    };
+    let local = LocalServer::start(options).await?;
+    tracing::info!(version = local.server_version(), data_dir = %config.data_dir.display(), "private postgresql is running");
+    Ok(local)
+}
+
+/// Starts every part, in order; ready at its end.
+async fn start(
+    config: ServeConfig,
+    lifecycle: Lifecycle,
+    metrics: metrics::Handle,
+    grpc: TcpListener,
+    http: TcpListener,
+    local: Option<&LocalServer>,
+) -> Result<Parts, Error> {
+    let url = match (&config.database_url, local) {
+        (Some(url), _) => url.expose().to_owned(),
+        (None, Some(local)) => local.database_url().to_owned(),
+        (None, None) => String::new(),
+    };
+    let clock = Clock::new();
+    let (view, view_writer) = View::new(clock);
+    let daemon_id = Uuid::new_v4();
+    let address = config.advertise_addr.clone().map_or_else(|| grpc.local_addr().map(|at| at.to_string()), Ok)?;
+    let id = daemon_id.simple().to_string();
+    let parts = Parts {
+        name: format!("{address}/{}", id.get(..8).unwrap_or(&id)).into(),
+        pool: Pool::new(&url).map_err(Error::Database)?,
+        leases: Arc::new(Leases::new(clock)),
+        readiness: Readiness::new(),
+        config,
+        url,
+        daemon_id,
+        address,
+        clock,
+        view,
+        lifecycle,
+    };
+    serve_http(&parts, metrics, http);
+    prepare_database(&parts).await?;
+    serve_grpc(&parts, view_writer, grpc).await;
+    Ok(parts)
+}
+
+fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
+    let stop = parts.lifecycle.token(Stage::Servers);
+    let routes = Http::new(handle.clone(), parts.readiness.clone(), gauges(parts));
+    parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
+    parts.lifecycle.spawn_background(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
+}
+
+/// Sets the gauges that change by themselves.
+fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
+    let (view, pool) = (parts.view.clone(), parts.pool.clone());
+    let feed = FeedMetrics::new();
+    let lanes = [(Lane::Engine, PoolMetrics::engine()), (Lane::Operator, PoolMetrics::operator())];
+    move || {
+        feed.lag_seconds.set(view.stale_for().as_secs_f64());
+        for (lane, metrics) in &lanes {
+            let status = pool.status(*lane);
+            let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+            metrics.size.set(count(status.size));
+            metrics.available.set(count(status.available));
+            metrics.waiting.set(count(status.waiting));
+        }
+    }
+}
+
+/// Brings the schema up to date, makes sure of an epoch, and enters this daemon.
+async fn prepare_database(parts: &Parts) -> Result<(), Error> {
+    if parts.config.migrate {
+        // What it applies and puts back it logs itself.
+        store::migrate::up(&parts.url, &parts.name).await?;
+    } else {
+        store::migrate::check(&parts.url).await?;
+    }
+    parts.readiness.set(Condition::Schema, true, "up to date");
+    let deadline = Instant::now() + START_TIMEOUT;
+    store::epoch::ensure(&parts.pool, &parts.name, deadline).await.map_err(Error::Database)?;
+    let held = store::expiry::daemon_started(&parts.pool, parts.daemon_id, &parts.address, VERSION, deadline)
+        .await
+        .map_err(Error::Database)?;
+    if !held.is_zero() {
+        tracing::warn!(held_ms = held.as_millis(), "expiry on hold, because no daemon was there to hear beats");
+    }
+    parts.readiness.set(Condition::Database, true, "connected");
+    Ok(())
+}
+
+/// Starts the engine, waits for the registry to be loaded, then serves.
+async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListener) {
+    let Parts { lifecycle, pool, leases, view, clock, .. } = parts;
+    let stop = lifecycle.token(Stage::Engine);
+    let alarm = Arc::new(Alarm::default());
+    let applier = Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), parts.readiness.clone());
+    let feed = Feed::new(parts.url.clone(), applier, *clock);
+    lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
+
+    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name));
+    lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
+    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, parts.daemon_id);
+    lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
+    lifecycle.spawn_background(
+        Stage::Engine,
+        "overdue",
+        overdue::run(pool.clone(), Arc::clone(leases), *clock, stop.clone()),
+    );
+
+    tokio::select! {
+        () = lifecycle.stopping().cancelled_owned() => return,
+        _ = view.wait_for(Revision(0), Duration::MAX) => {}
+    }
+    let decided_by = Arc::clone(&parts.name);
+    let reapers = Reapers { pool: pool.clone(), leases: Arc::clone(leases), clock: *clock, alarm, decided_by };
+    lifecycle.spawn_background(Stage::Engine, "stale reaper", reapers.clone().reap_stale(stop.clone()));
+    lifecycle.spawn_background(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
+    lifecycle.spawn_background(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
+
+    let services = Services {
+        registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone()),
+        discovery: Discovery::new(view.clone()),
+        cluster: Cluster::new(view.clone(), Epochs::new(pool.clone(), Arc::clone(&parts.name)), parts.daemon_id),
+    };
+    let stop = lifecycle.token(Stage::Servers);
+    let serving = server::serve(listener, services, parts.readiness.subscribe(), stop);
+    lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
+    parts.readiness.set(Condition::Flush, true, "beats are saved");
+    parts.readiness.set(Condition::NotShuttingDown, true, "running");
+}
+
+async fn run_until_shutdown(parts: &Parts) -> Result<(), Error> {
+    if parts.readiness.is_ready() {
+        tracing::info!(daemon.id = %parts.daemon_id, address = parts.address, "musterd is ready");
+    }
+    let reason = parts.lifecycle.run_until_shutdown().await;
+    parts.lifecycle.arm_watchdog()?;
+    parts.readiness.set(Condition::NotShuttingDown, false, "shutting down");
+    for stage in [Stage::Readiness, Stage::Servers, Stage::Engine] {
+        parts.lifecycle.end(stage, stage.budget()).await;
+    }
+    let farewell = Instant::now() + FAREWELL_TIMEOUT;
+    if let Err(error) = store::expiry::daemon_stopped(&parts.pool, parts.daemon_id, farewell).await {
+        tracing::warn!(error = %chain(&error), "this daemon could not be taken off the list of daemons");
+    }
+    parts.pool.close();
+    parts.lifecycle.drain(SHUTDOWN_LIMIT).await;
+    if reason.exit_code() == 0 { Ok(()) } else { Err(Error::Ended(reason.to_string())) }
+}

@@ -1,0 +1,139 @@
+//! ClusterService: the epoch, and how the registry itself is doing.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    convert::{self, Violations, duration},
+    failure::Failure,
+    page_token, reader,
+};
+use crate::{
+    model::{EpochId, Revision, Rotation, input},
+    proto::v1::{self, cluster_service_server::ClusterService},
+    registry::Epochs,
+    view::View,
+};
+
+/// How long a rotation waits for the view to show it.
+const READ_YOUR_WRITES: Duration = Duration::from_millis(500);
+
+/// The service.
+#[derive(Debug)]
+pub struct Cluster {
+    view: View,
+    epochs: Epochs,
+    daemon_id: Uuid,
+}
+
+impl Cluster {
+    /// The service of the daemon with this id.
+    #[must_use]
+    pub fn new(view: View, epochs: Epochs, daemon_id: Uuid) -> Self {
+        Self { view, epochs, daemon_id }
+    }
+
+    async fn get(&self, request: v1::GetClusterRequest) -> Result<v1::GetClusterResponse, Failure> {
+        let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
+        let cluster = snapshot.cluster().ok_or(Failure::NotYetSeen)?;
+        let stale_for = self.view.stale_for();
+        let counts = snapshot.counts();
+        let hold = cluster.hold.as_ref().and_then(|hold| {
+            let remaining = self.view.remaining(cluster.read_at, hold.remaining)?;
+            Some(v1::Hold { remaining: Some(duration(remaining)), reason: hold.reason.clone() })
+        });
+        Ok(v1::GetClusterResponse {
+            cluster_epoch: cluster.epoch.id.to_string(),
+            epoch_number: cluster.epoch.number,
+            revision: cluster.revision.0,
+            history_id: cluster.history_id.to_string(),
+            daemons: self.view.daemons().iter().map(|daemon| convert::daemon(daemon, stale_for)).collect(),
+            hold,
+            counts: Some(v1::InstanceCounts {
+                starting: counts.starting,
+                alive: counts.alive,
+                draining: counts.draining,
+                dead: counts.dead,
+                logical_ids_live: counts.logical_ids_live,
+                logical_ids_unserved: counts.logical_ids_unserved,
+            }),
+            stale_for: Some(duration(stale_for)),
+            daemon_id: self.daemon_id.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    async fn rotate(&self, request: v1::RotateEpochRequest) -> Result<v1::RotateEpochResponse, Failure> {
+        let mut violations = Violations::default();
+        let expected = violations.take(input::optional_epoch("expected_epoch", &request.expected_epoch));
+        let new = violations.take(input::optional_epoch("new_epoch", &request.new_epoch));
+        violations.take(input::plain_text("reason", &request.reason, input::REASON_MAX_BYTES));
+        violations.into_result()?;
+        let new = new.unwrap_or_else(|| EpochId(Uuid::new_v4()));
+        let rotation = self.epochs.rotate(new, expected, &request.reason).await?;
+        let (epoch, revision, previous, rotated) = match rotation {
+            Rotation::Rotated { epoch, revision, previous } => (epoch, revision, previous, true),
+            Rotation::Unchanged { epoch, revision } => (epoch, revision, None, false),
+            Rotation::Mismatch { current } => return Err(Failure::EpochMismatch(current)),
+            Rotation::Reused => return Err(Failure::EpochReused),
+        };
+        // Fencing holds here from the moment the answer is on its way.
+        self.fenced(revision).await?;
+        Ok(v1::RotateEpochResponse {
+            cluster_epoch: epoch.id.to_string(),
+            epoch_number: epoch.number,
+            revision: revision.0,
+            previous_epoch: previous.map(|epoch| epoch.to_string()).unwrap_or_default(),
+            rotated,
+        })
+    }
+
+    async fn fenced(&self, revision: Revision) -> Result<(), Failure> {
+        if self.view.wait_for(revision, READ_YOUR_WRITES).await {
+            Ok(())
+        } else {
+            // The rotation is made, but this daemon may still answer for the epoch before.
+            Err(Failure::Write(crate::registry::Error::MaybeApplied))
+        }
+    }
+
+    async fn list(&self, request: v1::ListEpochsRequest) -> Result<v1::ListEpochsResponse, Failure> {
+        let mut violations = Violations::default();
+        let before = violations.take(page_token::decode_epoch("page_token", &request.page_token));
+        let page_size = violations.take(convert::page_size(request.page_size));
+        violations.into_result()?;
+        let epochs = self.epochs.list(before, u32::try_from(page_size).unwrap_or(u32::MAX)).await?;
+        let more = epochs.len() == page_size;
+        let next = epochs.last().filter(|last| more && last.epoch.number > 1).map(|last| last.epoch.number);
+        Ok(v1::ListEpochsResponse {
+            epochs: epochs.into_iter().map(convert::epoch).collect(),
+            next_page_token: next.map(page_token::encode_epoch).unwrap_or_default(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for Cluster {
+    async fn get_cluster(
+        &self,
+        request: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::GetClusterResponse>, Status> {
+        Ok(Response::new(self.get(request.into_inner()).await?))
+    }
+
+    async fn rotate_epoch(
+        &self,
+        request: Request<v1::RotateEpochRequest>,
+    ) -> Result<Response<v1::RotateEpochResponse>, Status> {
+        Ok(Response::new(self.rotate(request.into_inner()).await?))
+    }
+
+    async fn list_epochs(
+        &self,
+        request: Request<v1::ListEpochsRequest>,
+    ) -> Result<Response<v1::ListEpochsResponse>, Status> {
+        Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+}

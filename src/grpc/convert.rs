@@ -1,0 +1,242 @@
+//! Requests into values, values into answers.
+//!
+//! A request is read whole: every field that cannot be accepted is reported, not only the first.
+
+use std::{collections::HashMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use prost_types::Timestamp;
+use uuid::Uuid;
+
+use super::failure::Failure;
+use crate::{
+    model::{
+        self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, Registration, Ttl,
+        input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, invalid},
+    },
+    proto::v1,
+    view::{Entry, View, list::Filter},
+};
+
+const PAGE_SIZE_DEFAULT: usize = 100;
+const PAGE_SIZE_MAX: usize = 1_000;
+
+/// Collects the fields that cannot be accepted.
+#[derive(Debug, Default)]
+pub(super) struct Violations(Vec<InvalidInput>);
+
+impl Violations {
+    /// Passes on what was accepted, remembers what was not. A refused value is replaced by its default, which nobody
+    /// sees, because [`Violations::into_result`] then fails.
+    pub(super) fn take<T: Default>(&mut self, parsed: Result<T, InvalidInput>) -> T {
+        parsed.unwrap_or_else(|violation| {
+            self.0.push(violation);
+            T::default()
+        })
+    }
+
+    /// As [`Violations::take`], for what has no default.
+    pub(super) fn keep<T>(&mut self, parsed: Result<T, InvalidInput>) -> Option<T> {
+        self.take(parsed.map(Some))
+    }
+
+    /// Fails if there are any.
+    pub(super) fn into_result(self) -> Result<(), Failure> {
+        if self.0.is_empty() { Ok(()) } else { Err(Failure::Invalid(self.0)) }
+    }
+}
+
+pub(super) fn registration(request: v1::RegisterRequest) -> Result<Registration, Failure> {
+    let mut violations = Violations::default();
+    let instance_id = if request.instance_id.is_empty() {
+        Some(InstanceId(Uuid::new_v4()))
+    } else {
+        violations.keep(input::instance_id("instance_id", &request.instance_id))
+    };
+    let logical_id = violations.keep(input::logical_id("logical_id", &request.logical_id));
+    let ttl = violations.keep(ttl(request.ttl));
+    let status = violations.keep(initial_status(request.initial_status));
+    let epoch = violations.take(input::optional_epoch("cluster_epoch", &request.cluster_epoch));
+    let actor_name = violations.take(input::optional_text("actor_name", request.actor_name, NAME_MAX_BYTES));
+    let serve_route = violations.take(input::optional_text("serve_route", request.serve_route, SERVE_ROUTE_MAX_BYTES));
+    let node_id = violations.take(input::optional_text("node_id", request.node_id, NAME_MAX_BYTES));
+    let ip_address = violations.take(input::optional_ip("ip_address", &request.ip_address));
+    let port = violations.take(input::optional_port("port", request.port));
+    let pid = violations.take(input::optional_pid("pid", request.pid));
+    let version = violations.take(input::optional_text("version", request.version, NAME_MAX_BYTES));
+    let labels = violations.take(Labels::from_input("labels", &request.labels));
+    violations.into_result()?;
+    let (Some(instance_id), Some(logical_id), Some(ttl), Some(status)) = (instance_id, logical_id, ttl, status) else {
+        return Err(Failure::Invalid(Vec::new()));
+    };
+    Ok(Registration {
+        instance_id,
+        logical_id,
+        epoch,
+        status,
+        actor_name,
+        serve_route,
+        node_id,
+        ip_address,
+        port,
+        pid,
+        version,
+        labels,
+        ttl,
+    })
+}
+
+fn ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, InvalidInput> {
+    let ttl = match ttl.map(Duration::try_from) {
+        None => None,
+        Some(Ok(ttl)) => Some(ttl),
+        Some(Err(_)) => return invalid("ttl", "is negative or out of range; choose 2 s to 300 s"),
+    };
+    Ttl::from_input("ttl", ttl)
+}
+
+fn initial_status(status: i32) -> Result<InstanceStatus, InvalidInput> {
+    match v1::InstanceStatus::try_from(status) {
+        Ok(v1::InstanceStatus::Unspecified | v1::InstanceStatus::Starting) => Ok(InstanceStatus::Starting),
+        Ok(v1::InstanceStatus::Alive) => Ok(InstanceStatus::Alive),
+        _ => invalid("initial_status", format!("is {status}; choose STARTING (1) or ALIVE (2)")),
+    }
+}
+
+/// Accepts a status that must be given.
+pub(super) fn required_status(field: &str, status: i32) -> Result<InstanceStatus, InvalidInput> {
+    match v1::InstanceStatus::try_from(status) {
+        Ok(v1::InstanceStatus::Starting) => Ok(InstanceStatus::Starting),
+        Ok(v1::InstanceStatus::Alive) => Ok(InstanceStatus::Alive),
+        Ok(v1::InstanceStatus::Draining) => Ok(InstanceStatus::Draining),
+        Ok(v1::InstanceStatus::Dead) => Ok(InstanceStatus::Dead),
+        Ok(v1::InstanceStatus::Unspecified) | Err(_) => {
+            invalid(field, format!("is {status}; choose STARTING (1), ALIVE (2), DRAINING (3) or DEAD (4)"))
+        }
+    }
+}
+
+pub(super) fn filter(request: &v1::ListInstancesRequest) -> Result<(Filter, usize), Failure> {
+    let mut violations = Violations::default();
+    let prefix = input::plain_text("logical_id_prefix", &request.logical_id_prefix, LOGICAL_ID_MAX_BYTES);
+    violations.take(prefix);
+    violations.take(input::plain_text("node_id", &request.node_id, NAME_MAX_BYTES));
+    let labels = violations.take(Labels::from_input("labels", &request.labels));
+    let statuses =
+        request.statuses.iter().filter_map(|status| violations.keep(required_status("statuses", *status))).collect();
+    let page_size = violations.take(page_size(request.page_size));
+    violations.into_result()?;
+    let filter = Filter {
+        logical_id_prefix: request.logical_id_prefix.clone(),
+        statuses,
+        node_id: request.node_id.clone(),
+        labels,
+    };
+    Ok((filter, page_size))
+}
+
+/// Accepts a page size; 0 means the default.
+pub(super) fn page_size(size: i32) -> Result<usize, InvalidInput> {
+    match usize::try_from(size) {
+        Ok(0) => Ok(PAGE_SIZE_DEFAULT),
+        Ok(size) if size <= PAGE_SIZE_MAX => Ok(size),
+        _ => invalid("page_size", format!("is {size}; choose 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}")),
+    }
+}
+
+/// An instance as it is now: in the current epoch, with what is left of its lease.
+pub(super) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::Instance {
+    let now_ms = view.clock().now_ms();
+    let instance = &entry.instance;
+    let status = instance.status_in(epoch);
+    let live = status != InstanceStatus::Dead;
+    v1::Instance {
+        instance_id: instance.instance_id.to_string(),
+        logical_id: instance.logical_id.to_string(),
+        lease_id: instance.lease_id.0,
+        cluster_epoch: instance.epoch.id.to_string(),
+        epoch_number: instance.epoch.number,
+        revision: instance.revision.0,
+        status: status_code(status).into(),
+        actor_name: text(instance.actor_name.as_deref()),
+        serve_route: text(instance.serve_route.as_deref()),
+        node_id: text(instance.node_id.as_deref()),
+        ip_address: instance.ip_address.map(|ip| ip.to_string()).unwrap_or_default(),
+        port: instance.port.map(u32::from).unwrap_or_default(),
+        pid: instance.pid.map(i64::from).unwrap_or_default(),
+        version: text(instance.version.as_deref()),
+        labels: labels(&instance.labels),
+        ttl: Some(duration(instance.ttl.as_duration())),
+        started_at: Some(timestamp(instance.started_at)),
+        last_beat: Some(timestamp(view.database_time(entry.lease.heard_ms()).max(instance.started_at))),
+        lease_remaining: Some(duration(Duration::from_millis(if live { entry.lease.remaining_ms(now_ms) } else { 0 }))),
+        suspect: live && entry.lease.is_suspect(now_ms),
+        death: instance.death_in(epoch).map(death),
+    }
+}
+
+fn death(death: model::Death) -> v1::Death {
+    v1::Death {
+        reason: match death.reason {
+            None => v1::DeathReason::Unspecified,
+            Some(model::DeathReason::Stale) => v1::DeathReason::Stale,
+            Some(model::DeathReason::OldEpoch) => v1::DeathReason::OldEpoch,
+            Some(model::DeathReason::Deregistered) => v1::DeathReason::Deregistered,
+            Some(model::DeathReason::Replaced) => v1::DeathReason::Replaced,
+            Some(model::DeathReason::Operator) => v1::DeathReason::Operator,
+        }
+        .into(),
+        at: death.at.map(timestamp),
+        deadline: death.deadline.map(timestamp),
+        decided_by: text(death.decided_by.as_deref()),
+    }
+}
+
+pub(super) fn status_code(status: InstanceStatus) -> v1::InstanceStatus {
+    match status {
+        InstanceStatus::Starting => v1::InstanceStatus::Starting,
+        InstanceStatus::Alive => v1::InstanceStatus::Alive,
+        InstanceStatus::Draining => v1::InstanceStatus::Draining,
+        InstanceStatus::Dead => v1::InstanceStatus::Dead,
+    }
+}
+
+pub(super) fn epoch(record: EpochRecord) -> v1::Epoch {
+    v1::Epoch {
+        cluster_epoch: record.epoch.id.to_string(),
+        epoch_number: record.epoch.number,
+        started_at: Some(timestamp(record.started_at)),
+        started_revision: record.started_revision.0,
+        reason: record.reason,
+        rotated_by: record.rotated_by,
+    }
+}
+
+pub(super) fn daemon(record: &DaemonRecord, read_ago: Duration) -> v1::Daemon {
+    v1::Daemon {
+        daemon_id: record.daemon_id.to_string(),
+        address: record.address.clone(),
+        version: record.version.clone(),
+        started_at: Some(timestamp(record.started_at)),
+        last_flush_age: Some(duration(record.last_flush_age + read_ago)),
+    }
+}
+
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: duration.subsec_nanos().cast_signed(),
+    }
+}
+
+fn timestamp(time: DateTime<Utc>) -> Timestamp {
+    Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().cast_signed() }
+}
+
+fn text(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
+}
+
+fn labels(labels: &Labels) -> HashMap<String, String> {
+    labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}

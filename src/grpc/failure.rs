@@ -1,0 +1,180 @@
+//! Everything a call can be refused for, and its one translation into a gRPC status.
+//!
+//! The reasons are the closed list of `proto/muster/v1/error.proto`. A status carries an `ErrorInfo` with the reason,
+//! a `BadRequest` for bad input, and a `RetryInfo` where trying again helps.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    model::{Epoch, InstanceStatus, InvalidInput, LeaseId, Owner},
+    proto::v1::ErrorReason,
+    registry,
+};
+
+/// Domain of all reasons.
+pub const DOMAIN: &str = "musterd";
+
+/// Why a call is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Fields that cannot be accepted; at least one.
+    Invalid(Vec<InvalidInput>),
+    /// No such instance.
+    UnknownInstance,
+    /// No such lease.
+    UnknownLease(LeaseId),
+    /// No instance of this name is on record.
+    UnknownLogicalId(String),
+    /// None of so many instances of this name is alive.
+    NoLiveInstance(String, usize),
+    /// The lease has ended.
+    LeaseExpired,
+    /// A newer lease took its place.
+    LeaseReplaced,
+    /// Not the current epoch; with that one.
+    EpochFenced(Epoch),
+    /// Another epoch than the expected one is current.
+    EpochMismatch(Option<Epoch>),
+    /// The new epoch was in use before.
+    EpochReused,
+    /// From this status the one asked for cannot be reached.
+    InvalidTransition(InstanceStatus),
+    /// Another owner has the instance id.
+    InstanceIdTaken(Owner),
+    /// Beats cannot be saved in time.
+    BeatsNotSaved,
+    /// The daemon has not loaded the registry, or not seen the revision asked for.
+    NotYetSeen,
+    /// The write side has no decision.
+    Write(registry::Error),
+}
+
+impl From<InvalidInput> for Failure {
+    fn from(invalid: InvalidInput) -> Self {
+        Self::Invalid(vec![invalid])
+    }
+}
+
+impl From<registry::Error> for Failure {
+    fn from(error: registry::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl Failure {
+    fn code_and_reason(&self) -> (Code, ErrorReason) {
+        use registry::Error as Write;
+        match self {
+            Self::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidField),
+            Self::UnknownInstance => (Code::NotFound, ErrorReason::UnknownInstance),
+            Self::UnknownLease(_) => (Code::NotFound, ErrorReason::UnknownLease),
+            Self::UnknownLogicalId(_) => (Code::NotFound, ErrorReason::UnknownLogicalId),
+            Self::NoLiveInstance(..) => (Code::NotFound, ErrorReason::NoLiveInstance),
+            Self::LeaseExpired => (Code::FailedPrecondition, ErrorReason::LeaseExpired),
+            Self::LeaseReplaced => (Code::FailedPrecondition, ErrorReason::LeaseReplaced),
+            Self::EpochFenced(_) => (Code::FailedPrecondition, ErrorReason::EpochFenced),
+            Self::EpochMismatch(_) => (Code::FailedPrecondition, ErrorReason::EpochMismatch),
+            Self::EpochReused => (Code::FailedPrecondition, ErrorReason::EpochReused),
+            Self::InvalidTransition(_) => (Code::FailedPrecondition, ErrorReason::InvalidTransition),
+            Self::InstanceIdTaken(_) => (Code::AlreadyExists, ErrorReason::InstanceIdTaken),
+            Self::BeatsNotSaved => (Code::Unavailable, ErrorReason::BeatsNotSaved),
+            Self::NotYetSeen => (Code::Unavailable, ErrorReason::NotYetSeen),
+            Self::Write(Write::Overloaded) => (Code::ResourceExhausted, ErrorReason::Overloaded),
+            Self::Write(Write::Unavailable) => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
+            Self::Write(Write::MaybeApplied) => (Code::Unavailable, ErrorReason::MaybeApplied),
+            Self::Write(Write::ShuttingDown) => (Code::Unavailable, ErrorReason::ShuttingDown),
+            Self::Write(Write::Internal) => (Code::Internal, ErrorReason::Internal),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Invalid(violations) => {
+                let violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                violations.join("; ")
+            }
+            Self::UnknownInstance => "no such instance is on record; register it".into(),
+            Self::UnknownLease(lease_id) => format!("lease {lease_id} is not on record; register anew"),
+            Self::UnknownLogicalId(name) => format!("no instance of `{}` is on record", name.escape_debug()),
+            Self::NoLiveInstance(name, 1) => {
+                format!("`{}` has no live instance; the one on record is not alive", name.escape_debug())
+            }
+            Self::NoLiveInstance(name, count) => {
+                format!("`{}` has no live instance; none of {count} on record is alive", name.escape_debug())
+            }
+            Self::LeaseExpired => "the lease has ended, which is final; register anew to get a new one".into(),
+            Self::LeaseReplaced => "a newer registration of this instance id has taken the lease's place".into(),
+            Self::EpochFenced(epoch) => {
+                format!("that epoch is over; the current one is {} (number {})", epoch.id, epoch.number)
+            }
+            Self::EpochMismatch(Some(epoch)) => {
+                format!("the current epoch is {} (number {}), not the expected one", epoch.id, epoch.number)
+            }
+            Self::EpochMismatch(None) => "there is no epoch yet".into(),
+            Self::EpochReused => "the new epoch was in use before; take a fresh UUID".into(),
+            Self::InvalidTransition(from) => format!(
+                "an instance that is {} cannot change to that; allowed are starting to alive, alive to draining and \
+                 back, anything to dead",
+                from.as_str()
+            ),
+            Self::InstanceIdTaken(_) => {
+                "a live instance of another owner has this instance id; register under another one".into()
+            }
+            Self::BeatsNotSaved => "beats cannot be saved in time; beat at another daemon".into(),
+            Self::NotYetSeen => "the daemon has not seen that revision yet".into(),
+            Self::Write(error) => error.to_string(),
+        }
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs: Vec<(&str, String)> = match self {
+            Self::EpochFenced(epoch) | Self::EpochMismatch(Some(epoch)) => {
+                vec![("currentEpoch", epoch.id.to_string()), ("currentEpochNumber", epoch.number.to_string())]
+            }
+            Self::InvalidTransition(from) => vec![("status", from.as_str().to_owned())],
+            Self::InstanceIdTaken(owner) => [
+                ("ownerNodeId", owner.node_id.clone()),
+                ("ownerIpAddress", owner.ip_address.clone()),
+                ("ownerPid", owner.pid.map(|pid| pid.to_string())),
+            ]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)))
+            .collect(),
+            _ => Vec::new(),
+        };
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// After how long trying again may help; `None` if it does not.
+    fn retry_after(&self) -> Option<Duration> {
+        use registry::Error as Write;
+        match self {
+            Self::Write(Write::Overloaded | Write::ShuttingDown) | Self::BeatsNotSaved => {
+                Some(Duration::from_millis(200))
+            }
+            Self::Write(Write::Unavailable | Write::MaybeApplied) => Some(Duration::from_millis(500)),
+            Self::NotYetSeen => Some(Duration::from_millis(500)),
+            _ => None,
+        }
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let (code, reason) = failure.code_and_reason();
+        let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, failure.metadata());
+        if let Some(after) = failure.retry_after() {
+            details.set_retry_info(Some(after));
+        }
+        if let Failure::Invalid(violations) = &failure {
+            for violation in violations {
+                details.add_bad_request_violation(&violation.field, &violation.problem);
+            }
+        }
+        Self::with_error_details(code, failure.message(), details)
+    }
+}

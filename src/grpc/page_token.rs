@@ -1,0 +1,142 @@
+//! Page tokens: where a page ended, bound to the query it belongs to.
+//!
+//! A token is opaque to callers and holds no secret. It begins with a fingerprint of the query's conditions, so that
+//! the token of another query is refused instead of silently giving a wrong page.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    model::{
+        InstanceId, InvalidInput, LogicalId,
+        input::{LOGICAL_ID_MAX_BYTES, invalid},
+    },
+    view::list::{Filter, Position},
+};
+
+const FINGERPRINT_BYTES: usize = 8;
+const UUID_BYTES: usize = 16;
+/// Longer than any token made here, so that nothing larger is decoded.
+const TOKEN_MAX_BYTES: usize = 2 * (FINGERPRINT_BYTES + UUID_BYTES + 4 * LOGICAL_ID_MAX_BYTES);
+
+type Fingerprint = [u8; FINGERPRINT_BYTES];
+
+/// Makes the token of the page after `position`.
+#[must_use]
+pub fn encode(filter: &Filter, position: &Position) -> String {
+    let mut bytes = fingerprint(filter).to_vec();
+    bytes.extend_from_slice(position.instance_id.0.as_bytes());
+    bytes.extend_from_slice(position.logical_id.as_str().as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Reads a token; empty means the first page.
+///
+/// # Errors
+/// Not a token of this query.
+pub fn decode(field: &str, filter: &Filter, token: &str) -> Result<Option<Position>, InvalidInput> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    match parse(token) {
+        Some((of_query, position)) if of_query == fingerprint(filter) => Ok(Some(position)),
+        _ => invalid(
+            field,
+            "is not a token of this query; repeat the conditions of the first page, or start without a token",
+        ),
+    }
+}
+
+/// Makes the token of the page of epochs numbered below `before`.
+#[must_use]
+pub fn encode_epoch(before: u64) -> String {
+    URL_SAFE_NO_PAD.encode(before.to_be_bytes())
+}
+
+/// Reads such a token; empty means the first page.
+///
+/// # Errors
+/// Not a token of this query.
+pub fn decode_epoch(field: &str, token: &str) -> Result<u64, InvalidInput> {
+    if token.is_empty() {
+        return Ok(i64::MAX.cast_unsigned());
+    }
+    let bytes = if token.len() > TOKEN_MAX_BYTES { None } else { URL_SAFE_NO_PAD.decode(token).ok() };
+    match bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()) {
+        Some(bytes) => Ok(u64::from_be_bytes(bytes)),
+        None => invalid(field, "is not a token of this query; start without a token"),
+    }
+}
+
+fn parse(token: &str) -> Option<(Fingerprint, Position)> {
+    if token.len() > TOKEN_MAX_BYTES {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let (fingerprint, rest) = bytes.split_first_chunk::<FINGERPRINT_BYTES>()?;
+    let (instance_id, logical_id) = rest.split_first_chunk::<UUID_BYTES>()?;
+    let position = Position {
+        logical_id: LogicalId::from_record(std::str::from_utf8(logical_id).ok()?),
+        instance_id: InstanceId(Uuid::from_bytes(*instance_id)),
+    };
+    Some((*fingerprint, position))
+}
+
+/// Every condition with its length before it, so that no two filters read alike.
+fn fingerprint(filter: &Filter) -> Fingerprint {
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    };
+    add(&filter.logical_id_prefix);
+    add(&filter.node_id);
+    for (key, value) in filter.labels.iter() {
+        add(key);
+        add(value);
+    }
+    for status in &filter.statuses {
+        add(status.as_str());
+    }
+    let digest = hash.finalize();
+    std::array::from_fn(|byte| digest[byte])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filter(prefix: &str) -> Filter {
+        Filter { logical_id_prefix: prefix.into(), ..Filter::default() }
+    }
+
+    #[test]
+    fn the_token_of_another_query_is_refused() {
+        let position =
+            Position { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
+        let token = encode(&filter("a"), &position);
+        assert_eq!(decode("page_token", &filter("a"), &token), Ok(Some(position)));
+        assert!(decode("page_token", &filter("b"), &token).is_err());
+        assert!(decode("page_token", &filter("a"), "nonsense").is_err());
+        assert!(decode_epoch("page_token", &token).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_leads_back_to_its_position(name in "\\PC{0,60}", id in any::<u128>(), prefix in "[a-z]{0,5}") {
+            let position =
+                Position { logical_id: LogicalId::from_record(&name), instance_id: InstanceId(Uuid::from_u128(id)) };
+            let token = encode(&filter(&prefix), &position);
+            prop_assert_eq!(decode("page_token", &filter(&prefix), &token), Ok(Some(position)));
+        }
+
+        #[test]
+        fn no_token_from_outside_panics(token in any::<String>()) {
+            let _ = decode("page_token", &filter(""), &token);
+            let _ = decode_epoch("page_token", &token);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The view as calls read it: not before it is loaded, and not before the revision a caller has seen.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::Guard;
+
+use super::failure::Failure;
+use crate::{
+    model::Revision,
+    view::{Snapshot, View},
+};
+
+/// How long a call waits for a revision.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Returns the registry at `min_revision` or later.
+pub(super) async fn snapshot(view: &View, min_revision: u64) -> Result<Guard<Arc<Snapshot>>, Failure> {
+    let snapshot = view.snapshot();
+    if snapshot.cluster().is_some() && snapshot.revision().0 >= min_revision {
+        return Ok(snapshot);
+    }
+    wait(view, Revision(min_revision)).await?;
+    Ok(view.snapshot())
+}
+
+/// Waits until the registry is loaded and `revision` has been applied.
+pub(super) async fn wait(view: &View, revision: Revision) -> Result<(), Failure> {
+    if view.wait_for(revision, WAIT).await { Ok(()) } else { Err(Failure::NotYetSeen) }
+}

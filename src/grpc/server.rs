@@ -1,0 +1,118 @@
+//! Puts the services together: limits, counting, health, reflection; and serves them until told to stop.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{
+    cluster::Cluster,
+    discovery::Discovery,
+    incoming::{DEFAULT_MAX_CONNECTIONS, Incoming},
+    observe::Observe,
+    registry::Registry,
+};
+use crate::{
+    metrics::IncomingMetrics,
+    proto::{
+        DESCRIPTORS,
+        v1::{
+            cluster_service_server::ClusterServiceServer, discovery_service_server::DiscoveryServiceServer,
+            registry_service_server::RegistryServiceServer,
+        },
+    },
+};
+
+/// Largest request. The largest that is accepted has some 20 KiB.
+const REQUEST_MAX_BYTES: usize = 64 * 1024;
+/// Calls at the same time on one connection.
+const STREAMS_MAX: u32 = 256;
+/// How long a call may take in all. Writes end by themselves before.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an idle connection is asked whether anybody is there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long that may take.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the server ended.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The connections could not be served.
+    #[error("the gRPC server failed")]
+    Serve(#[from] tonic::transport::Error),
+    /// The embedded description of the protocol is broken.
+    #[error("the embedded protocol description cannot be read")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The same, for counting.
+    #[error("the embedded protocol description cannot be read")]
+    Observe(#[from] prost::DecodeError),
+}
+
+/// The services of a daemon.
+#[derive(Debug)]
+pub struct Services {
+    /// For actors.
+    pub registry: Registry,
+    /// For routers.
+    pub discovery: Discovery,
+    /// For operators.
+    pub cluster: Cluster,
+}
+
+/// Serves until told to stop, then ends the connections when their calls have ended.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn serve(
+    listener: TcpListener,
+    services: Services,
+    ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let incoming = Incoming::new(listener, DEFAULT_MAX_CONNECTIONS, IncomingMetrics::new());
+    let served = Server::builder()
+        .layer(Observe::new()?)
+        .max_concurrent_streams(STREAMS_MAX)
+        .timeout(CALL_TIMEOUT)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(descriptors().build_v1()?)
+        .add_service(descriptors().build_v1alpha()?)
+        .add_service(RegistryServiceServer::new(services.registry).max_decoding_message_size(REQUEST_MAX_BYTES))
+        .add_service(DiscoveryServiceServer::new(services.discovery).max_decoding_message_size(REQUEST_MAX_BYTES))
+        .add_service(ClusterServiceServer::new(services.cluster).max_decoding_message_size(REQUEST_MAX_BYTES))
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    tokio::select! {
+        served = served => Ok(served?),
+        () = report_health(&health, ready) => Ok(()),
+    }
+}
+
+/// Tells the health service what the daemon says of itself. Does not end.
+async fn report_health(health: &HealthReporter, mut ready: watch::Receiver<bool>) {
+    loop {
+        let status = if *ready.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in [
+            "",
+            RegistryServiceServer::<Registry>::NAME,
+            DiscoveryServiceServer::<Discovery>::NAME,
+            ClusterServiceServer::<Cluster>::NAME,
+        ] {
+            health.set_service_status(service, status).await;
+        }
+        if ready.changed().await.is_err() {
+            // The daemon is gone from readiness for good; the server's own end follows.
+            std::future::pending::<()>().await;
+        }
+    }
+}

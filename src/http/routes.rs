@@ -1,0 +1,120 @@
+//! What the HTTP port answers.
+//!
+//! `/livez` says that the process runs and nothing else: restarting a daemon because its PostgreSQL is away would throw
+//! away the memory it answers from. `/readyz` says whether to send callers here, and what is missing if not.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+
+use crate::{
+    lifecycle::{Readiness, Snapshot},
+    metrics::{Handle, ReadyMetrics},
+};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+
+const INDEX: &str = "\
+musterd
+
+/metrics  metrics in the Prometheus text format
+/livez    200 while the process runs
+/readyz   200 if callers should come here, 503 and what is missing if not; JSON with Accept: application/json
+";
+
+/// What the routes answer from. Cheap to clone.
+#[derive(Clone)]
+pub struct Http {
+    metrics: Handle,
+    readiness: Readiness,
+    ready: ReadyMetrics,
+    refresh: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("readiness", &self.readiness).finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    /// Answers from `metrics` and `readiness`. `refresh` is called before each rendering of the metrics and sets the
+    /// gauges that change by themselves; it must not block.
+    #[must_use]
+    pub fn new(metrics: Handle, readiness: Readiness, refresh: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { metrics, readiness, ready: ReadyMetrics::new(), refresh: Arc::new(refresh) }
+    }
+
+    /// Returns the routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/", get(|| async { text(StatusCode::OK, INDEX.to_owned()) }))
+            .route("/metrics", get(metrics))
+            .route("/livez", get(|| async { text(StatusCode::OK, "ok\n".to_owned()) }))
+            .route("/readyz", get(readyz))
+            .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n".to_owned()) })
+            .method_not_allowed_fallback(|| async {
+                text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n".to_owned())
+            })
+            .with_state(self)
+    }
+}
+
+async fn metrics(State(http): State<Http>) -> Response {
+    http.ready.ready.set(if http.readiness.is_ready() { 1.0 } else { 0.0 });
+    (http.refresh)();
+    respond(StatusCode::OK, PROMETHEUS, http.metrics.render())
+}
+
+async fn readyz(State(http): State<Http>, headers: HeaderMap) -> Response {
+    let snapshot = http.readiness.snapshot();
+    let status = if snapshot.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if wants_json(&headers) { respond(status, JSON, as_json(&snapshot)) } else { text(status, as_text(&snapshot)) }
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| value.contains(JSON))
+}
+
+fn as_text(snapshot: &Snapshot) -> String {
+    let mut lines = String::from(if snapshot.ready { "ready\n" } else { "not ready\n" });
+    for state in &snapshot.conditions {
+        lines.push_str(if state.ok { "[ok]      " } else { "[missing] " });
+        lines.push_str(state.condition.name());
+        if !state.detail.is_empty() {
+            lines.push_str(": ");
+            lines.push_str(&state.detail);
+        }
+        lines.push('\n');
+    }
+    lines
+}
+
+fn as_json(snapshot: &Snapshot) -> String {
+    let conditions: Vec<_> = snapshot
+        .conditions
+        .iter()
+        .map(|state| json!({"name": state.condition.name(), "ok": state.ok, "detail": state.detail}))
+        .collect();
+    json!({"ready": snapshot.ready, "conditions": conditions}).to_string()
+}
+
+fn text(status: StatusCode, body: String) -> Response {
+    respond(status, TEXT, body)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response {
+    (status, [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response()
+}

@@ -1,0 +1,117 @@
+//! Every metric by name, kind and help text, in one table.
+//!
+//! A name is an interface: dashboards and alerts outlive releases. So all names stand here, once, and the code and the
+//! `HELP` lines are made from the same entry. Units are base units (seconds, not milliseconds), counters end in
+//! `_total`, and label sets are closed: a logical id or an instance id is never a label, because a fleet of a million
+//! instances would become a million time series.
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the daemon runs.
+    Counter,
+    /// The present value.
+    Gauge,
+    /// A distribution over fixed buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What it says, for people.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($kind:ident $constant:ident = $name:literal: $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// All metrics of the daemon but `process_*`, which describe themselves.
+        pub const ALL: &[Metric] = &[
+            $(Metric { name: $constant, kind: Kind::$kind, help: $help },)*
+        ];
+    };
+}
+
+metrics! {
+    Gauge INSTANCES = "musterd_instances":
+        "Instances on record, by status; instances of older epochs count as dead.";
+    Gauge LOGICAL_IDS = "musterd_logical_ids":
+        "Logical ids on record, by whether an alive instance serves them.";
+    Gauge EPOCH_NUMBER = "musterd_epoch_number":
+        "Number of the current epoch as this daemon knows it.";
+    Gauge REVISION = "musterd_revision":
+        "Revision this daemon has applied.";
+    Counter DEATHS = "musterd_deaths_total":
+        "Deaths seen in the feed, by reason; every daemon counts each of them, so compare daemons, do not add them up.";
+
+    Counter BEATS = "musterd_beats_total":
+        "Beats received, by verdict.";
+    Counter REGISTRATIONS = "musterd_registrations_total":
+        "Register calls, by outcome.";
+    Counter RESOLVES = "musterd_resolves_total":
+        "Names resolved, by result.";
+
+    Gauge FEED_LAG = "musterd_feed_lag_seconds":
+        "Age of the last confirmation by PostgreSQL that this daemon's view is current.";
+    Counter FEED_RESYNCS = "musterd_feed_resyncs_total":
+        "Full reloads of the view, by cause.";
+
+    Gauge FLUSH_LAG = "musterd_flush_lag_seconds":
+        "Age of the oldest accepted beat that is not yet saved.";
+    Histogram FLUSH_LEASES = "musterd_flush_leases":
+        "Leases saved by one flush.";
+    Histogram FLUSH_SECONDS = "musterd_flush_seconds":
+        "Duration of one flush of beats to PostgreSQL.";
+    Counter FLUSH_FAILURES = "musterd_flush_failures_total":
+        "Flushes of beats that failed; they are repeated.";
+
+    Counter REAPER_RUNS = "musterd_reaper_runs_total":
+        "Runs of the reapers, by reaper and outcome.";
+    Counter REAPED = "musterd_reaped_total":
+        "Instances declared dead (stale, old_epoch) or purged from the record (purge) by this daemon.";
+    Gauge EXPIRY_HELD = "musterd_expiry_held":
+        "1 while expiry is on hold, 0 otherwise.";
+
+    Histogram WRITER_GROUP_SIZE = "musterd_writer_group_size":
+        "Changes committed together.";
+    Histogram WRITER_SECONDS = "musterd_writer_seconds":
+        "Duration of one group commit.";
+    Gauge WRITER_QUEUE = "musterd_writer_queue":
+        "Changes that wait for the next group commit.";
+
+    Gauge POOL_CONNECTIONS = "musterd_pool_connections":
+        "Connections to PostgreSQL, by pool and state; waiting counts callers, not connections.";
+
+    Gauge READY = "musterd_ready":
+        "1 if /readyz answers 200, 0 otherwise.";
+    Gauge BUILD_INFO = "musterd_build_info":
+        "Always 1; the label is the version that runs.";
+
+    Gauge GRPC_CONNECTIONS = "musterd_grpc_connections":
+        "Open gRPC connections.";
+    Counter GRPC_ACCEPT_ERRORS = "musterd_grpc_accept_errors_total":
+        "Connections that could not be accepted, usually for want of file descriptors.";
+    Counter GRPC_STARTED = "grpc_server_started_total":
+        "RPCs begun, by service and method.";
+    Counter GRPC_HANDLED = "grpc_server_handled_total":
+        "RPCs ended, by service, method and status code; Canceled includes answers that nobody waited for.";
+    Histogram GRPC_HANDLING_SECONDS = "grpc_server_handling_seconds":
+        "Duration of RPCs to the end of the answer; for streams, their lifetime.";
+}
+
+/// Registers the help text of every metric with the recorder in effect.
+pub fn describe() {
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+}

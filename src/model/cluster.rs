@@ -1,0 +1,73 @@
+//! The cluster as its one row describes it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{EpochId, Revision};
+
+/// The cluster's current life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Its UUID.
+    pub id: EpochId,
+    /// Its number; only grows.
+    pub number: u64,
+}
+
+/// Expiry is suspended, because beats may not have been heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// For how much longer, when the row was read.
+    pub remaining: Duration,
+    /// Why.
+    pub reason: String,
+}
+
+/// The cluster row, as read at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// The latest revision.
+    pub revision: Revision,
+    /// Changes when the history of revisions was broken.
+    pub history_id: Uuid,
+    /// The highest revision of a dead row that is gone for good.
+    pub purged: Revision,
+    /// Set while expiry is suspended.
+    pub hold: Option<Hold>,
+    /// The database clock when the row was read.
+    pub read_at: DateTime<Utc>,
+}
+
+/// One entry of the history of epochs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochRecord {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// When it began, by the database clock.
+    pub started_at: DateTime<Utc>,
+    /// The revision at which it began.
+    pub started_revision: Revision,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Which daemon began it, or `sql`.
+    pub rotated_by: String,
+}
+
+/// A daemon that shares the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonRecord {
+    /// One run of it.
+    pub daemon_id: Uuid,
+    /// Its gRPC address.
+    pub address: String,
+    /// Version of musterd it runs.
+    pub version: String,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    /// How long ago it last saved beats, when the row was read.
+    pub last_flush_age: Duration,
+}

@@ -1,0 +1,83 @@
+//! An instance as PostgreSQL has it on record.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
+
+use super::{DeathReason, Epoch, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Revision, Ttl};
+
+/// The record of a death.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// Why; `None` if it died before reasons were kept.
+    pub reason: Option<DeathReason>,
+    /// When it was declared; `None` for a death by rotation that is not yet written down.
+    pub at: Option<DateTime<Utc>>,
+    /// When the lease would have ended without another beat.
+    pub deadline: Option<DateTime<Utc>>,
+    /// Who decided it.
+    pub decided_by: Option<Box<str>>,
+}
+
+/// One row of `registry_instance`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// The incarnation.
+    pub instance_id: InstanceId,
+    /// The name routers ask for.
+    pub logical_id: LogicalId,
+    /// Its lease.
+    pub lease_id: LeaseId,
+    /// The lease of the same instance id whose place this one took.
+    pub replaces: Option<LeaseId>,
+    /// The epoch it registered in.
+    pub epoch: Epoch,
+    /// Revision of its latest durable change.
+    pub revision: Revision,
+    /// Status as written; see [`Instance::status_in`].
+    pub status: InstanceStatus,
+    /// Name of the actor.
+    pub actor_name: Option<Box<str>>,
+    /// Deployment name or base route.
+    pub serve_route: Option<Box<str>>,
+    /// Node it runs on.
+    pub node_id: Option<Box<str>>,
+    /// Address.
+    pub ip_address: Option<IpAddr>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Version of its software.
+    pub version: Option<Box<str>>,
+    /// Labels.
+    pub labels: Labels,
+    /// TTL in effect.
+    pub ttl: Ttl,
+    /// When the lease was registered.
+    pub started_at: DateTime<Utc>,
+    /// The latest saved beat, as of when the row was read.
+    pub last_beat: DateTime<Utc>,
+    /// The record of its death, as written.
+    pub death: Option<Death>,
+}
+
+impl Instance {
+    /// The status in the current epoch: an instance of an older one is dead by definition, whatever was written.
+    #[must_use]
+    pub fn status_in(&self, current: Epoch) -> InstanceStatus {
+        if self.epoch.id == current.id { self.status } else { InstanceStatus::Dead }
+    }
+
+    /// The death as seen in the current epoch; `None` if it is not dead.
+    #[must_use]
+    pub fn death_in(&self, current: Epoch) -> Option<Death> {
+        match (self.status, self.status_in(current)) {
+            (_, InstanceStatus::Starting | InstanceStatus::Alive | InstanceStatus::Draining) => None,
+            (InstanceStatus::Dead, _) => {
+                Some(self.death.clone().unwrap_or(Death { reason: None, at: None, deadline: None, decided_by: None }))
+            }
+            _ => Some(Death { reason: Some(DeathReason::OldEpoch), at: None, deadline: None, decided_by: None }),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The lease of one instance as a daemon keeps it in memory: when it was last heard of, and what is not yet saved.
+//!
+//! Beats change it from many threads at once, the flusher and readers look at it meanwhile, and nobody waits: all of
+//! it is atomic, and no reader needs two of the fields to agree. Times are this daemon's monotonic milliseconds
+//! ([`crate::clock::Clock::now_ms`]): leases are *judged* by the database clock alone, so these only decide
+//! suspicion, and what to save.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::{InstanceId, LeaseId, Ttl};
+
+const LIVE: u8 = 0;
+const DEAD: u8 = 1;
+const REPLACED: u8 = 2;
+
+/// How a lease stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// It can be renewed, if its epoch is current.
+    Live,
+    /// It has ended.
+    Dead,
+    /// Another lease took its place.
+    Replaced,
+}
+
+/// One lease.
+#[derive(Debug)]
+pub struct Lease {
+    /// The lease.
+    pub id: LeaseId,
+    /// Whose.
+    pub instance_id: InstanceId,
+    /// Number of the epoch it belongs to.
+    pub epoch_number: u64,
+    /// The lease of the same instance id whose place it took.
+    pub replaces: Option<LeaseId>,
+    ttl_ms: AtomicU32,
+    state: AtomicU8,
+    heard_ms: AtomicU64,
+    heard_here: AtomicBool,
+    dirty: AtomicBool,
+    saved_ms: AtomicU64,
+}
+
+impl Lease {
+    /// A lease as read from PostgreSQL, which heard of it at `heard_ms`.
+    #[must_use]
+    pub fn new(
+        id: LeaseId,
+        instance_id: InstanceId,
+        epoch_number: u64,
+        replaces: Option<LeaseId>,
+        ttl: Ttl,
+        heard_ms: u64,
+    ) -> Self {
+        Self {
+            id,
+            instance_id,
+            epoch_number,
+            replaces,
+            ttl_ms: AtomicU32::new(ttl.as_millis()),
+            state: AtomicU8::new(LIVE),
+            heard_ms: AtomicU64::new(heard_ms),
+            heard_here: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
+            saved_ms: AtomicU64::new(heard_ms),
+        }
+    }
+
+    /// The TTL in effect.
+    pub fn ttl(&self) -> Ttl {
+        Ttl::from_record(Some(self.ttl_ms.load(Ordering::Relaxed).into()))
+    }
+
+    /// Takes over a TTL that was changed.
+    pub fn set_ttl(&self, ttl: Ttl) {
+        self.ttl_ms.store(ttl.as_millis(), Ordering::Relaxed);
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> LeaseState {
+        match self.state.load(Ordering::Acquire) {
+            LIVE => LeaseState::Live,
+            DEAD => LeaseState::Dead,
+            _ => LeaseState::Replaced,
+        }
+    }
+
+    /// Ends it. There is no way back: a lease never lives again.
+    /// Replaced outranks dead: it tells the owner more.
+    pub fn end(&self, replaced: bool) {
+        self.state.fetch_max(if replaced { REPLACED } else { DEAD }, Ordering::AcqRel);
+    }
+
+    /// A beat arrived here at `now_ms`. Returns true if the lease has to be queued for saving: it was clean before.
+    pub fn beat(&self, now_ms: u64) -> bool {
+        self.heard_ms.fetch_max(now_ms, Ordering::Relaxed);
+        self.heard_here.store(true, Ordering::Relaxed);
+        // The swap releases the time stored above to the flusher, which takes the mark before it reads the time.
+        !self.dirty.swap(true, Ordering::AcqRel)
+    }
+
+    /// PostgreSQL knows of a beat at `heard_ms`; it may have arrived at another daemon.
+    pub fn heard_elsewhere(&self, heard_ms: u64) {
+        if self.heard_ms.fetch_max(heard_ms, Ordering::Relaxed) < heard_ms {
+            self.heard_here.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The latest beat known.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// When the next save is due: a third of the TTL after the latest saved beat, so that each lease is written at
+    /// most once per third, and what PostgreSQL knows never lags by more than that.
+    pub fn save_due_ms(&self) -> u64 {
+        self.saved_ms.load(Ordering::Relaxed) + self.ttl().beat_interval_ms()
+    }
+
+    /// Takes what is to be saved: clears the mark, then reads the time. A beat in between marks it again.
+    pub fn take_unsaved(&self) -> u64 {
+        // A swap, not a store: it acquires what the beat that set the mark has stored before.
+        self.dirty.swap(false, Ordering::AcqRel);
+        self.heard_ms()
+    }
+
+    /// The beat of `heard_ms` is saved.
+    pub fn saved(&self, heard_ms: u64) {
+        self.saved_ms.fetch_max(heard_ms, Ordering::Relaxed);
+    }
+
+    /// A save failed. Returns true if the lease has to be queued again.
+    pub fn save_failed(&self) -> bool {
+        !self.dirty.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether two beats are overdue. Of a lease that beats here that is known exactly; of one known through
+    /// PostgreSQL alone, whose knowledge lags by up to a third of the TTL and a beat, only that its TTL has passed.
+    pub fn is_suspect(&self, now_ms: u64) -> bool {
+        let ttl = self.ttl();
+        let silent_ms = now_ms.saturating_sub(self.heard_ms());
+        let limit_ms =
+            if self.heard_here.load(Ordering::Relaxed) { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
+        silent_ms > limit_ms
+    }
+
+    /// Whether a beat is overdue that may have arrived elsewhere, so that asking PostgreSQL is worth it.
+    pub fn is_overdue(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.heard_ms()) > self.ttl().beat_interval_ms()
+    }
+
+    /// What is left of it by this daemon's knowledge, in milliseconds.
+    pub fn remaining_ms(&self, now_ms: u64) -> u64 {
+        (self.heard_ms() + u64::from(self.ttl().as_millis())).saturating_sub(now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn lease() -> Lease {
+        Lease::new(LeaseId(7), InstanceId(Uuid::from_u128(7)), 1, None, Ttl::from_record(Some(15_000)), 1_000)
+    }
+
+    #[test]
+    fn it_is_queued_for_saving_once_until_it_was_taken() {
+        let lease = lease();
+        assert!(lease.beat(2_000));
+        assert!(!lease.beat(3_000), "it is queued already");
+        assert_eq!(lease.take_unsaved(), 3_000);
+        assert!(lease.beat(4_000), "a beat after it was taken queues it again");
+    }
+
+    #[test]
+    fn a_save_is_due_a_third_of_the_ttl_after_the_last() {
+        let lease = lease();
+        assert_eq!(lease.save_due_ms(), 6_000);
+        lease.saved(9_000);
+        lease.saved(8_000);
+        assert_eq!(lease.save_due_ms(), 14_000, "an older save does not take it back");
+    }
+
+    #[test]
+    fn suspicion_comes_after_two_beats_here_and_after_the_ttl_elsewhere() {
+        let lease = lease();
+        assert!(!lease.is_suspect(16_000));
+        assert!(lease.is_suspect(16_001));
+        lease.beat(20_000);
+        assert!(!lease.is_suspect(30_000));
+        assert!(lease.is_suspect(30_001));
+        lease.heard_elsewhere(29_000);
+        assert!(!lease.is_suspect(44_000));
+        lease.heard_elsewhere(10_000);
+        assert_eq!(lease.heard_ms(), 29_000, "an older beat changes nothing");
+    }
+
+    #[test]
+    fn it_ends_for_good() {
+        let lease = lease();
+        assert_eq!(lease.state(), LeaseState::Live);
+        lease.end(false);
+        lease.beat(50_000);
+        assert_eq!(lease.state(), LeaseState::Dead);
+    }
+}

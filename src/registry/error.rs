@@ -1,0 +1,35 @@
+//! Why a change could not be made, in the terms a caller needs: was it applied, and does trying again help.
+
+use thiserror::Error;
+
+use crate::store;
+
+/// A change without a decision by PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// Too many changes are queued. Not applied.
+    #[error("too many changes are queued")]
+    Overloaded,
+    /// PostgreSQL cannot be reached. Not applied.
+    #[error("the database cannot be reached; nothing was changed")]
+    Unavailable,
+    /// No answer in time. Repeating it is safe.
+    #[error("the database did not answer in time; the change may have been applied, and repeating it is safe")]
+    MaybeApplied,
+    /// The daemon is shutting down. Not applied.
+    #[error("the daemon is shutting down; nothing was changed")]
+    ShuttingDown,
+    /// A fault of the daemon or the database. Not applied.
+    #[error("the database refused the change; the daemon's log has the cause")]
+    Internal,
+}
+
+impl From<&store::Error> for Error {
+    fn from(error: &store::Error) -> Self {
+        match error {
+            store::Error::Unreachable(_) | store::Error::Busy(_) => Self::Unavailable,
+            store::Error::Unanswered(_) | store::Error::Malformed(_) => Self::MaybeApplied,
+            store::Error::Refused(_) => Self::Internal,
+        }
+    }
+}

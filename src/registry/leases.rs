@@ -1,0 +1,220 @@
+//! The leases a daemon knows: who may beat, and whose beats are not yet saved.
+//!
+//! A beat is decided in memory: find the lease by its id, check that it is current, store the time, and queue it for
+//! the flusher unless it is queued already. Nothing here waits and nothing is locked but, for the time of one push, a
+//! sixteenth of the queue.
+//!
+//! What PostgreSQL has not yet confirmed must not be promised: once saving is late by more than a third of a lease's
+//! TTL, its beats are refused, so that the client goes to another daemon while there is still time.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use papaya::HashMap;
+
+use crate::{
+    clock::Clock,
+    metrics::BeatMetrics,
+    model::{Epoch, Instance, InstanceStatus, Lease, LeaseId, Ttl, lease::LeaseState},
+};
+
+/// How often the flusher says that it is well, at the latest.
+pub const FLUSH_PERIOD_MS: u64 = 1_000;
+const SHARDS: usize = 16;
+
+/// A beat that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// Its TTL.
+    pub ttl: Ttl,
+    /// The current epoch.
+    pub epoch: Epoch,
+}
+
+/// A beat that was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeatError {
+    /// No such lease is known here.
+    Unknown,
+    /// The lease has ended.
+    Expired,
+    /// Another lease took its place.
+    Replaced,
+    /// Its epoch is not the current one; with that one.
+    Fenced(Epoch),
+    /// This daemon cannot save beats in time.
+    NotSaved,
+    /// The daemon has not loaded the registry yet.
+    NotLoaded,
+}
+
+/// The leases.
+#[derive(Debug)]
+pub struct Leases {
+    clock: Clock,
+    by_id: HashMap<LeaseId, Arc<Lease>>,
+    epoch: ArcSwapOption<Epoch>,
+    unsaved: [Mutex<Vec<Arc<Lease>>>; SHARDS],
+    confirmed_ms: AtomicU64,
+    metrics: BeatMetrics,
+}
+
+impl Leases {
+    /// No leases yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            by_id: HashMap::new(),
+            epoch: ArcSwapOption::empty(),
+            unsaved: Default::default(),
+            confirmed_ms: AtomicU64::new(clock.now_ms()),
+            metrics: BeatMetrics::new(),
+        }
+    }
+
+    /// Renews a lease.
+    ///
+    /// # Errors
+    /// [`BeatError`] says what to do instead.
+    pub fn beat(&self, lease_id: LeaseId) -> Result<Accepted, BeatError> {
+        let verdict = self.try_beat(lease_id);
+        self.count(&verdict);
+        verdict
+    }
+
+    fn try_beat(&self, lease_id: LeaseId) -> Result<Accepted, BeatError> {
+        let Some(epoch) = self.epoch.load_full() else { return Err(BeatError::NotLoaded) };
+        let leases = self.by_id.pin();
+        let Some(lease) = leases.get(&lease_id) else { return Err(BeatError::Unknown) };
+        match lease.state() {
+            LeaseState::Replaced => return Err(BeatError::Replaced),
+            _ if lease.epoch_number != epoch.number => return Err(BeatError::Fenced(*epoch)),
+            LeaseState::Dead => return Err(BeatError::Expired),
+            LeaseState::Live => {}
+        }
+        let now_ms = self.clock.now_ms();
+        if self.save_lag_ms(now_ms) > lease.ttl().beat_interval_ms() {
+            return Err(BeatError::NotSaved);
+        }
+        if lease.beat(now_ms) {
+            self.shard(lease_id).push(Arc::clone(lease));
+        }
+        Ok(Accepted { lease_id, ttl: lease.ttl(), epoch: *epoch })
+    }
+
+    fn count(&self, verdict: &Result<Accepted, BeatError>) {
+        let counter = match verdict {
+            Ok(_) => &self.metrics.ok,
+            Err(BeatError::Unknown) => &self.metrics.unknown,
+            Err(BeatError::Expired) => &self.metrics.expired,
+            Err(BeatError::Replaced) => &self.metrics.replaced,
+            Err(BeatError::Fenced(_)) => &self.metrics.fenced,
+            Err(BeatError::NotSaved) => &self.metrics.not_saved,
+            Err(BeatError::NotLoaded) => &self.metrics.not_yet_seen,
+        };
+        counter.increment(1);
+    }
+
+    /// Takes over an instance as the feed brings it, heard of by PostgreSQL at `heard_ms`, and returns its lease.
+    pub fn track(&self, instance: &Instance, heard_ms: u64) -> Arc<Lease> {
+        let leases = self.by_id.pin();
+        let lease = leases.get_or_insert_with(instance.lease_id, || {
+            Arc::new(Lease::new(
+                instance.lease_id,
+                instance.instance_id,
+                instance.epoch.number,
+                instance.replaces,
+                instance.ttl,
+                heard_ms,
+            ))
+        });
+        lease.heard_elsewhere(heard_ms);
+        lease.set_ttl(instance.ttl);
+        if instance.status == InstanceStatus::Dead {
+            lease.end(false);
+        }
+        if let Some(replaced) = instance.replaces {
+            self.replace(replaced, instance);
+        }
+        Arc::clone(lease)
+    }
+
+    /// Remembers of the lease that was replaced that much: its owner is to be told so. Of the one before it no more.
+    fn replace(&self, replaced: LeaseId, by: &Instance) {
+        let leases = self.by_id.pin();
+        let lease = leases.get_or_insert_with(replaced, || {
+            Arc::new(Lease::new(replaced, by.instance_id, by.epoch.number, None, by.ttl, 0))
+        });
+        lease.end(true);
+        if let Some(before) = lease.replaces {
+            leases.remove(&before);
+        }
+    }
+
+    /// Forgets a lease whose row is gone, and the one it replaced.
+    pub fn forget(&self, lease: &Lease) {
+        let leases = self.by_id.pin();
+        leases.remove(&lease.id);
+        if let Some(replaced) = lease.replaces {
+            leases.remove(&replaced);
+        }
+    }
+
+    /// Takes over the current epoch. Beats of any other are refused from now on.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        if self.epoch.load().as_deref() != Some(&epoch) {
+            self.epoch.store(Some(Arc::new(epoch)));
+        }
+    }
+
+    /// A lease, if it is known.
+    #[must_use]
+    pub fn get(&self, lease_id: LeaseId) -> Option<Arc<Lease>> {
+        self.by_id.pin().get(&lease_id).cloned()
+    }
+
+    /// All leases that could still be renewed and of which a beat is overdue.
+    #[must_use]
+    pub fn overdue(&self) -> Vec<Arc<Lease>> {
+        let Some(epoch) = self.epoch.load_full() else { return Vec::new() };
+        let now_ms = self.clock.now_ms();
+        let leases = self.by_id.pin();
+        leases
+            .values()
+            .filter(|lease| lease.epoch_number == epoch.number && lease.state() == LeaseState::Live)
+            .filter(|lease| lease.is_overdue(now_ms))
+            .cloned()
+            .collect()
+    }
+
+    /// Takes all leases that have beaten since they were last taken.
+    pub(super) fn take_unsaved(&self) -> Vec<Arc<Lease>> {
+        let mut taken = Vec::new();
+        for shard in &self.unsaved {
+            taken.append(&mut shard.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        taken
+    }
+
+    /// PostgreSQL has confirmed a save, or that there was nothing to save.
+    pub(super) fn save_confirmed(&self, at_ms: u64) {
+        self.confirmed_ms.fetch_max(at_ms, Ordering::AcqRel);
+    }
+
+    /// By how much saving is late: zero while PostgreSQL confirms it at least every [`FLUSH_PERIOD_MS`].
+    #[must_use]
+    pub fn save_lag_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.confirmed_ms.load(Ordering::Acquire) + FLUSH_PERIOD_MS)
+    }
+
+    fn shard(&self, lease_id: LeaseId) -> std::sync::MutexGuard<'_, Vec<Arc<Lease>>> {
+        let shard = &self.unsaved[usize::try_from(lease_id.0 % SHARDS as u64).unwrap_or_default()];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

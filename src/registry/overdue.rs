@@ -1,0 +1,47 @@
+//! Learns of beats that arrived at another daemon or through SQL.
+//!
+//! Such a lease looks overdue here. Once a second, PostgreSQL is asked about exactly those; a fleet that beats at this
+//! daemon costs nothing. Nothing but suspicion depends on it: the database alone decides deaths.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Leases;
+use crate::{
+    clock::Clock,
+    model::LeaseId,
+    store::{self, Pool},
+    telemetry::chain,
+};
+
+const PERIOD: Duration = Duration::from_secs(1);
+const CHUNK: usize = 5_000;
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks about overdue leases until told to stop.
+pub async fn run(pool: Pool, leases: Arc<Leases>, clock: Clock, stop: CancellationToken) {
+    let mut tick = interval(PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let overdue: Vec<LeaseId> = leases.overdue().iter().map(|lease| lease.id).collect();
+        for chunk in overdue.chunks(CHUNK) {
+            let asked_ms = clock.now_ms();
+            match store::beats::ages(&pool, chunk, Instant::now() + TIMEOUT).await {
+                Ok(ages) => {
+                    for (lease_id, age_ms) in ages {
+                        if let Some(lease) = leases.get(lease_id) {
+                            // Counted from before the question, so that the way there never makes a beat younger.
+                            lease.heard_elsewhere(asked_ms.saturating_sub(age_ms));
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(error = %chain(&error), "overdue leases could not be looked up");
+                    break;
+                }
+            }
+        }
+    }
+}

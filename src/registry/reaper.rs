@@ -1,0 +1,209 @@
+//! Deaths that nobody asks for: stale leases, old epochs; and the purge of what has been dead for long.
+//!
+//! All of the decision is in SQL (`muster_reap_stale` and its siblings), re-checked there on the row itself, so any
+//! number of daemons may reap at once. What is decided here is only *when* to ask: a reaper sleeps until the earliest
+//! deadline there is, and a registration with an earlier one wakes it. A healthy fleet costs almost nothing.
+//!
+//! A daemon that cannot save beats does not reap: it may be the reason why somebody seems silent.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Leases;
+use crate::{
+    clock::Clock,
+    metrics::{HoldMetrics, ReaperMetrics},
+    model::Ttl,
+    store::{self, Pool, expiry::StaleReport},
+    telemetry::chain,
+};
+
+/// Most deaths of one call.
+const BATCH: i32 = 500;
+/// Most rows purged by one call.
+const PURGE_BATCH: i32 = 1_000;
+/// A reaper looks at least this often...
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// ...and at most this often.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(200);
+/// How long a call may take. The scan for the earliest deadline of a million rows takes a fraction of a second.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the purge looks.
+const PURGE_PERIOD: Duration = Duration::from_secs(60);
+
+/// Wakes the reapers when there is something to do earlier than they planned.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    wake_at_ms: AtomicU64,
+    stale: Notify,
+    old_epoch: Notify,
+}
+
+impl Alarm {
+    /// A lease was granted at about `now_ms`.
+    pub fn lease_granted(&self, now_ms: u64, ttl: Ttl) {
+        if now_ms + u64::from(ttl.as_millis()) < self.wake_at_ms.load(Ordering::Relaxed) {
+            self.stale.notify_one();
+        }
+    }
+
+    /// The epoch was rotated.
+    pub fn epoch_rotated(&self) {
+        self.old_epoch.notify_one();
+    }
+}
+
+/// What the reapers of one daemon share.
+#[derive(Clone, Debug)]
+pub struct Reapers {
+    /// Connections.
+    pub pool: Pool,
+    /// Whether saving works.
+    pub leases: Arc<Leases>,
+    /// The clock.
+    pub clock: Clock,
+    /// What wakes them.
+    pub alarm: Arc<Alarm>,
+    /// As whose decision deaths are recorded.
+    pub decided_by: Arc<str>,
+}
+
+impl Reapers {
+    /// Declares stale leases dead, until told to stop.
+    pub async fn reap_stale(self, stop: CancellationToken) {
+        let metrics = ReaperMetrics::stale();
+        let hold = HoldMetrics::new();
+        let mut held = false;
+        loop {
+            let pause = if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
+                SHORTEST_SLEEP
+            } else {
+                let deadline = Instant::now() + TIMEOUT;
+                let report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, deadline).await;
+                log_hold(&mut held, &hold, &report);
+                count(&metrics, report.as_ref().map(|report| report.reaped), held);
+                report.map_or(Duration::from_secs(1), |report| pause_after(&report))
+            };
+            self.alarm.wake_at_ms.store(self.clock.now_ms() + millis(pause), Ordering::Relaxed);
+            let nap = async { timeout(pause, self.alarm.stale.notified()).await };
+            if stop.run_until_cancelled(nap).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Writes down the deaths of instances of older epochs, until told to stop.
+    pub async fn reap_old_epoch(self, stop: CancellationToken) {
+        let metrics = ReaperMetrics::old_epoch();
+        loop {
+            let deadline = Instant::now() + TIMEOUT;
+            let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, deadline).await;
+            count(&metrics, reaped.as_ref().copied(), false);
+            let pause = match reaped {
+                Ok(0) => LONGEST_SLEEP,
+                Ok(_) => Duration::from_millis(20),
+                Err(_) => Duration::from_secs(1),
+            };
+            let nap = async { timeout(pause, self.alarm.old_epoch.notified()).await };
+            if stop.run_until_cancelled(nap).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Purges rows that have been dead for longer than `keep`, until told to stop.
+    pub async fn purge(self, keep: Duration, stop: CancellationToken) {
+        let metrics = ReaperMetrics::purge();
+        loop {
+            let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT).await;
+            count(&metrics, purged.as_ref().copied(), false);
+            let full = purged.is_ok_and(|purged| purged >= u64::from(PURGE_BATCH.unsigned_abs()));
+            let pause = if full { Duration::from_millis(100) } else { PURGE_PERIOD.min(keep) };
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// When to look next: at the earliest deadline, or when the hold ends.
+fn pause_after(report: &StaleReport) -> Duration {
+    let until_deadline = report.next_deadline.unwrap_or(LONGEST_SLEEP);
+    let until_hold_ends = report.hold.as_ref().map_or(Duration::ZERO, |hold| hold.remaining);
+    // A millisecond more: at the deadline itself nobody is overdue yet.
+    let pause = until_deadline.max(until_hold_ends) + Duration::from_millis(1);
+    if report.reaped >= u64::from(BATCH.unsigned_abs()) {
+        Duration::ZERO
+    } else {
+        pause.clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+    }
+}
+
+fn log_hold(held: &mut bool, metrics: &HoldMetrics, report: &Result<StaleReport, store::Error>) {
+    let Ok(report) = report else { return };
+    let now_held = report.hold.is_some();
+    if now_held != *held {
+        match &report.hold {
+            Some(hold) => {
+                tracing::warn!(reason = hold.reason, remaining_ms = millis(hold.remaining), "expiry is on hold");
+            }
+            None => tracing::info!("expiry is no longer on hold"),
+        }
+    }
+    *held = now_held;
+    metrics.held.set(if now_held { 1.0 } else { 0.0 });
+}
+
+fn count(metrics: &ReaperMetrics, reaped: Result<u64, &store::Error>, held: bool) {
+    match reaped {
+        Ok(reaped) => {
+            if held { &metrics.held } else { &metrics.ok }.increment(1);
+            metrics.reaped.increment(reaped);
+            if reaped > 0 {
+                tracing::info!(reaped, "instances reaped");
+            }
+        }
+        Err(error) => {
+            metrics.failed.increment(1);
+            tracing::warn!(error = %chain(error), "a reaper failed and will try again");
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Hold;
+
+    fn report(reaped: u64, next_ms: Option<u64>, held_ms: Option<u64>) -> StaleReport {
+        StaleReport {
+            reaped,
+            next_deadline: next_ms.map(Duration::from_millis),
+            hold: held_ms.map(|ms| Hold { remaining: Duration::from_millis(ms), reason: String::new() }),
+        }
+    }
+
+    #[test]
+    fn it_sleeps_until_the_earliest_deadline_or_the_end_of_the_hold() {
+        assert_eq!(pause_after(&report(0, Some(4_000), None)), Duration::from_millis(4_001));
+        assert_eq!(pause_after(&report(0, Some(4_000), Some(9_000))), Duration::from_millis(9_001));
+        assert_eq!(pause_after(&report(0, None, None)), LONGEST_SLEEP);
+        assert_eq!(pause_after(&report(3, Some(0), None)), SHORTEST_SLEEP);
+        assert_eq!(pause_after(&report(500, Some(0), None)), Duration::ZERO, "a full batch has more behind it");
+    }
+}

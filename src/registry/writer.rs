@@ -1,0 +1,154 @@
+//! Group commit: registrations and status changes, as many to a commit as came while the last one was under way.
+//!
+//! One task takes what is queued (at most [`GROUP_MAX`]), applies it with one call of `muster_apply`, and answers each
+//! caller. There is no linger timer: under little load a group is one change, under much load the time of a commit is
+//! shared by hundreds.
+//!
+//! Callers only wait. One that goes away cancels nothing, because the group does not belong to it. Every change is
+//! safe to repeat, so a call without an answer is repeated on a new connection until its deadline; if still nobody
+//! knows, that is what the callers are told. An operation that makes PostgreSQL refuse a whole group (which no
+//! validated one should) fails alone: the group is then applied one by one.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use crate::{
+    metrics::WriterMetrics,
+    model::{Operation, Outcome},
+    store::{self, Pool},
+};
+
+/// Most changes of one commit.
+pub const GROUP_MAX: usize = 256;
+/// Most changes that wait. More are refused at once: they could not be answered in time.
+pub const QUEUE_MAX: usize = 4_096;
+/// How long a change may take, from being asked for to its answer (promise 10).
+pub const WRITE_TIMEOUT: Duration = Duration::from_millis(1_900);
+
+#[derive(Debug)]
+struct Job {
+    operation: Operation,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Outcome, Error>>,
+}
+
+/// Takes changes and answers with what became of them.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    queue: mpsc::Sender<Job>,
+}
+
+/// The task behind [`Writer`].
+#[derive(Debug)]
+pub struct WriterTask {
+    queue: mpsc::Receiver<Job>,
+    pool: Pool,
+    decided_by: Arc<str>,
+    metrics: WriterMetrics,
+}
+
+impl Writer {
+    /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`.
+    #[must_use]
+    pub fn new(pool: Pool, decided_by: Arc<str>) -> (Self, WriterTask) {
+        let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        (Self { queue: sender }, WriterTask { queue, pool, decided_by, metrics: WriterMetrics::new() })
+    }
+
+    /// Asks for a change and waits for its outcome.
+    ///
+    /// # Errors
+    /// See [`Error`]: whether it was applied is known but for [`Error::MaybeApplied`].
+    pub async fn apply(&self, operation: Operation) -> Result<Outcome, Error> {
+        let (reply, outcome) = oneshot::channel();
+        let job = Job { operation, deadline: Instant::now() + WRITE_TIMEOUT, reply };
+        self.queue.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
+        })?;
+        outcome.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+}
+
+impl WriterTask {
+    /// Applies changes until told to stop, then those that are queued.
+    ///
+    /// # Errors
+    /// None: it goes on through every outage.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        loop {
+            tokio::select! {
+                biased;
+                taken = self.queue.recv_many(&mut group, GROUP_MAX) => {
+                    if taken == 0 {
+                        return Ok(());
+                    }
+                    self.metrics.queue.set(f64::from(u32::try_from(self.queue.len()).unwrap_or(u32::MAX)));
+                    self.apply_group(std::mem::take(&mut group)).await;
+                }
+                // What is queued at the end is still applied: `biased` takes it first.
+                () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+            }
+        }
+    }
+
+    async fn apply_group(&self, group: Vec<Job>) {
+        let now = Instant::now();
+        let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.deadline > now);
+        answer_all(late, &Error::Unavailable);
+        let Some(deadline) = group.iter().map(|job| job.deadline).min() else { return };
+        self.metrics.group_size.record(u32::try_from(group.len()).unwrap_or(u32::MAX));
+        match self.apply_until(&group, deadline).await {
+            Ok(outcomes) => {
+                for (job, outcome) in group.into_iter().zip(outcomes) {
+                    // A caller that went away does not want to know.
+                    let _ = job.reply.send(Ok(outcome));
+                }
+            }
+            Err(Error::Internal) if group.len() > 1 => self.apply_singly(group).await,
+            Err(error) => answer_all(group, &error),
+        }
+        self.metrics.seconds.record(now.elapsed());
+    }
+
+    async fn apply_singly(&self, group: Vec<Job>) {
+        for job in group {
+            let outcome = self.apply_until(std::slice::from_ref(&job), job.deadline).await;
+            let outcome = outcome.and_then(|outcomes| outcomes.into_iter().next().ok_or(Error::MaybeApplied));
+            let _ = job.reply.send(outcome);
+        }
+    }
+
+    /// Applies a group, again and again until there is an answer or the time is up.
+    async fn apply_until(&self, group: &[Job], deadline: Instant) -> Result<Vec<Outcome>, Error> {
+        let mut may_be_applied = false;
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let operations = group.iter().map(|job| &job.operation);
+            let error = match store::membership::apply(&self.pool, operations, &self.decided_by, deadline).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(error) => error,
+            };
+            may_be_applied |= error.may_be_applied();
+            if !error.is_passing() || Instant::now() + pause >= deadline {
+                tracing::warn!(error = %crate::telemetry::chain(&error), operations = group.len(), "changes were not confirmed");
+                return Err(if may_be_applied { Error::MaybeApplied } else { Error::from(&error) });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+    }
+}
+
+fn answer_all(group: Vec<Job>, error: &Error) {
+    for job in group {
+        let _ = job.reply.send(Err(error.clone()));
+    }
+}

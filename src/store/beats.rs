@@ -1,0 +1,52 @@
+//! Saving the beats a daemon has heard, and asking for those that others have heard.
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Error, Lane, Pool,
+    row::{signed, unsigned},
+};
+use crate::model::LeaseId;
+
+/// Saves beats: each lease with how many milliseconds ago it was heard. Sorted by lease id by the caller, so that two
+/// daemons never wait for each other in a circle. Also says that the daemon is well, so it is called with none too.
+///
+/// # Errors
+/// As [`Pool::run`]. Repeating the call is safe.
+pub async fn flush(
+    pool: &Pool,
+    daemon_id: Uuid,
+    lease_ids: &[i64],
+    ages_ms: &[i64],
+    deadline: Instant,
+) -> Result<(), Error> {
+    pool.run(Lane::Engine, deadline, async |client| {
+        let statement = client.prepare_cached("SELECT muster_flush_beats($1, $2, $3)").await?;
+        client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms]).await.map(drop)
+    })
+    .await
+}
+
+/// How many milliseconds ago PostgreSQL knows each of these leases to have beaten. Leases that have ended are left out.
+///
+/// # Errors
+/// As [`Pool::run`].
+pub async fn ages(pool: &Pool, leases: &[LeaseId], deadline: Instant) -> Result<Vec<(LeaseId, u64)>, Error> {
+    let lease_ids: Vec<i64> = leases.iter().map(|lease_id| signed(lease_id.0)).collect();
+    let rows = pool
+        .run(Lane::Engine, deadline, async |client| {
+            let statement = client
+                .prepare_cached(
+                    "SELECT lease_id, (extract(epoch FROM muster_now() - last_heartbeat) * 1000)::bigint \
+                     FROM registry_instance WHERE lease_id = ANY ($1) AND status <> 'dead'",
+                )
+                .await?;
+            client.query(&statement, &[&lease_ids]).await
+        })
+        .await?;
+    rows.iter()
+        .map(|row| Ok((LeaseId(unsigned(row.try_get(0)?)), unsigned(row.try_get(1)?))))
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(Error::from)
+}

@@ -1,0 +1,94 @@
+//! The epoch: begin the first, rotate, read the history.
+
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use super::{
+    Error, Lane, Pool,
+    row::{signed, unsigned},
+};
+use crate::model::{Epoch, EpochId, EpochRecord, Revision, Rotation};
+
+/// Makes sure that there is an epoch; any number of daemons may do so at the same time.
+///
+/// # Errors
+/// As [`Pool::run`].
+pub async fn ensure(pool: &Pool, by: &str, deadline: Instant) -> Result<(), Error> {
+    pool.run(Lane::Engine, deadline, async |client| {
+        client.query_one("SELECT muster_ensure_epoch($1)", &[&by]).await.map(drop)
+    })
+    .await
+}
+
+/// Begins the epoch `new`, if `expected` is current or not given.
+///
+/// # Errors
+/// As [`Pool::run`]. Repeating the call with the same `new` is safe.
+pub async fn rotate(
+    pool: &Pool,
+    new: EpochId,
+    expected: Option<EpochId>,
+    reason: &str,
+    by: &str,
+    deadline: Instant,
+) -> Result<Rotation, Error> {
+    let row = pool
+        .run(Lane::Operator, deadline, async |client| {
+            client
+                .query_one(
+                    "SELECT verdict, cluster_epoch, epoch_number, revision, previous_epoch \
+                     FROM muster_rotate_epoch($1, $2, $3, $4)",
+                    &[&new.0, &expected.map(|epoch| epoch.0), &reason, &by],
+                )
+                .await
+        })
+        .await?;
+    rotation(&row)
+}
+
+/// The history of epochs, the newest first, of those numbered below `before`.
+///
+/// # Errors
+/// As [`Pool::run`].
+pub async fn list(pool: &Pool, before: u64, limit: u32, deadline: Instant) -> Result<Vec<EpochRecord>, Error> {
+    let rows = pool
+        .run(Lane::Operator, deadline, async |client| {
+            client
+                .query(
+                    "SELECT cluster_epoch, epoch_number, started_at, started_revision, reason, rotated_by \
+                     FROM registry_epoch WHERE epoch_number < $1 ORDER BY epoch_number DESC LIMIT $2",
+                    &[&signed(before), &i64::from(limit)],
+                )
+                .await
+        })
+        .await?;
+    rows.iter().map(record).collect()
+}
+
+fn rotation(row: &Row) -> Result<Rotation, Error> {
+    let current = match (row.try_get::<_, Option<_>>(1)?, row.try_get::<_, Option<i64>>(2)?) {
+        (Some(id), Some(number)) => Some(Epoch { id: EpochId(id), number: unsigned(number) }),
+        _ => None,
+    };
+    let revision = Revision(unsigned(row.try_get::<_, Option<i64>>(3)?.unwrap_or_default()));
+    match (row.try_get(0)?, current) {
+        ("rotated", Some(epoch)) => {
+            let previous = row.try_get::<_, Option<_>>(4)?.map(EpochId);
+            Ok(Rotation::Rotated { epoch, revision, previous })
+        }
+        ("unchanged", Some(epoch)) => Ok(Rotation::Unchanged { epoch, revision }),
+        ("epoch_mismatch", current) => Ok(Rotation::Mismatch { current }),
+        ("epoch_reused", _) => Ok(Rotation::Reused),
+        _ => Err(Error::Malformed("verdict of a rotation")),
+    }
+}
+
+fn record(row: &Row) -> Result<EpochRecord, Error> {
+    Ok(EpochRecord {
+        epoch: Epoch { id: EpochId(row.try_get(0)?), number: unsigned(row.try_get(1)?) },
+        started_at: row.try_get(2)?,
+        started_revision: Revision(unsigned(row.try_get(3)?)),
+        reason: row.try_get(4)?,
+        rotated_by: row.try_get(5)?,
+    })
+}

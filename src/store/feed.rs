@@ -1,0 +1,197 @@
+//! The feed's connection: the doorbell, the cluster row, and the rows that changed.
+//!
+//! A connection of its own, because a pooled one drops notifications. A notification is a hint, never the truth:
+//! [`Connection::changes`] reads what there is. Where LISTEN does not exist or is lost on the way (a distributed
+//! engine, a pooler), everything works all the same, a poll interval later.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, future::poll_fn, pin_mut};
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Statement};
+use uuid::Uuid;
+
+use super::{
+    Error,
+    expiry::hold,
+    pool::session_config,
+    row::{INSTANCE_COLUMNS, instance, signed, unsigned},
+};
+use crate::model::{Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
+
+/// How long any answer may take before the connection counts as lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Columns of the cluster row, before those of an instance.
+const CLUSTER_COLUMNS: usize = 8;
+
+/// The dedicated connection of a feed.
+#[derive(Debug)]
+pub struct Connection {
+    client: Client,
+    changes: Statement,
+    doorbell: Arc<Notify>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    /// Connects and listens. What is read afterwards misses nothing that rings later.
+    ///
+    /// # Errors
+    /// No connection in time, or PostgreSQL refused.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        let config = session_config(url)?;
+        let connected = timeout(ANSWER_TIMEOUT, config.connect(NoTls)).await;
+        let (client, mut connection) = match connected {
+            Ok(connected) => connected?,
+            Err(elapsed) => return Err(Error::Unreachable(Box::new(elapsed))),
+        };
+        let doorbell = Arc::new(Notify::new());
+        let bell = Arc::clone(&doorbell);
+        let driver = tokio::spawn(async move {
+            // Ends when the connection does; the next call then fails, and the feed connects anew.
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    bell.notify_one();
+                }
+            }
+            bell.notify_one();
+        });
+        let changes = answer(client.prepare(&changes_sql())).await;
+        let mut connection = match changes {
+            Ok(changes) => Self { client, changes, doorbell, driver },
+            Err(error) => {
+                driver.abort();
+                return Err(error);
+            }
+        };
+        connection.listen().await?;
+        Ok(connection)
+    }
+
+    async fn listen(&mut self) -> Result<(), Error> {
+        match answer(self.client.batch_execute("LISTEN muster")).await {
+            Err(Error::Refused(error)) => {
+                tracing::warn!(%error, "notifications are not available, polling alone");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Waits until something changed, as far as notifications tell. Also returns when the connection is lost.
+    pub async fn rung(&self) {
+        self.doorbell.notified().await;
+    }
+
+    /// The cluster row, and at most `limit` instances changed after `after`, by revision, as of one moment.
+    ///
+    /// # Errors
+    /// The connection is lost, or PostgreSQL refused.
+    pub async fn changes(&self, after: Revision, limit: i64) -> Result<(Option<Cluster>, Vec<Instance>), Error> {
+        let rows = answer(self.client.query(&self.changes, &[&signed(after.0), &limit])).await?;
+        let Some(first) = rows.first() else { return Ok((None, Vec::new())) };
+        let mut instances = Vec::with_capacity(rows.len());
+        for row in &rows {
+            if let Some(instance) = joined_instance(row)? {
+                instances.push(instance);
+            }
+        }
+        Ok((Some(cluster(first)?), instances))
+    }
+
+    /// Everything on record as of one moment, streamed to `each`. Returns the cluster row; `None` without an epoch.
+    ///
+    /// # Errors
+    /// The connection is lost, or PostgreSQL refused. `each` may have been called then.
+    pub async fn load(&self, mut each: impl FnMut(&Cluster, Instance)) -> Result<Option<Cluster>, Error> {
+        let everything: [i64; 1] = [-1];
+        let no_limit: Option<i64> = None;
+        let rows = answer(
+            self.client
+                .query_raw(&self.changes, [&everything[0] as &(dyn tokio_postgres::types::ToSql + Sync), &no_limit]),
+        )
+        .await?
+        .map_err(Error::from);
+        pin_mut!(rows);
+        let mut seen = None;
+        while let Some(row) = timeout(ANSWER_TIMEOUT, rows.try_next()).await.map_err(|_| Error::Unanswered(None))?? {
+            if seen.is_none() {
+                seen = Some(cluster(&row)?);
+            }
+            if let (Some(cluster), Some(instance)) = (&seen, joined_instance(&row)?) {
+                each(cluster, instance);
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The daemons that share the database.
+    ///
+    /// # Errors
+    /// The connection is lost, or PostgreSQL refused.
+    pub async fn daemons(&self) -> Result<Vec<DaemonRecord>, Error> {
+        let rows = answer(self.client.query(
+            "SELECT daemon_id, address, version, started_at, \
+             (extract(epoch FROM muster_now() - last_flush) * 1000)::bigint \
+             FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000",
+            &[],
+        ))
+        .await?;
+        futures_util::stream::iter(&rows)
+            .map(|row| {
+                Ok(DaemonRecord {
+                    daemon_id: row.try_get(0)?,
+                    address: row.try_get(1)?,
+                    version: row.try_get(2)?,
+                    started_at: row.try_get(3)?,
+                    last_flush_age: Duration::from_millis(unsigned(row.try_get(4)?)),
+                })
+            })
+            .try_collect()
+            .await
+    }
+}
+
+async fn answer<T>(call: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Error> {
+    match timeout(ANSWER_TIMEOUT, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Error::Unanswered(None)),
+    }
+}
+
+/// One statement, so that the cluster row and the instances are of the same moment: every change up to the revision
+/// it shows is among them.
+fn changes_sql() -> String {
+    format!(
+        "SELECT c.current_epoch, c.epoch_number, c.revision, c.history_id, c.purged_revision, \
+         CASE WHEN c.hold_until > muster_now() \
+              THEN (extract(epoch FROM c.hold_until - muster_now()) * 1000)::bigint END, \
+         c.hold_reason, muster_now(), {INSTANCE_COLUMNS} \
+         FROM cluster_metadata c \
+         LEFT JOIN LATERAL (SELECT * FROM registry_instance WHERE revision > $1 ORDER BY revision LIMIT $2) i ON true \
+         WHERE c.id = 1 ORDER BY i.revision"
+    )
+}
+
+fn joined_instance(row: &Row) -> Result<Option<Instance>, Error> {
+    let joined: Option<Uuid> = row.try_get(CLUSTER_COLUMNS)?;
+    Ok(if joined.is_some() { Some(instance(row, CLUSTER_COLUMNS)?) } else { None })
+}
+
+fn cluster(row: &Row) -> Result<Cluster, Error> {
+    let held_for_ms: Option<i64> = row.try_get(5)?;
+    Ok(Cluster {
+        epoch: Epoch { id: EpochId(row.try_get(0)?), number: unsigned(row.try_get(1)?) },
+        revision: Revision(unsigned(row.try_get(2)?)),
+        history_id: row.try_get(3)?,
+        purged: Revision(unsigned(row.try_get(4)?)),
+        hold: held_for_ms.map(|ms| hold(ms, row.try_get(6).ok().flatten())),
+        read_at: row.try_get(7)?,
+    })
+}

@@ -1,0 +1,211 @@
+//! The registry at one revision.
+//!
+//! The maps are persistent: a clone shares everything, and a change copies only the path to what it changes, so a
+//! snapshot can be published for every batch of changes while readers still hold older ones.
+
+use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap};
+
+use crate::model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, Lease, LogicalId, Revision, ranking::Rank};
+
+/// An instance and its lease.
+#[derive(Debug)]
+pub struct Entry {
+    /// What is on record.
+    pub instance: Instance,
+    /// When it was last heard of. Shared with the write side; changes without a new snapshot.
+    pub lease: Arc<Lease>,
+}
+
+impl Entry {
+    /// Its rank among the instances of its logical id.
+    #[must_use]
+    pub fn rank(&self, now_ms: u64) -> Rank {
+        Rank { suspect: self.lease.is_suspect(now_ms), ..self.steady_rank() }
+    }
+
+    fn steady_rank(&self) -> Rank {
+        Rank { suspect: false, started_at: self.instance.started_at, instance_id: self.instance.instance_id }
+    }
+}
+
+/// The instances of one logical id.
+#[derive(Clone, Debug, Default)]
+pub struct Name {
+    /// Those written as alive, in the order of their ranks as long as none is suspect.
+    pub alive: Vec<Arc<Entry>>,
+    /// All on record, by instance id.
+    pub all: Vec<Arc<Entry>>,
+}
+
+/// How many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Instances that are starting.
+    pub starting: u64,
+    /// Instances that are alive.
+    pub alive: u64,
+    /// Instances that are draining.
+    pub draining: u64,
+    /// Dead instances on record.
+    pub dead: u64,
+    /// Logical ids with an instance that is alive.
+    pub logical_ids_live: u64,
+    /// Logical ids on record without one.
+    pub logical_ids_unserved: u64,
+}
+
+impl Counts {
+    fn of(&mut self, status: InstanceStatus) -> &mut u64 {
+        match status {
+            InstanceStatus::Starting => &mut self.starting,
+            InstanceStatus::Alive => &mut self.alive,
+            InstanceStatus::Draining => &mut self.draining,
+            InstanceStatus::Dead => &mut self.dead,
+        }
+    }
+}
+
+/// The registry at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    cluster: Option<Cluster>,
+    instances: HashMap<InstanceId, Arc<Entry>>,
+    names: OrdMap<LogicalId, Arc<Name>>,
+    counts: Counts,
+}
+
+impl Snapshot {
+    /// The cluster row; `None` before the registry is loaded.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// The revision of this snapshot.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.cluster.as_ref().map(|cluster| cluster.revision).unwrap_or_default()
+    }
+
+    /// An instance by its id, dead ones included while they are on record.
+    #[must_use]
+    pub fn instance(&self, instance_id: InstanceId) -> Option<&Arc<Entry>> {
+        self.instances.get(&instance_id)
+    }
+
+    /// The instances of a logical id.
+    #[must_use]
+    pub fn name(&self, logical_id: &str) -> Option<&Arc<Name>> {
+        self.names.get(logical_id)
+    }
+
+    /// All logical ids from `first` on, in order.
+    pub fn names_from(&self, first: &str) -> impl Iterator<Item = (&LogicalId, &Arc<Name>)> {
+        self.names.range(LogicalId::from_record(first)..)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// All instances on record, in no order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.instances.values()
+    }
+
+    /// Takes over the cluster row. A new epoch ends every instance of the others, without touching them.
+    pub(super) fn set_cluster(&mut self, cluster: Cluster) {
+        let rotated = self.epoch() != Some(cluster.epoch);
+        self.cluster = Some(cluster);
+        if rotated {
+            self.recount();
+        }
+    }
+
+    /// Takes over an instance, new or changed. Returns the one it takes the place of.
+    pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        let before = self.remove(entry.instance.instance_id);
+        let epoch = self.epoch();
+        let name = self.names.entry(entry.instance.logical_id.clone()).or_default();
+        let served_before = is_served(name, epoch);
+        let known_before = !name.all.is_empty();
+        let members = Arc::make_mut(name);
+        let at = members.all.partition_point(|other| other.instance.instance_id < entry.instance.instance_id);
+        members.all.insert(at, Arc::clone(&entry));
+        if entry.instance.status == InstanceStatus::Alive {
+            let at = members.alive.partition_point(|other| other.steady_rank() < entry.steady_rank());
+            members.alive.insert(at, Arc::clone(&entry));
+        }
+        let served = is_served(name, epoch);
+        *self.counts.of(effective_status(&entry, epoch)) += 1;
+        self.count_name(known_before.then_some(served_before), Some(served));
+        self.instances.insert(entry.instance.instance_id, entry);
+        before
+    }
+
+    /// Removes an instance from the record.
+    pub(super) fn remove(&mut self, instance_id: InstanceId) -> Option<Arc<Entry>> {
+        let entry = self.instances.remove(&instance_id)?;
+        let epoch = self.epoch();
+        *self.counts.of(effective_status(&entry, epoch)) -= 1;
+        if let Some(name) = self.names.get_mut(&entry.instance.logical_id) {
+            let served_before = is_served(name, epoch);
+            let members = Arc::make_mut(name);
+            members.all.retain(|other| other.instance.instance_id != instance_id);
+            members.alive.retain(|other| other.instance.instance_id != instance_id);
+            let empty = members.all.is_empty();
+            let served = (!empty).then(|| is_served(name, epoch));
+            if empty {
+                self.names.remove(&entry.instance.logical_id);
+            }
+            self.count_name(Some(served_before), served);
+        }
+        Some(entry)
+    }
+
+    fn epoch(&self) -> Option<Epoch> {
+        self.cluster.as_ref().map(|cluster| cluster.epoch)
+    }
+
+    /// Counts a logical id that was (un)served, or unknown, before, and is now.
+    fn count_name(&mut self, before: Option<bool>, now: Option<bool>) {
+        match before {
+            Some(true) => self.counts.logical_ids_live -= 1,
+            Some(false) => self.counts.logical_ids_unserved -= 1,
+            None => {}
+        }
+        match now {
+            Some(true) => self.counts.logical_ids_live += 1,
+            Some(false) => self.counts.logical_ids_unserved += 1,
+            None => {}
+        }
+    }
+
+    fn recount(&mut self) {
+        let epoch = self.epoch();
+        let mut counts = Counts::default();
+        for entry in self.instances.values() {
+            *counts.of(effective_status(entry, epoch)) += 1;
+        }
+        for name in self.names.values() {
+            if is_served(name, epoch) {
+                counts.logical_ids_live += 1;
+            } else {
+                counts.logical_ids_unserved += 1;
+            }
+        }
+        self.counts = counts;
+    }
+}
+
+fn effective_status(entry: &Entry, epoch: Option<Epoch>) -> InstanceStatus {
+    epoch.map_or(entry.instance.status, |epoch| entry.instance.status_in(epoch))
+}
+
+fn is_served(name: &Name, epoch: Option<Epoch>) -> bool {
+    name.alive.iter().any(|entry| effective_status(entry, epoch) == InstanceStatus::Alive)
+}

@@ -1,0 +1,136 @@
+//! Makes snapshots out of what the feed brings. There is one writer to a view; it is not `Clone`.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use super::{Entry, Snapshot, View};
+use crate::{
+    metrics::ViewMetrics,
+    model::{Cluster, DaemonRecord, DeathReason, Epoch, InstanceStatus, Revision},
+};
+
+/// Changes the view.
+#[derive(Debug)]
+pub struct ViewWriter {
+    view: View,
+    applied: watch::Sender<Option<Revision>>,
+    next: Snapshot,
+    metrics: ViewMetrics,
+}
+
+impl ViewWriter {
+    pub(super) fn new(view: View, applied: watch::Sender<Option<Revision>>) -> Self {
+        Self { view, applied, next: Snapshot::default(), metrics: ViewMetrics::new() }
+    }
+
+    /// Replaces everything by what was loaded as of one moment. Returns the entries that are no longer on record.
+    ///
+    /// Readers go on with the former snapshot until the new one is whole.
+    pub fn replace(&mut self, cluster: Cluster, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<Arc<Entry>> {
+        let mut loaded = Snapshot::default();
+        loaded.set_cluster(cluster);
+        for entry in entries {
+            loaded.insert(entry);
+        }
+        let former = std::mem::replace(&mut self.next, loaded);
+        let gone = former
+            .entries()
+            .filter(|entry| self.next.instance(entry.instance.instance_id).is_none())
+            .map(Arc::clone)
+            .collect();
+        self.publish();
+        gone
+    }
+
+    /// Applies changes, in order of their revisions, as of the moment of `cluster`. Returns the entries that were
+    /// purged from the record.
+    pub fn apply(&mut self, cluster: Cluster, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<Arc<Entry>> {
+        let purged = self.next.cluster().map_or(cluster.purged, |before| before.purged) < cluster.purged;
+        let epoch = cluster.epoch;
+        let purged_up_to = cluster.purged;
+        let revision = cluster.revision;
+        self.next.set_cluster(cluster);
+        for entry in entries {
+            let before = self.next.insert(Arc::clone(&entry));
+            self.count_death(before.as_deref(), &entry, epoch);
+        }
+        let gone = if purged { self.purge(purged_up_to) } else { Vec::new() };
+        if self.view.applied() != Some(revision) || !gone.is_empty() || self.hold_changed() {
+            self.publish();
+        }
+        gone
+    }
+
+    /// PostgreSQL has confirmed at `at_ms` that the view holds all there is; its own clock then showed `read_at`.
+    pub fn confirm(&self, at_ms: u64, read_at: DateTime<Utc>) {
+        self.view.confirmed.here_ms.store(at_ms, Ordering::Relaxed);
+        self.view.confirmed.database_ms.store(read_at.timestamp_millis(), Ordering::Relaxed);
+    }
+
+    /// Takes over the list of daemons.
+    pub fn set_daemons(&self, daemons: Vec<DaemonRecord>) {
+        self.view.daemons.store(Arc::new(daemons));
+    }
+
+    fn hold_changed(&self) -> bool {
+        let published = self.view.snapshot();
+        published.cluster().map(|cluster| &cluster.hold) != self.next.cluster().map(|cluster| &cluster.hold)
+    }
+
+    /// Dead rows up to this revision are gone from PostgreSQL.
+    fn purge(&mut self, up_to: Revision) -> Vec<Arc<Entry>> {
+        let purged: Vec<_> = self
+            .next
+            .entries()
+            .filter(|entry| entry.instance.status == InstanceStatus::Dead && entry.instance.revision <= up_to)
+            .map(|entry| entry.instance.instance_id)
+            .collect();
+        purged.into_iter().filter_map(|instance_id| self.next.remove(instance_id)).collect()
+    }
+
+    fn publish(&mut self) {
+        let counts = self.next.counts();
+        let revision = self.next.revision();
+        let metrics = &self.metrics;
+        metrics.instances.starting.set(as_f64(counts.starting));
+        metrics.instances.alive.set(as_f64(counts.alive));
+        metrics.instances.draining.set(as_f64(counts.draining));
+        metrics.instances.dead.set(as_f64(counts.dead));
+        metrics.logical_ids.served.set(as_f64(counts.logical_ids_live));
+        metrics.logical_ids.unserved.set(as_f64(counts.logical_ids_unserved));
+        metrics.revision.set(as_f64(revision.0));
+        metrics.epoch_number.set(as_f64(self.next.cluster().map_or(0, |cluster| cluster.epoch.number)));
+        self.view.current.store(Arc::new(self.next.clone()));
+        // After the snapshot: whoever waited for the revision must find it there.
+        self.applied.send_replace(Some(revision));
+    }
+
+    fn count_death(&self, before: Option<&Entry>, now: &Entry, epoch: Epoch) {
+        let was_live = before.is_some_and(|before| before.instance.status != InstanceStatus::Dead);
+        let same_lease = before.is_some_and(|before| before.instance.lease_id == now.instance.lease_id);
+        let reason = if was_live && !same_lease {
+            Some(DeathReason::Replaced)
+        } else if was_live && now.instance.status == InstanceStatus::Dead {
+            now.instance.death_in(epoch).and_then(|death| death.reason)
+        } else {
+            None
+        };
+        let deaths = &self.metrics.deaths;
+        match reason {
+            Some(DeathReason::Stale) => deaths.stale.increment(1),
+            Some(DeathReason::OldEpoch) => deaths.old_epoch.increment(1),
+            Some(DeathReason::Deregistered) => deaths.deregistered.increment(1),
+            Some(DeathReason::Replaced) => deaths.replaced.increment(1),
+            Some(DeathReason::Operator) => deaths.operator.increment(1),
+            None => {}
+        }
+    }
+}
+
+/// For a gauge. Exact up to 2^53, which no count here reaches.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53, which no count here reaches")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,193 @@
+//! Real daemons: the built binary on free ports of the loopback, and real gRPC clients for it.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use musterd::proto::v1::{
+    cluster_service_client::ClusterServiceClient, discovery_service_client::DiscoveryServiceClient,
+    registry_service_client::RegistryServiceClient,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use super::{scratch::Scratch, wait::wait_until};
+
+/// How long a daemon may take to start or to end on a loaded machine.
+pub(crate) const DAEMON_BOUND: Duration = Duration::from_secs(30);
+
+/// The program under test.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_musterd"));
+    // Nothing of the developer's own environment may configure it.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("MUSTERD_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A running daemon; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    log: PathBuf,
+    scratch: Scratch,
+    /// Where gRPC is served, as `127.0.0.1:port`.
+    pub(crate) grpc_addr: String,
+    /// Where metrics and probes are served.
+    pub(crate) http_addr: String,
+}
+
+impl Daemon {
+    /// Starts a daemon on a database and waits until it is ready.
+    pub(crate) async fn start(database_url: &str) -> Self {
+        Self::start_with(&["--database-url", database_url]).await
+    }
+
+    /// Starts a daemon with these flags of `serve` and waits until it is ready.
+    pub(crate) async fn start_with(flags: &[&str]) -> Self {
+        let daemon = Self::spawn(flags).await;
+        daemon.wait_ready().await;
+        daemon
+    }
+
+    /// Starts a daemon and waits until it listens, ready or not.
+    pub(crate) async fn spawn(flags: &[&str]) -> Self {
+        let scratch = Scratch::in_memory();
+        let log = scratch.path().join("daemon.log");
+        let mut command = program();
+        command.args(["serve", "--log-format", "json", "--log-level", "info,musterd=debug"]);
+        if !flags.contains(&"--grpc-addr") {
+            command.args(["--grpc-addr", "127.0.0.1:0"]);
+        }
+        if !flags.contains(&"--http-addr") {
+            command.args(["--http-addr", "127.0.0.1:0"]);
+        }
+        let child = command.args(flags).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+        let (grpc_addr, http_addr) = wait_until("the daemon listens", DAEMON_BOUND, async || {
+            let text = fs::read_to_string(&log).unwrap();
+            let line = text.lines().find(|line| line.contains("musterd is starting")).ok_or(text.clone())?;
+            let line: serde_json::Value = serde_json::from_str(line).map_err(|_| text.clone())?;
+            let field = |name: &str| line.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+            field("grpc.addr").zip(field("http.addr")).ok_or(text)
+        })
+        .await;
+        Self { child, log, scratch, grpc_addr, http_addr }
+    }
+
+    /// Waits until `/readyz` says so.
+    pub(crate) async fn wait_ready(&self) {
+        wait_until("the daemon is ready", DAEMON_BOUND, async || match self.http_get("/readyz").await {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}\n{}", self.log())),
+        })
+        .await;
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The directory of this daemon's scratch files.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.scratch.path()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Kills it as hard as can be, and waits until it is gone.
+    pub(crate) fn kill9(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to leave, and waits until it has.
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait_exit().await
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn wait_exit(&mut self) -> ExitStatus {
+        let log = self.log.clone();
+        wait_until("the daemon ends", DAEMON_BOUND, async || {
+            self.child.try_wait().unwrap().ok_or_else(|| fs::read_to_string(&log).unwrap())
+        })
+        .await
+    }
+
+    /// A connection to it.
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr)).unwrap();
+        endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10)).connect().await.unwrap()
+    }
+
+    /// A client for actors.
+    pub(crate) async fn registry(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.channel().await)
+    }
+
+    /// A client for routers.
+    pub(crate) async fn discovery(&self) -> DiscoveryServiceClient<Channel> {
+        DiscoveryServiceClient::new(self.channel().await)
+    }
+
+    /// A client for operators.
+    pub(crate) async fn cluster(&self) -> ClusterServiceClient<Channel> {
+        ClusterServiceClient::new(self.channel().await)
+    }
+
+    /// Gets a path of the HTTP port: status and body.
+    pub(crate) async fn http_get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.http_addr).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http_addr);
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        Ok((status, body))
+    }
+
+    /// The value of one metric, named as it stands in the exposition with its labels.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let (_, body) = self.http_get("/metrics").await.unwrap();
+        body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            // The log tells why; only a failed test shows it.
+            #[expect(clippy::print_stderr, reason = "shown by the test runner for a failed test only")]
+            {
+                eprintln!("--- log of {} ---\n{}", self.grpc_addr, fs::read_to_string(&self.log).unwrap_or_default());
+            }
+        }
+    }
+}
