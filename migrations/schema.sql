@@ -148,6 +148,7 @@ CREATE TABLE registry_instance (
     death_decided_by text,
     CONSTRAINT registry_instance_pkey PRIMARY KEY (instance_id),
     CONSTRAINT registry_instance_death_reason_check CHECK (death_reason = ANY (ARRAY['stale'::text, 'old_epoch'::text, 'deregistered'::text, 'replaced'::text, 'operator'::text])),
+    CONSTRAINT registry_instance_labels_check CHECK (jsonb_typeof(labels) = 'object'::text),
     CONSTRAINT registry_instance_port_check CHECK (port >= 1 AND port <= 65535),
     CONSTRAINT registry_instance_ttl_check CHECK (ttl_ms >= 2000 AND ttl_ms <= 300000)
 )

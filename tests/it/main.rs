@@ -11,4 +11,7 @@ mod main_loop;
 mod migration_errors;
 mod migrations;
 mod seed_faults;
+mod sql_concurrency;
+mod sql_expiry;
+mod sql_interface;
 mod watch;
