@@ -4,4 +4,5 @@ pub(crate) mod daemon;
 pub(crate) mod postgres;
 pub(crate) mod registry;
 pub(crate) mod scratch;
+pub(crate) mod served;
 pub(crate) mod wait;
