@@ -8,18 +8,22 @@ use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
 use uuid::Uuid;
 
-use super::failure::Failure;
+use super::{failure::Failure, page_token};
 use crate::{
     model::{
-        self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, Registration, Ttl,
+        self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, LeaseId, Registration, Ttl,
         input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, invalid},
     },
     proto::v1,
-    view::{Entry, View, list::Filter},
+    view::{
+        Entry, View,
+        list::{Filter, Position},
+    },
 };
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// Collects the fields that cannot be accepted.
 #[derive(Debug, Default)]
@@ -87,12 +91,14 @@ pub(super) fn registration(request: v1::RegisterRequest) -> Result<Registration,
 }
 
 fn ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, InvalidInput> {
-    let ttl = match ttl.map(Duration::try_from) {
-        None => None,
-        Some(Ok(ttl)) => Some(ttl),
-        Some(Err(_)) => return invalid("ttl", "is negative or out of range; choose 2 s to 300 s"),
-    };
-    Ttl::from_input("ttl", ttl)
+    let Some(ttl) = ttl else { return Ttl::from_input("ttl", None) };
+    // Not by prost's own conversion, which overflows on what a caller may make up.
+    match (u64::try_from(ttl.seconds), u32::try_from(ttl.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < NANOS_PER_SECOND => {
+            Ttl::from_input("ttl", Some(Duration::new(seconds, nanos)))
+        }
+        _ => invalid("ttl", "is negative or malformed; choose whole milliseconds from 2 s to 300 s"),
+    }
 }
 
 fn initial_status(status: i32) -> Result<InstanceStatus, InvalidInput> {
@@ -116,7 +122,26 @@ pub(super) fn required_status(field: &str, status: i32) -> Result<InstanceStatus
     }
 }
 
-pub(super) fn filter(request: &v1::ListInstancesRequest) -> Result<(Filter, usize), Failure> {
+/// Accepts the lease and the instance that a request names; at least one of them.
+pub(super) fn target(lease_id: u64, instance_id: &str) -> Result<(Option<LeaseId>, Option<InstanceId>), InvalidInput> {
+    let lease_id = Some(LeaseId(lease_id)).filter(|lease_id| lease_id.0 != 0);
+    match (instance_id, lease_id) {
+        ("", None) => invalid("lease_id", "is 0 and instance_id is empty; give one of them"),
+        ("", lease_id) => Ok((lease_id, None)),
+        (text, lease_id) => Ok((lease_id, Some(input::instance_id("instance_id", text)?))),
+    }
+}
+
+pub(super) fn set_status(request: &v1::SetStatusRequest) -> Result<InstanceStatus, Failure> {
+    let mut violations = Violations::default();
+    violations.take(target(request.lease_id, &request.instance_id));
+    let status = violations.keep(required_status("status", request.status));
+    violations.into_result()?;
+    status.ok_or(Failure::Invalid(Vec::new()))
+}
+
+/// What to list: the conditions, the size of the page, and where it begins.
+pub(super) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize, Option<Position>), Failure> {
     let mut violations = Violations::default();
     let prefix = input::plain_text("logical_id_prefix", &request.logical_id_prefix, LOGICAL_ID_MAX_BYTES);
     violations.take(prefix);
@@ -124,15 +149,21 @@ pub(super) fn filter(request: &v1::ListInstancesRequest) -> Result<(Filter, usiz
     let labels = violations.take(Labels::from_input("labels", &request.labels));
     let statuses =
         request.statuses.iter().filter_map(|status| violations.keep(required_status("statuses", *status))).collect();
-    let page_size = violations.take(page_size(request.page_size));
-    violations.into_result()?;
     let filter = Filter {
         logical_id_prefix: request.logical_id_prefix.clone(),
         statuses,
         node_id: request.node_id.clone(),
         labels,
     };
-    Ok((filter, page_size))
+    // A token belongs to its conditions: without them nobody can say whether it is right.
+    let after = if violations.0.is_empty() {
+        violations.take(page_token::decode("page_token", &filter, &request.page_token))
+    } else {
+        None
+    };
+    let page_size = violations.take(page_size(request.page_size));
+    violations.into_result()?;
+    Ok((filter, page_size, after))
 }
 
 /// Accepts a page size; 0 means the default.

@@ -63,8 +63,7 @@ impl Discovery {
     }
 
     async fn list(&self, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, Failure> {
-        let (filter, page_size) = convert::filter(&request)?;
-        let after = page_token::decode("page_token", &filter, &request.page_token)?;
+        let (filter, page_size, after) = convert::list(&request)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let page = page(&snapshot, &filter, after.as_ref(), page_size);

@@ -117,11 +117,7 @@ impl Registry {
 
     /// Reads whom a request means.
     async fn target(&self, lease_id: u64, instance_id: &str) -> Result<Target, Failure> {
-        let lease_id = Some(LeaseId(lease_id)).filter(|lease_id| lease_id.0 != 0);
-        let instance_id = match instance_id {
-            "" => None,
-            text => Some(input::instance_id("instance_id", text)?),
-        };
+        let (lease_id, instance_id) = convert::target(lease_id, instance_id)?;
         if let Some(lease_id) = lease_id
             && self.leases.get(lease_id).is_none()
             && self.may_still_come(lease_id)
@@ -129,17 +125,12 @@ impl Registry {
             self.wait_for(lease_id).await?;
         }
         let owner = lease_id.and_then(|lease_id| self.leases.get(lease_id)).map(|lease| lease.instance_id);
-        match (lease_id, instance_id) {
-            (None, None) => Ok(input::invalid("lease_id", "is 0 and instance_id is empty; give one of them")?),
-            (Some(_), Some(instance_id)) if owner.is_some_and(|owner| owner != instance_id) => {
-                Ok(input::invalid("lease_id", "is the lease of another instance; give one of the two, or its own")?)
-            }
-            (_, Some(instance_id)) => Ok(Target { instance_id, lease_id }),
-            (Some(lease_id), None) => {
-                let instance_id = owner.ok_or(Failure::UnknownLease(lease_id))?;
-                Ok(Target { instance_id, lease_id: Some(lease_id) })
-            }
+        if instance_id.is_some_and(|named| owner.is_some_and(|owner| owner != named)) {
+            input::invalid("lease_id", "is the lease of another instance; give one of the two, or its own")?;
         }
+        let instance_id =
+            instance_id.or(owner).ok_or(lease_id.map_or(Failure::UnknownInstance, Failure::UnknownLease))?;
+        Ok(Target { instance_id, lease_id })
     }
 
     async fn change_status(&self, target: Target, status: InstanceStatus) -> Result<Outcome, Failure> {
@@ -227,7 +218,7 @@ impl RegistryService for Registry {
         request: Request<v1::SetStatusRequest>,
     ) -> Result<Response<v1::SetStatusResponse>, Status> {
         let request = request.into_inner();
-        let status = convert::required_status("status", request.status).map_err(Failure::from)?;
+        let status = convert::set_status(&request)?;
         let target = self.target(request.lease_id, &request.instance_id).await?;
         let outcome = self.change_status(target, status).await?;
         let lease_id = outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default();
