@@ -4,12 +4,17 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod bad_input;
 mod beat_stream;
+mod beats;
+mod discovery;
 mod harness;
+mod listing;
 mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod registration;
 mod seed_faults;
 mod sql_concurrency;
 mod sql_expiry;

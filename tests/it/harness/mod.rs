@@ -5,4 +5,5 @@ pub(crate) mod daemon;
 pub(crate) mod postgres;
 pub(crate) mod registry;
 pub(crate) mod scratch;
+pub(crate) mod served;
 pub(crate) mod wait;
