@@ -38,7 +38,8 @@ pub struct Lease {
     ttl_ms: AtomicU32,
     state: AtomicU8,
     heard_ms: AtomicU64,
-    heard_here: AtomicBool,
+    /// The latest beat that arrived here; zero: none did.
+    here_ms: AtomicU64,
     dirty: AtomicBool,
     saved_ms: AtomicU64,
 }
@@ -62,7 +63,7 @@ impl Lease {
             ttl_ms: AtomicU32::new(ttl.as_millis()),
             state: AtomicU8::new(LIVE),
             heard_ms: AtomicU64::new(heard_ms),
-            heard_here: AtomicBool::new(false),
+            here_ms: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
         }
@@ -96,16 +97,14 @@ impl Lease {
     /// A beat arrived here at `now_ms`. Returns true if the lease has to be queued for saving: it was clean before.
     pub fn beat(&self, now_ms: u64) -> bool {
         self.heard_ms.fetch_max(now_ms, Ordering::Relaxed);
-        self.heard_here.store(true, Ordering::Relaxed);
+        self.here_ms.fetch_max(now_ms, Ordering::Relaxed);
         // The swap releases the time stored above to the flusher, which takes the mark before it reads the time.
         !self.dirty.swap(true, Ordering::AcqRel)
     }
 
     /// PostgreSQL knows of a beat at `heard_ms`; it may have arrived at another daemon.
     pub fn heard_elsewhere(&self, heard_ms: u64) {
-        if self.heard_ms.fetch_max(heard_ms, Ordering::Relaxed) < heard_ms {
-            self.heard_here.store(false, Ordering::Relaxed);
-        }
+        self.heard_ms.fetch_max(heard_ms, Ordering::Relaxed);
     }
 
     /// The latest beat known.
@@ -141,9 +140,15 @@ impl Lease {
     pub fn is_suspect(&self, now_ms: u64) -> bool {
         let ttl = self.ttl();
         let silent_ms = now_ms.saturating_sub(self.heard_ms());
-        let limit_ms =
-            if self.heard_here.load(Ordering::Relaxed) { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
+        let limit_ms = if self.beats_here() { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
         silent_ms > limit_ms
+    }
+
+    /// Whether the latest beat arrived here. What PostgreSQL tells of our own beats is later by the time it took to
+    /// save them; a beat elsewhere is later by about an interval.
+    fn beats_here(&self) -> bool {
+        let here_ms = self.here_ms.load(Ordering::Relaxed);
+        here_ms > 0 && self.heard_ms() <= here_ms + self.ttl().beat_interval_ms() / 2
     }
 
     /// Whether a beat is overdue that may have arrived elsewhere, so that asking PostgreSQL is worth it.
@@ -193,6 +198,8 @@ mod tests {
         lease.beat(20_000);
         assert!(!lease.is_suspect(30_000));
         assert!(lease.is_suspect(30_001));
+        lease.heard_elsewhere(20_050);
+        assert!(lease.is_suspect(30_051), "that was our own beat, as it was saved");
         lease.heard_elsewhere(29_000);
         assert!(!lease.is_suspect(44_000));
         lease.heard_elsewhere(10_000);
