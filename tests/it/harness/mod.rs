@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub(crate) mod actor;
 pub(crate) mod daemon;
 pub(crate) mod postgres;
 pub(crate) mod registry;
