@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     Counts, Entry, Snapshot, View, ViewWriter,
     list::{Filter, page},
-    resolve::{Nobody, best},
+    resolve::{Choice, Nobody, resolve},
 };
 use crate::{
     clock::Clock,
@@ -208,7 +208,7 @@ impl Both {
                 (None, 0) => Err(Nobody::UnknownLogicalId),
                 (None, on_record) => Err(Nobody::NoLiveInstance(on_record)),
             };
-            let resolved = best(snapshot, name, NOW_MS);
+            let resolved = resolve(snapshot, name, &Choice::default(), NOW_MS);
             let resolved = resolved.map(|best| (best.entry.instance.instance_id, best.alternatives));
             prop_assert_eq!(resolved, expected, "{}", name);
         }
@@ -249,6 +249,7 @@ fn filter() -> impl Strategy<Value = Filter> {
     let statuses = prop::collection::btree_set(status(), 0..3);
     (prop::sample::select(&["", "o", "organ", "organ_1", "z"][..]), statuses, prop::sample::select(&["", "a", "c"][..]))
         .prop_map(|(prefix, statuses, node)| Filter {
+            logical_id: String::new(),
             logical_id_prefix: prefix.to_owned(),
             statuses,
             node_id: node.to_owned(),
@@ -298,7 +299,9 @@ fn a_snapshot_that_a_reader_holds_does_not_change() {
     both.apply(&register(1, 1));
     both.apply(&Event::Write { instance: 2, status: InstanceStatus::Dead });
     both.apply(&Event::Rotate);
-    let seen = |snapshot: &Snapshot| best(snapshot, "organ", NOW_MS).map(|best| best.entry.instance.instance_id);
+    let seen = |snapshot: &Snapshot| {
+        resolve(snapshot, "organ", &Choice::default(), NOW_MS).map(|best| best.entry.instance.instance_id)
+    };
     assert_eq!(seen(&held), Ok(InstanceId(Uuid::from_u128(2))));
     assert_eq!((held.counts().alive, held.revision()), (1, Revision(1)));
     assert_eq!(seen(&both.view.snapshot()), Err(Nobody::NoLiveInstance(2)));

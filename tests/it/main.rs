@@ -8,6 +8,7 @@ mod bad_input;
 mod beat_stream;
 mod beats;
 mod discovery;
+mod expiry;
 mod harness;
 mod listing;
 mod local_postgres;

@@ -5,7 +5,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::harness::{
-    actor::{Watcher, alive, deregister, register, seconds, set_status},
+    client::{Watcher, alive, deregister, register, seconds, set_status},
     daemon::Daemon,
     postgres::{TestDatabase, connect},
 };

@@ -80,7 +80,7 @@ impl Clients {
         logical_id: &str,
         min_revision: u64,
     ) -> Result<v1::ResolveResponse, tonic::Status> {
-        let request = v1::ResolveRequest { logical_id: logical_id.to_owned(), min_revision };
+        let request = v1::ResolveRequest { logical_id: logical_id.to_owned(), min_revision, choice: None };
         self.discovery.clone().resolve(request).await.map(Response::into_inner)
     }
 
