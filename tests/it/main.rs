@@ -10,4 +10,5 @@ mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod readme;
 mod seed_faults;
