@@ -4,6 +4,7 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod architecture;
 mod bad_input;
 mod beat_stream;
 mod beats;
@@ -15,6 +16,7 @@ mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod readme;
 mod registration;
 mod seed_faults;
 mod sql_concurrency;
