@@ -95,7 +95,7 @@ impl Watcher {
     /// Takes over one response; fails with the status that ended the stream.
     pub(crate) async fn step(&mut self) -> Result<(), Status> {
         let response = tokio::time::timeout(Duration::from_secs(20), self.stream.message()).await;
-        let response = response.expect("a response or a bookmark within 20 s")?;
+        let response = response.unwrap()?;
         let response = response.ok_or_else(|| Status::aborted("the stream ended without a reason"))?;
         if response.reset {
             self.resets += 1;
