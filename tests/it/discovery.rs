@@ -226,8 +226,17 @@ async fn step(served: &Served, instance: u128, roll: u64) {
         (None | Some(InstanceStatus::Dead), 0 | 1) => {
             let epoch: Uuid = get(&served.sql.client, "SELECT current_epoch FROM cluster_metadata").await;
             run(&served.sql.client, &register(instance, &name, epoch.as_u128())).await;
+            // Long enough that nobody is overdue on a slow machine.
+            let lasting = format!("UPDATE registry_instance SET ttl_ms = 300000 WHERE instance_id = '{instance_id}'");
+            run(&served.sql.client, &lasting).await;
         }
-        (None | Some(InstanceStatus::Dead), _) => drop(clients.register(registration(instance, &name)).await),
+        (None | Some(InstanceStatus::Dead), _) => {
+            drop(
+                clients
+                    .register(v1::RegisterRequest { ttl: Some(seconds(300)), ..registration(instance, &name) })
+                    .await,
+            );
+        }
         (Some(_), 0) => drop(clients.beat(instance).await),
         (Some(_), 1) => run(&served.sql.client, &by_sql("beat", "")).await,
         (Some(_), 2) => drop(clients.deregister(instance).await),
