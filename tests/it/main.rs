@@ -13,5 +13,6 @@ mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod observability;
 mod registration;
 mod seed_faults;

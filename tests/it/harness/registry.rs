@@ -1,7 +1,5 @@
 //! Databases with the registry's schema in them, and the SQL that tests of it use again and again.
 
-use std::future::Future;
-
 use musterd::store::migrate;
 use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_postgres::{Client, types::FromSqlOwned};
@@ -139,7 +137,7 @@ impl Background {
     }
 
     /// Waits for their end.
-    pub(crate) fn end(self) -> impl Future<Output = Result<(), tokio_postgres::Error>> {
-        async { self.task.await.unwrap() }
+    pub(crate) async fn end(self) -> Result<(), tokio_postgres::Error> {
+        self.task.await.unwrap()
     }
 }
