@@ -16,6 +16,7 @@ mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod observability;
 mod readme;
 mod registration;
 mod seed_faults;
