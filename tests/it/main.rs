@@ -10,4 +10,6 @@ mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod outages;
 mod seed_faults;
+mod sql_callers;
