@@ -219,7 +219,7 @@ async fn a_daemon_that_starts_over_live_instances_holds_expiry_until_they_had_ti
         other => Err(other),
     })
     .await;
-    let actor = Actor::resume(&[caller.clone()], back);
+    let actor = Actor::resume(std::slice::from_ref(&caller), back);
     dead(&caller, &gone.instance_id).await;
     let sql = "SELECT stopped_at >= hold_until FROM registry_instance, cluster_metadata WHERE status = 'dead'";
     assert_eq!(column::<bool>(&client, sql).await, [true], "one death, after the hold");

@@ -4,6 +4,7 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod cli;
 mod expiry;
 mod harness;
 mod local_postgres;

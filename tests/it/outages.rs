@@ -194,7 +194,7 @@ async fn a_termination_under_load_is_clean() {
     assert!(status.success(), "{status}");
     let client = connect(database.url()).await;
     let left = column::<String>(&client, "SELECT address FROM registry_daemon").await;
-    assert_eq!(left, [second.grpc_addr.clone()], "{address} has left");
+    assert_eq!(left, std::slice::from_ref(&second.grpc_addr), "{address} has left");
     storm.check(&client).await;
 }
 
