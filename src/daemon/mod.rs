@@ -273,12 +273,18 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");
+    let mut ready = parts.readiness.subscribe();
+    let (daemon_id, address) = (parts.daemon_id, parts.address.clone());
+    let stopping = parts.lifecycle.token(Stage::Readiness);
+    parts.lifecycle.spawn_background(Stage::Readiness, "ready", async move {
+        // The feed says so in its own time.
+        if let Some(Ok(_)) = stopping.run_until_cancelled(ready.wait_for(|ready| *ready)).await {
+            tracing::info!(daemon.id = %daemon_id, address, "musterd is ready");
+        }
+    });
 }
 
 async fn run_until_shutdown(parts: &Parts) -> Result<(), Error> {
-    if parts.readiness.is_ready() {
-        tracing::info!(daemon.id = %parts.daemon_id, address = parts.address, "musterd is ready");
-    }
     let reason = parts.lifecycle.run_until_shutdown().await;
     parts.lifecycle.arm_watchdog()?;
     parts.readiness.set(Condition::NotShuttingDown, false, "shutting down");

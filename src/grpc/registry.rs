@@ -58,6 +58,9 @@ impl Registry {
         let outcome = self.apply(Operation::Register(Box::new(registration))).await?;
         let lease_id = outcome.lease_id.ok_or(Failure::Write(crate::registry::Error::Internal))?;
         self.count_accepted(&outcome.verdict);
+        if let Some(lease) = self.leases.get(lease_id) {
+            lease.registered_here(self.view.clock().now_ms());
+        }
         Ok(v1::RegisterResponse {
             instance_id: instance_id.to_string(),
             lease_id: lease_id.0,

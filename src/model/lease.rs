@@ -111,6 +111,11 @@ impl Lease {
         !self.dirty.swap(true, Ordering::AcqRel)
     }
 
+    /// Its owner registered here at `now_ms`, which is a sign of life that PostgreSQL has already.
+    pub fn registered_here(&self, now_ms: u64) {
+        self.here_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
     /// PostgreSQL knows of a beat at `heard_ms`; it may have arrived at another daemon.
     pub fn heard_elsewhere(&self, heard_ms: u64) {
         self.heard_ms.fetch_max(heard_ms, Ordering::Relaxed);

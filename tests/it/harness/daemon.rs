@@ -44,8 +44,7 @@ pub(crate) fn program() -> Command {
 pub(crate) struct Daemon {
     child: Child,
     log: PathBuf,
-    /// Holds the log; removed with it.
-    _scratch: Scratch,
+    scratch: Scratch,
     /// Where gRPC is served, as `127.0.0.1:port`.
     pub(crate) grpc_addr: String,
     /// Where metrics and probes are served.
@@ -86,7 +85,7 @@ impl Daemon {
             field("grpc.addr").zip(field("http.addr")).ok_or(text)
         })
         .await;
-        Self { child, log, _scratch: scratch, grpc_addr, http_addr }
+        Self { child, log, scratch, grpc_addr, http_addr }
     }
 
     /// Waits until `/readyz` says so.
@@ -106,6 +105,11 @@ impl Daemon {
     /// Its log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// A directory that goes when this daemon does.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.scratch.path()
     }
 
     /// Sends it a signal.
