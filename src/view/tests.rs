@@ -101,6 +101,7 @@ impl Both {
             history_id: Uuid::nil(),
             purged: Revision(self.purged),
             hold: None,
+            brake: None,
             read_at: DateTime::default(),
         }
     }
@@ -250,6 +251,7 @@ fn filter() -> impl Strategy<Value = Filter> {
     (prop::sample::select(&["", "o", "organ", "organ_1", "z"][..]), statuses, prop::sample::select(&["", "a", "c"][..]))
         .prop_map(|(prefix, statuses, node)| Filter {
             logical_id: String::new(),
+            alive_at: None,
             logical_id_prefix: prefix.to_owned(),
             statuses,
             node_id: node.to_owned(),
