@@ -234,6 +234,7 @@ impl Both {
         loop {
             let page = page(snapshot, filter, after.as_ref(), size);
             prop_assert!(page.entries.len() <= size);
+            prop_assert!(listed.len() <= expected.len(), "the pages lead in a circle");
             let rows = page.entries.iter().map(|entry| &entry.instance);
             listed.extend(rows.map(|row| (row.logical_id.clone(), row.instance_id, row.revision)));
             match page.next {
