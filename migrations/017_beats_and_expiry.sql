@@ -74,19 +74,16 @@ BEGIN
         WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch
     ) AS deadlines;
 
+    -- A daemon that has not said for 3 s that it is well may have beats on the way. After 15 s it is given up.
+    SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+
     -- The brake comes off even if nobody is left who is overdue.
     IF v_overdue > 0 OR v_cluster.brake IS NOT NULL THEN
         -- Under the lock, because a hold or a rotation may have come in between.
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
-        -- A daemon that has not said for 3 s that it is well may have beats on the way.
         SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
-        IF v_cluster.hold_until > v_now THEN
-            NULL;
-        ELSIF v_stalled IS NOT NULL THEN
-            v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '1 second');
-            v_cluster.hold_reason := 'a daemon has stopped saving beats';
-        ELSE
+        IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
             v_budget := muster_brake(v_cluster, v_now, v_live, v_overdue);
             reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
             UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
@@ -94,6 +91,10 @@ BEGIN
         END IF;
     END IF;
 
+    IF v_stalled IS NOT NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+        v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '100 milliseconds');
+        v_cluster.hold_reason := 'a daemon has stopped saving beats';
+    END IF;
     next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
     IF v_cluster.hold_until > v_now THEN
         held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;

@@ -113,6 +113,7 @@ CREATE TABLE registry_daemon (
     version text NOT NULL,
     started_at timestamp with time zone NOT NULL,
     last_flush timestamp with time zone NOT NULL,
+    host text NOT NULL DEFAULT ''::text,
     CONSTRAINT registry_daemon_pkey PRIMARY KEY (daemon_id)
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, fillfactor=10);
@@ -122,6 +123,7 @@ COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
 COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
 COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
 COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved the beats it had heard, or said that it had none. At most about a second ago while it is well.';
+COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
 
 --- table registry_epoch
 CREATE TABLE registry_epoch (
@@ -624,31 +626,37 @@ END
 $function$;
 COMMENT ON FUNCTION muster_confirm_history(uuid, bigint) IS 'Called by a daemon on every new connection of its feed, with the history and the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
 
---- function muster_daemon_started(uuid, text, text)
-CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text)
+--- function muster_daemon_started(uuid, text, text, text)
+CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT ''::text)
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
-    v_now   timestamptz;
-    v_fresh boolean;
+    v_now     timestamptz;
+    v_fresh   boolean;
+    v_crashed boolean;
 BEGIN
     PERFORM muster_lock_cluster();
     v_now := muster_now();
+    -- Two processes cannot listen at one address of one machine: the former run is gone, with what it had not saved.
+    DELETE FROM registry_daemon
+    WHERE daemon_id <> p_daemon_id AND p_host <> '' AND host = p_host AND address = p_address;
+    v_crashed := FOUND;
     SELECT EXISTS (
         SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
     ) INTO v_fresh;
-    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush)
-    VALUES (p_daemon_id, p_address, p_version, v_now, v_now)
+    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, host)
+    VALUES (p_daemon_id, p_address, p_version, v_now, v_now, p_host)
     ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
-    IF v_fresh THEN
+    IF v_fresh AND NOT v_crashed THEN
         RETURN 0;
     END IF;
-    RETURN muster_hold_expiry('no daemon was there to hear beats');
+    RETURN muster_hold_expiry(
+        CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
 END
 $function$;
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds. Should the other one have died just then, its row holds expiry until it is given up, which begins a hold.';
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats; if its own former run did not leave in order, beats are lost: then expiry is put on hold: returns for how many milliseconds. Should another one have died just then, its row holds expiry until it is given up, which begins a hold.';
 
 --- function muster_daemon_stopped(uuid)
 CREATE OR REPLACE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
@@ -1014,19 +1022,16 @@ BEGIN
         WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch
     ) AS deadlines;
 
+    -- A daemon that has not said for 3 s that it is well may have beats on the way. After 15 s it is given up.
+    SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+
     -- The brake comes off even if nobody is left who is overdue.
     IF v_overdue > 0 OR v_cluster.brake IS NOT NULL THEN
         -- Under the lock, because a hold or a rotation may have come in between.
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
-        -- A daemon that has not said for 3 s that it is well may have beats on the way.
         SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
-        IF v_cluster.hold_until > v_now THEN
-            NULL;
-        ELSIF v_stalled IS NOT NULL THEN
-            v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '1 second');
-            v_cluster.hold_reason := 'a daemon has stopped saving beats';
-        ELSE
+        IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
             v_budget := muster_brake(v_cluster, v_now, v_live, v_overdue);
             reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
             UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
@@ -1034,6 +1039,10 @@ BEGIN
         END IF;
     END IF;
 
+    IF v_stalled IS NOT NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+        v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '100 milliseconds');
+        v_cluster.hold_reason := 'a daemon has stopped saving beats';
+    END IF;
     next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
     IF v_cluster.hold_until > v_now THEN
         held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;

@@ -109,6 +109,11 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
     outcome
 }
 
+/// The name of this machine; empty if it has none.
+fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
 }
@@ -151,7 +156,7 @@ async fn start(
         readiness: Readiness::new(),
         config,
         url,
-        identity: Identity { daemon_id, address, version: VERSION },
+        identity: Identity { daemon_id, address, version: VERSION, host: hostname() },
         clock,
         view,
         lifecycle,

@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     metrics::FlushMetrics,
     model::{Lease, lease::LeaseState},
-    store::{self, Lane, Pool},
+    store::{self, Lane, Pool, expiry::DaemonEntry},
 };
 
 /// How often due leases are looked for. Small against the third of the shortest TTL (667 ms).
@@ -41,6 +41,8 @@ pub struct Identity {
     pub address: String,
     /// What it runs.
     pub version: &'static str,
+    /// The machine it runs on; empty if unknown.
+    pub host: String,
 }
 
 impl Identity {
@@ -49,9 +51,11 @@ impl Identity {
     /// # Errors
     /// As [`Pool::run`].
     pub async fn enter(&self, pool: &Pool, deadline: Instant) -> Result<(), store::Error> {
-        let held = store::expiry::daemon_started(pool, self.daemon_id, &self.address, self.version, deadline).await?;
+        let Self { daemon_id, address, version, host } = self;
+        let entry = DaemonEntry { daemon_id: *daemon_id, address, version, host };
+        let held = store::expiry::daemon_started(pool, &entry, deadline).await?;
         if !held.is_zero() {
-            tracing::warn!(held_ms = held.as_millis(), "expiry on hold, because no daemon was there to hear beats");
+            tracing::warn!(held_ms = held.as_millis(), "expiry on hold, because beats may not have been heard");
         }
         Ok(())
     }

@@ -136,20 +136,29 @@ pub async fn release_expiry(pool: &Pool, for_: Duration, deadline: Instant) -> R
     .await
 }
 
+/// A daemon, as it enters.
+#[derive(Clone, Copy, Debug)]
+pub struct DaemonEntry<'a> {
+    /// This run of it.
+    pub daemon_id: Uuid,
+    /// Where it is reached.
+    pub address: &'a str,
+    /// What it runs.
+    pub version: &'a str,
+    /// The machine it runs on; empty if unknown.
+    pub host: &'a str,
+}
+
 /// Enters this daemon among those that share the database. Returns for how long expiry is held because of it.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
-pub async fn daemon_started(
-    pool: &Pool,
-    daemon_id: Uuid,
-    address: &str,
-    version: &str,
-    deadline: Instant,
-) -> Result<Duration, Error> {
+pub async fn daemon_started(pool: &Pool, daemon: &DaemonEntry<'_>, deadline: Instant) -> Result<Duration, Error> {
+    let DaemonEntry { daemon_id, address, version, host } = daemon;
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
-            client.query_one("SELECT muster_daemon_started($1, $2, $3)", &[&daemon_id, &address, &version]).await
+            let sql = "SELECT muster_daemon_started($1, $2, $3, $4)";
+            client.query_one(sql, &[&daemon_id, &address, &version, &host]).await
         })
         .await?;
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))

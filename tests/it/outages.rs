@@ -88,7 +88,7 @@ async fn daemons_that_start_together_on_an_empty_database_agree_on_one_epoch() {
         .await;
         assert_eq!((cluster.cluster_epoch, cluster.epoch_number), (epochs[0].to_string(), 1));
     }
-    assert_eq!(get::<i64>(&client, "SELECT count(*) FROM muster_migration").await, 7);
+    assert_eq!(get::<i64>(&client, "SELECT count(*) FROM muster_migration").await, 8);
 }
 
 /// Eight clients that register, each until it has an acknowledgement, whatever goes on meanwhile.
