@@ -4,9 +4,11 @@
 //! gRPC clients, so an operator needs nothing but an address. Definitions live beside the code that carries them out, one
 //! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
 
+mod backoff;
 pub mod client;
 pub mod epoch;
 pub mod exit;
+mod filter;
 mod host;
 mod instances;
 pub mod json;
