@@ -65,9 +65,9 @@ enum Command {
     /// Bring the schema of the database up to date, or look at it
     #[command(subcommand, after_help = MIGRATE_EXAMPLES)]
     Migrate(migrate::MigrateCommand),
-    /// Print the best live instance of a logical id; exit with 4 if there is none
-    #[command(after_help = RESOLVE_EXAMPLES)]
-    Resolve(resolve::ResolveArgs),
+    /// Print a live instance of each logical id; exit with 4 if one has none
+    #[command(after_help = resolve::EXAMPLES)]
+    Resolve(Box<resolve::ResolveArgs>),
     /// List instances
     #[command(after_help = LIST_EXAMPLES)]
     List(list::ListArgs),
@@ -93,12 +93,6 @@ Examples:
   musterd migrate status --exit-code || musterd migrate up
 
 serve migrates at its start by itself, unless it is told --no-migrate.";
-
-const RESOLVE_EXAMPLES: &str = "\
-Examples:
-  musterd resolve cognitive_organ_1
-  musterd resolve cognitive_organ_1 -o json \\
-    | jq -r '.instance | \"\\(.ipAddress):\\(.port)\"'";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -130,7 +124,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
-            Command::Resolve(args) => resolve::run(args, client).await,
+            Command::Resolve(args) => resolve::run(*args, client).await,
             Command::List(args) => list::run(args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
             Command::Run(args) => Box::pin(run::run(*args, client)).await,
