@@ -124,6 +124,31 @@ pub fn batch_resolve(response: &shared::BatchResolveResponse, results: &[v1::Bat
     })
 }
 
+/// `muster.v1.WatchEvent`, and where a watch that has seen it goes on.
+#[must_use]
+pub fn watch_event(event: &v1::WatchEvent, revision: u64, history_id: &str) -> Value {
+    let kind = v1::WatchEventType::try_from(event.r#type).map_or(json!(event.r#type), |t| json!(t.as_str_name()));
+    json!({
+        "type": kind,
+        "instance": event.instance.as_ref().map_or(Value::Null, instance),
+        "revision": long(revision),
+        "historyId": history_id,
+    })
+}
+
+/// What a watch tells of itself between the events, in the form of an event: `mark` takes the place of the type.
+#[must_use]
+pub fn watch_mark(mark: &str, revision: u64, history_id: &str, cluster_epoch: &str, epoch_number: u64) -> Value {
+    json!({
+        "type": mark,
+        "instance": null,
+        "revision": long(revision),
+        "historyId": history_id,
+        "clusterEpoch": cluster_epoch,
+        "epochNumber": long(epoch_number),
+    })
+}
+
 /// `muster.v1.ListInstancesResponse`.
 #[must_use]
 pub fn list(response: &v1::ListInstancesResponse) -> Value {

@@ -18,6 +18,7 @@ pub mod output;
 pub mod resolve;
 pub mod run;
 pub mod serve;
+pub mod watch;
 
 use std::io;
 
@@ -71,6 +72,9 @@ enum Command {
     /// List instances
     #[command(after_help = LIST_EXAMPLES)]
     List(list::ListArgs),
+    /// Print instances and then every change among them, until told to end
+    #[command(after_help = watch::HELP)]
+    Watch(Box<watch::WatchArgs>),
     /// Show, rotate or list the epochs of the cluster
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
@@ -126,6 +130,7 @@ impl Cli {
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
             Command::Resolve(args) => resolve::run(*args, client).await,
             Command::List(args) => list::run(args, client).await,
+            Command::Watch(args) => watch::run(*args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
             Command::Run(args) => Box::pin(run::run(*args, client)).await,
         }
