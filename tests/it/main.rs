@@ -4,11 +4,13 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod batch_resolve;
 mod beat_stream;
 mod harness;
 mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod policies;
 mod seed_faults;
 mod watch;
