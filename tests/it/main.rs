@@ -6,6 +6,8 @@
 
 mod batch_resolve;
 mod beat_stream;
+mod cli_resolve;
+mod cli_watch;
 mod harness;
 mod local_postgres;
 mod main_loop;
