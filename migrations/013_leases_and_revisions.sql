@@ -57,6 +57,7 @@ ALTER TABLE registry_instance
     ADD COLUMN death_decided_by  text,
     ADD CONSTRAINT registry_instance_ttl_check CHECK (ttl_ms BETWEEN 2000 AND 300000),
     ADD CONSTRAINT registry_instance_port_check CHECK (port BETWEEN 1 AND 65535),
+    ADD CONSTRAINT registry_instance_labels_check CHECK (jsonb_typeof(labels) = 'object'),
     ADD CONSTRAINT registry_instance_death_reason_check
         CHECK (death_reason IN ('stale', 'old_epoch', 'deregistered', 'replaced', 'operator'));
 

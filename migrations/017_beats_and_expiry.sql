@@ -236,20 +236,20 @@ BEGIN
     PERFORM muster_lock_cluster();
     v_now := muster_now();
     SELECT EXISTS (
-        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '15 seconds'
+        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
     ) INTO v_fresh;
     DELETE FROM registry_daemon WHERE last_flush < v_now - interval '1 day';
     INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush)
     VALUES (p_daemon_id, p_address, p_version, v_now, v_now)
     ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
     IF v_fresh THEN
-        RETURN 0;
+        RETURN NULL;
     END IF;
     RETURN muster_hold_expiry('no daemon was there to hear beats');
 END
 $$;
 
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 15 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds.';
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds. Null: another one was heard of. It may have died just then, so the caller asks once more 3 s later, before it declares anybody dead.';
 
 CREATE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
 RETURNS void

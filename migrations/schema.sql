@@ -148,6 +148,7 @@ CREATE TABLE registry_instance (
     death_decided_by text,
     CONSTRAINT registry_instance_pkey PRIMARY KEY (instance_id),
     CONSTRAINT registry_instance_death_reason_check CHECK (death_reason = ANY (ARRAY['stale'::text, 'old_epoch'::text, 'deregistered'::text, 'replaced'::text, 'operator'::text])),
+    CONSTRAINT registry_instance_labels_check CHECK (jsonb_typeof(labels) = 'object'::text),
     CONSTRAINT registry_instance_port_check CHECK (port >= 1 AND port <= 65535),
     CONSTRAINT registry_instance_ttl_check CHECK (ttl_ms >= 2000 AND ttl_ms <= 300000)
 )
@@ -502,19 +503,19 @@ BEGIN
     PERFORM muster_lock_cluster();
     v_now := muster_now();
     SELECT EXISTS (
-        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '15 seconds'
+        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
     ) INTO v_fresh;
     DELETE FROM registry_daemon WHERE last_flush < v_now - interval '1 day';
     INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush)
     VALUES (p_daemon_id, p_address, p_version, v_now, v_now)
     ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
     IF v_fresh THEN
-        RETURN 0;
+        RETURN NULL;
     END IF;
     RETURN muster_hold_expiry('no daemon was there to hear beats');
 END
 $function$;
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 15 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds.';
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds. Null: another one was heard of. It may have died just then, so the caller asks once more 3 s later, before it declares anybody dead.';
 
 --- function muster_daemon_stopped(uuid)
 CREATE OR REPLACE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
@@ -659,14 +660,20 @@ BEGIN
     UPDATE cluster_metadata
     SET purged_revision = greatest(purged_revision, (SELECT max(gone.revision) FROM gone WHERE gone.status = 'dead')),
         history_id = CASE
-            WHEN EXISTS (SELECT FROM gone WHERE gone.status <> 'dead') THEN gen_random_uuid()
+            WHEN EXISTS (SELECT FROM gone WHERE gone.status <> 'dead')
+                OR EXISTS (
+                    SELECT FROM registry_instance AS kept
+                    WHERE kept.status = 'dead'
+                      AND kept.revision < (SELECT max(gone.revision) FROM gone WHERE gone.status = 'dead')
+                )
+            THEN gen_random_uuid()
             ELSE history_id
         END
     WHERE id = 1 AND EXISTS (SELECT FROM gone);
     RETURN NULL;
 END
 $function$;
-COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must.';
+COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, because readers take the purge to be complete up to its revision.';
 
 --- function muster_now()
 CREATE OR REPLACE FUNCTION muster_now()

@@ -101,7 +101,7 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result
 ///
 /// # Errors
 ///
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &Value, format: Format) -> io::Result<()> {
     print(|out| if format == Format::Jsonl { writeln!(out, "{value}") } else { writeln!(out, "{value:#}") })
 }
@@ -110,7 +110,7 @@ pub fn print_json(value: &Value, format: Format) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// As [`print`].
+/// As [`print()`].
 pub fn print_table<const N: usize>(table: &Table<N>) -> io::Result<()> {
     print(|mut out| table.write(&mut out))
 }

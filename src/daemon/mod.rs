@@ -14,8 +14,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::applier::Applier;
@@ -158,8 +159,8 @@ async fn start(
         lifecycle,
     };
     serve_http(&parts, metrics, http);
-    prepare_database(&parts).await?;
-    serve_grpc(&parts, view_writer, grpc).await;
+    let alone = prepare_database(&parts).await?;
+    serve_grpc(&parts, view_writer, grpc, alone).await;
     Ok(parts)
 }
 
@@ -187,8 +188,8 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
     }
 }
 
-/// Brings the schema up to date, makes sure of an epoch, and enters this daemon.
-async fn prepare_database(parts: &Parts) -> Result<(), Error> {
+/// Brings the schema up to date, makes sure of an epoch, and enters this daemon. Returns whether it is alone.
+async fn prepare_database(parts: &Parts) -> Result<bool, Error> {
     if parts.config.migrate {
         // What it applies and puts back it logs itself.
         store::migrate::up(&parts.url, &parts.name).await?;
@@ -198,18 +199,39 @@ async fn prepare_database(parts: &Parts) -> Result<(), Error> {
     parts.readiness.set(Condition::Schema, true, "up to date");
     let deadline = Instant::now() + START_TIMEOUT;
     store::epoch::ensure(&parts.pool, &parts.name, deadline).await.map_err(Error::Database)?;
-    let held = store::expiry::daemon_started(&parts.pool, parts.daemon_id, &parts.address, VERSION, deadline)
-        .await
-        .map_err(Error::Database)?;
-    if !held.is_zero() {
+    let alone = enter(&parts.pool, parts.daemon_id, &parts.address, deadline).await.map_err(Error::Database)?;
+    parts.readiness.set(Condition::Database, true, "connected");
+    Ok(alone)
+}
+
+/// Enters this daemon among the others; expiry is put on hold if there is none. Returns whether it is alone.
+async fn enter(pool: &Pool, daemon_id: Uuid, address: &str, deadline: Instant) -> Result<bool, store::Error> {
+    let held = store::expiry::daemon_started(pool, daemon_id, address, VERSION, deadline).await?;
+    if let Some(held) = held.filter(|held| !held.is_zero()) {
         tracing::warn!(held_ms = held.as_millis(), "expiry on hold, because no daemon was there to hear beats");
     }
-    parts.readiness.set(Condition::Database, true, "connected");
-    Ok(())
+    Ok(held.is_some())
+}
+
+/// The other daemon that was heard of at the start may have died just before; who was killed and started again finds
+/// its own former row. So nobody is declared dead here before it had the time to be heard of again.
+async fn reap_stale(myself: (Pool, Uuid, String), alone: bool, reapers: Reapers, stop: CancellationToken) {
+    let (pool, daemon_id, address) = myself;
+    let mut sure = alone;
+    while !sure {
+        if stop.run_until_cancelled(sleep(store::expiry::HEARD_OF)).await.is_none() {
+            return;
+        }
+        match enter(&pool, daemon_id, &address, Instant::now() + START_TIMEOUT).await {
+            Ok(_) => sure = true,
+            Err(error) => tracing::warn!(error = %chain(&error), "other daemons could not be looked for"),
+        }
+    }
+    reapers.reap_stale(stop).await;
 }
 
 /// Starts the engine, waits for the registry to be loaded, then serves.
-async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListener) {
+async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListener, alone: bool) {
     let Parts { lifecycle, pool, leases, view, clock, .. } = parts;
     let stop = lifecycle.token(Stage::Engine);
     let alarm = Arc::new(Alarm::default());
@@ -235,7 +257,9 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     }
     let decided_by = Arc::clone(&parts.name);
     let reapers = Reapers { pool: pool.clone(), leases: Arc::clone(leases), clock: *clock, alarm, decided_by };
-    lifecycle.spawn_background(Stage::Engine, "stale reaper", reapers.clone().reap_stale(stop.clone()));
+    let myself = (pool.clone(), parts.daemon_id, parts.address.clone());
+    let stale = reap_stale(myself, alone, reapers.clone(), stop.clone());
+    lifecycle.spawn_background(Stage::Engine, "stale reaper", stale);
     lifecycle.spawn_background(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
     lifecycle.spawn_background(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
 
@@ -249,12 +273,18 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");
+    let mut ready = parts.readiness.subscribe();
+    let (daemon_id, address) = (parts.daemon_id, parts.address.clone());
+    let stopping = parts.lifecycle.token(Stage::Readiness);
+    parts.lifecycle.spawn_background(Stage::Readiness, "ready", async move {
+        // The feed says so in its own time.
+        if let Some(Ok(_)) = stopping.run_until_cancelled(ready.wait_for(|ready| *ready)).await {
+            tracing::info!(daemon.id = %daemon_id, address, "musterd is ready");
+        }
+    });
 }
 
 async fn run_until_shutdown(parts: &Parts) -> Result<(), Error> {
-    if parts.readiness.is_ready() {
-        tracing::info!(daemon.id = %parts.daemon_id, address = parts.address, "musterd is ready");
-    }
     let reason = parts.lifecycle.run_until_shutdown().await;
     parts.lifecycle.arm_watchdog()?;
     parts.readiness.set(Condition::NotShuttingDown, false, "shutting down");

@@ -11,26 +11,16 @@ use uuid::Uuid;
 use super::failure::Failure;
 use crate::{
     model::{
-        self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, Registration, Ttl,
-        input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, invalid},
+        self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, LeaseId, Registration, Ttl,
+        input::{self, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, invalid},
     },
     proto::v1,
-    view::{
-        Entry, View,
-        list::Filter,
-        resolve::{Choice, Policy},
-    },
+    view::{Entry, View},
 };
-
-/// Most instances a choice may exclude.
-const EXCLUDED_MAX: usize = 64;
-/// Most names of a batch.
-const NAMES_MAX: usize = 1_000;
-/// Longest key of a rendezvous.
-const KEY_MAX_BYTES: usize = 1_024;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// Collects the fields that cannot be accepted.
 #[derive(Debug, Default)]
@@ -49,6 +39,11 @@ impl Violations {
     /// As [`Violations::take`], for what has no default.
     pub(super) fn keep<T>(&mut self, parsed: Result<T, InvalidInput>) -> Option<T> {
         self.take(parsed.map(Some))
+    }
+
+    /// Whether everything was accepted so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Fails if there are any.
@@ -98,12 +93,14 @@ pub(super) fn registration(request: v1::RegisterRequest) -> Result<Registration,
 }
 
 fn ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, InvalidInput> {
-    let ttl = match ttl.map(Duration::try_from) {
-        None => None,
-        Some(Ok(ttl)) => Some(ttl),
-        Some(Err(_)) => return invalid("ttl", "is negative or out of range; choose 2 s to 300 s"),
-    };
-    Ttl::from_input("ttl", ttl)
+    let Some(ttl) = ttl else { return Ttl::from_input("ttl", None) };
+    // Not by prost's own conversion, which overflows on what a caller may make up.
+    match (u64::try_from(ttl.seconds), u32::try_from(ttl.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < NANOS_PER_SECOND => {
+            Ttl::from_input("ttl", Some(Duration::new(seconds, nanos)))
+        }
+        _ => invalid("ttl", "is negative or malformed; choose whole milliseconds from 2 s to 300 s"),
+    }
 }
 
 fn initial_status(status: i32) -> Result<InstanceStatus, InvalidInput> {
@@ -127,111 +124,22 @@ pub(super) fn required_status(field: &str, status: i32) -> Result<InstanceStatus
     }
 }
 
-/// The conditions of a list.
-pub(super) fn list_filter(request: &v1::ListInstancesRequest) -> Result<(Filter, usize), Failure> {
+/// Accepts the lease and the instance that a request names; at least one of them.
+pub(super) fn target(lease_id: u64, instance_id: &str) -> Result<(Option<LeaseId>, Option<InstanceId>), InvalidInput> {
+    let lease_id = Some(LeaseId(lease_id)).filter(|lease_id| lease_id.0 != 0);
+    match (instance_id, lease_id) {
+        ("", None) => invalid("lease_id", "is 0 and instance_id is empty; give one of them"),
+        ("", lease_id) => Ok((lease_id, None)),
+        (text, lease_id) => Ok((lease_id, Some(input::instance_id("instance_id", text)?))),
+    }
+}
+
+pub(super) fn set_status(request: &v1::SetStatusRequest) -> Result<InstanceStatus, Failure> {
     let mut violations = Violations::default();
-    let prefix = &request.logical_id_prefix;
-    let filter = filter(&mut violations, "", prefix, &request.statuses, &request.node_id, &request.labels);
-    let page_size = violations.take(page_size(request.page_size));
+    violations.take(target(request.lease_id, &request.instance_id));
+    let status = violations.keep(required_status("status", request.status));
     violations.into_result()?;
-    Ok((filter, page_size))
-}
-
-/// The conditions of a watch, and the history it resumes.
-pub(super) fn watch_filter(request: &v1::WatchRequest) -> Result<(Filter, Option<Uuid>), Failure> {
-    let mut violations = Violations::default();
-    let (name, prefix) = (&request.logical_id, &request.logical_id_prefix);
-    if !name.is_empty() && !prefix.is_empty() {
-        violations.take(invalid::<()>("logical_id_prefix", "is set together with logical_id; give one of them"));
-    }
-    let filter = filter(&mut violations, name, prefix, &request.statuses, &request.node_id, &request.labels);
-    let history = match (request.resume_after, Uuid::try_parse(&request.history_id)) {
-        (0, _) => None,
-        (_, Ok(history_id)) => Some(history_id),
-        (_, Err(_)) => violations.take(invalid(
-            "history_id",
-            "is not a UUID; with resume_after, give the history_id of the response it was taken from",
-        )),
-    };
-    violations.into_result()?;
-    Ok((filter, history))
-}
-
-fn filter(
-    violations: &mut Violations,
-    logical_id: &str,
-    prefix: &str,
-    statuses: &[i32],
-    node_id: &str,
-    labels: &HashMap<String, String>,
-) -> Filter {
-    violations.take(input::plain_text("logical_id", logical_id, LOGICAL_ID_MAX_BYTES));
-    violations.take(input::plain_text("logical_id_prefix", prefix, LOGICAL_ID_MAX_BYTES));
-    violations.take(input::plain_text("node_id", node_id, NAME_MAX_BYTES));
-    let statuses = statuses.iter().filter_map(|status| violations.keep(required_status("statuses", *status))).collect();
-    Filter {
-        logical_id: logical_id.to_owned(),
-        logical_id_prefix: prefix.to_owned(),
-        statuses,
-        node_id: node_id.to_owned(),
-        labels: violations.take(Labels::from_input("labels", labels)),
-    }
-}
-
-/// Accepts the names of a batch.
-pub(super) fn names(field: &str, names: &[String]) -> Result<(), Failure> {
-    if names.is_empty() || names.len() > NAMES_MAX {
-        return Ok(invalid(field, format!("has {} names; give 1 to {NAMES_MAX}", names.len()))?);
-    }
-    let mut violations = Violations::default();
-    for name in names {
-        violations.take(input::required_text(field, name, LOGICAL_ID_MAX_BYTES));
-    }
-    violations.into_result()
-}
-
-/// Accepts a choice; unset means the best. `draw` is the number for a random one.
-pub(super) fn choice(choice: Option<v1::ResolveChoice>, draw: u64) -> Result<Choice, Failure> {
-    let Some(choice) = choice else { return Ok(Choice::default()) };
-    let mut violations = Violations::default();
-    let policy = violations.take(policy(choice.policy, choice.key, choice.near_node_id, draw));
-    let labels = violations.take(Labels::from_input("choice.labels", &choice.labels));
-    let excluded = choice.excluded_instance_ids;
-    if excluded.len() > EXCLUDED_MAX {
-        let problem = format!("has {} ids; exclude at most {EXCLUDED_MAX}", excluded.len());
-        violations.take(invalid::<()>("choice.excluded_instance_ids", problem));
-    }
-    let excluded = excluded
-        .iter()
-        .take(EXCLUDED_MAX)
-        .filter_map(|id| violations.keep(input::instance_id("choice.excluded_instance_ids", id)))
-        .collect();
-    violations.into_result()?;
-    Ok(Choice { policy, excluded, labels })
-}
-
-fn policy(policy: i32, key: String, near_node_id: String, draw: u64) -> Result<Policy, InvalidInput> {
-    use v1::ResolvePolicy as Wire;
-    let wire = Wire::try_from(policy);
-    if !key.is_empty() && wire != Ok(Wire::Rendezvous) {
-        return invalid("choice.key", "goes with the policy RENDEZVOUS only; leave it out");
-    }
-    if !near_node_id.is_empty() && wire != Ok(Wire::Near) {
-        return invalid("choice.near_node_id", "goes with the policy NEAR only; leave it out");
-    }
-    match wire {
-        Ok(Wire::Unspecified | Wire::Best) => Ok(Policy::Best),
-        Ok(Wire::Random) => Ok(Policy::Random(draw)),
-        Ok(Wire::Rendezvous) => {
-            input::required_text("choice.key", &key, KEY_MAX_BYTES)?;
-            Ok(Policy::Rendezvous(key))
-        }
-        Ok(Wire::Near) => {
-            input::required_text("choice.near_node_id", &near_node_id, NAME_MAX_BYTES)?;
-            Ok(Policy::Near(near_node_id))
-        }
-        Err(_) => invalid("choice.policy", format!("is {policy}; choose BEST, RANDOM, RENDEZVOUS or NEAR")),
-    }
+    status.ok_or(Failure::Invalid(Vec::new()))
 }
 
 /// Accepts a page size; 0 means the default.

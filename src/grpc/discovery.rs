@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     convert::{self, duration},
     failure::Failure,
-    page_token, reader, watch,
+    page_token, reader, selection, watch,
 };
 use crate::{
     metrics::ResolveMetrics,
@@ -51,7 +51,7 @@ impl Discovery {
 
     async fn resolve(&self, request: v1::ResolveRequest) -> Result<v1::ResolveResponse, Failure> {
         input::required_text("logical_id", &request.logical_id, input::LOGICAL_ID_MAX_BYTES)?;
-        let choice = convert::choice(request.choice, self.draw())?;
+        let choice = selection::choice(request.choice, self.draw())?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let now_ms = self.view.clock().now_ms();
@@ -70,8 +70,8 @@ impl Discovery {
     }
 
     async fn batch_resolve(&self, request: v1::BatchResolveRequest) -> Result<shared::BatchResolveResponse, Failure> {
-        convert::names("logical_ids", &request.logical_ids)?;
-        let mut choice = convert::choice(request.choice, 0)?;
+        selection::names("logical_ids", &request.logical_ids)?;
+        let mut choice = selection::choice(request.choice, 0)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let now_ms = self.view.clock().now_ms();
@@ -132,8 +132,7 @@ impl Discovery {
     }
 
     async fn list(&self, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, Failure> {
-        let (filter, page_size) = convert::list_filter(&request)?;
-        let after = page_token::decode("page_token", &filter, &request.page_token)?;
+        let (filter, page_size, after) = selection::list(&request)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let page = page(&snapshot, &filter, after.as_ref(), page_size);

@@ -18,5 +18,6 @@ pub mod observe;
 pub mod page_token;
 mod reader;
 pub mod registry;
+mod selection;
 pub mod server;
 pub mod watch;

@@ -83,25 +83,32 @@ fn parse(token: &str) -> Option<(Fingerprint, Position)> {
     Some((*fingerprint, position))
 }
 
-/// Every condition with its length before it, so that no two filters read alike.
+/// Every text with its length before it, every list with its number, so that no two filters read alike.
 fn fingerprint(filter: &Filter) -> Fingerprint {
     let mut hash = Sha256::new();
-    let mut add = |text: &str| {
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text.as_bytes());
-    };
-    add(&filter.logical_id);
-    add(&filter.logical_id_prefix);
-    add(&filter.node_id);
+    add_text(&mut hash, &filter.logical_id);
+    add_text(&mut hash, &filter.logical_id_prefix);
+    add_text(&mut hash, &filter.node_id);
+    add_number(&mut hash, filter.labels.iter().count());
     for (key, value) in filter.labels.iter() {
-        add(key);
-        add(value);
+        add_text(&mut hash, key);
+        add_text(&mut hash, value);
     }
+    add_number(&mut hash, filter.statuses.len());
     for status in &filter.statuses {
-        add(status.as_str());
+        add_text(&mut hash, status.as_str());
     }
     let digest = hash.finalize();
     std::array::from_fn(|byte| digest[byte])
+}
+
+fn add_text(hash: &mut Sha256, text: &str) {
+    add_number(hash, text.len());
+    hash.update(text.as_bytes());
+}
+
+fn add_number(hash: &mut Sha256, number: usize) {
+    hash.update((number as u64).to_be_bytes());
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! RegistryService: actors register, beat, change status, leave.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -13,7 +16,9 @@ use super::{
 };
 use crate::{
     metrics::RegistrationMetrics,
-    model::{DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange, Verdict, input},
+    model::{
+        DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, Revision, StatusChange, Verdict, input,
+    },
     proto::v1::{self, registry_service_server::RegistryService},
     registry::{Accepted, BeatError, Leases, Writer},
     view::View,
@@ -53,6 +58,9 @@ impl Registry {
         let outcome = self.apply(Operation::Register(Box::new(registration))).await?;
         let lease_id = outcome.lease_id.ok_or(Failure::Write(crate::registry::Error::Internal))?;
         self.count_accepted(&outcome.verdict);
+        if let Some(lease) = self.leases.get(lease_id) {
+            lease.registered_here(self.view.clock().now_ms());
+        }
         Ok(v1::RegisterResponse {
             instance_id: instance_id.to_string(),
             lease_id: lease_id.0,
@@ -73,9 +81,7 @@ impl Registry {
         };
         let mut verdict = self.leases.beat(lease_id);
         if verdict == Err(BeatError::Unknown) && self.may_still_come(lease_id) {
-            reader::wait(&self.view, crate::model::Revision(lease_id.0))
-                .await
-                .map_err(|_| Failure::UnknownLease(lease_id))?;
+            self.wait_for(lease_id).await?;
             verdict = self.leases.beat(lease_id);
         }
         beat_response(lease_id, verdict)
@@ -84,7 +90,7 @@ impl Registry {
     /// The lease to beat for a request that names an instance.
     async fn current_lease(&self, lease_id: u64, instance_id: &str) -> Result<LeaseId, Failure> {
         let target = self.target(lease_id, instance_id).await?;
-        let snapshot = reader::snapshot(&self.view, lease_id).await?;
+        let snapshot = reader::snapshot(&self.view, 0).await?;
         let entry = snapshot.instance(target.instance_id).ok_or(Failure::UnknownInstance)?;
         let current = entry.instance.lease_id;
         match target.lease_id {
@@ -99,22 +105,38 @@ impl Registry {
         self.view.applied().is_none_or(|applied| lease_id.0 > applied.0)
     }
 
+    /// Waits for the feed to bring a lease. Fails with "unknown" only if PostgreSQL has confirmed meanwhile that the
+    /// feed holds all there is: an owner that is told so gives its lease up.
+    async fn wait_for(&self, lease_id: LeaseId) -> Result<(), Failure> {
+        let asked = Instant::now();
+        // Twice, because the feed may look as seldom as once in the time of one wait.
+        for _ in 0..2 {
+            if reader::wait(&self.view, Revision(lease_id.0)).await.is_ok() {
+                return Ok(());
+            }
+            if self.view.stale_for() < asked.elapsed() {
+                return Err(Failure::UnknownLease(lease_id));
+            }
+        }
+        Err(Failure::NotYetSeen)
+    }
+
     /// Reads whom a request means.
     async fn target(&self, lease_id: u64, instance_id: &str) -> Result<Target, Failure> {
-        let lease = Some(LeaseId(lease_id)).filter(|lease_id| lease_id.0 != 0);
-        if !instance_id.is_empty() {
-            return Ok(Target { instance_id: input::instance_id("instance_id", instance_id)?, lease_id: lease });
+        let (lease_id, instance_id) = convert::target(lease_id, instance_id)?;
+        if let Some(lease_id) = lease_id
+            && self.leases.get(lease_id).is_none()
+            && self.may_still_come(lease_id)
+        {
+            self.wait_for(lease_id).await?;
         }
-        let Some(lease_id) = lease else {
-            input::invalid("lease_id", "is 0 and instance_id is empty; give one of them")?
-        };
-        if self.leases.get(lease_id).is_none() && self.may_still_come(lease_id) {
-            reader::wait(&self.view, crate::model::Revision(lease_id.0))
-                .await
-                .map_err(|_| Failure::UnknownLease(lease_id))?;
+        let owner = lease_id.and_then(|lease_id| self.leases.get(lease_id)).map(|lease| lease.instance_id);
+        if instance_id.is_some_and(|named| owner.is_some_and(|owner| owner != named)) {
+            input::invalid("lease_id", "is the lease of another instance; give one of the two, or its own")?;
         }
-        let known = self.leases.get(lease_id).ok_or(Failure::UnknownLease(lease_id))?;
-        Ok(Target { instance_id: known.instance_id, lease_id: Some(lease_id) })
+        let instance_id =
+            instance_id.or(owner).ok_or(lease_id.map_or(Failure::UnknownInstance, Failure::UnknownLease))?;
+        Ok(Target { instance_id, lease_id })
     }
 
     async fn change_status(&self, target: Target, status: InstanceStatus) -> Result<Outcome, Failure> {
@@ -212,7 +234,7 @@ impl RegistryService for Registry {
         request: Request<v1::SetStatusRequest>,
     ) -> Result<Response<v1::SetStatusResponse>, Status> {
         let request = request.into_inner();
-        let status = convert::required_status("status", request.status).map_err(Failure::from)?;
+        let status = convert::set_status(&request)?;
         let target = self.target(request.lease_id, &request.instance_id).await?;
         let outcome = self.change_status(target, status).await?;
         let lease_id = outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default();

@@ -65,7 +65,7 @@ pub struct Services {
 /// Serves until told to stop, then ends the connections when their calls have ended.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`enum@Error`].
 pub async fn serve(
     listener: TcpListener,
     services: Services,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{convert, failure::Failure, reader};
+use super::{convert, failure::Failure, reader, selection};
 use crate::{
     model::{Epoch, Revision},
     proto::{shared::WatchResponse, v1},
@@ -51,7 +51,7 @@ pub(super) async fn begin(
     stop: CancellationToken,
     permit: OwnedSemaphorePermit,
 ) -> Result<Responses, Failure> {
-    let (filter, history) = convert::watch_filter(&request)?;
+    let (filter, history) = selection::watch(&request)?;
     // Before the snapshot: what comes between the two is seen twice, and left out by its revision.
     let batches = view.hub().subscribe();
     let resume_after = Revision(request.resume_after);

@@ -38,8 +38,9 @@ pub struct Lease {
     ttl_ms: AtomicU32,
     state: AtomicU8,
     heard_ms: AtomicU64,
-    heard_here: AtomicBool,
-    /// The stream it beat on broke, and it has not beaten since.
+    /// The latest beat that arrived here; zero: none did.
+    here_ms: AtomicU64,
+    /// The stream it beat on broke, and it has not beaten here since.
     lost: AtomicBool,
     /// What was last told about its suspicion.
     told_suspect: AtomicBool,
@@ -66,7 +67,7 @@ impl Lease {
             ttl_ms: AtomicU32::new(ttl.as_millis()),
             state: AtomicU8::new(LIVE),
             heard_ms: AtomicU64::new(heard_ms),
-            heard_here: AtomicBool::new(false),
+            here_ms: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             told_suspect: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
@@ -102,7 +103,7 @@ impl Lease {
     /// A beat arrived here at `now_ms`. Returns true if the lease has to be queued for saving: it was clean before.
     pub fn beat(&self, now_ms: u64) -> bool {
         self.heard_ms.fetch_max(now_ms, Ordering::Relaxed);
-        self.heard_here.store(true, Ordering::Relaxed);
+        self.here_ms.fetch_max(now_ms, Ordering::Relaxed);
         if self.lost.load(Ordering::Relaxed) {
             self.lost.store(false, Ordering::Relaxed);
         }
@@ -110,18 +111,20 @@ impl Lease {
         !self.dirty.swap(true, Ordering::AcqRel)
     }
 
-    /// PostgreSQL knows of a beat at `heard_ms`; it may have arrived at another daemon.
-    pub fn heard_elsewhere(&self, heard_ms: u64) {
-        if self.heard_ms.fetch_max(heard_ms, Ordering::Relaxed) < heard_ms {
-            self.heard_here.store(false, Ordering::Relaxed);
-            self.lost.store(false, Ordering::Relaxed);
-        }
+    /// Its owner registered here at `now_ms`, which is a sign of life that PostgreSQL has already.
+    pub fn registered_here(&self, now_ms: u64) {
+        self.here_ms.fetch_max(now_ms, Ordering::Relaxed);
     }
 
-    /// The stream it beat on until `last_ms` broke: it is suspect until it is heard of again. One that was heard of
+    /// PostgreSQL knows of a beat at `heard_ms`; it may have arrived at another daemon.
+    pub fn heard_elsewhere(&self, heard_ms: u64) {
+        self.heard_ms.fetch_max(heard_ms, Ordering::Relaxed);
+    }
+
+    /// The stream it beat on until `last_ms` broke: it is suspect until it is heard of again. One that has beaten here
     /// since, because its owner has connected anew, is not touched.
     pub fn lose_contact(&self, last_ms: u64) {
-        if self.heard_ms() <= last_ms {
+        if self.here_ms.load(Ordering::Relaxed) <= last_ms {
             self.lost.store(true, Ordering::Relaxed);
         }
     }
@@ -157,13 +160,13 @@ impl Lease {
     /// Whether two beats are overdue. Of a lease that beats here that is known exactly; of one known through
     /// PostgreSQL alone, whose knowledge lags by up to a third of the TTL and a beat, only that its TTL has passed.
     pub fn is_suspect(&self, now_ms: u64) -> bool {
-        if self.lost.load(Ordering::Relaxed) {
-            return true;
-        }
         let ttl = self.ttl();
         let silent_ms = now_ms.saturating_sub(self.heard_ms());
-        let limit_ms =
-            if self.heard_here.load(Ordering::Relaxed) { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
+        let beats_here = self.beats_here();
+        if beats_here && self.lost.load(Ordering::Relaxed) {
+            return true;
+        }
+        let limit_ms = if beats_here { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
         silent_ms > limit_ms
     }
 
@@ -173,6 +176,13 @@ impl Lease {
         // Looked at first without a write: this is asked of every lease every second.
         let changed = self.told_suspect.load(Ordering::Relaxed) != suspect;
         (changed && self.told_suspect.swap(suspect, Ordering::Relaxed) != suspect).then_some(suspect)
+    }
+
+    /// Whether the latest beat arrived here. What PostgreSQL tells of our own beats is later by the time it took to
+    /// save them; a beat elsewhere is later by about an interval.
+    fn beats_here(&self) -> bool {
+        let here_ms = self.here_ms.load(Ordering::Relaxed);
+        here_ms > 0 && self.heard_ms() <= here_ms + self.ttl().beat_interval_ms() / 2
     }
 
     /// Whether a beat is overdue that may have arrived elsewhere, so that asking PostgreSQL is worth it.
@@ -222,6 +232,8 @@ mod tests {
         lease.beat(20_000);
         assert!(!lease.is_suspect(30_000));
         assert!(lease.is_suspect(30_001));
+        lease.heard_elsewhere(20_050);
+        assert!(lease.is_suspect(30_051), "that was our own beat, as it was saved");
         lease.heard_elsewhere(29_000);
         assert!(!lease.is_suspect(44_000));
         lease.heard_elsewhere(10_000);

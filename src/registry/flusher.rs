@@ -94,14 +94,20 @@ impl Flusher {
     }
 
     async fn save(&mut self, due: Vec<Arc<Lease>>, deadline: Instant) {
+        if let Err(error) = self.hold_after_outage(deadline).await {
+            self.failed(&error);
+            self.due.entry(0).or_default().extend(due);
+            return;
+        }
         let mut chunks = due.chunks(CHUNK);
         let mut chunk = chunks.next().unwrap_or_default();
         loop {
             if let Err(error) = self.save_chunk(chunk, deadline).await {
                 self.failed(&error);
-                // What is not saved is due at once; a beat that came meanwhile has queued its lease itself.
-                let unsaved = chunk.iter().chain(chunks.flatten());
-                let again = unsaved.filter(|lease| lease.save_failed()).cloned();
+                // What was taken is due at once, unless a beat that came meanwhile has queued its lease itself. What
+                // was not taken is still marked, so that no beat will ever queue it: it must not be lost here.
+                let taken = chunk.iter().filter(|lease| lease.save_failed());
+                let again = taken.chain(chunks.flatten()).cloned();
                 self.due.entry(0).or_default().extend(again);
                 return;
             }
@@ -112,12 +118,15 @@ impl Flusher {
         }
     }
 
-    async fn save_chunk(&mut self, chunk: &[Arc<Lease>], deadline: Instant) -> Result<(), store::Error> {
-        let started_ms = self.clock.now_ms();
-        if started_ms > self.confirmed_ms + FLUSH_PERIOD_MS + OUTAGE_MS {
+    async fn hold_after_outage(&self, deadline: Instant) -> Result<(), store::Error> {
+        if self.clock.now_ms() > self.confirmed_ms + FLUSH_PERIOD_MS + OUTAGE_MS {
             let held = store::expiry::hold_expiry(&self.pool, "the database was away", deadline).await?;
             tracing::warn!(held_ms = held.as_millis(), "expiry on hold after a database outage");
         }
+        Ok(())
+    }
+
+    async fn save_chunk(&mut self, chunk: &[Arc<Lease>], deadline: Instant) -> Result<(), store::Error> {
         let heard: Vec<u64> = chunk.iter().map(|lease| lease.take_unsaved()).collect();
         let now_ms = self.clock.now_ms();
         let lease_ids: Vec<i64> = chunk.iter().map(|lease| lease.id.0.cast_signed()).collect();

@@ -89,6 +89,8 @@ impl Reapers {
             let pause = if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
                 SHORTEST_SLEEP
             } else {
+                // Whatever is granted from now on may be missing from what this look finds.
+                self.alarm.wake_at_ms.store(u64::MAX, Ordering::Relaxed);
                 let deadline = Instant::now() + TIMEOUT;
                 let report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, deadline).await;
                 log_hold(&mut held, &hold, &report);

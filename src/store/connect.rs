@@ -210,6 +210,13 @@ pub fn parse(url: &str) -> Result<Config, ConnectError> {
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         return Err(ConnectError::bad_url("it names no host"));
     }
+    // The rest of a password with a bare "@" in it, taken for a host or a database. It must not get into a message.
+    let stray = |name: &str| name.contains('@');
+    if config.get_dbname().is_some_and(stray)
+        || config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if stray(name)))
+    {
+        return Err(ConnectError::bad_url("it has an @ too many"));
+    }
     if config.get_application_name().is_none() {
         config.application_name("musterd");
     }
@@ -275,9 +282,16 @@ mod tests {
 
     #[test]
     fn no_part_of_a_misread_url_is_quoted() {
-        for url in
-            ["postgres://u:se?cret@h/db", "user=u password=a secret host=h", "postgres://u:s@ecret@h:x/db", "secret"]
-        {
+        for url in [
+            "postgres://u:s@ecret@h/db",
+            "postgres://u:s@ecret@h:x/db",
+            "postgres://u:pass@s/ecret@h/db",
+            "postgres://u:pass@s?ecret@h/db",
+            "user=u password=s ecret host=h",
+            "user=u password='secret host=h",
+            "secret",
+            "postgres://u:secret@h:port/db",
+        ] {
             let text = parse(url).unwrap_err().to_string();
             assert!(!text.contains("cret"), "{text}");
             assert!(!text.contains('\n'), "{text}");

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::model::{Hold, input::TTL_DEFAULT};
 
+/// A daemon that was not heard of for this long does not count as there ([`daemon_started`]).
+pub const HEARD_OF: Duration = Duration::from_secs(3);
+
 /// What one run of the stale reaper found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleReport {
@@ -85,7 +88,8 @@ pub async fn hold_expiry(pool: &Pool, reason: &str, deadline: Instant) -> Result
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
 }
 
-/// Enters this daemon among those that share the database. Returns for how long expiry is held because of it.
+/// Enters this daemon among those that share the database. Returns for how long expiry is held because of it; `None`
+/// if another one was heard of within [`HEARD_OF`], so that there is no need to.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
@@ -95,13 +99,13 @@ pub async fn daemon_started(
     address: &str,
     version: &str,
     deadline: Instant,
-) -> Result<Duration, Error> {
+) -> Result<Option<Duration>, Error> {
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
             client.query_one("SELECT muster_daemon_started($1, $2, $3)", &[&daemon_id, &address, &version]).await
         })
         .await?;
-    Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
+    Ok(row.try_get::<_, Option<i64>>(0)?.map(|held_ms| Duration::from_millis(unsigned(held_ms))))
 }
 
 /// Removes this daemon, once it has saved everything.

@@ -16,6 +16,9 @@ pub mod resolve;
 pub mod snapshot;
 pub mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::{
         Arc, OnceLock,

@@ -18,7 +18,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::harness::{
-    actor::{alive, deregister, register},
+    client::{alive, deregister, register},
     daemon::Daemon,
     postgres::TestDatabase,
 };

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use crate::harness::{
-    actor::{alive, deregister, register, seconds},
+    client::{alive, deregister, register, seconds},
     daemon::Daemon,
     postgres::TestDatabase,
     wait::wait_until,

@@ -6,7 +6,7 @@ use musterd::proto::v1::RegisterRequest;
 use serde_json::Value;
 
 use crate::harness::{
-    actor::{alive, register},
+    client::{alive, register},
     daemon::{Daemon, program},
     postgres::TestDatabase,
 };

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::harness::{
-    actor::{alive, deregister, register, seconds},
+    client::{alive, deregister, register, seconds},
     daemon::{DAEMON_BOUND, Daemon, program},
     postgres::TestDatabase,
 };

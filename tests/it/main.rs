@@ -4,15 +4,30 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod architecture;
+mod bad_input;
 mod batch_resolve;
 mod beat_stream;
+mod beats;
+mod cli;
 mod cli_resolve;
 mod cli_watch;
+mod discovery;
+mod expiry;
 mod harness;
+mod listing;
 mod local_postgres;
 mod main_loop;
 mod migration_errors;
 mod migrations;
+mod observability;
+mod outages;
 mod policies;
+mod readme;
+mod registration;
 mod seed_faults;
+mod sql_callers;
+mod sql_concurrency;
+mod sql_expiry;
+mod sql_interface;
 mod watch;

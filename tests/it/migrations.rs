@@ -213,10 +213,12 @@ async fn a_migration_waits_for_those_who_use_the_tables_but_not_for_ever() {
     run(&client, "BEGIN; LOCK TABLE cluster_metadata IN ACCESS SHARE MODE").await;
     let url = database.url().to_owned();
     let migration = tokio::spawn(async move { migrate::up(&url, "test").await });
+    // Not the connection with the transaction, for which the activity of others stands still.
+    let observer = connect(database.url()).await;
     wait_until("a migration that waits", BOUND, async || {
         let waiting =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        if get::<i64>(&client, waiting).await == 1 { Ok(()) } else { Err("it does not wait") }
+        if get::<i64>(&observer, waiting).await == 1 { Ok(()) } else { Err("it does not wait") }
     })
     .await;
     // Whoever comes meanwhile queues up behind the migration, which gives way every 2 s: this would wait for ever.

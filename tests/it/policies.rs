@@ -14,7 +14,7 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::harness::{
-    actor::{alive, deregister, register, seconds},
+    client::{alive, deregister, register, seconds},
     daemon::{DAEMON_BOUND, Daemon},
     postgres::TestDatabase,
     wait::wait_until,

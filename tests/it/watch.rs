@@ -5,7 +5,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::harness::{
-    actor::{Watcher, alive, deregister, register, seconds, set_status},
+    client::{Watcher, alive, deregister, register, seconds, set_status},
     daemon::Daemon,
     postgres::{TestDatabase, connect},
 };
@@ -179,7 +179,7 @@ async fn silence_is_told_as_a_hint_and_taken_back() {
     let mut watcher = Watcher::open(&daemon, prefix("")).await.unwrap();
     watcher.reach(lease.revision).await;
     watcher.until(|watcher| !watcher.suspects.is_empty()).await;
-    assert_eq!(watcher.suspects, [lease.instance_id.clone()]);
+    assert_eq!(watcher.suspects, std::slice::from_ref(&lease.instance_id));
     registry.beat(beat).await.unwrap();
     watcher.until(|watcher| watcher.suspects.is_empty()).await;
     assert!(watcher.seen.is_empty(), "a hint is no change");

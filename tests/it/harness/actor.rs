@@ -1,160 +1,195 @@
-//! Short forms of what actors and watchers do, for tests that are about something else.
+//! Those who use a registry: callers that ask, and actors that register and beat.
+//!
+//! An [`Actor`] keeps to the protocol: it beats a little more often than every third of its TTL, stays with a daemon
+//! that accepts, goes to the next one when it does not, and ends when it is told that its lease is over. What it was
+//! told is kept for the test to see.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use musterd::proto::{
-    shared::WatchResponse,
-    v1::{
-        self, DeregisterRequest, Instance, InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest,
-        WatchEvent, WatchEventType, registry_service_client::RegistryServiceClient,
-    },
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
 };
-use prost::Message as _;
-use tonic::{Status, Streaming, transport::Channel};
+
+use musterd::proto::v1::{
+    self, InstanceStatus, cluster_service_client::ClusterServiceClient,
+    discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
+};
+use tokio::task::JoinHandle;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
 
 use super::daemon::Daemon;
 
-/// A registration that is alive at once.
-pub(crate) fn alive(logical_id: &str) -> RegisterRequest {
-    RegisterRequest {
+/// The reason in the details of a refusal; the code where there is none, as from the transport.
+pub(crate) fn reason(status: &Status) -> String {
+    status.get_details_error_info().map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
+}
+
+/// A registration of an instance that is alive at once; node and pid make it the same owner when it is repeated.
+pub(crate) fn alive(logical_id: &str, ttl: Duration) -> v1::RegisterRequest {
+    v1::RegisterRequest {
+        instance_id: uuid::Uuid::new_v4().to_string(),
         logical_id: logical_id.into(),
+        node_id: "node".into(),
+        pid: 1,
+        ttl: Some(ttl.try_into().unwrap()),
         initial_status: InstanceStatus::Alive.into(),
         ..Default::default()
     }
 }
 
-/// Registers and expects a lease.
-pub(crate) async fn register(
-    registry: &mut RegistryServiceClient<Channel>,
-    request: RegisterRequest,
-) -> RegisterResponse {
-    registry.register(request).await.unwrap().into_inner()
+/// Somebody who asks one daemon; refusals come as their reasons.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) registry: RegistryServiceClient<Channel>,
+    pub(crate) discovery: DiscoveryServiceClient<Channel>,
+    pub(crate) cluster: ClusterServiceClient<Channel>,
 }
 
-/// Ends a lease.
-pub(crate) async fn deregister(registry: &mut RegistryServiceClient<Channel>, lease_id: u64) -> u64 {
-    let request = DeregisterRequest { lease_id, ..Default::default() };
-    registry.deregister(request).await.unwrap().into_inner().revision
+impl Caller {
+    /// Connects at the first call, and anew after the daemon was away.
+    pub(crate) fn of(daemon: &Daemon) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{}", daemon.grpc_addr)).unwrap();
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10));
+        let channel = endpoint.connect_lazy();
+        Self {
+            registry: RegistryServiceClient::new(channel.clone()),
+            discovery: DiscoveryServiceClient::new(channel.clone()),
+            cluster: ClusterServiceClient::new(channel),
+        }
+    }
+
+    pub(crate) async fn register(&self, request: v1::RegisterRequest) -> Result<v1::RegisterResponse, String> {
+        answer(self.registry.clone().register(request).await)
+    }
+
+    pub(crate) async fn beat(&self, lease_id: u64) -> Result<v1::BeatResponse, String> {
+        answer(self.registry.clone().beat(v1::BeatRequest { lease_id, instance_id: String::new() }).await)
+    }
+
+    pub(crate) async fn instance(&self, instance_id: &str) -> Result<v1::Instance, String> {
+        let request = v1::GetInstanceRequest { instance_id: instance_id.into(), min_revision: 0 };
+        Ok(answer(self.discovery.clone().get_instance(request).await)?.instance.unwrap())
+    }
+
+    pub(crate) async fn resolve(&self, logical_id: &str) -> Result<v1::ResolveResponse, String> {
+        self.resolve_at(logical_id, 0).await
+    }
+
+    pub(crate) async fn resolve_at(&self, logical_id: &str, min_revision: u64) -> Result<v1::ResolveResponse, String> {
+        let request = v1::ResolveRequest { logical_id: logical_id.into(), min_revision, choice: None };
+        answer(self.discovery.clone().resolve(request).await)
+    }
+
+    /// The id of the instance that a name resolves to, or the reason why there is none.
+    pub(crate) async fn best(&self, logical_id: &str) -> String {
+        match self.resolve(logical_id).await {
+            Ok(resolved) => resolved.instance.unwrap().instance_id,
+            Err(reason) => reason,
+        }
+    }
+
+    pub(crate) async fn list(&self, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, String> {
+        answer(self.discovery.clone().list_instances(request).await)
+    }
+
+    pub(crate) async fn cluster(&self) -> Result<v1::GetClusterResponse, String> {
+        answer(self.cluster.clone().get_cluster(v1::GetClusterRequest::default()).await)
+    }
+
+    pub(crate) async fn rotate(&self, reason: &str) -> Result<v1::RotateEpochResponse, String> {
+        let request = v1::RotateEpochRequest { reason: reason.into(), ..Default::default() };
+        answer(self.cluster.clone().rotate_epoch(request).await)
+    }
 }
 
-/// Changes a status.
-pub(crate) async fn set_status(
-    registry: &mut RegistryServiceClient<Channel>,
-    lease_id: u64,
-    status: InstanceStatus,
-) -> u64 {
-    let request = SetStatusRequest { lease_id, status: status.into(), ..Default::default() };
-    registry.set_status(request).await.unwrap().into_inner().revision
+fn answer<T>(answered: Result<tonic::Response<T>, Status>) -> Result<T, String> {
+    answered.map(tonic::Response::into_inner).map_err(|status| reason(&status))
 }
 
-/// A TTL for a request.
-pub(crate) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
+/// What an actor was told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    /// Beats that were accepted.
+    pub(crate) accepted: u64,
+    /// Reasons of those that were not, in order.
+    pub(crate) refused: Vec<String>,
 }
 
-/// What a watcher knows, kept as a client would keep it, and checked against the promises of a watch on the way.
+/// A registered instance that beats in the background until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Watcher {
-    stream: Streaming<WatchResponse>,
-    /// The instances known, by instance id.
-    pub(crate) known: BTreeMap<String, Instance>,
-    /// Ids for which the last hint was that they are suspect.
-    pub(crate) suspects: Vec<String>,
-    /// Where to resume.
-    pub(crate) revision: u64,
-    /// The history that belongs to.
-    pub(crate) history_id: String,
-    /// The current epoch as last told.
-    pub(crate) epoch_number: u64,
-    /// How often the watcher was told to begin anew.
-    pub(crate) resets: u32,
-    /// Whether the snapshot is complete.
-    pub(crate) complete: bool,
-    /// Revisions of all changes seen after the snapshot, in the order they came.
-    pub(crate) seen: Vec<u64>,
+pub(crate) struct Actor {
+    pub(crate) lease: v1::RegisterResponse,
+    told: Arc<Mutex<Told>>,
+    task: JoinHandle<()>,
 }
 
-impl Watcher {
-    /// Begins to watch.
-    pub(crate) async fn open(daemon: &Daemon, request: v1::WatchRequest) -> Result<Self, Status> {
-        let complete = request.resume_after != 0;
-        let stream = daemon.discovery().await.watch(request).await?.into_inner();
-        Ok(Self {
-            stream,
-            known: BTreeMap::new(),
-            suspects: Vec::new(),
-            revision: 0,
-            history_id: String::new(),
-            epoch_number: 0,
-            resets: 0,
-            complete,
-            seen: Vec::new(),
-        })
+impl Actor {
+    /// Registers at the first daemon, and beats at the first that accepts.
+    pub(crate) async fn start(callers: &[Caller], logical_id: &str, ttl: Duration) -> Self {
+        let lease = callers[0].register(alive(logical_id, ttl)).await.unwrap();
+        Self::resume(callers, lease)
     }
 
-    /// Takes over one response; fails with the status that ended the stream.
-    pub(crate) async fn step(&mut self) -> Result<(), Status> {
-        let response = tokio::time::timeout(Duration::from_secs(20), self.stream.message()).await;
-        let response = response.expect("a response or a bookmark within 20 s")?;
-        let response = response.ok_or_else(|| Status::aborted("the stream ended without a reason"))?;
-        if response.reset {
-            self.resets += 1;
-            self.known.clear();
-            self.complete = false;
-        }
-        for event in &response.events {
-            self.take(WatchEvent::decode(event.clone()).unwrap());
-        }
-        if response.snapshot_complete {
-            self.complete = true;
-        }
-        if self.complete {
-            assert!(response.revision >= self.revision || response.reset, "revisions never go back");
-            self.revision = response.revision;
-        }
-        self.history_id = response.history_id;
-        self.epoch_number = response.epoch_number;
-        Ok(())
+    /// Beats for a lease that was granted before.
+    pub(crate) fn resume(callers: &[Caller], lease: v1::RegisterResponse) -> Self {
+        let told = Arc::new(Mutex::new(Told::default()));
+        let interval: Duration = lease.beat_interval.unwrap().try_into().unwrap();
+        let task = tokio::spawn(live(callers.to_vec(), lease.lease_id, interval, Arc::clone(&told)));
+        Self { lease, told, task }
     }
 
-    fn take(&mut self, event: WatchEvent) {
-        let kind = event.r#type();
-        let instance = event.instance.unwrap();
-        match kind {
-            WatchEventType::Put | WatchEventType::Gone => {
-                if self.complete {
-                    assert!(self.seen.last().is_none_or(|last| *last < instance.revision), "in order, none twice");
-                    assert!(instance.revision > self.revision, "not again what was seen");
-                    self.seen.push(instance.revision);
+    /// The id of its instance.
+    pub(crate) fn id(&self) -> &str {
+        &self.lease.instance_id
+    }
+
+    /// What it was told so far.
+    pub(crate) fn told(&self) -> Told {
+        self.told.lock().unwrap().clone()
+    }
+
+    /// Falls silent; returns the lease it had.
+    pub(crate) async fn fall_silent(self) -> v1::RegisterResponse {
+        self.task.abort();
+        // A beat that is under way would be heard later.
+        while !self.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        self.lease.clone()
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn live(callers: Vec<Caller>, lease_id: u64, interval: Duration, told: Arc<Mutex<Told>>) {
+    let mut at = 0;
+    loop {
+        let mut heard = false;
+        for _ in 0..callers.len() {
+            let request = v1::BeatRequest { lease_id, instance_id: String::new() };
+            match callers[at].registry.clone().beat(request).await {
+                Ok(_) => {
+                    told.lock().unwrap().accepted += 1;
+                    heard = true;
+                    break;
                 }
-                if kind == WatchEventType::Put {
-                    self.known.insert(instance.instance_id.clone(), instance);
-                } else {
-                    self.known.remove(&instance.instance_id);
+                Err(status) => {
+                    told.lock().unwrap().refused.push(reason(&status));
+                    if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) {
+                        return;
+                    }
+                    at = (at + 1) % callers.len();
                 }
             }
-            WatchEventType::Suspect => self.suspects.push(instance.instance_id),
-            WatchEventType::Recovered => self.suspects.retain(|id| *id != instance.instance_id),
-            WatchEventType::Unspecified => panic!("an event without a type"),
         }
-    }
-
-    /// Takes over responses until the snapshot is complete and everything up to `revision` was seen.
-    pub(crate) async fn reach(&mut self, revision: u64) {
-        while !self.complete || self.revision < revision {
-            self.step().await.unwrap();
-        }
-    }
-
-    /// Takes over responses until `done`.
-    pub(crate) async fn until(&mut self, mut done: impl FnMut(&Self) -> bool) {
-        while !done(self) {
-            self.step().await.unwrap();
-        }
-    }
-
-    /// The request that goes on where this one is.
-    pub(crate) fn resumption(&self, request: v1::WatchRequest) -> v1::WatchRequest {
-        v1::WatchRequest { resume_after: self.revision, history_id: self.history_id.clone(), ..request }
+        let pause = if heard { interval.mul_f64(0.9) } else { Duration::from_millis(200) };
+        tokio::time::sleep(pause).await;
     }
 }

@@ -107,7 +107,7 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// The directory of this daemon's scratch files.
+    /// A directory that goes when this daemon does.
     pub(crate) fn directory(&self) -> &std::path::Path {
         self.scratch.path()
     }

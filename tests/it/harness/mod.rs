@@ -1,8 +1,10 @@
 //! What the tests stand on.
 
 pub(crate) mod actor;
+pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod postgres;
 pub(crate) mod registry;
 pub(crate) mod scratch;
+pub(crate) mod served;
 pub(crate) mod wait;

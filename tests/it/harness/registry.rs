@@ -1,7 +1,5 @@
 //! Databases with the registry's schema in them, and the SQL that tests of it use again and again.
 
-use std::future::Future;
-
 use musterd::store::migrate;
 use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_postgres::{Client, types::FromSqlOwned};
@@ -36,14 +34,21 @@ impl Registry {
 
     async fn copy_of(template: &TestDatabase) -> Self {
         let database = TestDatabase::create_from_template(template.name()).await;
-        let client = connect(database.url()).await;
+        let client = patient(database.url()).await;
         Self { database, client }
     }
 
     /// Another connection.
     pub(crate) async fn connect(&self) -> Client {
-        connect(self.database.url()).await
+        patient(self.database.url()).await
     }
+}
+
+/// Connects with a limit to waiting for locks, so that a test of who waits for whom fails instead of hanging.
+async fn patient(url: &str) -> Client {
+    let client = connect(url).await;
+    run(&client, &format!("SET lock_timeout = '{}s'", BOUND.as_secs())).await;
+    client
 }
 
 async fn migrated(version: i32) -> TestDatabase {
@@ -139,7 +144,7 @@ impl Background {
     }
 
     /// Waits for their end.
-    pub(crate) fn end(self) -> impl Future<Output = Result<(), tokio_postgres::Error>> {
-        async { self.task.await.unwrap() }
+    pub(crate) async fn end(self) -> Result<(), tokio_postgres::Error> {
+        self.task.await.unwrap()
     }
 }

@@ -1,0 +1,142 @@
+//! Which instances a router means: the conditions of a list, a watch, a choice, a batch.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{
+    convert::{Violations, page_size, required_status},
+    failure::Failure,
+    page_token,
+};
+use crate::{
+    model::{
+        InvalidInput, Labels,
+        input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, invalid},
+    },
+    proto::v1,
+    view::{
+        list::{Filter, Position},
+        resolve::{Choice, Policy},
+    },
+};
+
+/// Most instances a choice may exclude.
+const EXCLUDED_MAX: usize = 64;
+/// Most names of a batch.
+const NAMES_MAX: usize = 1_000;
+/// Longest key of a rendezvous.
+const KEY_MAX_BYTES: usize = 1_024;
+
+/// What to list: the conditions, the size of the page, and where it begins.
+pub(super) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize, Option<Position>), Failure> {
+    let mut violations = Violations::default();
+    let prefix = &request.logical_id_prefix;
+    let filter = filter(&mut violations, "", prefix, &request.statuses, &request.node_id, &request.labels);
+    // A token belongs to its conditions: without them nobody can say whether it is right.
+    let after = if violations.is_empty() {
+        violations.take(page_token::decode("page_token", &filter, &request.page_token))
+    } else {
+        None
+    };
+    let page_size = violations.take(page_size(request.page_size));
+    violations.into_result()?;
+    Ok((filter, page_size, after))
+}
+
+/// The conditions of a watch, and the history it resumes.
+pub(super) fn watch(request: &v1::WatchRequest) -> Result<(Filter, Option<Uuid>), Failure> {
+    let mut violations = Violations::default();
+    let (name, prefix) = (&request.logical_id, &request.logical_id_prefix);
+    if !name.is_empty() && !prefix.is_empty() {
+        violations.take(invalid::<()>("logical_id_prefix", "is set together with logical_id; give one of them"));
+    }
+    let filter = filter(&mut violations, name, prefix, &request.statuses, &request.node_id, &request.labels);
+    let history = match (request.resume_after, Uuid::try_parse(&request.history_id)) {
+        (0, _) => None,
+        (_, Ok(history_id)) => Some(history_id),
+        (_, Err(_)) => violations.take(invalid(
+            "history_id",
+            "is not a UUID; with resume_after, give the history_id of the response it was taken from",
+        )),
+    };
+    violations.into_result()?;
+    Ok((filter, history))
+}
+
+fn filter(
+    violations: &mut Violations,
+    logical_id: &str,
+    prefix: &str,
+    statuses: &[i32],
+    node_id: &str,
+    labels: &HashMap<String, String>,
+) -> Filter {
+    violations.take(input::plain_text("logical_id", logical_id, LOGICAL_ID_MAX_BYTES));
+    violations.take(input::plain_text("logical_id_prefix", prefix, LOGICAL_ID_MAX_BYTES));
+    violations.take(input::plain_text("node_id", node_id, NAME_MAX_BYTES));
+    let statuses = statuses.iter().filter_map(|status| violations.keep(required_status("statuses", *status))).collect();
+    Filter {
+        logical_id: logical_id.to_owned(),
+        logical_id_prefix: prefix.to_owned(),
+        statuses,
+        node_id: node_id.to_owned(),
+        labels: violations.take(Labels::from_input("labels", labels)),
+    }
+}
+
+/// Accepts the names of a batch.
+pub(super) fn names(field: &str, names: &[String]) -> Result<(), Failure> {
+    if names.is_empty() || names.len() > NAMES_MAX {
+        return Ok(invalid(field, format!("has {} names; give 1 to {NAMES_MAX}", names.len()))?);
+    }
+    let mut violations = Violations::default();
+    for name in names {
+        violations.take(input::required_text(field, name, LOGICAL_ID_MAX_BYTES));
+    }
+    violations.into_result()
+}
+
+/// Accepts a choice; unset means the best. `draw` is the number for a random one.
+pub(super) fn choice(choice: Option<v1::ResolveChoice>, draw: u64) -> Result<Choice, Failure> {
+    let Some(choice) = choice else { return Ok(Choice::default()) };
+    let mut violations = Violations::default();
+    let policy = violations.take(policy(choice.policy, choice.key, choice.near_node_id, draw));
+    let labels = violations.take(Labels::from_input("choice.labels", &choice.labels));
+    let excluded = choice.excluded_instance_ids;
+    if excluded.len() > EXCLUDED_MAX {
+        let problem = format!("has {} ids; exclude at most {EXCLUDED_MAX}", excluded.len());
+        violations.take(invalid::<()>("choice.excluded_instance_ids", problem));
+    }
+    let excluded = excluded
+        .iter()
+        .take(EXCLUDED_MAX)
+        .filter_map(|id| violations.keep(input::instance_id("choice.excluded_instance_ids", id)))
+        .collect();
+    violations.into_result()?;
+    Ok(Choice { policy, excluded, labels })
+}
+
+fn policy(policy: i32, key: String, near_node_id: String, draw: u64) -> Result<Policy, InvalidInput> {
+    use v1::ResolvePolicy as Wire;
+    let wire = Wire::try_from(policy);
+    if !key.is_empty() && wire != Ok(Wire::Rendezvous) {
+        return invalid("choice.key", "goes with the policy RENDEZVOUS only; leave it out");
+    }
+    if !near_node_id.is_empty() && wire != Ok(Wire::Near) {
+        return invalid("choice.near_node_id", "goes with the policy NEAR only; leave it out");
+    }
+    match wire {
+        Ok(Wire::Unspecified | Wire::Best) => Ok(Policy::Best),
+        Ok(Wire::Random) => Ok(Policy::Random(draw)),
+        Ok(Wire::Rendezvous) => {
+            input::required_text("choice.key", &key, KEY_MAX_BYTES)?;
+            Ok(Policy::Rendezvous(key))
+        }
+        Ok(Wire::Near) => {
+            input::required_text("choice.near_node_id", &near_node_id, NAME_MAX_BYTES)?;
+            Ok(Policy::Near(near_node_id))
+        }
+        Err(_) => invalid("choice.policy", format!("is {policy}; choose BEST, RANDOM, RENDEZVOUS or NEAR")),
+    }
+}

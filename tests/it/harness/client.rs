@@ -1,0 +1,160 @@
+//! Short forms of what actors and watchers do, for tests that are about something else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use musterd::proto::{
+    shared::WatchResponse,
+    v1::{
+        self, DeregisterRequest, Instance, InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest,
+        WatchEvent, WatchEventType, registry_service_client::RegistryServiceClient,
+    },
+};
+use prost::Message as _;
+use tonic::{Status, Streaming, transport::Channel};
+
+use super::daemon::Daemon;
+
+/// A registration that is alive at once.
+pub(crate) fn alive(logical_id: &str) -> RegisterRequest {
+    RegisterRequest {
+        logical_id: logical_id.into(),
+        initial_status: InstanceStatus::Alive.into(),
+        ..Default::default()
+    }
+}
+
+/// Registers and expects a lease.
+pub(crate) async fn register(
+    registry: &mut RegistryServiceClient<Channel>,
+    request: RegisterRequest,
+) -> RegisterResponse {
+    registry.register(request).await.unwrap().into_inner()
+}
+
+/// Ends a lease.
+pub(crate) async fn deregister(registry: &mut RegistryServiceClient<Channel>, lease_id: u64) -> u64 {
+    let request = DeregisterRequest { lease_id, ..Default::default() };
+    registry.deregister(request).await.unwrap().into_inner().revision
+}
+
+/// Changes a status.
+pub(crate) async fn set_status(
+    registry: &mut RegistryServiceClient<Channel>,
+    lease_id: u64,
+    status: InstanceStatus,
+) -> u64 {
+    let request = SetStatusRequest { lease_id, status: status.into(), ..Default::default() };
+    registry.set_status(request).await.unwrap().into_inner().revision
+}
+
+/// A TTL for a request.
+pub(crate) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// What a watcher knows, kept as a client would keep it, and checked against the promises of a watch on the way.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    stream: Streaming<WatchResponse>,
+    /// The instances known, by instance id.
+    pub(crate) known: BTreeMap<String, Instance>,
+    /// Ids for which the last hint was that they are suspect.
+    pub(crate) suspects: Vec<String>,
+    /// Where to resume.
+    pub(crate) revision: u64,
+    /// The history that belongs to.
+    pub(crate) history_id: String,
+    /// The current epoch as last told.
+    pub(crate) epoch_number: u64,
+    /// How often the watcher was told to begin anew.
+    pub(crate) resets: u32,
+    /// Whether the snapshot is complete.
+    pub(crate) complete: bool,
+    /// Revisions of all changes seen after the snapshot, in the order they came.
+    pub(crate) seen: Vec<u64>,
+}
+
+impl Watcher {
+    /// Begins to watch.
+    pub(crate) async fn open(daemon: &Daemon, request: v1::WatchRequest) -> Result<Self, Status> {
+        let complete = request.resume_after != 0;
+        let stream = daemon.discovery().await.watch(request).await?.into_inner();
+        Ok(Self {
+            stream,
+            known: BTreeMap::new(),
+            suspects: Vec::new(),
+            revision: 0,
+            history_id: String::new(),
+            epoch_number: 0,
+            resets: 0,
+            complete,
+            seen: Vec::new(),
+        })
+    }
+
+    /// Takes over one response; fails with the status that ended the stream.
+    pub(crate) async fn step(&mut self) -> Result<(), Status> {
+        let response = tokio::time::timeout(Duration::from_secs(20), self.stream.message()).await;
+        let response = response.unwrap()?;
+        let response = response.ok_or_else(|| Status::aborted("the stream ended without a reason"))?;
+        if response.reset {
+            self.resets += 1;
+            self.known.clear();
+            self.complete = false;
+        }
+        for event in &response.events {
+            self.take(WatchEvent::decode(event.clone()).unwrap());
+        }
+        if response.snapshot_complete {
+            self.complete = true;
+        }
+        if self.complete {
+            assert!(response.revision >= self.revision || response.reset, "revisions never go back");
+            self.revision = response.revision;
+        }
+        self.history_id = response.history_id;
+        self.epoch_number = response.epoch_number;
+        Ok(())
+    }
+
+    fn take(&mut self, event: WatchEvent) {
+        let kind = event.r#type();
+        let instance = event.instance.unwrap();
+        match kind {
+            WatchEventType::Put | WatchEventType::Gone => {
+                if self.complete {
+                    assert!(self.seen.last().is_none_or(|last| *last < instance.revision), "in order, none twice");
+                    assert!(instance.revision > self.revision, "not again what was seen");
+                    self.seen.push(instance.revision);
+                }
+                if kind == WatchEventType::Put {
+                    self.known.insert(instance.instance_id.clone(), instance);
+                } else {
+                    self.known.remove(&instance.instance_id);
+                }
+            }
+            WatchEventType::Suspect => self.suspects.push(instance.instance_id),
+            WatchEventType::Recovered => self.suspects.retain(|id| *id != instance.instance_id),
+            WatchEventType::Unspecified => panic!("an event without a type"),
+        }
+    }
+
+    /// Takes over responses until the snapshot is complete and everything up to `revision` was seen.
+    pub(crate) async fn reach(&mut self, revision: u64) {
+        while !self.complete || self.revision < revision {
+            self.step().await.unwrap();
+        }
+    }
+
+    /// Takes over responses until `done`.
+    pub(crate) async fn until(&mut self, mut done: impl FnMut(&Self) -> bool) {
+        while !done(self) {
+            self.step().await.unwrap();
+        }
+    }
+
+    /// The request that goes on where this one is.
+    pub(crate) fn resumption(&self, request: v1::WatchRequest) -> v1::WatchRequest {
+        v1::WatchRequest { resume_after: self.revision, history_id: self.history_id.clone(), ..request }
+    }
+}
