@@ -223,6 +223,25 @@ async fn a_reader_that_leaves_ends_a_watch_quietly_and_one_that_stops_reading_do
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bookmarks_are_printed_only_for_those_who_ask() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let known = register(&mut registry, patient("known")).await.revision;
+    let mut with = Watch::spawn(&daemon.grpc_addr, &["--bookmarks", "-o", "jsonl"]);
+    let mut without = Watch::spawn(&daemon.grpc_addr, &["-o", "jsonl"]);
+    for watch in [&mut with, &mut without] {
+        assert_eq!(watch.told().await, told("PUT", "known", 0));
+        assert_eq!(watch.told().await, told("SYNCED", "", known));
+    }
+    // The second bookmark of one comes after the first of the other.
+    assert_eq!(with.told().await, told("BOOKMARK", "", known));
+    assert_eq!(with.told().await, told("BOOKMARK", "", known));
+    let news = register(&mut registry, patient("news")).await.revision;
+    assert_eq!(without.told().await, told("PUT", "news", news));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_cannot_begin_ends_with_the_code_that_tells_why() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
