@@ -125,8 +125,14 @@ impl Client {
     pub async fn call<T>(&self, rpc: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
         match tokio::time::timeout(self.timeout, rpc).await {
             Ok(answer) => Ok(answer?.into_inner()),
-            Err(_) => Err(Error::Timeout { addr: self.addr.clone(), after: self.timeout }),
+            Err(_) => Err(self.silent(self.timeout)),
         }
+    }
+
+    /// The error for a daemon that has said nothing for so long.
+    #[must_use]
+    pub fn silent(&self, after: Duration) -> Error {
+        Error::Timeout { addr: self.addr.clone(), after }
     }
 
     /// The time limit of a call.

@@ -155,7 +155,7 @@ fn status_code(status: &Status) -> u8 {
 }
 
 /// Whether the status was made on this side of the wire, from a connection that failed.
-fn is_transport(status: &Status) -> bool {
+pub(super) fn is_transport(status: &Status) -> bool {
     let failed_here = error::Error::source(status).is_some() || status.code() == Code::Unavailable;
     failed_here && reason(status).is_none()
 }

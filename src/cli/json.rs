@@ -10,7 +10,7 @@ use chrono::{DateTime, SecondsFormat};
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::proto::v1;
+use crate::proto::{shared, v1};
 
 /// `1s`, `0.200s`, `-1.500s`.
 #[must_use]
@@ -98,6 +98,54 @@ pub fn resolve(response: &v1::ResolveResponse) -> Value {
         "revision": long(response.revision),
         "alternatives": response.alternatives,
         "staleFor": duration(response.stale_for.as_ref()),
+    })
+}
+
+/// `muster.v1.BatchResolveResult`.
+#[must_use]
+pub fn batch_result(result: &v1::BatchResolveResult) -> Value {
+    let reason = v1::ErrorReason::try_from(result.reason).map_or(json!(result.reason), |r| json!(r.as_str_name()));
+    json!({
+        "instance": result.instance.as_ref().map_or(Value::Null, instance),
+        "reason": reason,
+        "alternatives": result.alternatives,
+    })
+}
+
+/// `muster.v1.BatchResolveResponse`, with its decoded results.
+#[must_use]
+pub fn batch_resolve(response: &shared::BatchResolveResponse, results: &[v1::BatchResolveResult]) -> Value {
+    json!({
+        "results": results.iter().map(batch_result).collect::<Vec<_>>(),
+        "clusterEpoch": response.cluster_epoch,
+        "epochNumber": long(response.epoch_number),
+        "revision": long(response.revision),
+        "staleFor": duration(response.stale_for.as_ref()),
+    })
+}
+
+/// `muster.v1.WatchEvent`, and where a watch that has seen it goes on.
+#[must_use]
+pub fn watch_event(event: &v1::WatchEvent, revision: u64, history_id: &str) -> Value {
+    let kind = v1::WatchEventType::try_from(event.r#type).map_or(json!(event.r#type), |t| json!(t.as_str_name()));
+    json!({
+        "type": kind,
+        "instance": event.instance.as_ref().map_or(Value::Null, instance),
+        "revision": long(revision),
+        "historyId": history_id,
+    })
+}
+
+/// What a watch tells of itself between the events, in the form of an event: `mark` takes the place of the type.
+#[must_use]
+pub fn watch_mark(mark: &str, revision: u64, history_id: &str, cluster_epoch: &str, epoch_number: u64) -> Value {
+    json!({
+        "type": mark,
+        "instance": null,
+        "revision": long(revision),
+        "historyId": history_id,
+        "clusterEpoch": cluster_epoch,
+        "epochNumber": long(epoch_number),
     })
 }
 

@@ -6,8 +6,9 @@
 //! large registry does not have to fit into memory here.
 
 use super::{
-    client::{Client, ClientArgs, label_map, parse_label},
+    client::{Client, ClientArgs},
     exit::{self, Error},
+    filter::FilterArgs,
     instances::{address, seconds, status, warn_if_stale},
     json,
     output::{self, Format, OutputArgs, Table},
@@ -17,16 +18,15 @@ use crate::proto::v1::{self, InstanceStatus};
 /// Instances per page. The protocol allows 1,000; half of it keeps a page of the largest instances small.
 const PAGE_SIZE: i32 = 500;
 
+/// What `--all-statuses` stands for.
+const ALL_STATUSES: [InstanceStatus; 4] =
+    [InstanceStatus::Starting, InstanceStatus::Alive, InstanceStatus::Draining, InstanceStatus::Dead];
+
 /// Arguments of `list`.
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {
-    /// Only logical ids that begin with this
-    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
-    prefix: String,
-
-    /// Only these statuses, separated by commas [default: all but dead]
-    #[arg(long, value_name = "STATUS", value_enum, value_delimiter = ',')]
-    status: Vec<Status>,
+    #[command(flatten)]
+    filter: FilterArgs,
 
     /// All statuses, the dead included while they are kept
     #[arg(long, conflicts_with_all = ["status", "dead"])]
@@ -40,14 +40,6 @@ pub struct ListArgs {
     #[arg(long, value_name = "TIME", conflicts_with_all = ["status", "dead", "all_statuses"], value_parser = parse_time)]
     alive_at: Option<prost_types::Timestamp>,
 
-    /// Only instances of this node
-    #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
-    node: String,
-
-    /// Only instances with this label; may be repeated, all must match
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
-    label: Vec<(String, String)>,
-
     /// Answer at this revision or later; waits at most 1 s for it
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_revision: u64,
@@ -56,48 +48,27 @@ pub struct ListArgs {
     output: OutputArgs,
 }
 
-/// A status as a word of the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Status {
-    Starting,
-    Alive,
-    Draining,
-    Dead,
-}
-
 fn parse_time(text: &str) -> Result<prost_types::Timestamp, String> {
     let time = chrono::DateTime::parse_from_rfc3339(text);
     let time = time.map_err(|_| "expected a time like 2026-01-31T03:12:00Z".to_owned())?;
     Ok(prost_types::Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().cast_signed() })
 }
 
-impl From<Status> for InstanceStatus {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Starting => Self::Starting,
-            Status::Alive => Self::Alive,
-            Status::Draining => Self::Draining,
-            Status::Dead => Self::Dead,
-        }
-    }
-}
-
 impl ListArgs {
     fn statuses(&self) -> Vec<i32> {
-        let words: &[Status] = match (self.all_statuses, self.dead) {
-            (true, _) => &[Status::Starting, Status::Alive, Status::Draining, Status::Dead],
-            (_, true) => &[Status::Dead],
-            _ => &self.status,
-        };
-        words.iter().map(|&word| InstanceStatus::from(word).into()).collect()
+        match (self.all_statuses, self.dead) {
+            (true, _) => ALL_STATUSES.map(i32::from).to_vec(),
+            (_, true) => vec![InstanceStatus::Dead.into()],
+            _ => self.filter.statuses(),
+        }
     }
 
     fn request(&self) -> Result<v1::ListInstancesRequest, Error> {
         Ok(v1::ListInstancesRequest {
-            logical_id_prefix: self.prefix.clone(),
+            logical_id_prefix: self.filter.prefix.clone(),
             statuses: self.statuses(),
-            node_id: self.node.clone(),
-            labels: label_map(&self.label)?,
+            node_id: self.filter.node.clone(),
+            labels: self.filter.labels()?,
             page_size: PAGE_SIZE,
             page_token: String::new(),
             min_revision: self.min_revision,

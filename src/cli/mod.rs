@@ -4,9 +4,11 @@
 //! gRPC clients, so an operator needs nothing but an address. Definitions live beside the code that carries them out, one
 //! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
 
+mod backoff;
 pub mod client;
 pub mod epoch;
 pub mod exit;
+mod filter;
 mod host;
 mod instances;
 pub mod json;
@@ -16,6 +18,7 @@ pub mod output;
 pub mod resolve;
 pub mod run;
 pub mod serve;
+pub mod watch;
 
 use std::io;
 
@@ -63,12 +66,15 @@ enum Command {
     /// Bring the schema of the database up to date, or look at it
     #[command(subcommand, after_help = MIGRATE_EXAMPLES)]
     Migrate(migrate::MigrateCommand),
-    /// Print the best live instance of a logical id; exit with 4 if there is none
-    #[command(after_help = RESOLVE_EXAMPLES)]
-    Resolve(resolve::ResolveArgs),
+    /// Print a live instance of each logical id; exit with 4 if one has none
+    #[command(after_help = resolve::EXAMPLES)]
+    Resolve(Box<resolve::ResolveArgs>),
     /// List instances
     #[command(after_help = LIST_EXAMPLES)]
     List(list::ListArgs),
+    /// Print instances and then every change among them, until told to end
+    #[command(after_help = watch::HELP)]
+    Watch(Box<watch::WatchArgs>),
     /// Show, rotate or list the epochs of the cluster
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
@@ -91,12 +97,6 @@ Examples:
   musterd migrate status --exit-code || musterd migrate up
 
 serve migrates at its start by itself, unless it is told --no-migrate.";
-
-const RESOLVE_EXAMPLES: &str = "\
-Examples:
-  musterd resolve cognitive_organ_1
-  musterd resolve cognitive_organ_1 -o json \\
-    | jq -r '.instance | \"\\(.ipAddress):\\(.port)\"'";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -128,8 +128,9 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
-            Command::Resolve(args) => resolve::run(args, client).await,
+            Command::Resolve(args) => resolve::run(*args, client).await,
             Command::List(args) => list::run(args, client).await,
+            Command::Watch(args) => watch::run(*args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
             Command::Run(args) => Box::pin(run::run(*args, client)).await,
         }

@@ -1,7 +1,13 @@
 //! `musterd resolve`: which instance should I talk to right now?
+//!
+//! One name is one call of Resolve, whose error is the answer if there is no instance. Several names are one call of
+//! BatchResolve, all as of one revision: each has its line, and one that has no instance shows why.
+
+use prost::Message as _;
+use uuid::Uuid;
 
 use super::{
-    client::{Client, ClientArgs},
+    client::{Client, ClientArgs, label_map, parse_label},
     exit::{self, Error},
     instances::{address, known, seconds, status, warn_if_stale},
     json,
@@ -9,12 +15,42 @@ use super::{
 };
 use crate::proto::v1;
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  musterd resolve cognitive_organ_1
+  musterd resolve cognitive_organ_1 -o json \\
+    | jq -r '.instance | \"\\(.ipAddress):\\(.port)\"'
+  # The same user meets the same instance, as long as that lives
+  musterd resolve web --key user-42
+  # Several names at once: a line for each, exit code 4 if one has no instance
+  musterd resolve organ_1 organ_2 organ_3 --near node-7";
+
 /// Arguments of `resolve`.
 #[derive(Debug, clap::Args)]
 pub struct ResolveArgs {
-    /// The logical id to resolve, for example cognitive_organ_1
-    #[arg(value_name = "NAME")]
-    name: String,
+    /// The logical id to resolve, for example cognitive_organ_1; or several
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+
+    /// How to choose among the live instances [default: best, or what --key or --near stands for]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    policy: Option<Policy>,
+
+    /// The key for rendezvous
+    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    key: Option<String>,
+
+    /// The node for near
+    #[arg(long, value_name = "NODE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    near: Option<String>,
+
+    /// An instance not to choose, for example because calling it has just failed; may be repeated
+    #[arg(long, value_name = "ID")]
+    exclude: Vec<Uuid>,
+
+    /// Only instances with this label; may be repeated, all must match
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
 
     /// Answer at this revision or later, for example the one a registration returned; waits at most 1 s for it
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -24,21 +60,120 @@ pub struct ResolveArgs {
     output: OutputArgs,
 }
 
-pub(super) async fn run(args: ResolveArgs, client: &ClientArgs) -> Result<u8, Error> {
+/// A policy as a word of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Policy {
+    /// The longest serving: the answer changes only when it must
+    Best,
+    /// Any, with equal chances
+    Random,
+    /// The one that the key falls to
+    Rendezvous,
+    /// One on the node if there is one
+    Near,
+}
+
+impl From<Policy> for v1::ResolvePolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Best => Self::Best,
+            Policy::Random => Self::Random,
+            Policy::Rendezvous => Self::Rendezvous,
+            Policy::Near => Self::Near,
+        }
+    }
+}
+
+impl ResolveArgs {
+    fn choice(&self) -> Result<v1::ResolveChoice, Error> {
+        let usage = |text: &str| Err(Error::Usage(text.to_owned()));
+        let policy = match (self.policy, &self.key, &self.near) {
+            (_, Some(_), Some(_)) => return usage("--key and --near belong to different policies; give one of them"),
+            (None | Some(Policy::Rendezvous), Some(_), None) => Policy::Rendezvous,
+            (None | Some(Policy::Near), None, Some(_)) => Policy::Near,
+            (Some(_), Some(_), None) => return usage("--key goes with --policy rendezvous only"),
+            (Some(_), None, Some(_)) => return usage("--near goes with --policy near only"),
+            (Some(Policy::Rendezvous), None, None) => return usage("--policy rendezvous needs --key"),
+            (Some(Policy::Near), None, None) => return usage("--policy near needs --near"),
+            (policy, None, None) => policy.unwrap_or(Policy::Best),
+        };
+        Ok(v1::ResolveChoice {
+            policy: v1::ResolvePolicy::from(policy).into(),
+            key: self.key.clone().unwrap_or_default(),
+            near_node_id: self.near.clone().unwrap_or_default(),
+            excluded_instance_ids: self.exclude.iter().map(Uuid::to_string).collect(),
+            labels: label_map(&self.label)?,
+        })
+    }
+}
+
+pub(super) async fn run(mut args: ResolveArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let choice = Some(args.choice()?);
     let client = Client::connect(client).await?;
-    let request = v1::ResolveRequest { logical_id: args.name, min_revision: args.min_revision, choice: None };
+    if args.names.len() > 1 {
+        return batch(args, choice, &client).await;
+    }
+    let logical_id = args.names.pop().unwrap_or_default();
+    let request = v1::ResolveRequest { logical_id, min_revision: args.min_revision, choice };
     let response = client.call(client.discovery().resolve(request)).await?;
     let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
     warn_if_stale(response.stale_for.as_ref());
     match args.output.output {
         format @ (Format::Json | Format::Jsonl) => output::print_json(&json::resolve(&response), format)?,
-        Format::Table => output::print_table(&table(instance, response.alternatives))?,
+        Format::Table => {
+            let mut table = table();
+            table.row(row(instance, response.alternatives));
+            output::print_table(&table)?;
+        }
     }
     Ok(exit::OK)
 }
 
-fn table(instance: &v1::Instance, alternatives: u32) -> Table<10> {
-    let mut table = Table::new([
+async fn batch(args: ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Client) -> Result<u8, Error> {
+    let names = args.names;
+    let request = v1::BatchResolveRequest { logical_ids: names.clone(), min_revision: args.min_revision, choice };
+    let response = client.call(client.discovery().batch_resolve(request)).await?;
+    let results = response.results.iter().map(|result| v1::BatchResolveResult::decode(result.clone()));
+    let results: Vec<_> = results.collect::<Result<_, _>>().map_err(|_| Error::Incomplete("a readable result"))?;
+    if results.len() != names.len() {
+        return Err(Error::Incomplete("a result for each name"));
+    }
+    warn_if_stale(response.stale_for.as_ref());
+    match args.output.output {
+        Format::Json => output::print_json(&json::batch_resolve(&response, &results), Format::Json)?,
+        Format::Jsonl => output::print(|out| {
+            names.iter().zip(&results).try_for_each(|(name, result)| {
+                let mut value = json::batch_result(result);
+                // A line has to say what it is about also when it is alone.
+                value["logicalId"] = name.as_str().into();
+                writeln!(out, "{value}")
+            })
+        })?,
+        Format::Table => {
+            let mut table = table();
+            for (name, result) in names.iter().zip(&results) {
+                table.row(match &result.instance {
+                    Some(instance) => row(instance, result.alternatives),
+                    None => nobody(name, result.reason()),
+                });
+            }
+            output::print_table(&table)?;
+        }
+    }
+    let mut code = exit::OK;
+    for (name, result) in names.iter().zip(&results).filter(|(_, result)| result.instance.is_none()) {
+        output::note(&format!("`{}` has no live instance ({})", output::escape(name), reason(result.reason())));
+        code = exit::NOT_FOUND;
+    }
+    Ok(code)
+}
+
+fn reason(reason: v1::ErrorReason) -> &'static str {
+    reason.as_str_name().trim_start_matches("ERROR_REASON_")
+}
+
+fn table() -> Table<10> {
+    Table::new([
         "LOGICAL ID",
         "INSTANCE",
         "STATUS",
@@ -49,8 +184,11 @@ fn table(instance: &v1::Instance, alternatives: u32) -> Table<10> {
         "LEASE",
         "REMAINING",
         "ALTERNATIVES",
-    ]);
-    table.row([
+    ])
+}
+
+fn row(instance: &v1::Instance, alternatives: u32) -> [String; 10] {
+    [
         instance.logical_id.clone(),
         instance.instance_id.clone(),
         status(instance),
@@ -61,6 +199,58 @@ fn table(instance: &v1::Instance, alternatives: u32) -> Table<10> {
         instance.lease_id.to_string(),
         seconds(instance.lease_remaining.as_ref()),
         alternatives.to_string(),
-    ]);
-    table
+    ]
+}
+
+/// The row of a name without an instance: the reason stands where the status would.
+fn nobody(name: &str, why: v1::ErrorReason) -> [String; 10] {
+    let mut row: [String; 10] = Default::default();
+    name.clone_into(&mut row[0]);
+    row[2] = reason(why).to_ascii_lowercase();
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: ResolveArgs,
+    }
+
+    fn choice(words: &[&str]) -> Result<v1::ResolveChoice, Error> {
+        let words = ["resolve", "organ"].into_iter().chain(words.iter().copied());
+        Only::try_parse_from(words).expect("arguments").args.choice()
+    }
+
+    #[test]
+    fn a_key_or_a_node_stands_for_its_policy() {
+        let policy = |words: &[&str]| choice(words).map(|choice| choice.policy()).expect("a choice");
+        assert_eq!(policy(&[]), v1::ResolvePolicy::Best);
+        assert_eq!(policy(&["--policy", "random"]), v1::ResolvePolicy::Random);
+        assert_eq!(policy(&["--key", "k"]), v1::ResolvePolicy::Rendezvous);
+        assert_eq!(policy(&["--near", "n", "--policy", "near"]), v1::ResolvePolicy::Near);
+        for words in [
+            &["--policy", "random", "--key", "k"][..],
+            &["--policy", "best", "--near", "n"],
+            &["--policy", "rendezvous"],
+            &["--policy", "near"],
+            &["--key", "k", "--near", "n"],
+            &["--label", "a=1", "--label", "a=2"],
+        ] {
+            assert!(matches!(choice(words), Err(Error::Usage(_))), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn exclusions_and_labels_reach_the_request() {
+        let id = "00000000-0000-0000-0000-000000000001";
+        let choice = choice(&["--exclude", id, "--exclude", id, "--label", "zone=a"]).expect("a choice");
+        assert_eq!(choice.excluded_instance_ids, [id, id]);
+        assert_eq!(choice.labels.get("zone").map(String::as_str), Some("a"));
+    }
 }

@@ -14,7 +14,7 @@ use tokio::{
         OwnedSemaphorePermit,
         broadcast::{Receiver, error::RecvError},
     },
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{convert, failure::Failure, reader, selection};
 use crate::{
-    model::{Epoch, Revision},
+    model::{Cluster, Epoch, Revision},
     proto::{shared::WatchResponse, v1},
     registry::Error as WriteError,
     view::{
@@ -57,6 +57,7 @@ pub(super) async fn begin(
     let resume_after = Revision(request.resume_after);
     let same_history = view.snapshot().cluster().is_some_and(|cluster| Some(cluster.history_id) == history);
     let snapshot = reader::snapshot(&view, if same_history { resume_after.0 } else { 0 }).await?;
+    let seen = Seen::of(snapshot.cluster().ok_or(Failure::NotYetSeen)?);
     let next = match history {
         None => Next::Snapshot { snapshot: Arc::clone(&snapshot), after: None, reset: false },
         Some(history_id) if can_resume(&snapshot, history_id, resume_after) => {
@@ -64,7 +65,7 @@ pub(super) async fn begin(
         }
         Some(_) => Next::Snapshot { snapshot: Arc::clone(&snapshot), after: None, reset: true },
     };
-    let watcher = Watcher { view, filter, batches, seen: snapshot.revision(), next, stop, _permit: permit };
+    let watcher = Watcher { view, filter, batches, seen, next, stop, _permit: permit };
     Ok(Box::pin(stream::unfold(watcher, async |mut watcher| {
         let response = watcher.respond().await?;
         Some((response.map_err(Status::from), watcher))
@@ -86,12 +87,39 @@ enum Next {
     Nothing,
 }
 
+/// Up to where a client knows everything.
+///
+/// Never read from the latest snapshot, which may be ahead of the batches: a revision of one history beside the id of
+/// another would be resumed as if it were of that.
+#[derive(Clone, Copy)]
+struct Seen {
+    revision: Revision,
+    history_id: Uuid,
+    epoch: Epoch,
+}
+
+impl Seen {
+    fn of(cluster: &Cluster) -> Self {
+        Self { revision: cluster.revision, history_id: cluster.history_id, epoch: cluster.epoch }
+    }
+
+    /// A response that tells so, and nothing else yet.
+    fn response(self) -> WatchResponse {
+        WatchResponse {
+            revision: self.revision.0,
+            history_id: self.history_id.to_string(),
+            cluster_epoch: self.epoch.id.to_string(),
+            epoch_number: self.epoch.number,
+            ..Default::default()
+        }
+    }
+}
+
 struct Watcher {
     view: View,
     filter: Filter,
     batches: Receiver<Arc<Batch>>,
-    /// Batches up to here are known to the client.
-    seen: Revision,
+    seen: Seen,
     next: Next,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
@@ -114,12 +142,10 @@ impl Watcher {
     }
 
     fn page(&mut self, snapshot: Arc<Snapshot>, after: Option<Position>, reset: bool) -> WatchResponse {
-        let mut response = header(&snapshot);
-        response.reset = reset;
+        let seen = snapshot.cluster().map_or(self.seen, Seen::of);
+        let mut response = WatchResponse { reset, ..seen.response() };
         let page = page(&snapshot, &self.filter, after.as_ref(), PAGE);
-        if let Some(cluster) = snapshot.cluster() {
-            response.events = page.entries.iter().map(|entry| self.event(entry, cluster.epoch, true)).collect();
-        }
+        response.events = page.entries.iter().map(|entry| self.event(entry, seen.epoch, true)).collect();
         self.next = match page.next {
             // Until it is complete, nothing may be resumed from it.
             Some(next) => {
@@ -128,7 +154,7 @@ impl Watcher {
             }
             None => {
                 response.snapshot_complete = true;
-                self.seen = response_revision(&response);
+                self.seen = seen;
                 Next::Changes
             }
         };
@@ -136,67 +162,51 @@ impl Watcher {
     }
 
     fn resume(&mut self, snapshot: &Snapshot, after: Revision) -> WatchResponse {
-        let mut response = header(snapshot);
-        if let Some(cluster) = snapshot.cluster() {
-            let changed = changed_after(snapshot, &self.filter, after);
-            response.events = changed
-                .iter()
-                .map(|entry| self.event(entry, cluster.epoch, self.filter.matches(entry, cluster.epoch)))
-                .collect();
-        }
-        self.seen = response_revision(&response);
+        self.seen = snapshot.cluster().map_or(self.seen, Seen::of);
+        let epoch = self.seen.epoch;
+        let changed = changed_after(snapshot, &self.filter, after);
+        let events = changed.iter().map(|entry| self.event(entry, epoch, self.filter.matches(entry, epoch)));
+        let response = WatchResponse { events: events.collect(), ..self.seen.response() };
         self.next = Next::Changes;
         response
     }
 
     async fn changes(&mut self) -> Result<WatchResponse, Failure> {
-        let mut response = WatchResponse::default();
+        let told = self.seen.epoch;
+        // Of the whole response: changes that do not match must not put the bookmark off.
+        let bookmark_at = Instant::now() + BOOKMARK_PERIOD;
+        let mut events = Vec::new();
         loop {
-            let batch = match timeout(BOOKMARK_PERIOD, self.batches.recv()).await {
-                Ok(Ok(batch)) => batch,
+            let mut next = match timeout_at(bookmark_at, self.batches.recv()).await {
+                Ok(Ok(batch)) => Some(batch),
                 Ok(Err(RecvError::Lagged(_))) => return Err(Failure::WatcherTooSlow),
                 Ok(Err(RecvError::Closed)) => return Err(Failure::Write(WriteError::ShuttingDown)),
-                Err(_) => {
-                    self.fill_header(&mut response);
-                    self.next = Next::Changes;
-                    return Ok(response);
-                }
+                Err(_) => break,
             };
-            if batch.reset {
-                let snapshot = Arc::clone(&self.view.snapshot());
-                return Ok(self.page(snapshot, None, true));
-            }
-            self.take(&batch, &mut response);
-            while response.events.len() < EVENTS_ENOUGH
-                && let Ok(batch) = self.batches.try_recv()
-            {
+            while let Some(batch) = next {
                 if batch.reset {
                     let snapshot = Arc::clone(&self.view.snapshot());
                     return Ok(self.page(snapshot, None, true));
                 }
-                self.take(&batch, &mut response);
+                self.take(&batch, &mut events);
+                next = if events.len() < EVENTS_ENOUGH { self.batches.try_recv().ok() } else { None };
             }
-            if !response.events.is_empty() || response.epoch_number != 0 {
-                self.fill_header(&mut response);
-                self.next = Next::Changes;
-                return Ok(response);
+            if !events.is_empty() || self.seen.epoch != told || Instant::now() >= bookmark_at {
+                break;
             }
         }
+        self.next = Next::Changes;
+        Ok(WatchResponse { events, ..self.seen.response() })
     }
 
     /// Takes over what of a batch concerns this watcher.
-    fn take(&mut self, batch: &Batch, response: &mut WatchResponse) {
+    fn take(&mut self, batch: &Batch, events: &mut Vec<Bytes>) {
         let epoch = batch.cluster.epoch;
-        if batch.cluster.revision > self.seen && batch.hints.is_empty() {
-            let events = batch.changes.iter().filter_map(|change| self.change_event(change, epoch));
-            response.events.extend(events);
-            self.seen = batch.cluster.revision;
-            if batch.changes.is_empty() {
-                // A revision without a change of an instance is a rotation: worth telling at once.
-                response.epoch_number = epoch.number;
-            }
+        if batch.cluster.revision > self.seen.revision && batch.hints.is_empty() {
+            events.extend(batch.changes.iter().filter_map(|change| self.change_event(change, epoch)));
+            self.seen = Seen::of(&batch.cluster);
         }
-        response.events.extend(batch.hints.iter().filter_map(|hint| self.hint_event(hint, epoch)));
+        events.extend(batch.hints.iter().filter_map(|hint| self.hint_event(hint, epoch)));
     }
 
     fn change_event(&self, change: &Change, epoch: Epoch) -> Option<Bytes> {
@@ -228,27 +238,4 @@ impl Watcher {
         let instance = convert::instance(entry, epoch, &self.view);
         v1::WatchEvent { r#type: kind.into(), instance: Some(instance) }.encode_to_vec().into()
     }
-
-    /// Says how far the client has seen everything, which may be less than the latest snapshot.
-    fn fill_header(&self, response: &mut WatchResponse) {
-        let events = std::mem::take(&mut response.events);
-        *response = header(&self.view.snapshot());
-        response.events = events;
-        response.revision = self.seen.0;
-    }
-}
-
-fn header(snapshot: &Snapshot) -> WatchResponse {
-    let Some(cluster) = snapshot.cluster() else { return WatchResponse::default() };
-    WatchResponse {
-        revision: cluster.revision.0,
-        history_id: cluster.history_id.to_string(),
-        cluster_epoch: cluster.epoch.id.to_string(),
-        epoch_number: cluster.epoch.number,
-        ..Default::default()
-    }
-}
-
-fn response_revision(response: &WatchResponse) -> Revision {
-    Revision(response.revision)
 }

@@ -47,8 +47,9 @@ impl ViewWriter {
         let reset = former
             .cluster()
             .is_some_and(|before| before.history_id != cluster.history_id || before.revision > cluster.revision);
-        let changes = if reset || !self.view.hub.is_watched() { Vec::new() } else { self.difference(&former, &gone) };
         self.publish();
+        // Asked after the snapshot is there: whoever subscribes later begins with it, whoever was earlier is seen here.
+        let changes = if reset || !self.view.hub.is_watched() { Vec::new() } else { self.difference(&former, &gone) };
         self.view.hub.send(Batch { cluster, changes, hints: Vec::new(), reset });
         gone
     }

@@ -6,9 +6,12 @@
 
 mod architecture;
 mod bad_input;
+mod batch_resolve;
 mod beat_stream;
 mod beats;
 mod cli;
+mod cli_resolve;
+mod cli_watch;
 mod discovery;
 mod expiry;
 mod harness;
@@ -19,6 +22,7 @@ mod migration_errors;
 mod migrations;
 mod observability;
 mod outages;
+mod policies;
 mod readme;
 mod registration;
 mod seed_faults;

@@ -186,6 +186,26 @@ async fn silence_is_told_as_a_hint_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_of_something_quiet_is_told_the_revision_also_while_others_change() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let mut watcher = Watcher::open(&daemon, prefix("quiet-")).await.unwrap();
+    watcher.until(|watcher| watcher.complete).await;
+    let begun = watcher.revision;
+    let noise = tokio::spawn(async move {
+        loop {
+            let lease = register(&mut registry, alive("noisy")).await;
+            deregister(&mut registry, lease.lease_id).await;
+        }
+    });
+    watcher.until(|watcher| watcher.revision > begun).await;
+    assert!(watcher.known.is_empty() && watcher.seen.is_empty());
+    assert!(!noise.is_finished(), "there was no pause to wait for");
+    noise.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_makes_no_sense_is_refused_with_the_reason() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;

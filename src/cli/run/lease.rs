@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
+        backoff::random,
         client::Client,
         exit::{self, Error},
         output,
@@ -279,12 +280,6 @@ fn interval(named: Option<&prost_types::Duration>) -> Duration {
         .max(INTERVAL_MIN)
 }
 
-/// A number from 0 to 1, to spread clients in time; not for secrets.
-fn random() -> f64 {
-    // The first four bytes of a version 4 UUID are random.
-    f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use tonic::Status;
@@ -330,10 +325,5 @@ mod tests {
         assert_eq!(named(-1, 0), DEFAULT_INTERVAL);
         assert_eq!(named(0, 1), INTERVAL_MIN);
         assert_eq!(interval(None), DEFAULT_INTERVAL);
-    }
-
-    #[test]
-    fn random_numbers_stay_in_their_range() {
-        assert!((0..1000).map(|_| random()).all(|number| (0.0..=1.0).contains(&number)));
     }
 }

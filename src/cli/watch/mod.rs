@@ -1,0 +1,318 @@
+//! `musterd watch`: what is registered, and from then on every change.
+//!
+//! The stream may break, the watch does not: it connects again and goes on after the last revision it has seen, so that
+//! standard output shows no trace of it, and says so on standard error. What cannot be continued shows as RESET. Only
+//! the first connection must succeed at once, since an address that was never right will not become so.
+//!
+//! Output is written on another thread: a reader that has stopped reading must not keep a signal from ending this.
+//!
+//! `progress` knows what was seen, `text` how it looks; here is the order of things.
+
+mod progress;
+mod text;
+
+use std::{io, pin::pin, time::Duration};
+
+use chrono::SecondsFormat;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, timeout},
+};
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use self::progress::{Position, Progress, What};
+use super::{
+    backoff::Backoff,
+    client::{Client, ClientArgs},
+    exit::{self, Error},
+    filter::FilterArgs,
+    output::{self, Format, OutputArgs},
+};
+use crate::{clock::Clock, proto::v1};
+
+/// The shortest and the longest pause before connecting again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// A daemon sends something every 5 s; one that has been silent for longer than this is as good as gone.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+// At most 80 columns: what is broken by hand must not be broken again by a narrow terminal.
+pub(super) const HELP: &str = "\
+Events:
+  PUT        the instance matches and is new or changed
+  GONE       it matched and no longer does: it is dead, for example
+  SUSPECT    a hint, of this daemon alone: its beats are overdue
+  RECOVERED  a hint, of this daemon alone: it beats again
+Between them:
+  EPOCH      another epoch is current: instances of any other are dead
+  RESET      forget what was printed before: it begins anew
+  SYNCED     everything there was at the start has been printed
+
+With -o jsonl, an event is a muster.v1.WatchEvent with the revision and the
+historyId to resume after for whoever has read up to this line (revision 0: not
+yet). EPOCH, RESET, SYNCED and, with --bookmarks, BOOKMARK have the same form,
+without an instance.
+
+SIGINT and SIGTERM end the watch with exit code 0. It survives the daemon: it
+connects again and goes on where it was.
+
+Examples:
+  musterd watch
+  musterd watch cognitive_organ_1 --until-synced
+  musterd watch --prefix organ_ --status alive -o jsonl | jq -c '.instance.pid'";
+
+/// Arguments of `watch`.
+#[derive(Debug, clap::Args)]
+pub struct WatchArgs {
+    /// The logical id to watch [default: all]
+    #[arg(value_name = "NAME", conflicts_with = "prefix", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: Option<String>,
+
+    #[command(flatten)]
+    filter: FilterArgs,
+
+    /// Print only what changed after this revision, instead of everything first
+    #[arg(long, value_name = "REV", requires = "history", value_parser = clap::value_parser!(u64).range(1..))]
+    resume_after: Option<u64>,
+
+    /// The history that the revision of --resume-after belongs to
+    #[arg(long, value_name = "ID", requires = "resume_after")]
+    history: Option<Uuid>,
+
+    /// End after this many events: PUT, GONE, SUSPECT, RECOVERED
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+
+    /// End when everything there was at the start has been printed
+    #[arg(long)]
+    until_synced: bool,
+
+    /// Also print which revision has been reached when nothing happens, every 5 s
+    #[arg(long)]
+    bookmarks: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn run(args: WatchArgs, client: &ClientArgs) -> Result<u8, Error> {
+    if args.output.output == Format::Json {
+        let text = "a watch never becomes one JSON document; use -o jsonl, or `musterd list -o json` for the present";
+        return Err(Error::Usage(text.to_owned()));
+    }
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut watch = Watch::new(args, client.clone())?;
+    let outcome = {
+        let ended = pin!(watch.run());
+        tokio::select! {
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+            outcome = ended => outcome,
+        }
+    };
+    if outcome.is_ok() {
+        watch.tell_position();
+    }
+    outcome.map(|()| exit::OK)
+}
+
+/// A watch over all its streams.
+struct Watch {
+    args: WatchArgs,
+    client: ClientArgs,
+    request: v1::WatchRequest,
+    progress: Progress,
+    /// Where to go on for whoever has read everything printed.
+    printed: Position,
+    /// How many events are still to be printed.
+    left: u64,
+    has_header: bool,
+    in_trouble: bool,
+}
+
+impl Watch {
+    fn new(args: WatchArgs, client: ClientArgs) -> Result<Self, Error> {
+        let request = v1::WatchRequest {
+            logical_id: args.name.clone().unwrap_or_default(),
+            logical_id_prefix: args.filter.prefix.clone(),
+            statuses: args.filter.statuses(),
+            node_id: args.filter.node.clone(),
+            labels: args.filter.labels()?,
+            ..Default::default()
+        };
+        let position = Position {
+            revision: args.resume_after.unwrap_or_default(),
+            history_id: args.history.map(|id| id.to_string()).unwrap_or_default(),
+        };
+        Ok(Self {
+            request,
+            progress: Progress::new(position.clone()),
+            printed: position,
+            left: args.count.unwrap_or(u64::MAX),
+            has_header: args.output.output != Format::Table,
+            in_trouble: false,
+            args,
+            client,
+        })
+    }
+
+    /// Watches until enough is printed.
+    async fn run(&mut self) -> Result<(), Error> {
+        let started = Instant::now();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.follow().await else { return Ok(()) };
+            // At the start, only a daemon that says it is not ready yet is waited for, and not for ever.
+            let is_worth_it = self.progress.has_begun()
+                || (error.reason().is_some() && started.elapsed() + BACKOFF.0 < self.client.timeout);
+            if !is_passing(&error) || !is_worth_it {
+                return Err(error);
+            }
+            self.progress.broken();
+            self.tell_trouble(&error);
+            // A daemon that admits a watcher only to end it at once is not to be asked five times a second.
+            if began.elapsed() > BACKOFF.1 {
+                backoff.reset();
+            }
+            sleep(backoff.next()).await;
+        }
+    }
+
+    /// Follows one stream; fails when it ends before enough is printed.
+    async fn follow(&mut self) -> Result<(), Error> {
+        let client = Client::connect(&self.client).await?;
+        let position = self.progress.position();
+        let request = v1::WatchRequest {
+            resume_after: position.revision,
+            history_id: if position.revision == 0 { String::new() } else { position.history_id.clone() },
+            ..self.request.clone()
+        };
+        let mut discovery = client.discovery();
+        let mut responses = client.call(discovery.watch(request)).await?;
+        loop {
+            let response =
+                timeout(SILENCE_MAX, responses.message()).await.map_err(|_| client.silent(SILENCE_MAX))??;
+            let response = response.ok_or_else(|| Status::unavailable("the stream ended without a reason"))?;
+            self.tell_recovery();
+            let lines = self.progress.take(response)?;
+            if self.print(lines).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Prints lines; returns whether that is enough.
+    async fn print(&mut self, lines: Vec<progress::Line>) -> Result<bool, Error> {
+        let mut text = String::new();
+        let mut is_enough = false;
+        let mut printed = self.printed.clone();
+        let time = Clock::new().wall().to_rfc3339_opts(SecondsFormat::Millis, true);
+        for line in lines {
+            if line.what != What::Bookmark || self.args.bookmarks {
+                match self.args.output.output {
+                    Format::Table => text::push_row(&mut text, &line, &time),
+                    Format::Json | Format::Jsonl => text::push_json(&mut text, &line),
+                }
+            }
+            if matches!(line.what, What::Event(_)) {
+                self.left -= 1;
+            }
+            is_enough = self.left == 0 || (self.args.until_synced && line.what == What::Synced);
+            printed = line.position;
+            if is_enough {
+                break;
+            }
+        }
+        if !text.is_empty() {
+            if !std::mem::replace(&mut self.has_header, true) {
+                text.insert_str(0, text::HEADER);
+            }
+            let write = tokio::task::spawn_blocking(move || output::print(|out| out.write_all(text.as_bytes())));
+            write.await.map_err(io::Error::other)??;
+        }
+        self.printed = printed;
+        Ok(is_enough)
+    }
+
+    fn tell_trouble(&mut self, error: &Error) {
+        if !std::mem::replace(&mut self.in_trouble, true) {
+            exit::report(error);
+            output::note(&match self.progress.position().revision {
+                0 => "the watch is interrupted; trying again, from the beginning".to_owned(),
+                revision => format!("the watch is interrupted; trying again, after revision {revision}"),
+            });
+        }
+    }
+
+    fn tell_recovery(&mut self) {
+        if std::mem::take(&mut self.in_trouble) {
+            output::note("watching again");
+        }
+    }
+
+    /// A table does not show the history, so it is told at the end. Before the snapshot is complete there is nothing.
+    fn tell_position(&self) {
+        let Position { revision, history_id } = &self.printed;
+        if self.args.output.output == Format::Table && *revision != 0 {
+            let history_id = output::escape(history_id);
+            output::note(&format!("to go on from here: --resume-after {revision} --history {history_id}"));
+        }
+    }
+}
+
+/// Whether the same may go well later, here or at another daemon.
+fn is_passing(error: &Error) -> bool {
+    match error {
+        Error::Connect { .. } | Error::Timeout { .. } => true,
+        Error::Rpc(status) => {
+            matches!(status.code(), Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded)
+                || exit::is_transport(status)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: WatchArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<WatchArgs, clap::Error> {
+        Ok(Only::try_parse_from(std::iter::once("watch").chain(words.iter().copied()))?.args)
+    }
+
+    #[test]
+    fn flags_that_make_no_sense_together_are_refused() {
+        let history = "00000000-0000-0000-0000-000000000001";
+        assert!(parse(&["organ", "--resume-after", "5", "--history", history, "--count", "1"]).is_ok());
+        for words in [
+            &["organ", "--prefix", "o"][..],
+            &["--resume-after", "5"],
+            &["--history", history],
+            &["--resume-after", "0", "--history", history],
+            &["--count", "0"],
+            &[""],
+        ] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        assert!(is_passing(&Status::unavailable("the daemon is leaving").into()));
+        assert!(is_passing(&Status::resource_exhausted("too slow").into()));
+        assert!(is_passing(&Status::from_error(Box::new(io::Error::other("broken"))).into()));
+        assert!(!is_passing(&Status::invalid_argument("a bad label").into()));
+        assert!(!is_passing(&Status::unimplemented("an old daemon").into()));
+        assert!(!is_passing(&Error::Incomplete("a readable event")));
+        assert!(!is_passing(&io::Error::from(io::ErrorKind::BrokenPipe).into()));
+    }
+}

@@ -1,0 +1,141 @@
+//! A line of a watch as text: columns of fixed widths, as nobody knows yet what will come, or JSON.
+
+use std::fmt::Write as _;
+
+use super::progress::{Line, What};
+use crate::{
+    cli::{instances::address, instances::status, json, output},
+    proto::v1,
+};
+
+/// A table of what happens.
+pub(super) const HEADER: &str = concat!(
+    "TIME                      EVENT      LOGICAL ID                INSTANCE                              ",
+    "STATUS                LEASE       REVISION    ADDRESS\n"
+);
+
+/// Appends a row of the table. `time` is that of receipt.
+pub(super) fn push_row(text: &mut String, line: &Line, time: &str) {
+    let cells = match &line.what {
+        What::Event(event) => {
+            let instance = event.instance.clone().unwrap_or_default();
+            let is_hint = matches!(event.r#type(), v1::WatchEventType::Suspect | v1::WatchEventType::Recovered);
+            // Of a hint, only the ids, the lease and the suspicion are known.
+            let (status, revision) = match is_hint {
+                true => (String::new(), line.position.revision),
+                false => (status(&instance), instance.revision),
+            };
+            [
+                instance.logical_id.clone(),
+                instance.instance_id.clone(),
+                status,
+                instance.lease_id.to_string(),
+                revision.to_string(),
+                address(&instance),
+            ]
+        }
+        What::Epoch => {
+            let number = format!("number {}", line.epoch_number);
+            [String::new(), line.cluster_epoch.clone(), number, String::new(), resumable(line), String::new()]
+        }
+        _ => [String::new(), String::new(), String::new(), String::new(), resumable(line), String::new()],
+    };
+    let cells = cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { output::escape(&cell).into_owned() });
+    let [logical_id, instance, status, lease, revision, address] = cells;
+    let word = word(&line.what);
+    let row = format!(
+        "{time:<24}  {word:<9}  {logical_id:<24}  {instance:<36}  {status:<20}  {lease:<10}  {revision:<10}  {address}"
+    );
+    text.push_str(row.trim_end());
+    text.push('\n');
+}
+
+/// Appends a line of JSON.
+pub(super) fn push_json(text: &mut String, line: &Line) {
+    let (revision, history_id) = (line.position.revision, &line.position.history_id);
+    let value = match &line.what {
+        What::Event(event) => json::watch_event(event, revision, history_id),
+        mark => json::watch_mark(&word(mark), revision, history_id, &line.cluster_epoch, line.epoch_number),
+    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{value}");
+}
+
+fn resumable(line: &Line) -> String {
+    if line.position.revision == 0 { String::new() } else { line.position.revision.to_string() }
+}
+
+/// What a line tells, in one word; the number of a type that a newer daemon knows.
+fn word(what: &What) -> String {
+    match what {
+        What::Event(event) => v1::WatchEventType::try_from(event.r#type).map_or_else(
+            |unknown| unknown.0.to_string(),
+            |known| known.as_str_name().trim_start_matches("WATCH_EVENT_TYPE_").to_owned(),
+        ),
+        What::Reset => "RESET".to_owned(),
+        What::Epoch => "EPOCH".to_owned(),
+        What::Synced => "SYNCED".to_owned(),
+        What::Bookmark => "BOOKMARK".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::progress::Position, *};
+
+    fn line(what: What) -> Line {
+        let position = Position { revision: 12, history_id: "h".into() };
+        Line { what, position, cluster_epoch: "e".into(), epoch_number: 3 }
+    }
+
+    fn put() -> What {
+        What::Event(Box::new(v1::WatchEvent {
+            r#type: v1::WatchEventType::Put.into(),
+            instance: Some(v1::Instance {
+                logical_id: "organ\n\u{1b}[2J".into(),
+                instance_id: "11111111-1111-1111-1111-111111111111".into(),
+                status: v1::InstanceStatus::Alive.into(),
+                lease_id: 7,
+                revision: 9,
+                ip_address: "10.0.0.1".into(),
+                port: 80,
+                ..Default::default()
+            }),
+        }))
+    }
+
+    #[test]
+    fn columns_stand_under_their_names_and_a_name_cannot_forge_a_row() {
+        let mut text = HEADER.to_owned();
+        push_row(&mut text, &line(put()), "2026-01-02T03:04:05.678Z");
+        let (header, row) = text.split_once('\n').expect("a header");
+        assert_eq!(row.lines().count(), 1);
+        for (name, cell) in [
+            ("TIME", "2026-01-02T"),
+            ("EVENT", "PUT "),
+            ("LOGICAL ID", "organ\\n\\u{1b}[2J "),
+            ("INSTANCE", "11111111-"),
+            ("STATUS", "alive "),
+            ("LEASE", "7 "),
+            ("REVISION", "9 "),
+            ("ADDRESS", "10.0.0.1:80"),
+        ] {
+            let column = header.find(name).expect(name);
+            assert!(row[column..].starts_with(cell), "{name}: {row}");
+        }
+    }
+
+    #[test]
+    fn an_event_and_a_mark_are_objects_with_where_to_go_on() {
+        let mut text = String::new();
+        push_json(&mut text, &line(put()));
+        push_json(&mut text, &line(What::Epoch));
+        let values: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(values[0]["type"], "WATCH_EVENT_TYPE_PUT");
+        assert_eq!(values[0]["instance"]["revision"], "9");
+        assert_eq!((&values[0]["revision"], &values[0]["historyId"]), (&"12".into(), &"h".into()));
+        assert_eq!((&values[1]["type"], &values[1]["epochNumber"]), (&"EPOCH".into(), &"3".into()));
+        assert!(values[1]["instance"].is_null());
+    }
+}
