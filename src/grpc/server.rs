@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// Largest request. The largest that is accepted has some 20 KiB.
-const REQUEST_MAX_BYTES: usize = 64 * 1024;
+/// Largest request. The largest that are accepted, 100,000 lease ids and 1,000 names, have up to 1,000,000 bytes.
+const REQUEST_MAX_BYTES: usize = 1024 * 1024;
 /// Calls at the same time on one connection.
 const STREAMS_MAX: u32 = 256;
 /// How long a call may take in all. Writes end by themselves before.
