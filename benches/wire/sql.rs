@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 
-/// Connections, and so calls at the same time.
-const CONNECTIONS: usize = 64;
+/// Connections, and so calls at the same time: as many as the private PostgreSQL has room for beside two daemons.
+const CONNECTIONS: usize = 32;
 /// Instances that beats and lookups are about.
 const INSTANCES: u64 = 1_000;
 

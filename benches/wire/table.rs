@@ -70,7 +70,7 @@ impl Table {
     /// The whole as Markdown, and all other values below it.
     pub(crate) fn text(&self, goals: &[Goal]) -> String {
         let mut text =
-            "| what | musterd | range | compared with | ratio | reach | reached |\n|---|---|---|---|---|---|---|\n"
+            "| what | value | range | compared with | ratio | reach | reached |\n|---|---|---|---|---|---|---|\n"
                 .to_owned();
         for goal in goals {
             let value = self.median(goal.value);

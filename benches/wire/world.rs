@@ -73,8 +73,10 @@ impl World {
         let (admin, connection) =
             tokio_postgres::connect(&postgres.url_of("postgres"), tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
-        admin.batch_execute("CREATE DATABASE sql").await.unwrap();
-        migrate::up(&postgres.url_of("sql"), "wire benchmark").await.unwrap();
+        for (database, version) in [("seed", 12), ("sql", i32::MAX)] {
+            admin.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
+            migrate::up_to(&postgres.url_of(database), version).await.unwrap();
+        }
         let daemons = (0..2).map(|number| daemon(number, postgres.database_url(), &directory.0)).collect::<Vec<_>>();
         let answers = answers(&daemons[0].addr).await;
         let echo = echo(&answers);
@@ -89,8 +91,20 @@ impl World {
         &self.echo.addr
     }
 
-    pub(crate) fn sql_url(&self) -> String {
-        self.postgres.url_of("sql")
+    /// The address of a database without a daemon: `seed` or `sql`.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        self.postgres.url_of(database)
+    }
+
+    /// Processor time that the server at an address has used so far, in seconds.
+    pub(crate) fn cpu_seconds(&self, addr: &str) -> f64 {
+        let server = self.daemons.iter().chain([&self.echo]).find(|server| server.addr == addr).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", server.child.id())).unwrap_or_default();
+        // After the name, which may contain anything: utime and stime are the 12th and 13th.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        let ticks: u32 = fields.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
+        // USER_HZ, which is 100 on every Linux.
+        f64::from(ticks) / 100.0
     }
 
     /// Runs a benchmark of the program and returns its report.

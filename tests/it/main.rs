@@ -4,6 +4,7 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod bench;
 mod harness;
 mod local_postgres;
 mod main_loop;

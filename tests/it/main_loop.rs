@@ -17,7 +17,7 @@ async fn an_actor_registers_beats_is_resolved_and_leaves() {
         ..Default::default()
     };
     let lease = registry.register(request).await.unwrap().into_inner();
-    let resolve = v1::ResolveRequest { logical_id: "organ".into(), min_revision: lease.revision };
+    let resolve = v1::ResolveRequest { logical_id: "organ".into(), min_revision: lease.revision, choice: None };
     let resolved = discovery.resolve(resolve.clone()).await.unwrap().into_inner();
     assert_eq!(resolved.instance.unwrap().instance_id, lease.instance_id);
 
