@@ -53,7 +53,7 @@ pub struct ClientArgs {
 }
 
 /// Reads `host:port`, `http://host:port` or `host` (port 7717).
-fn parse_addr(text: &str) -> Result<Uri, String> {
+pub(super) fn parse_addr(text: &str) -> Result<Uri, String> {
     if text.starts_with("https://") {
         return Err("TLS is not supported by this version; use http:// or a local TLS proxy".to_owned());
     }

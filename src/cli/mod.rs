@@ -5,6 +5,7 @@
 //! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
 
 mod backoff;
+pub mod bench;
 pub mod client;
 pub mod epoch;
 pub mod exit;
@@ -81,6 +82,9 @@ enum Command {
     /// Run a command and keep it registered for as long as it runs
     #[command(after_help = run::HELP)]
     Run(Box<run::RunArgs>),
+    /// Put load on a daemon, and say how it bore it
+    #[command(after_help = bench::HELP)]
+    Bench(Box<bench::BenchArgs>),
 }
 
 const SERVE_EXAMPLES: &str = "\
@@ -105,14 +109,19 @@ Examples:
   musterd list --all-statuses -o jsonl | jq -c '{logicalId, status, death}'";
 
 impl Cli {
-    /// Builds the runtime the command needs: all cores for the daemon, one thread for a client.
+    /// Builds the runtime the command needs: all cores for the daemon, one thread for a client unless it is a benchmark.
     ///
     /// # Errors
     ///
     /// The operating system refuses threads or descriptors.
     pub fn runtime(&self) -> io::Result<Runtime> {
-        let mut builder = match self.command {
+        let mut builder = match &self.command {
             Command::Serve(_) => Builder::new_multi_thread(),
+            Command::Bench(args) if args.threads() > 1 => {
+                let mut builder = Builder::new_multi_thread();
+                builder.worker_threads(args.threads());
+                builder
+            }
             _ => Builder::new_current_thread(),
         };
         builder.enable_all().build()
@@ -133,6 +142,7 @@ impl Cli {
             Command::Watch(args) => watch::run(*args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
             Command::Run(args) => Box::pin(run::run(*args, client)).await,
+            Command::Bench(args) => Box::pin(bench::run(*args, client)).await,
         }
     }
 }

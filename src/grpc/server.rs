@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Largest request: 100,000 lease ids of a beat stream, or 1,000 names of 253 bytes, with room to spare.
+/// Largest request. The largest that are accepted, 100,000 lease ids and 1,000 names, have up to 1,000,000 bytes.
 const REQUEST_MAX_BYTES: usize = 1024 * 1024;
 /// Calls at the same time on one connection.
 const STREAMS_MAX: u32 = 256;

@@ -9,6 +9,7 @@ mod bad_input;
 mod batch_resolve;
 mod beat_stream;
 mod beats;
+mod bench;
 mod cli;
 mod cli_resolve;
 mod cli_watch;

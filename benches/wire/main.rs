@@ -1,0 +1,177 @@
+//! The numbers of the design, measured over the wire in one run: `cargo bench --bench wire`.
+//!
+//! Three things answer on the same machine in the same minutes, in rounds that follow each other, so that a slow minute
+//! slows all of them; what counts are medians and ratios, not figures of one run.
+//!
+//! - **musterd**: the release program, on a private PostgreSQL that syncs every commit;
+//! - **echo**: a bare tonic server in a process of its own, with the daemon's settings, that answers with the very
+//!   messages the daemon gave, and does nothing else. It is what gRPC costs here;
+//! - **seed** and **SQL**: the functions and the view, called directly over many connections; of the seed system as it
+//!   was (migration 012), and of today, where they keep all that the daemons promise.
+//!
+//! The client is `musterd bench` for the first two, so both bear the same client. All share the machine: the figures are
+//! lower than those of a daemon alone.
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `MUSTERD_WIRE_ROUNDS` | 5 | rounds; medians are of these |
+//! | `MUSTERD_WIRE_SECONDS` | 3 | seconds of each measurement |
+//! | `MUSTERD_WIRE_WATCHERS` | 1000 | watchers of the fan-out |
+//! | `MUSTERD_WIRE_QUICK` | - | set: one round of one second, to see that it works |
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark fails by panicking")]
+
+mod echo;
+mod sql;
+mod table;
+mod world;
+
+use std::env;
+
+use serde_json::Value;
+use table::{Goal, Table};
+use world::World;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    rounds: u32,
+    seconds: u32,
+    watchers: u32,
+    leases: u32,
+}
+
+impl Sizes {
+    fn from_env() -> Self {
+        let number =
+            |name: &str, default: u32| env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+        let quick = env::var_os("MUSTERD_WIRE_QUICK").is_some();
+        let (rounds, seconds, watchers, leases) = if quick { (1, 1, 50, 2_000) } else { (5, 3, 1_000, 20_000) };
+        Self {
+            rounds: number("MUSTERD_WIRE_ROUNDS", rounds),
+            seconds: number("MUSTERD_WIRE_SECONDS", seconds),
+            watchers: number("MUSTERD_WIRE_WATCHERS", watchers),
+            leases,
+        }
+    }
+}
+
+fn main() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    if let Some(answers) = env::var_os(echo::ANSWERS) {
+        runtime.block_on(echo::serve(&answers.into_string().unwrap()));
+        return;
+    }
+    runtime.block_on(measure(Sizes::from_env()));
+}
+
+async fn measure(sizes: Sizes) {
+    let world = World::start().await;
+    let mut table = Table::default();
+    for round in 1..=sizes.rounds {
+        println!("round {round} of {}", sizes.rounds);
+        measure_calls(&world, sizes, &mut table).await;
+        measure_sql(&world, sizes, &mut table).await;
+    }
+    measure_changes(&world, sizes, &mut table).await;
+    println!("\n{}", table.text(&goals()));
+    world.stop().await;
+}
+
+/// Flags of one measurement.
+fn flags<'a>(bench: &'a str, seconds: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["bench", bench, "--duration", seconds, "-o", "json"], more].concat()
+}
+
+async fn measure_calls(world: &World, sizes: Sizes, table: &mut Table) {
+    let seconds = format!("{}s", sizes.seconds);
+    let leases = sizes.leases.to_string();
+    for bench in ["resolve", "beat"] {
+        for (who, addr) in [("echo", world.echo_addr()), ("musterd", world.daemon_addr(0))] {
+            let more = ["--connections", "4", "--in-flight", "16", "--instances", "200"];
+            let cpu_before = world.cpu_seconds(addr);
+            let report = world.bench(addr, &flags(bench, &seconds, &more)).await;
+            let cpu_us = (world.cpu_seconds(addr) - cpu_before) * 1e6 / number(&report, "calls");
+            table.add(&format!("{bench} {who}"), number(&report, "callsPerSecond"));
+            table.add(&format!("{bench} {who} p99 us"), number(&report["latencyUs"], "p99"));
+            table.add(&format!("{bench} {who} cpu us"), cpu_us);
+        }
+    }
+    let more = ["--connections", "2", "--in-flight", "4", "--batch", "1000"];
+    let report = world.bench(world.daemon_addr(0), &flags("batch-resolve", &seconds, &more)).await;
+    table.add("batch-resolve musterd", number(&report, "itemsPerSecond"));
+    let more = ["--connections", "2", "--in-flight", "2", "--batch", "10000", "--instances", &leases];
+    let report = world.bench(world.daemon_addr(0), &flags("beat-stream", &seconds, &more)).await;
+    table.add("beat-stream musterd", number(&report, "itemsPerSecond"));
+    let more = ["--connections", "4", "--in-flight", "16"];
+    let report = world.bench(world.daemon_addr(0), &flags("register", &seconds, &more)).await;
+    table.add("register musterd", number(&report, "callsPerSecond"));
+    table.add("register musterd p99 us", number(&report["latencyUs"], "p99"));
+}
+
+async fn measure_sql(world: &World, sizes: Sizes, table: &mut Table) {
+    for database in ["seed", "sql"] {
+        let sql = sql::Sql::start(&world.url_of(database)).await;
+        table.add(&format!("register {database}"), sql.register(sizes.seconds).await);
+        table.add(&format!("beat {database}"), sql.beat(sizes.seconds).await);
+        table.add(&format!("resolve {database}"), sql.view(sizes.seconds).await);
+        sql.clear().await;
+    }
+}
+
+async fn measure_changes(world: &World, sizes: Sizes, table: &mut Table) {
+    let seconds = format!("{}s", sizes.seconds * 3);
+    for _ in 0..sizes.rounds {
+        let report = world
+            .bench(world.daemon_addr(0), &flags("propagate", &seconds, &["--other-addr", world.daemon_addr(1)]))
+            .await;
+        table.add("propagate p50", number(&report["fromCallUs"], "p50") / 1_000.0);
+        table.add("propagate p99", number(&report["fromCallUs"], "p99") / 1_000.0);
+    }
+    let watchers = sizes.watchers.to_string();
+    for _ in 0..sizes.rounds {
+        let report = world.bench(world.daemon_addr(0), &flags("watch", &seconds, &["--watchers", &watchers])).await;
+        table.add("watch p50", number(&report["eventUs"], "p50") / 1_000.0);
+        table.add("watch p99", number(&report["eventUs"], "p99") / 1_000.0);
+        assert_eq!(report["missingEvents"], 0, "{report}");
+    }
+}
+
+fn number(report: &Value, field: &str) -> f64 {
+    report[field].as_f64().unwrap_or_else(|| panic!("no {field} in {report}"))
+}
+
+fn goals() -> Vec<Goal> {
+    vec![
+        Goal::ratio("Resolve, unary, per second", "resolve musterd", ("echo", "resolve echo"), 0.90),
+        Goal::ratio(
+            "Resolve, processor time of the echo's call, us",
+            "resolve echo cpu us",
+            ("musterd", "resolve musterd cpu us"),
+            0.90,
+        ),
+        Goal::ratio("Resolve against the seed system's view", "resolve musterd", ("seed", "resolve seed"), 1.0),
+        Goal::ratio("Beat, unary, per second", "beat musterd", ("echo", "beat echo"), 0.90),
+        Goal::ratio(
+            "Beat, processor time of the echo's call, us",
+            "beat echo cpu us",
+            ("musterd", "beat musterd cpu us"),
+            0.90,
+        ),
+        Goal::ratio("Beat against the seed system's beat()", "beat musterd", ("seed", "beat seed"), 1.0),
+        Goal::at_least("BatchResolve, names per second", "batch-resolve musterd", 1_000_000.0),
+        Goal::at_least("BeatStream, leases per second", "beat-stream musterd", 5_000_000.0),
+        Goal::at_least("Register, durable, 64 in flight, per second", "register musterd", 20_000.0),
+        Goal::ratio(
+            "Register against the seed system's register_instance()",
+            "register musterd",
+            ("seed", "register seed"),
+            1.0,
+        ),
+        Goal::at_most("Change to the other daemon's Resolve, p50, ms", "propagate p50", None),
+        Goal::at_most("Change to the other daemon's Resolve, p99, ms", "propagate p99", Some(25.0)),
+        Goal::at_most("Change to all watchers, p50, ms", "watch p50", None),
+        Goal::at_most("Change to all watchers, p99, ms", "watch p99", Some(100.0)),
+    ]
+}

@@ -1,0 +1,202 @@
+//! What is measured: a private PostgreSQL, two daemons on it, the echo server; all on the loopback, all gone at the end.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use musterd::{
+    proto::v1::{
+        self, InstanceStatus, discovery_service_client::DiscoveryServiceClient,
+        registry_service_client::RegistryServiceClient,
+    },
+    store::{
+        local::{Durability, LocalServer, Options},
+        migrate,
+    },
+};
+use serde_json::Value;
+
+use crate::echo::{ANSWERS, Answers};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_musterd");
+/// How long a server may take to start.
+const BOUND: Duration = Duration::from_secs(60);
+
+pub(crate) struct World {
+    postgres: LocalServer,
+    daemons: Vec<Server>,
+    echo: Server,
+    directory: Directory,
+}
+
+/// A process with an address; killed when dropped.
+struct Server {
+    child: Child,
+    addr: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Removed when dropped.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let path = env::temp_dir().join(format!("musterd-wire-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        // PostgreSQL runs as another user if this runs as root.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let directory = Directory(path);
+        let options = Options {
+            data_dir: directory.0.join("data"),
+            bin_dir: env::var_os("MUSTERD_TEST_POSTGRES_BIN").map(PathBuf::from),
+            run_as: None,
+            durability: Durability::Full,
+        };
+        let postgres = LocalServer::start(options).await.unwrap();
+        let (admin, connection) =
+            tokio_postgres::connect(&postgres.url_of("postgres"), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        for (database, version) in [("seed", 12), ("sql", i32::MAX)] {
+            admin.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
+            migrate::up_to(&postgres.url_of(database), version).await.unwrap();
+        }
+        let daemons = (0..2).map(|number| daemon(number, postgres.database_url(), &directory.0)).collect::<Vec<_>>();
+        let answers = answers(&daemons[0].addr).await;
+        let echo = echo(&answers);
+        Self { postgres, daemons, echo, directory }
+    }
+
+    pub(crate) fn daemon_addr(&self, number: usize) -> &str {
+        &self.daemons[number].addr
+    }
+
+    pub(crate) fn echo_addr(&self) -> &str {
+        &self.echo.addr
+    }
+
+    /// The address of a database without a daemon: `seed` or `sql`.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        self.postgres.url_of(database)
+    }
+
+    /// Processor time that the server at an address has used so far, in seconds.
+    pub(crate) fn cpu_seconds(&self, addr: &str) -> f64 {
+        let server = self.daemons.iter().chain([&self.echo]).find(|server| server.addr == addr).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", server.child.id())).unwrap_or_default();
+        // After the name, which may contain anything: utime and stime are the 12th and 13th.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        let ticks: u32 = fields.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
+        // USER_HZ, which is 100 on every Linux.
+        f64::from(ticks) / 100.0
+    }
+
+    /// Runs a benchmark of the program and returns its report.
+    pub(crate) async fn bench(&self, addr: &str, flags: &[&str]) -> Value {
+        let mut command = tokio::process::Command::from(program());
+        let output = command.args(flags).args(["--addr", addr]).kill_on_drop(true).output().await.unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{flags:?}: {}", String::from_utf8_lossy(&output.stderr)));
+        assert_eq!(report["errorCount"], 0, "{flags:?}: {report}");
+        report
+    }
+
+    pub(crate) async fn stop(self) {
+        let Self { postgres, daemons, echo, directory } = self;
+        drop((daemons, echo));
+        postgres.stop().await;
+        drop(directory);
+    }
+}
+
+/// The program, without settings of the developer's own environment.
+fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("MUSTERD_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn daemon(number: u32, database_url: &str, directory: &Path) -> Server {
+    let log = directory.join(format!("daemon-{number}.log"));
+    let mut command = program();
+    command.args(["serve", "--log-format", "json", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+    let child = command.args(["--database-url", database_url]).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    let began = Instant::now();
+    let mut server = Server { child, addr: String::new() };
+    loop {
+        let text = fs::read_to_string(&log).unwrap();
+        let started = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        if let Some(addr) = started.filter_map(|line| line["grpc.addr"].as_str().map(str::to_owned)).next() {
+            server.addr = addr;
+            return server;
+        }
+        assert!(began.elapsed() < BOUND, "the daemon does not start: {text}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn echo(answers: &Answers) -> Server {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.env(ANSWERS, answers.to_text()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut addr = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut addr).unwrap();
+    Server { child, addr: addr.trim().to_owned() }
+}
+
+/// What a daemon answers, for the echo to repeat.
+async fn answers(addr: &str) -> Answers {
+    let began = Instant::now();
+    loop {
+        match try_answers(addr).await {
+            Ok(answers) => return answers,
+            Err(error) => assert!(began.elapsed() < BOUND, "the daemon does not answer: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn try_answers(addr: &str) -> Result<Answers, Box<dyn std::error::Error>> {
+    let mut registry = RegistryServiceClient::connect(format!("http://{addr}")).await?;
+    let mut discovery = DiscoveryServiceClient::connect(format!("http://{addr}")).await?;
+    // As `musterd bench` registers.
+    let request = v1::RegisterRequest {
+        logical_id: "bench-0123456789ab-500".into(),
+        node_id: "bench-node-7".into(),
+        ip_address: "127.0.0.1".into(),
+        port: 12_345,
+        pid: 12_345,
+        ttl: Some(prost_types::Duration { seconds: 300, nanos: 0 }),
+        initial_status: InstanceStatus::Alive.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..Default::default()
+    };
+    let logical_id = request.logical_id.clone();
+    let register = registry.register(request).await?.into_inner();
+    let beat = v1::BeatRequest { lease_id: register.lease_id, ..Default::default() };
+    let beat = registry.beat(beat).await?.into_inner();
+    let resolve = v1::ResolveRequest { logical_id, min_revision: register.revision, choice: None };
+    let resolve = discovery.resolve(resolve).await?.into_inner();
+    Ok(Answers { resolve, beat, register })
+}
