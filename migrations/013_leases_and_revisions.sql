@@ -10,7 +10,18 @@ ALTER TABLE cluster_metadata
     ADD COLUMN history_id      uuid   NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN purged_revision bigint NOT NULL DEFAULT 0,
     ADD COLUMN hold_until      timestamptz,
-    ADD COLUMN hold_reason     text;
+    ADD COLUMN hold_reason     text,
+    ADD COLUMN brake           text,
+    ADD COLUMN brake_since     timestamptz,
+    ADD COLUMN brake_overdue   bigint,
+    ADD COLUMN brake_live      bigint,
+    ADD COLUMN window_at       timestamptz,
+    ADD COLUMN window_live     bigint,
+    ADD COLUMN window_reaped   bigint NOT NULL DEFAULT 0,
+    ADD COLUMN released_until  timestamptz,
+    ADD COLUMN system_id       text,
+    ADD COLUMN timeline        text,
+    ADD CONSTRAINT cluster_metadata_brake_check CHECK (brake IN ('pace', 'protect'));
 
 COMMENT ON COLUMN cluster_metadata.epoch_number IS 'Number of the current epoch; only grows.';
 COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Whoever changes membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
@@ -18,6 +29,16 @@ COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of re
 COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
 COMMENT ON COLUMN cluster_metadata.hold_until IS 'Nobody is declared dead for silence before this time, because beats may not have been heard. Null: no hold.';
 COMMENT ON COLUMN cluster_metadata.hold_reason IS 'Why expiry is on hold.';
+COMMENT ON COLUMN cluster_metadata.brake IS 'pace: so many are overdue that they are declared dead bit by bit. protect: more than half of the living are overdue, and nobody is. Null: no brake.';
+COMMENT ON COLUMN cluster_metadata.brake_since IS 'Since when the brake is on.';
+COMMENT ON COLUMN cluster_metadata.brake_overdue IS 'How many were overdue when the brake last looked.';
+COMMENT ON COLUMN cluster_metadata.brake_live IS 'Of how many living ones.';
+COMMENT ON COLUMN cluster_metadata.window_at IS 'When the present window of 15 s began, over which deaths for silence are counted.';
+COMMENT ON COLUMN cluster_metadata.window_live IS 'How many were alive when it began.';
+COMMENT ON COLUMN cluster_metadata.window_reaped IS 'How many have been declared dead for silence since.';
+COMMENT ON COLUMN cluster_metadata.released_until IS 'An operator has released the brake until then.';
+COMMENT ON COLUMN cluster_metadata.system_id IS 'Identifies the PostgreSQL cluster that last wrote here. Another one is a restored copy.';
+COMMENT ON COLUMN cluster_metadata.timeline IS 'Timeline of the write-ahead log that was last written to. Another one means a failover or a recovery, in which the latest changes may have been lost.';
 
 -- The row is updated by every change: room on its page keeps those updates HOT.
 ALTER TABLE cluster_metadata SET (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
@@ -146,12 +167,14 @@ CREATE TABLE registry_daemon (
     address    text        NOT NULL,
     version    text        NOT NULL,
     started_at timestamptz NOT NULL,
-    last_flush timestamptz NOT NULL
+    last_flush timestamptz NOT NULL,
+    host       text        NOT NULL DEFAULT ''
 );
 
 COMMENT ON TABLE registry_daemon IS 'The daemons that share this database, one row for each run.';
 COMMENT ON COLUMN registry_daemon.daemon_id IS 'One run of one daemon.';
 COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
+COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
 COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
 COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
 COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved the beats it had heard, or said that it had none. At most about a second ago while it is well.';

@@ -56,6 +56,11 @@ BEGIN
             USING ERRCODE = muster_error_code('no_epoch'),
                   HINT = 'Begin one with SELECT set_current_epoch(gen_random_uuid()).';
     END IF;
+    -- After a failover the latest changes may be lost. Before anything is written, what was seen of them must become
+    -- recognisably another history, so that no revision is used twice with different meanings.
+    IF v_cluster.timeline <> muster_timeline() THEN
+        v_cluster := muster_new_history(v_cluster, 0, 'the database has failed over');
+    END IF;
     RETURN v_cluster;
 END
 $$;

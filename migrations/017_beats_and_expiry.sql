@@ -1,4 +1,4 @@
--- 017: saving beats, expiry, hold, purge, daemons: what daemons call in the background.
+-- 017: saving beats, expiry, purge: what daemons call in the background. What holds expiry back stands in 018.
 --
 -- Any number of daemons may call these at the same time. Each decides by the database clock, works on a bounded batch,
 -- and re-checks on the row it locks what it read before.
@@ -21,23 +21,34 @@ BEGIN
     FOR NO KEY UPDATE;
     v_now := muster_now();
     UPDATE registry_instance AS instance
-    SET last_heartbeat = greatest(instance.last_heartbeat, v_now - beat.age_ms * interval '1 millisecond')
+    SET last_heartbeat = greatest(least(instance.last_heartbeat, v_now), v_now - beat.age_ms * interval '1 millisecond')
     FROM unnest(p_lease_ids, p_ages_ms) AS beat (lease_id, age_ms)
     WHERE instance.lease_id = beat.lease_id AND instance.status <> 'dead';
     GET DIAGNOSTICS v_saved = ROW_COUNT;
     UPDATE registry_daemon SET last_flush = v_now WHERE daemon_id = p_daemon_id;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
     RETURN v_saved;
 END
 $$;
 
-COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over.';
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over. Null: they are saved, but this daemon was given up in the meantime and has to enter anew.';
 
-CREATE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
+CREATE FUNCTION muster_reap_stale(
+    p_default_ttl_ms bigint,
+    p_limit          integer,
+    p_decided_by     text,
+    p_expected_now   timestamptz DEFAULT NULL,
+    p_tolerance_ms   bigint DEFAULT 1000
+)
 RETURNS TABLE (
-    reaped          integer,
-    next_in_ms      bigint,
-    held_for_ms     bigint,
-    hold_reason     text
+    reaped      integer,
+    next_in_ms  bigint,
+    held_for_ms bigint,
+    hold_reason text,
+    brake       text,
+    read_at     timestamptz
 )
 LANGUAGE plpgsql
 VOLATILE
@@ -48,32 +59,54 @@ DECLARE
     v_cluster cluster_metadata;
     v_now     timestamptz := muster_now();
     v_next    timestamptz;
+    v_live    bigint;
+    v_overdue bigint;
+    v_stalled timestamptz;
+    v_budget  integer;
 BEGIN
     reaped := 0;
+    PERFORM muster_notice_disruption(v_now, p_expected_now, p_tolerance_ms);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
-    SELECT min(instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond') INTO v_next
-    FROM registry_instance AS instance
-    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_now) INTO v_next, v_live, v_overdue
+    FROM (
+        SELECT instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS deadline
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch
+    ) AS deadlines;
 
-    IF v_next < v_now THEN
+    -- A daemon that has not said for 3 s that it is well may have beats on the way. After 15 s it is given up.
+    SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+
+    -- The brake comes off even if nobody is left who is overdue.
+    IF v_overdue > 0 OR v_cluster.brake IS NOT NULL THEN
         -- Under the lock, because a hold or a rotation may have come in between.
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
-        IF coalesce(v_cluster.hold_until, v_now) <= v_now THEN
-            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, p_limit, p_decided_by);
+        SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+        IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+            v_budget := muster_brake(v_cluster, v_now, v_live, v_overdue);
+            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
+            UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
+            RETURNING * INTO v_cluster;
         END IF;
     END IF;
 
+    IF v_stalled IS NOT NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+        v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '100 milliseconds');
+        v_cluster.hold_reason := 'a daemon has stopped saving beats';
+    END IF;
     next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
     IF v_cluster.hold_until > v_now THEN
         held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;
         hold_reason := v_cluster.hold_reason;
     END IF;
+    brake := v_cluster.brake;
+    read_at := v_now;
     RETURN NEXT;
 END
 $$;
 
-COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances, unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); and for how long, and why, expiry is held. Without anybody overdue it takes no lock.';
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamptz, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, unless expiry is on hold or a daemon may have beats on the way. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
 
 CREATE FUNCTION muster_reap_rows(
     p_cluster        cluster_metadata,
@@ -194,73 +227,6 @@ END
 $$;
 
 COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first. A trigger remembers up to which revision.';
-
-CREATE FUNCTION muster_hold_expiry(p_reason text)
-RETURNS bigint
-LANGUAGE plpgsql
-VOLATILE
-SET search_path FROM CURRENT
-AS $$
-DECLARE
-    v_cluster cluster_metadata;
-    v_longest integer;
-    v_until   timestamptz;
-BEGIN
-    v_cluster := muster_lock_cluster();
-    SELECT max(coalesce(instance.ttl_ms, 15000)) INTO v_longest
-    FROM registry_instance AS instance
-    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
-    IF v_longest IS NULL THEN
-        RETURN 0;
-    END IF;
-    v_until := muster_now() + (v_longest + 5000) * interval '1 millisecond';
-    IF coalesce(v_cluster.hold_until < v_until, true) THEN
-        UPDATE cluster_metadata SET hold_until = v_until, hold_reason = p_reason WHERE id = 1;
-    END IF;
-    RETURN v_longest + 5000;
-END
-$$;
-
-COMMENT ON FUNCTION muster_hold_expiry(text) IS 'Suspends expiry for the longest TTL of the living plus 5 s, so that all of them can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already stays.';
-
-CREATE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text)
-RETURNS bigint
-LANGUAGE plpgsql
-VOLATILE
-SET search_path FROM CURRENT
-AS $$
-DECLARE
-    v_now   timestamptz;
-    v_fresh boolean;
-BEGIN
-    PERFORM muster_lock_cluster();
-    v_now := muster_now();
-    SELECT EXISTS (
-        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
-    ) INTO v_fresh;
-    DELETE FROM registry_daemon WHERE last_flush < v_now - interval '1 day';
-    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush)
-    VALUES (p_daemon_id, p_address, p_version, v_now, v_now)
-    ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
-    IF v_fresh THEN
-        RETURN NULL;
-    END IF;
-    RETURN muster_hold_expiry('no daemon was there to hear beats');
-END
-$$;
-
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds. Null: another one was heard of. It may have died just then, so the caller asks once more 3 s later, before it declares anybody dead.';
-
-CREATE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
-RETURNS void
-LANGUAGE sql
-VOLATILE
-SET search_path FROM CURRENT
-AS $$
-    DELETE FROM registry_daemon WHERE daemon_id = p_daemon_id;
-$$;
-
-COMMENT ON FUNCTION muster_daemon_stopped(uuid) IS 'Removes a daemon that has saved all its beats and leaves.';
 
 -- The callers of these two share the rule, the hold and the bound of the daemons.
 

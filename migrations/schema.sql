@@ -52,7 +52,18 @@ CREATE TABLE cluster_metadata (
     purged_revision bigint NOT NULL DEFAULT 0,
     hold_until timestamp with time zone,
     hold_reason text,
+    brake text,
+    brake_since timestamp with time zone,
+    brake_overdue bigint,
+    brake_live bigint,
+    window_at timestamp with time zone,
+    window_live bigint,
+    window_reaped bigint NOT NULL DEFAULT 0,
+    released_until timestamp with time zone,
+    system_id text,
+    timeline text,
     CONSTRAINT cluster_metadata_pkey PRIMARY KEY (id),
+    CONSTRAINT cluster_metadata_brake_check CHECK (brake = ANY (ARRAY['pace'::text, 'protect'::text])),
     CONSTRAINT cluster_metadata_id_check CHECK (id = 1)
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, fillfactor=10);
@@ -66,6 +77,16 @@ COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of re
 COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
 COMMENT ON COLUMN cluster_metadata.hold_until IS 'Nobody is declared dead for silence before this time, because beats may not have been heard. Null: no hold.';
 COMMENT ON COLUMN cluster_metadata.hold_reason IS 'Why expiry is on hold.';
+COMMENT ON COLUMN cluster_metadata.brake IS 'pace: so many are overdue that they are declared dead bit by bit. protect: more than half of the living are overdue, and nobody is. Null: no brake.';
+COMMENT ON COLUMN cluster_metadata.brake_since IS 'Since when the brake is on.';
+COMMENT ON COLUMN cluster_metadata.brake_overdue IS 'How many were overdue when the brake last looked.';
+COMMENT ON COLUMN cluster_metadata.brake_live IS 'Of how many living ones.';
+COMMENT ON COLUMN cluster_metadata.window_at IS 'When the present window of 15 s began, over which deaths for silence are counted.';
+COMMENT ON COLUMN cluster_metadata.window_live IS 'How many were alive when it began.';
+COMMENT ON COLUMN cluster_metadata.window_reaped IS 'How many have been declared dead for silence since.';
+COMMENT ON COLUMN cluster_metadata.released_until IS 'An operator has released the brake until then.';
+COMMENT ON COLUMN cluster_metadata.system_id IS 'Identifies the PostgreSQL cluster that last wrote here. Another one is a restored copy.';
+COMMENT ON COLUMN cluster_metadata.timeline IS 'Timeline of the write-ahead log that was last written to. Another one means a failover or a recovery, in which the latest changes may have been lost.';
 
 --- table muster_migration
 CREATE TABLE muster_migration (
@@ -92,6 +113,7 @@ CREATE TABLE registry_daemon (
     version text NOT NULL,
     started_at timestamp with time zone NOT NULL,
     last_flush timestamp with time zone NOT NULL,
+    host text NOT NULL DEFAULT ''::text,
     CONSTRAINT registry_daemon_pkey PRIMARY KEY (daemon_id)
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, fillfactor=10);
@@ -101,6 +123,7 @@ COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
 COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
 COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
 COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved the beats it had heard, or said that it had none. At most about a second ago while it is well.';
+COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
 
 --- table registry_epoch
 CREATE TABLE registry_epoch (
@@ -202,6 +225,48 @@ CREATE INDEX idx_instance_logical_status ON registry_instance USING btree (logic
 --- index idx_instance_revision on registry_instance
 CREATE INDEX idx_instance_revision ON registry_instance USING btree (revision);
 COMMENT ON INDEX idx_instance_revision IS 'The feed: rows changed after a revision.';
+
+--- function alive_at(timestamp with time zone)
+CREATE OR REPLACE FUNCTION alive_at(p_at timestamp with time zone)
+ RETURNS SETOF registry_instance
+ LANGUAGE sql
+ STABLE
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT instance.*
+    FROM registry_instance AS instance
+    LEFT JOIN registry_epoch AS following ON following.epoch_number = instance.epoch_number + 1
+    WHERE instance.started_at <= p_at
+      AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
+    ORDER BY instance.logical_id, instance.started_at, instance.instance_id;
+$function$;
+COMMENT ON FUNCTION alive_at(timestamp with time zone) IS 'Who was alive at a time, by the rows that are kept (the dead for 24 h by default; of an instance id only its latest lease). An instance of an older epoch ended with its epoch.';
+
+--- function assert_lease(bigint)
+CREATE OR REPLACE FUNCTION assert_lease(p_lease_id bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_cluster cluster_metadata;
+    v_row     registry_instance;
+BEGIN
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1 FOR KEY SHARE;
+    SELECT * INTO v_row FROM registry_instance WHERE lease_id = p_lease_id FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'lease % is not on record', p_lease_id
+            USING ERRCODE = muster_error_code('unknown'), HINT = 'It has ended, or was replaced: stop, and register anew.';
+    ELSIF v_row.cluster_epoch <> v_cluster.current_epoch THEN
+        RAISE EXCEPTION 'lease % belongs to an epoch that is not current', p_lease_id
+            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Stop, and register anew in the current epoch.';
+    ELSIF v_row.status = 'dead' THEN
+        RAISE EXCEPTION 'lease % has ended (%)', p_lease_id, coalesce(v_row.death_reason, 'no reason kept')
+            USING ERRCODE = muster_error_code('expired'), HINT = 'Stop, and register anew.';
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION assert_lease(bigint) IS 'Raises unless the lease is alive in the current epoch. Called inside an application''s own transaction it also keeps it so until the end of that transaction: expiry passes the instance over and a rotation waits meanwhile, while beats and registrations pass. Keep such transactions short: a rotation gives up after its lock_timeout (2 s from a daemon). The instance''s own deregistration does not wait. Errors: MU002 epoch not current, MU004 unknown, MU005 ended.';
 
 --- function beat(uuid)
 CREATE OR REPLACE FUNCTION beat(p_instance_id uuid)
@@ -458,6 +523,43 @@ END
 $function$;
 COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision. Allowed: starting to alive, alive to draining and back, anything to dead; the present status is accepted and changes nothing. The caller holds the cluster row and the instance row.';
 
+--- function muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint)
+CREATE OR REPLACE FUNCTION muster_brake(p_cluster cluster_metadata, p_now timestamp with time zone, p_live bigint, p_overdue bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_brake   text;
+    v_since   timestamptz := coalesce(p_cluster.brake_since, p_now);
+    v_new     boolean := coalesce(p_cluster.window_at < p_now - interval '15 seconds' OR p_cluster.window_at > p_now, true);
+    v_live    bigint := CASE WHEN v_new THEN p_live ELSE p_cluster.window_live END;
+    v_reaped  bigint := CASE WHEN v_new THEN 0 ELSE p_cluster.window_reaped END;
+    v_allowed bigint := greatest(greatest(10, ceil(v_live * 0.15)) - v_reaped, 0);
+BEGIN
+    -- Where no daemon ever ran, or an operator has released it, there is none.
+    IF p_cluster.released_until > p_now OR NOT EXISTS (SELECT FROM registry_daemon) THEN
+        v_allowed := 2147483647;
+    ELSIF p_overdue > v_allowed THEN
+        v_brake := 'pace';
+        IF p_overdue * 2 > p_live AND p_overdue > 10 AND v_since > p_now - interval '10 minutes' THEN
+            v_brake := 'protect';
+            v_allowed := 0;
+        END IF;
+    END IF;
+    UPDATE cluster_metadata
+    SET brake = v_brake,
+        brake_since = CASE WHEN v_brake IS NOT NULL THEN v_since END,
+        brake_overdue = CASE WHEN v_brake IS NOT NULL THEN p_overdue END,
+        brake_live = CASE WHEN v_brake IS NOT NULL THEN p_live END,
+        window_at = CASE WHEN v_new THEN p_now ELSE window_at END,
+        window_live = v_live,
+        window_reaped = v_reaped
+    WHERE id = 1;
+    RETURN v_allowed;
+END
+$function$;
+COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint) IS 'How many of p_overdue may be declared dead now. In a window of 15 s at most max(10, 15 % of the living): fewer are let through, more are paced. If more than half of the living are overdue nobody is, until the share falls, an operator releases it, or 10 minutes have passed. The caller holds the cluster row.';
+
 --- function muster_break_history()
 CREATE OR REPLACE FUNCTION muster_break_history()
  RETURNS trigger
@@ -490,32 +592,71 @@ END
 $function$;
 COMMENT ON FUNCTION muster_check_text(text, text, integer) IS 'Refuses a text that is too long or holds control characters.';
 
---- function muster_daemon_started(uuid, text, text)
-CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text)
+--- function muster_confirm_history(uuid, bigint)
+CREATE OR REPLACE FUNCTION muster_confirm_history(p_seen_history uuid, p_seen_revision bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_cluster cluster_metadata;
+BEGIN
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF v_cluster.system_id IS NULL AND v_cluster.timeline IS NULL THEN
+        PERFORM muster_lock_cluster();
+        UPDATE cluster_metadata SET system_id = muster_system_id(), timeline = muster_timeline() WHERE id = 1;
+        RETURN;
+    END IF;
+    IF v_cluster.timeline <> muster_timeline()
+        OR v_cluster.system_id <> muster_system_id()
+        OR (v_cluster.history_id = p_seen_history AND v_cluster.revision < p_seen_revision) THEN
+        -- Notices a failover by itself; the other two are looked at once more, because another daemon may have been
+        -- faster.
+        v_cluster := muster_lock_cluster();
+        IF v_cluster.system_id <> muster_system_id() THEN
+            PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database was restored from a copy');
+        ELSIF v_cluster.history_id = p_seen_history AND v_cluster.revision < p_seen_revision THEN
+            PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database has lost revisions');
+        END IF;
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION muster_confirm_history(uuid, bigint) IS 'Called by a daemon on every new connection of its feed, with the history and the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
+
+--- function muster_daemon_started(uuid, text, text, text)
+CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT ''::text)
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
-    v_now   timestamptz;
-    v_fresh boolean;
+    v_now     timestamptz;
+    v_fresh   boolean;
+    v_crashed boolean;
 BEGIN
     PERFORM muster_lock_cluster();
     v_now := muster_now();
+    -- Two processes cannot listen at one address of one machine: the former run is gone, with what it had not saved.
+    DELETE FROM registry_daemon
+    WHERE daemon_id <> p_daemon_id AND p_host <> '' AND host = p_host AND address = p_address;
+    v_crashed := FOUND;
     SELECT EXISTS (
         SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
     ) INTO v_fresh;
-    DELETE FROM registry_daemon WHERE last_flush < v_now - interval '1 day';
-    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush)
-    VALUES (p_daemon_id, p_address, p_version, v_now, v_now)
+    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, host)
+    VALUES (p_daemon_id, p_address, p_version, v_now, v_now, p_host)
     ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
-    IF v_fresh THEN
-        RETURN NULL;
+    IF v_fresh AND NOT v_crashed THEN
+        RETURN 0;
     END IF;
-    RETURN muster_hold_expiry('no daemon was there to hear beats');
+    RETURN muster_hold_expiry(
+        CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
 END
 $function$;
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats, and expiry is put on hold: returns for how many milliseconds. Null: another one was heard of. It may have died just then, so the caller asks once more 3 s later, before it declares anybody dead.';
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats; if its own former run did not leave in order, beats are lost: then expiry is put on hold: returns for how many milliseconds. Should another one have died just then, its row holds expiry until it is given up, which begins a hold.';
 
 --- function muster_daemon_stopped(uuid)
 CREATE OR REPLACE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
@@ -590,42 +731,48 @@ BEGIN
     FOR NO KEY UPDATE;
     v_now := muster_now();
     UPDATE registry_instance AS instance
-    SET last_heartbeat = greatest(instance.last_heartbeat, v_now - beat.age_ms * interval '1 millisecond')
+    SET last_heartbeat = greatest(least(instance.last_heartbeat, v_now), v_now - beat.age_ms * interval '1 millisecond')
     FROM unnest(p_lease_ids, p_ages_ms) AS beat (lease_id, age_ms)
     WHERE instance.lease_id = beat.lease_id AND instance.status <> 'dead';
     GET DIAGNOSTICS v_saved = ROW_COUNT;
     UPDATE registry_daemon SET last_flush = v_now WHERE daemon_id = p_daemon_id;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
     RETURN v_saved;
 END
 $function$;
-COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over.';
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over. Null: they are saved, but this daemon was given up in the meantime and has to enter anew.';
 
---- function muster_hold_expiry(text)
-CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text)
+--- function muster_hold_expiry(text, bigint)
+CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text, p_for_ms bigint DEFAULT NULL::bigint)
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
     v_cluster cluster_metadata;
-    v_longest integer;
+    v_for_ms  bigint := p_for_ms;
     v_until   timestamptz;
 BEGIN
     v_cluster := muster_lock_cluster();
-    SELECT max(coalesce(instance.ttl_ms, 15000)) INTO v_longest
-    FROM registry_instance AS instance
-    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
-    IF v_longest IS NULL THEN
+    IF v_for_ms IS NULL THEN
+        SELECT max(coalesce(instance.ttl_ms, 15000)) + 5000 INTO v_for_ms
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+    END IF;
+    IF v_for_ms IS NULL THEN
         RETURN 0;
     END IF;
-    v_until := muster_now() + (v_longest + 5000) * interval '1 millisecond';
-    IF coalesce(v_cluster.hold_until < v_until, true) THEN
+    v_until := muster_now() + v_for_ms * interval '1 millisecond';
+    -- An end that is absurdly late comes from a clock that was wrong; an operator's longest hold is an hour.
+    IF coalesce(v_cluster.hold_until < v_until OR v_cluster.hold_until > muster_now() + interval '1 hour', true) THEN
         UPDATE cluster_metadata SET hold_until = v_until, hold_reason = p_reason WHERE id = 1;
     END IF;
-    RETURN v_longest + 5000;
+    RETURN v_for_ms;
 END
 $function$;
-COMMENT ON FUNCTION muster_hold_expiry(text) IS 'Suspends expiry for the longest TTL of the living plus 5 s, so that all of them can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already stays.';
+COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of the living plus 5 s, so that all of them can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already stays.';
 
 --- function muster_lock_cluster()
 CREATE OR REPLACE FUNCTION muster_lock_cluster()
@@ -645,10 +792,38 @@ BEGIN
             USING ERRCODE = muster_error_code('no_epoch'),
                   HINT = 'Begin one with SELECT set_current_epoch(gen_random_uuid()).';
     END IF;
+    -- After a failover the latest changes may be lost. Before anything is written, what was seen of them must become
+    -- recognisably another history, so that no revision is used twice with different meanings.
+    IF v_cluster.timeline <> muster_timeline() THEN
+        v_cluster := muster_new_history(v_cluster, 0, 'the database has failed over');
+    END IF;
     RETURN v_cluster;
 END
 $function$;
 COMMENT ON FUNCTION muster_lock_cluster() IS 'Locks the cluster row, which orders all membership changes, and returns it. First step of every change; held until after commit.';
+
+--- function muster_new_history(cluster_metadata, bigint, text)
+CREATE OR REPLACE FUNCTION muster_new_history(p_cluster cluster_metadata, p_seen_revision bigint, p_reason text)
+ RETURNS cluster_metadata
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_cluster  cluster_metadata;
+    v_revision bigint := greatest(p_cluster.revision, p_seen_revision) + 1000000;
+BEGIN
+    UPDATE cluster_metadata
+    SET history_id = gen_random_uuid(),
+        revision = v_revision,
+        timeline = muster_timeline(),
+        system_id = muster_system_id()
+    WHERE id = 1;
+    PERFORM pg_notify('muster', v_revision::text);
+    PERFORM muster_hold_expiry(p_reason);
+    SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
+    RETURN v_cluster;
+END
+$function$;
+COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history, a million revisions on, so that none that was lost is used again with another meaning; readers load everything anew, and expiry is held. The caller holds the cluster row.';
 
 --- function muster_note_deletion()
 CREATE OR REPLACE FUNCTION muster_note_deletion()
@@ -674,6 +849,32 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, because readers take the purge to be complete up to its revision.';
+
+--- function muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint)
+CREATE OR REPLACE FUNCTION muster_notice_disruption(p_now timestamp with time zone, p_expected_now timestamp with time zone, p_tolerance_ms bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    IF abs(extract(epoch FROM p_now - p_expected_now)) * 1000 > p_tolerance_ms THEN
+        PERFORM muster_lock_cluster();
+        -- After a step back, stamps from before it would lie in the future, and their owners could not die.
+        UPDATE registry_instance SET last_heartbeat = p_now WHERE last_heartbeat > p_now AND status <> 'dead';
+        UPDATE registry_daemon SET last_flush = p_now;
+        UPDATE cluster_metadata SET hold_until = NULL WHERE id = 1 AND hold_until > p_now + interval '1 hour';
+        PERFORM muster_hold_expiry('the database clock was stepped');
+    END IF;
+    IF EXISTS (SELECT FROM registry_daemon WHERE last_flush < p_now - interval '15 seconds') THEN
+        PERFORM muster_lock_cluster();
+        -- Whoever comes second finds it gone.
+        DELETE FROM registry_daemon WHERE last_flush < muster_now() - interval '15 seconds';
+        IF FOUND THEN
+            PERFORM muster_hold_expiry('a daemon was lost');
+        END IF;
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint) IS 'Puts expiry on hold if the clock is not where the caller expects it, or if a daemon has not said for 15 s that it is well: the beats it heard are lost, and its clients need time to go elsewhere.';
 
 --- function muster_now()
 CREATE OR REPLACE FUNCTION muster_now()
@@ -795,9 +996,9 @@ END
 $function$;
 COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale. The caller holds the cluster row.';
 
---- function muster_reap_stale(bigint, integer, text)
-CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
- RETURNS TABLE(reaped integer, next_in_ms bigint, held_for_ms bigint, hold_reason text)
+--- function muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint)
+CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text, p_expected_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tolerance_ms bigint DEFAULT 1000)
+ RETURNS TABLE(reaped integer, next_in_ms bigint, held_for_ms bigint, hold_reason text, brake text, read_at timestamp with time zone)
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
 AS $function$
@@ -806,31 +1007,69 @@ DECLARE
     v_cluster cluster_metadata;
     v_now     timestamptz := muster_now();
     v_next    timestamptz;
+    v_live    bigint;
+    v_overdue bigint;
+    v_stalled timestamptz;
+    v_budget  integer;
 BEGIN
     reaped := 0;
+    PERFORM muster_notice_disruption(v_now, p_expected_now, p_tolerance_ms);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
-    SELECT min(instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond') INTO v_next
-    FROM registry_instance AS instance
-    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_now) INTO v_next, v_live, v_overdue
+    FROM (
+        SELECT instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS deadline
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch
+    ) AS deadlines;
 
-    IF v_next < v_now THEN
+    -- A daemon that has not said for 3 s that it is well may have beats on the way. After 15 s it is given up.
+    SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+
+    -- The brake comes off even if nobody is left who is overdue.
+    IF v_overdue > 0 OR v_cluster.brake IS NOT NULL THEN
         -- Under the lock, because a hold or a rotation may have come in between.
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
-        IF coalesce(v_cluster.hold_until, v_now) <= v_now THEN
-            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, p_limit, p_decided_by);
+        SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+        IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+            v_budget := muster_brake(v_cluster, v_now, v_live, v_overdue);
+            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
+            UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
+            RETURNING * INTO v_cluster;
         END IF;
     END IF;
 
+    IF v_stalled IS NOT NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
+        v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '100 milliseconds');
+        v_cluster.hold_reason := 'a daemon has stopped saving beats';
+    END IF;
     next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
     IF v_cluster.hold_until > v_now THEN
         held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;
         hold_reason := v_cluster.hold_reason;
     END IF;
+    brake := v_cluster.brake;
+    read_at := v_now;
     RETURN NEXT;
 END
 $function$;
-COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances, unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); and for how long, and why, expiry is held. Without anybody overdue it takes no lock.';
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, unless expiry is on hold or a daemon may have beats on the way. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
+
+--- function muster_release_expiry(bigint)
+CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    PERFORM muster_lock_cluster();
+    UPDATE cluster_metadata
+    SET hold_until = NULL, hold_reason = NULL, brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL,
+        released_until = muster_now() + p_for_ms * interval '1 millisecond'
+    WHERE id = 1;
+END
+$function$;
+COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and takes the brake off for p_for_ms: an operator who knows better. What disrupts the registry afterwards holds again.';
 
 --- function muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_renew_registration(p_row registry_instance, p_op muster_operation, p_now timestamp with time zone, p_revision bigint)
@@ -1010,6 +1249,20 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_stamp_row() IS 'Gives a row that was inserted or changed by hand the revision it needs to be noticed. The functions give it themselves and never come here.';
+
+--- function muster_system_id()
+CREATE OR REPLACE FUNCTION muster_system_id()
+ RETURNS text
+ LANGUAGE sql
+AS $function$SELECT system_identifier::text FROM pg_control_system()$function$;
+COMMENT ON FUNCTION muster_system_id() IS 'Identifies the PostgreSQL cluster: differs in a copy restored from a dump. Null where the engine does not tell.';
+
+--- function muster_timeline()
+CREATE OR REPLACE FUNCTION muster_timeline()
+ RETURNS text
+ LANGUAGE sql
+AS $function$SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)$function$;
+COMMENT ON FUNCTION muster_timeline() IS 'Timeline of the write-ahead log: changes with every failover and recovery. Null where the engine does not tell.';
 
 --- function register_instance(uuid, text, uuid, text, text, text, inet, integer)
 CREATE OR REPLACE FUNCTION register_instance(p_instance_id uuid, p_logical_id text, p_cluster_epoch uuid, p_actor_name text, p_serve_route text, p_node_id text, p_ip inet, p_pid integer)

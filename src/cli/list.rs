@@ -36,12 +36,22 @@ pub struct ListArgs {
     #[arg(long, conflicts_with = "status")]
     dead: bool,
 
+    /// Who was alive at this time (RFC 3339, e.g. 2026-01-31T03:12:00Z), as far as still on record
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["status", "dead", "all_statuses"], value_parser = parse_time)]
+    alive_at: Option<prost_types::Timestamp>,
+
     /// Answer at this revision or later; waits at most 1 s for it
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_revision: u64,
 
     #[command(flatten)]
     output: OutputArgs,
+}
+
+fn parse_time(text: &str) -> Result<prost_types::Timestamp, String> {
+    let time = chrono::DateTime::parse_from_rfc3339(text);
+    let time = time.map_err(|_| "expected a time like 2026-01-31T03:12:00Z".to_owned())?;
+    Ok(prost_types::Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().cast_signed() })
 }
 
 impl ListArgs {
@@ -62,6 +72,7 @@ impl ListArgs {
             page_size: PAGE_SIZE,
             page_token: String::new(),
             min_revision: self.min_revision,
+            alive_at: self.alive_at,
         })
     }
 }

@@ -14,9 +14,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::applier::Applier;
@@ -37,7 +36,8 @@ use crate::{
     model::{Lease, Revision},
     registry::{
         Epochs, Leases, Writer,
-        flusher::Flusher,
+        flusher::{Flusher, Identity},
+        operators::Operators,
         overdue,
         reaper::{Alarm, Reapers},
     },
@@ -59,10 +59,9 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 struct Parts {
     config: ServeConfig,
     url: String,
-    daemon_id: Uuid,
+    identity: Identity,
     /// How deaths and rotations name this daemon: its address and the beginning of its id.
     name: Arc<str>,
-    address: String,
     clock: Clock,
     pool: Pool,
     leases: Arc<Leases>,
@@ -110,6 +109,11 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
     outcome
 }
 
+/// The name of this machine; empty if it has none.
+fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
 }
@@ -152,15 +156,14 @@ async fn start(
         readiness: Readiness::new(),
         config,
         url,
-        daemon_id,
-        address,
+        identity: Identity { daemon_id, address, version: VERSION, host: hostname() },
         clock,
         view,
         lifecycle,
     };
     serve_http(&parts, metrics, http);
-    let alone = prepare_database(&parts).await?;
-    serve_grpc(&parts, view_writer, grpc, alone).await;
+    prepare_database(&parts).await?;
+    serve_grpc(&parts, view_writer, grpc).await;
     Ok(parts)
 }
 
@@ -188,8 +191,8 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
     }
 }
 
-/// Brings the schema up to date, makes sure of an epoch, and enters this daemon. Returns whether it is alone.
-async fn prepare_database(parts: &Parts) -> Result<bool, Error> {
+/// Brings the schema up to date, makes sure of an epoch, and enters this daemon.
+async fn prepare_database(parts: &Parts) -> Result<(), Error> {
     if parts.config.migrate {
         // What it applies and puts back it logs itself.
         store::migrate::up(&parts.url, &parts.name).await?;
@@ -199,39 +202,13 @@ async fn prepare_database(parts: &Parts) -> Result<bool, Error> {
     parts.readiness.set(Condition::Schema, true, "up to date");
     let deadline = Instant::now() + START_TIMEOUT;
     store::epoch::ensure(&parts.pool, &parts.name, deadline).await.map_err(Error::Database)?;
-    let alone = enter(&parts.pool, parts.daemon_id, &parts.address, deadline).await.map_err(Error::Database)?;
+    parts.identity.enter(&parts.pool, deadline).await.map_err(Error::Database)?;
     parts.readiness.set(Condition::Database, true, "connected");
-    Ok(alone)
-}
-
-/// Enters this daemon among the others; expiry is put on hold if there is none. Returns whether it is alone.
-async fn enter(pool: &Pool, daemon_id: Uuid, address: &str, deadline: Instant) -> Result<bool, store::Error> {
-    let held = store::expiry::daemon_started(pool, daemon_id, address, VERSION, deadline).await?;
-    if let Some(held) = held.filter(|held| !held.is_zero()) {
-        tracing::warn!(held_ms = held.as_millis(), "expiry on hold, because no daemon was there to hear beats");
-    }
-    Ok(held.is_some())
-}
-
-/// The other daemon that was heard of at the start may have died just before; who was killed and started again finds
-/// its own former row. So nobody is declared dead here before it had the time to be heard of again.
-async fn reap_stale(myself: (Pool, Uuid, String), alone: bool, reapers: Reapers, stop: CancellationToken) {
-    let (pool, daemon_id, address) = myself;
-    let mut sure = alone;
-    while !sure {
-        if stop.run_until_cancelled(sleep(store::expiry::HEARD_OF)).await.is_none() {
-            return;
-        }
-        match enter(&pool, daemon_id, &address, Instant::now() + START_TIMEOUT).await {
-            Ok(_) => sure = true,
-            Err(error) => tracing::warn!(error = %chain(&error), "other daemons could not be looked for"),
-        }
-    }
-    reapers.reap_stale(stop).await;
+    Ok(())
 }
 
 /// Starts the engine, waits for the registry to be loaded, then serves.
-async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListener, alone: bool) {
+async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListener) {
     let Parts { lifecycle, pool, leases, view, clock, .. } = parts;
     let stop = lifecycle.token(Stage::Engine);
     let alarm = Arc::new(Alarm::default());
@@ -241,7 +218,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
 
     let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name));
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
-    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, parts.daemon_id);
+    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, parts.identity.clone());
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);
@@ -257,24 +234,29 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     }
     let decided_by = Arc::clone(&parts.name);
     let reapers = Reapers { pool: pool.clone(), leases: Arc::clone(leases), clock: *clock, alarm, decided_by };
-    let myself = (pool.clone(), parts.daemon_id, parts.address.clone());
-    let stale = reap_stale(myself, alone, reapers.clone(), stop.clone());
+    let stale = reapers.clone().reap_stale(stop.clone());
     lifecycle.spawn_background(Stage::Engine, "stale reaper", stale);
     lifecycle.spawn_background(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
     lifecycle.spawn_background(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
 
     let stop = lifecycle.token(Stage::Servers);
+    let operators = Operators::new(pool.clone(), writer.clone());
     let services = Services {
         registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone(), stop.clone()),
-        discovery: Discovery::new(view.clone(), stop.clone()),
-        cluster: Cluster::new(view.clone(), Epochs::new(pool.clone(), Arc::clone(&parts.name)), parts.daemon_id),
+        discovery: Discovery::new(view.clone(), Arc::clone(leases), stop.clone()),
+        cluster: Cluster::new(
+            view.clone(),
+            Epochs::new(pool.clone(), Arc::clone(&parts.name)),
+            operators,
+            parts.identity.daemon_id,
+        ),
     };
     let serving = server::serve(listener, services, parts.readiness.subscribe(), stop);
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");
     let mut ready = parts.readiness.subscribe();
-    let (daemon_id, address) = (parts.daemon_id, parts.address.clone());
+    let Identity { daemon_id, address, .. } = parts.identity.clone();
     let stopping = parts.lifecycle.token(Stage::Readiness);
     parts.lifecycle.spawn_background(Stage::Readiness, "ready", async move {
         // The feed says so in its own time.
@@ -292,7 +274,7 @@ async fn run_until_shutdown(parts: &Parts) -> Result<(), Error> {
         parts.lifecycle.end(stage, stage.budget()).await;
     }
     let farewell = Instant::now() + FAREWELL_TIMEOUT;
-    if let Err(error) = store::expiry::daemon_stopped(&parts.pool, parts.daemon_id, farewell).await {
+    if let Err(error) = store::expiry::daemon_stopped(&parts.pool, parts.identity.daemon_id, farewell).await {
         tracing::warn!(error = %chain(&error), "this daemon could not be taken off the list of daemons");
     }
     parts.pool.close();

@@ -105,6 +105,7 @@ impl<S: Sink> Feed<S> {
 
     async fn session(&mut self, cause: Cause) -> Result<Infallible, store::Error> {
         let connection = Connection::open(&self.url).await?;
+        connection.confirm_history(self.history_id, self.applied).await?;
         self.load(&connection, cause).await?;
         loop {
             // An elapsed second means no more than that nothing rang.

@@ -11,28 +11,32 @@ use super::{
     page_token, reader,
 };
 use crate::{
-    model::{EpochId, Revision, Rotation, input},
+    model::{EpochId, LeaseId, Revision, Rotation, Verdict, input},
     proto::v1::{self, cluster_service_server::ClusterService},
-    registry::Epochs,
+    registry::{Epochs, operators::Operators},
     view::View,
 };
 
 /// How long a rotation waits for the view to show it.
 const READ_YOUR_WRITES: Duration = Duration::from_millis(500);
 
+/// For how long a released brake stays off.
+const RELEASE_DEFAULT: Duration = Duration::from_secs(300);
+
 /// The service.
 #[derive(Debug)]
 pub struct Cluster {
     view: View,
     epochs: Epochs,
+    operators: Operators,
     daemon_id: Uuid,
 }
 
 impl Cluster {
     /// The service of the daemon with this id.
     #[must_use]
-    pub fn new(view: View, epochs: Epochs, daemon_id: Uuid) -> Self {
-        Self { view, epochs, daemon_id }
+    pub fn new(view: View, epochs: Epochs, operators: Operators, daemon_id: Uuid) -> Self {
+        Self { view, epochs, operators, daemon_id }
     }
 
     async fn get(&self, request: v1::GetClusterRequest) -> Result<v1::GetClusterResponse, Failure> {
@@ -62,6 +66,7 @@ impl Cluster {
             stale_for: Some(duration(stale_for)),
             daemon_id: self.daemon_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            brake: cluster.brake.as_ref().map(convert::brake),
         })
     }
 
@@ -88,6 +93,36 @@ impl Cluster {
             previous_epoch: previous.map(|epoch| epoch.to_string()).unwrap_or_default(),
             rotated,
         })
+    }
+
+    async fn hold(&self, request: v1::HoldExpiryRequest) -> Result<v1::HoldExpiryResponse, Failure> {
+        let mut violations = Violations::default();
+        let for_ = violations.take(convert::operator_duration("duration", request.duration));
+        violations.take(input::plain_text("reason", &request.reason, input::REASON_MAX_BYTES));
+        violations.into_result()?;
+        let reason = if request.reason.is_empty() { "an operator asked for it" } else { &request.reason };
+        let held = self.operators.hold(reason, for_).await?;
+        tracing::info!(reason, held_ms = held.as_millis(), "an operator holds expiry");
+        Ok(v1::HoldExpiryResponse { remaining: Some(duration(held)) })
+    }
+
+    async fn release(&self, request: v1::ReleaseExpiryRequest) -> Result<v1::ReleaseExpiryResponse, Failure> {
+        let for_ = convert::operator_duration("duration", request.duration)?.unwrap_or(RELEASE_DEFAULT);
+        self.operators.release(for_).await?;
+        tracing::info!(released_ms = for_.as_millis(), "an operator releases expiry");
+        Ok(v1::ReleaseExpiryResponse {})
+    }
+
+    async fn expire(&self, request: v1::ExpireInstanceRequest) -> Result<v1::ExpireInstanceResponse, Failure> {
+        let instance_id = input::instance_id("instance_id", &request.instance_id)?;
+        let lease_id = Some(LeaseId(request.lease_id)).filter(|lease_id| lease_id.0 != 0);
+        let outcome = self.operators.expire(instance_id, lease_id).await?;
+        let already_dead = match outcome.verdict {
+            Verdict::Set(changed) => !changed,
+            _ => return Err(Failure::UnknownInstance),
+        };
+        self.view.wait_for(outcome.revision, READ_YOUR_WRITES).await;
+        Ok(v1::ExpireInstanceResponse { revision: outcome.revision.0, already_dead })
     }
 
     async fn fenced(&self, revision: Revision) -> Result<(), Failure> {
@@ -128,6 +163,27 @@ impl ClusterService for Cluster {
         request: Request<v1::RotateEpochRequest>,
     ) -> Result<Response<v1::RotateEpochResponse>, Status> {
         Ok(Response::new(self.rotate(request.into_inner()).await?))
+    }
+
+    async fn hold_expiry(
+        &self,
+        request: Request<v1::HoldExpiryRequest>,
+    ) -> Result<Response<v1::HoldExpiryResponse>, Status> {
+        Ok(Response::new(self.hold(request.into_inner()).await?))
+    }
+
+    async fn release_expiry(
+        &self,
+        request: Request<v1::ReleaseExpiryRequest>,
+    ) -> Result<Response<v1::ReleaseExpiryResponse>, Status> {
+        Ok(Response::new(self.release(request.into_inner()).await?))
+    }
+
+    async fn expire_instance(
+        &self,
+        request: Request<v1::ExpireInstanceRequest>,
+    ) -> Result<Response<v1::ExpireInstanceResponse>, Status> {
+        Ok(Response::new(self.expire(request.into_inner()).await?))
     }
 
     async fn list_epochs(

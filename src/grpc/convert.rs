@@ -18,6 +18,8 @@ use crate::{
     view::{Entry, View},
 };
 
+/// For how long an operator may overrule something.
+const OPERATOR_DURATION: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
@@ -216,6 +218,35 @@ pub(super) fn epoch(record: EpochRecord) -> v1::Epoch {
         started_revision: record.started_revision.0,
         reason: record.reason,
         rotated_by: record.rotated_by,
+    }
+}
+
+pub(super) fn brake(brake: &model::Brake) -> v1::Brake {
+    let mode = match brake.mode {
+        model::BrakeMode::Pace => v1::BrakeMode::Pace,
+        model::BrakeMode::Protect => v1::BrakeMode::Protect,
+    };
+    v1::Brake { mode: mode.into(), overdue: brake.overdue, live: brake.live, since: Some(timestamp(brake.since)) }
+}
+
+/// Accepts for how long an operator overrules something; unset means a default.
+pub(super) fn operator_duration(
+    field: &str,
+    duration: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, InvalidInput> {
+    match duration.map(Duration::try_from) {
+        None => Ok(None),
+        Some(Ok(duration)) if OPERATOR_DURATION.contains(&duration) => Ok(Some(duration)),
+        Some(_) => invalid(field, "is out of range; choose 1 s to 1 h"),
+    }
+}
+
+/// Accepts a time; unset means now.
+pub(super) fn optional_time(field: &str, time: Option<Timestamp>) -> Result<Option<DateTime<Utc>>, InvalidInput> {
+    let Some(time) = time else { return Ok(None) };
+    match u32::try_from(time.nanos).ok().and_then(|nanos| DateTime::from_timestamp(time.seconds, nanos)) {
+        Some(time) => Ok(Some(time)),
+        None => invalid(field, "is no time; give seconds since 1970 and 0 to 999999999 nanoseconds"),
     }
 }
 

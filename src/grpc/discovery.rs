@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     metrics::ResolveMetrics,
-    model::{Epoch, input},
+    model::{Epoch, LeaseId, input, lease::LeaseStanding},
     proto::{
         shared,
         v1::{self, discovery_service_server::DiscoveryService},
     },
+    registry::Leases,
     view::{
         Snapshot, View,
         list::page,
@@ -34,6 +35,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Discovery {
     view: View,
+    leases: Arc<Leases>,
     draws: AtomicU64,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
@@ -43,10 +45,10 @@ pub struct Discovery {
 impl Discovery {
     /// The service on top of the view; streams end on `stop`.
     #[must_use]
-    pub fn new(view: View, stop: CancellationToken) -> Self {
+    pub fn new(view: View, leases: Arc<Leases>, stop: CancellationToken) -> Self {
         let draws = AtomicU64::new(Uuid::new_v4().as_u64_pair().0);
         let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
-        Self { view, draws, watchers, stop, metrics: ResolveMetrics::new() }
+        Self { view, leases, draws, watchers, stop, metrics: ResolveMetrics::new() }
     }
 
     async fn resolve(&self, request: v1::ResolveRequest) -> Result<v1::ResolveResponse, Failure> {
@@ -131,6 +133,29 @@ impl Discovery {
         })
     }
 
+    async fn check_lease(&self, request: v1::CheckLeaseRequest) -> Result<v1::CheckLeaseResponse, Failure> {
+        if request.lease_id == 0 {
+            input::invalid("lease_id", "is 0; give the lease to check")?;
+        }
+        let lease_id = LeaseId(request.lease_id);
+        // A lease is a revision: whoever is handed one may be ahead of this daemon.
+        let snapshot = reader::snapshot(&self.view, request.min_revision.max(request.lease_id)).await?;
+        let epoch = epoch(&snapshot)?;
+        let lease = self.leases.get(lease_id).ok_or(Failure::UnknownLease(lease_id))?;
+        let entry = snapshot.instance(lease.instance_id).ok_or(Failure::UnknownLease(lease_id))?;
+        match lease.standing(epoch) {
+            LeaseStanding::Live if entry.instance.lease_id == lease_id => {}
+            LeaseStanding::Live | LeaseStanding::Replaced => return Err(Failure::LeaseReplaced),
+            LeaseStanding::Fenced => return Err(Failure::EpochFenced(epoch)),
+            LeaseStanding::Dead => return Err(Failure::LeaseExpired),
+        }
+        Ok(v1::CheckLeaseResponse {
+            instance: Some(convert::instance(entry, epoch, &self.view)),
+            revision: snapshot.revision().0,
+            stale_for: Some(duration(self.view.stale_for())),
+        })
+    }
+
     async fn list(&self, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, Failure> {
         let (filter, page_size, after) = selection::list(&request)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
@@ -191,6 +216,13 @@ impl DiscoveryService for Discovery {
         request: Request<v1::GetInstanceRequest>,
     ) -> Result<Response<v1::GetInstanceResponse>, Status> {
         Ok(Response::new(self.get(request.into_inner()).await?))
+    }
+
+    async fn check_lease(
+        &self,
+        request: Request<v1::CheckLeaseRequest>,
+    ) -> Result<Response<v1::CheckLeaseResponse>, Status> {
+        Ok(Response::new(self.check_lease(request.into_inner()).await?))
     }
 
     async fn list_instances(

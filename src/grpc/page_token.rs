@@ -94,6 +94,7 @@ fn fingerprint(filter: &Filter) -> Fingerprint {
         add_text(&mut hash, key);
         add_text(&mut hash, value);
     }
+    add_text(&mut hash, &filter.alive_at.map(|time| time.to_rfc3339()).unwrap_or_default());
     add_number(&mut hash, filter.statuses.len());
     for status in &filter.statuses {
         add_text(&mut hash, status.as_str());

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::{
-    convert::{Violations, page_size, required_status},
+    convert::{Violations, optional_time, page_size, required_status},
     failure::Failure,
     page_token,
 };
@@ -33,6 +33,11 @@ pub(super) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize,
     let mut violations = Violations::default();
     let prefix = &request.logical_id_prefix;
     let filter = filter(&mut violations, "", prefix, &request.statuses, &request.node_id, &request.labels);
+    let alive_at = violations.take(optional_time("alive_at", request.alive_at));
+    if alive_at.is_some() && !request.statuses.is_empty() {
+        violations.take(invalid::<()>("statuses", "are set together with alive_at; give one of them"));
+    }
+    let filter = Filter { alive_at, ..filter };
     // A token belongs to its conditions: without them nobody can say whether it is right.
     let after = if violations.is_empty() {
         violations.take(page_token::decode("page_token", &filter, &request.page_token))
@@ -82,6 +87,7 @@ fn filter(
         statuses,
         node_id: node_id.to_owned(),
         labels: violations.take(Labels::from_input("labels", labels)),
+        alive_at: None,
     }
 }
 

@@ -213,6 +213,10 @@ groups! {
     HoldMetrics {
         /// 1 while held.
         held: Gauge = gauge!(names::EXPIRY_HELD),
+        /// 1 while deaths are paced.
+        pace: Gauge = gauge!(names::EXPIRY_BRAKE, "mode" => "pace"),
+        /// 1 while nobody is declared dead.
+        protect: Gauge = gauge!(names::EXPIRY_BRAKE, "mode" => "protect"),
     }
 
     /// Whether the daemon is ready; `http` sets it at scrape.

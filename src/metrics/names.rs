@@ -77,6 +77,8 @@ metrics! {
         "Instances declared dead (stale, old_epoch) or purged from the record (purge) by this daemon.";
     Gauge EXPIRY_HELD = "musterd_expiry_held":
         "1 while expiry is on hold, 0 otherwise.";
+    Gauge EXPIRY_BRAKE = "musterd_expiry_brake":
+        "1 for the way in which expiry is braked because so many are overdue at once (mode: pace, protect), else 0.";
 
     Histogram WRITER_GROUP_SIZE = "musterd_writer_group_size":
         "Changes committed together.";

@@ -25,6 +25,40 @@ pub struct Hold {
     pub reason: String,
 }
 
+/// How expiry is braked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrakeMode {
+    /// Deaths are paced.
+    Pace,
+    /// Nobody is declared dead.
+    Protect,
+}
+
+impl BrakeMode {
+    /// The mode for a word, if it is one.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "pace" => Some(Self::Pace),
+            "protect" => Some(Self::Protect),
+            _ => None,
+        }
+    }
+}
+
+/// Expiry is braked, because too many would die at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brake {
+    /// How.
+    pub mode: BrakeMode,
+    /// Since when, by the database clock.
+    pub since: DateTime<Utc>,
+    /// How many were overdue when it last looked.
+    pub overdue: u64,
+    /// Of how many living ones.
+    pub live: u64,
+}
+
 /// The cluster row, as read at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -38,6 +72,8 @@ pub struct Cluster {
     pub purged: Revision,
     /// Set while expiry is suspended.
     pub hold: Option<Hold>,
+    /// Set while expiry is braked.
+    pub brake: Option<Brake>,
     /// The database clock when the row was read.
     pub read_at: DateTime<Utc>,
 }

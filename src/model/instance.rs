@@ -69,6 +69,14 @@ impl Instance {
         if self.epoch.id == current.id { self.status } else { InstanceStatus::Dead }
     }
 
+    /// Whether it lived at a time, as far as is written down. An instance of an older epoch whose death is not yet
+    /// written down counts as alive: it is written down seconds after the rotation.
+    #[must_use]
+    pub fn was_alive_at(&self, time: DateTime<Utc>) -> bool {
+        let died = self.death.as_ref().map(|death| death.at.unwrap_or(self.started_at));
+        self.started_at <= time && died.is_none_or(|died| died > time)
+    }
+
     /// The death as seen in the current epoch; `None` if it is not dead.
     #[must_use]
     pub fn death_in(&self, current: Epoch) -> Option<Death> {

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::{InstanceId, LeaseId, Ttl};
+use super::{Epoch, InstanceId, LeaseId, Ttl};
 
 const LIVE: u8 = 0;
 const DEAD: u8 = 1;
@@ -22,6 +22,19 @@ pub enum LeaseState {
     Dead,
     /// Another lease took its place.
     Replaced,
+}
+
+/// How a lease stands in an epoch: what its owner is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseStanding {
+    /// It can be renewed.
+    Live,
+    /// Another lease took its place.
+    Replaced,
+    /// Its epoch is over.
+    Fenced,
+    /// It has ended.
+    Dead,
 }
 
 /// One lease.
@@ -91,6 +104,16 @@ impl Lease {
             LIVE => LeaseState::Live,
             DEAD => LeaseState::Dead,
             _ => LeaseState::Replaced,
+        }
+    }
+
+    /// How it stands in the current epoch.
+    pub fn standing(&self, current: Epoch) -> LeaseStanding {
+        match self.state() {
+            LeaseState::Replaced => LeaseStanding::Replaced,
+            _ if self.epoch_number != current.number => LeaseStanding::Fenced,
+            LeaseState::Dead => LeaseStanding::Dead,
+            LeaseState::Live => LeaseStanding::Live,
         }
     }
 

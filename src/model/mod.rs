@@ -13,7 +13,7 @@ pub mod operation;
 pub mod ranking;
 pub mod status;
 
-pub use cluster::{Cluster, DaemonRecord, Epoch, EpochRecord, Hold};
+pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochRecord, Hold};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};
 pub use instance::{Death, Instance};

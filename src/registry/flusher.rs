@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     metrics::FlushMetrics,
     model::{Lease, lease::LeaseState},
-    store::{self, Pool},
+    store::{self, Lane, Pool, expiry::DaemonEntry},
 };
 
 /// How often due leases are looked for. Small against the third of the shortest TTL (667 ms).
@@ -32,13 +32,42 @@ const OUTAGE_MS: u64 = 2_000;
 /// How long the last save at the end of the daemon may take in all.
 const LAST_SAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A daemon, as the others know it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// This run of it.
+    pub daemon_id: Uuid,
+    /// Where it is reached.
+    pub address: String,
+    /// What it runs.
+    pub version: &'static str,
+    /// The machine it runs on; empty if unknown.
+    pub host: String,
+}
+
+impl Identity {
+    /// Enters it among the others; expiry is put on hold if there is none.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub async fn enter(&self, pool: &Pool, deadline: Instant) -> Result<(), store::Error> {
+        let Self { daemon_id, address, version, host } = self;
+        let entry = DaemonEntry { daemon_id: *daemon_id, address, version, host };
+        let held = store::expiry::daemon_started(pool, &entry, deadline).await?;
+        if !held.is_zero() {
+            tracing::warn!(held_ms = held.as_millis(), "expiry on hold, because beats may not have been heard");
+        }
+        Ok(())
+    }
+}
+
 /// The task that saves.
 #[derive(Debug)]
 pub struct Flusher {
     pool: Pool,
     leases: Arc<Leases>,
     clock: Clock,
-    daemon_id: Uuid,
+    identity: Identity,
     /// Leases to save, by when that is due.
     due: BTreeMap<u64, Vec<Arc<Lease>>>,
     confirmed_ms: u64,
@@ -47,12 +76,12 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// A flusher for the daemon of this id.
+    /// A flusher for a daemon.
     #[must_use]
-    pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, daemon_id: Uuid) -> Self {
+    pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, identity: Identity) -> Self {
         let confirmed_ms = clock.now_ms();
         let due = BTreeMap::new();
-        Self { pool, leases, clock, daemon_id, due, confirmed_ms, failing: false, metrics: FlushMetrics::new() }
+        Self { pool, leases, clock, identity, due, confirmed_ms, failing: false, metrics: FlushMetrics::new() }
     }
 
     /// Saves until told to stop, then saves what is left.
@@ -120,7 +149,8 @@ impl Flusher {
 
     async fn hold_after_outage(&self, deadline: Instant) -> Result<(), store::Error> {
         if self.clock.now_ms() > self.confirmed_ms + FLUSH_PERIOD_MS + OUTAGE_MS {
-            let held = store::expiry::hold_expiry(&self.pool, "the database was away", deadline).await?;
+            let reason = "the database was away";
+            let held = store::expiry::hold_expiry(&self.pool, Lane::Engine, reason, None, deadline).await?;
             tracing::warn!(held_ms = held.as_millis(), "expiry on hold after a database outage");
         }
         Ok(())
@@ -131,7 +161,11 @@ impl Flusher {
         let now_ms = self.clock.now_ms();
         let lease_ids: Vec<i64> = chunk.iter().map(|lease| lease.id.0.cast_signed()).collect();
         let ages_ms: Vec<i64> = heard.iter().map(|heard_ms| now_ms.saturating_sub(*heard_ms).cast_signed()).collect();
-        store::beats::flush(&self.pool, self.daemon_id, &lease_ids, &ages_ms, deadline).await?;
+        let daemon_id = self.identity.daemon_id;
+        if !store::beats::flush(&self.pool, daemon_id, &lease_ids, &ages_ms, deadline).await? {
+            tracing::warn!("this daemon was given up and enters anew");
+            self.identity.enter(&self.pool, deadline).await?;
+        }
         for (lease, heard_ms) in chunk.iter().zip(heard) {
             lease.saved(heard_ms);
         }

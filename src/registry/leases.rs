@@ -18,7 +18,7 @@ use papaya::HashMap;
 use crate::{
     clock::Clock,
     metrics::BeatMetrics,
-    model::{Epoch, Instance, InstanceStatus, Lease, LeaseId, Ttl, lease::LeaseState},
+    model::{Epoch, Instance, InstanceStatus, Lease, LeaseId, Ttl, lease::LeaseStanding},
 };
 
 /// How often the flusher says that it is well, at the latest.
@@ -195,7 +195,7 @@ impl Leases {
         let now_ms = self.clock.now_ms();
         let leases = self.by_id.pin();
         for lease in leases.values() {
-            if lease.epoch_number != epoch.number || lease.state() != LeaseState::Live {
+            if lease.standing(epoch) != LeaseStanding::Live {
                 continue;
             }
             match lease.suspicion_to_tell(now_ms) {
@@ -262,11 +262,11 @@ impl Beats<'_> {
     /// # Errors
     /// [`BeatError`] says what to do instead.
     pub fn beat(&self, lease: &Arc<Lease>) -> Result<Accepted, BeatError> {
-        match lease.state() {
-            LeaseState::Replaced => return Err(BeatError::Replaced),
-            _ if lease.epoch_number != self.epoch.number => return Err(BeatError::Fenced(self.epoch)),
-            LeaseState::Dead => return Err(BeatError::Expired),
-            LeaseState::Live => {}
+        match lease.standing(self.epoch) {
+            LeaseStanding::Replaced => return Err(BeatError::Replaced),
+            LeaseStanding::Fenced => return Err(BeatError::Fenced(self.epoch)),
+            LeaseStanding::Dead => return Err(BeatError::Expired),
+            LeaseStanding::Live => {}
         }
         let ttl = lease.ttl();
         if self.save_lag_ms > ttl.beat_interval_ms() {

@@ -13,6 +13,7 @@ pub mod epochs;
 pub mod error;
 pub mod flusher;
 pub mod leases;
+pub mod operators;
 pub mod overdue;
 pub mod reaper;
 pub mod writer;

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
@@ -24,8 +25,11 @@ use super::Leases;
 use crate::{
     clock::Clock,
     metrics::{HoldMetrics, ReaperMetrics},
-    model::Ttl,
-    store::{self, Pool, expiry::StaleReport},
+    model::{BrakeMode, Ttl},
+    store::{
+        self, Pool,
+        expiry::{ExpectedClock, StaleReport},
+    },
     telemetry::chain,
 };
 
@@ -39,6 +43,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(200);
 /// How long a call may take. The scan for the earliest deadline of a million rows takes a fraction of a second.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A database clock that is off by more was stepped.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+/// How often a braked reaper looks.
+const BRAKED_SLEEP: Duration = Duration::from_secs(1);
 /// How often the purge looks.
 const PURGE_PERIOD: Duration = Duration::from_secs(60);
 
@@ -85,14 +93,14 @@ impl Reapers {
         let metrics = ReaperMetrics::stale();
         let hold = HoldMetrics::new();
         let mut held = false;
+        let mut seen = None;
         loop {
             let pause = if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
                 SHORTEST_SLEEP
             } else {
                 // Whatever is granted from now on may be missing from what this look finds.
                 self.alarm.wake_at_ms.store(u64::MAX, Ordering::Relaxed);
-                let deadline = Instant::now() + TIMEOUT;
-                let report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, deadline).await;
+                let report = self.reap_stale_once(&mut seen).await;
                 log_hold(&mut held, &hold, &report);
                 count(&metrics, report.as_ref().map(|report| report.reaped), held);
                 report.map_or(Duration::from_secs(1), |report| pause_after(&report))
@@ -103,6 +111,21 @@ impl Reapers {
                 return;
             }
         }
+    }
+
+    /// One look at who is overdue. `seen` is the database clock at the last one, with our own time before and after.
+    async fn reap_stale_once(&self, seen: &mut Option<SeenClock>) -> Result<StaleReport, store::Error> {
+        let asked_ms = self.clock.now_ms();
+        let last = *seen;
+        let expected = || last.map(|last| last.expected(self.clock.now_ms()));
+        let deadline = Instant::now() + TIMEOUT;
+        let report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, deadline).await;
+        *seen = report.as_ref().ok().map(|report| SeenClock {
+            read_at: report.read_at,
+            asked_ms,
+            answered_ms: self.clock.now_ms(),
+        });
+        report
     }
 
     /// Writes down the deaths of instances of older epochs, until told to stop.
@@ -139,12 +162,34 @@ impl Reapers {
     }
 }
 
+/// The database clock as read between two moments of our own.
+#[derive(Clone, Copy, Debug)]
+struct SeenClock {
+    read_at: DateTime<Utc>,
+    asked_ms: u64,
+    answered_ms: u64,
+}
+
+impl SeenClock {
+    /// What it must show now, as precisely as can be known.
+    fn expected(self, now_ms: u64) -> ExpectedClock {
+        let passed_ms = i64::try_from(now_ms.saturating_sub(self.answered_ms)).unwrap_or_default();
+        let uncertain = Duration::from_millis(self.answered_ms.saturating_sub(self.asked_ms));
+        // The way there counts on both sides: that of the last answer, and that of the question about to be asked,
+        // which may wait for a connection.
+        ExpectedClock { now: self.read_at + TimeDelta::milliseconds(passed_ms), tolerance: CLOCK_TOLERANCE + uncertain }
+    }
+}
+
 /// When to look next: at the earliest deadline, or when the hold ends.
 fn pause_after(report: &StaleReport) -> Duration {
     let until_deadline = report.next_deadline.unwrap_or(LONGEST_SLEEP);
     let until_hold_ends = report.hold.as_ref().map_or(Duration::ZERO, |hold| hold.remaining);
     // A millisecond more: at the deadline itself nobody is overdue yet.
     let pause = until_deadline.max(until_hold_ends) + Duration::from_millis(1);
+    if report.brake.is_some() {
+        return BRAKED_SLEEP;
+    }
     if report.reaped >= u64::from(BATCH.unsigned_abs()) {
         Duration::ZERO
     } else {
@@ -164,7 +209,9 @@ fn log_hold(held: &mut bool, metrics: &HoldMetrics, report: &Result<StaleReport,
         }
     }
     *held = now_held;
-    metrics.held.set(if now_held { 1.0 } else { 0.0 });
+    metrics.held.set(f64::from(u8::from(now_held)));
+    metrics.pace.set(f64::from(u8::from(report.brake == Some(BrakeMode::Pace))));
+    metrics.protect.set(f64::from(u8::from(report.brake == Some(BrakeMode::Protect))));
 }
 
 fn count(metrics: &ReaperMetrics, reaped: Result<u64, &store::Error>, held: bool) {
@@ -197,6 +244,8 @@ mod tests {
             reaped,
             next_deadline: next_ms.map(Duration::from_millis),
             hold: held_ms.map(|ms| Hold { remaining: Duration::from_millis(ms), reason: String::new() }),
+            brake: None,
+            read_at: DateTime::UNIX_EPOCH,
         }
     }
 

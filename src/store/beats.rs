@@ -11,6 +11,7 @@ use crate::model::LeaseId;
 
 /// Saves beats: each lease with how many milliseconds ago it was heard. Sorted by lease id by the caller, so that two
 /// daemons never wait for each other in a circle. Also says that the daemon is well, so it is called with none too.
+/// Returns whether this daemon is still on the list of daemons; if not, it was given up and must enter anew.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
@@ -20,12 +21,14 @@ pub async fn flush(
     lease_ids: &[i64],
     ages_ms: &[i64],
     deadline: Instant,
-) -> Result<(), Error> {
-    pool.run(Lane::Engine, deadline, async |client| {
-        let statement = client.prepare_cached("SELECT muster_flush_beats($1, $2, $3)").await?;
-        client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms]).await.map(drop)
-    })
-    .await
+) -> Result<bool, Error> {
+    let row = pool
+        .run(Lane::Engine, deadline, async |client| {
+            let statement = client.prepare_cached("SELECT muster_flush_beats($1, $2, $3)").await?;
+            client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms]).await
+        })
+        .await?;
+    Ok(row.try_get::<_, Option<i32>>(0)?.is_some())
 }
 
 /// How many milliseconds ago PostgreSQL knows each of these leases to have beaten. Leases that have ended are left out.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -9,10 +10,7 @@ use super::{
     Error, Lane, Pool,
     row::{signed, unsigned},
 };
-use crate::model::{Hold, input::TTL_DEFAULT};
-
-/// A daemon that was not heard of for this long does not count as there ([`daemon_started`]).
-pub const HEARD_OF: Duration = Duration::from_secs(3);
+use crate::model::{BrakeMode, Hold, input::TTL_DEFAULT};
 
 /// What one run of the stale reaper found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,22 +21,48 @@ pub struct StaleReport {
     pub next_deadline: Option<Duration>,
     /// Set while expiry is suspended.
     pub hold: Option<Hold>,
+    /// Set while it is braked.
+    pub brake: Option<BrakeMode>,
+    /// The database clock at the decision.
+    pub read_at: DateTime<Utc>,
 }
 
-/// Declares dead whoever is silent for longer than its TTL, at most `limit`.
+/// What a caller knows of the database clock: what it must show about now, if nobody has stepped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedClock {
+    /// What it must show.
+    pub now: DateTime<Utc>,
+    /// By how much it may differ.
+    pub tolerance: Duration,
+}
+
+/// Declares dead whoever is silent for longer than its TTL, at most `limit`. If the clock is not where `clock` says
+/// right before the question, expiry is put on hold instead.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
-pub async fn reap_stale(pool: &Pool, limit: i32, by: &str, deadline: Instant) -> Result<StaleReport, Error> {
+pub async fn reap_stale(
+    pool: &Pool,
+    limit: i32,
+    by: &str,
+    clock: impl Fn() -> Option<ExpectedClock>,
+    deadline: Instant,
+) -> Result<StaleReport, Error> {
     let default_ttl_ms = i64::try_from(TTL_DEFAULT.as_millis()).unwrap_or(i64::MAX);
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
             let statement = client
                 .prepare_cached(
-                    "SELECT reaped, next_in_ms, held_for_ms, hold_reason FROM muster_reap_stale($1, $2, $3)",
+                    "SELECT reaped, next_in_ms, held_for_ms, hold_reason, brake, read_at \
+                     FROM muster_reap_stale($1, $2, $3, $4, $5)",
                 )
                 .await?;
-            client.query_one(&statement, &[&default_ttl_ms, &limit, &by]).await
+            // Now, and not before there was a connection: waiting for one is no step of the clock.
+            let clock = clock();
+            let expected = clock.map(|clock| clock.now);
+            let tolerance = clock.map(|clock| clock.tolerance).unwrap_or_default();
+            let tolerance_ms = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
+            client.query_one(&statement, &[&default_ttl_ms, &limit, &by, &expected, &tolerance_ms]).await
         })
         .await?;
     let held_for_ms: Option<i64> = row.try_get(2)?;
@@ -46,6 +70,8 @@ pub async fn reap_stale(pool: &Pool, limit: i32, by: &str, deadline: Instant) ->
         reaped: unsigned(row.try_get::<_, i32>(0)?.into()),
         next_deadline: row.try_get::<_, Option<i64>>(1)?.map(|ms| Duration::from_millis(unsigned(ms))),
         hold: held_for_ms.map(|ms| hold(ms, row.try_get(3).ok().flatten())),
+        brake: row.try_get::<_, Option<&str>>(4)?.and_then(BrakeMode::from_word),
+        read_at: row.try_get(5)?,
     })
 }
 
@@ -77,35 +103,65 @@ pub async fn purge_dead(pool: &Pool, keep: Duration, limit: i32, deadline: Insta
     Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
 }
 
-/// Suspends expiry for the longest TTL of the living and 5 s, so that all can be heard again. Returns for how long.
+/// Suspends expiry: for `for_`, or for the longest TTL of the living and 5 s, so that all can be heard again. Returns
+/// for how long.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
-pub async fn hold_expiry(pool: &Pool, reason: &str, deadline: Instant) -> Result<Duration, Error> {
+pub async fn hold_expiry(
+    pool: &Pool,
+    lane: Lane,
+    reason: &str,
+    for_: Option<Duration>,
+    deadline: Instant,
+) -> Result<Duration, Error> {
+    let for_ms = for_.map(|for_| i64::try_from(for_.as_millis()).unwrap_or(i64::MAX));
     let row = pool
-        .run(Lane::Engine, deadline, async |client| client.query_one("SELECT muster_hold_expiry($1)", &[&reason]).await)
+        .run(lane, deadline, async |client| {
+            client.query_one("SELECT muster_hold_expiry($1, $2)", &[&reason, &for_ms]).await
+        })
         .await?;
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
 }
 
-/// Enters this daemon among those that share the database. Returns for how long expiry is held because of it; `None`
-/// if another one was heard of within [`HEARD_OF`], so that there is no need to.
+/// Ends a hold, and takes the brake off for `for_`.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
-pub async fn daemon_started(
-    pool: &Pool,
-    daemon_id: Uuid,
-    address: &str,
-    version: &str,
-    deadline: Instant,
-) -> Result<Option<Duration>, Error> {
+pub async fn release_expiry(pool: &Pool, for_: Duration, deadline: Instant) -> Result<(), Error> {
+    let for_ms = i64::try_from(for_.as_millis()).unwrap_or(i64::MAX);
+    pool.run(Lane::Operator, deadline, async |client| {
+        client.execute("SELECT muster_release_expiry($1)", &[&for_ms]).await.map(drop)
+    })
+    .await
+}
+
+/// A daemon, as it enters.
+#[derive(Clone, Copy, Debug)]
+pub struct DaemonEntry<'a> {
+    /// This run of it.
+    pub daemon_id: Uuid,
+    /// Where it is reached.
+    pub address: &'a str,
+    /// What it runs.
+    pub version: &'a str,
+    /// The machine it runs on; empty if unknown.
+    pub host: &'a str,
+}
+
+/// Enters this daemon among those that share the database. Returns for how long expiry is held because of it.
+///
+/// # Errors
+/// As [`Pool::run`]. Repeating the call is safe.
+pub async fn daemon_started(pool: &Pool, daemon: &DaemonEntry<'_>, deadline: Instant) -> Result<Duration, Error> {
+    let DaemonEntry { daemon_id, address, version, host } = daemon;
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
-            client.query_one("SELECT muster_daemon_started($1, $2, $3)", &[&daemon_id, &address, &version]).await
+            let sql = "SELECT muster_daemon_started($1, $2, $3, $4)";
+            client.query_one(sql, &[&daemon_id, &address, &version, &host]).await
         })
         .await?;
-    Ok(row.try_get::<_, Option<i64>>(0)?.map(|held_ms| Duration::from_millis(unsigned(held_ms))))
+    Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
 }
 
 /// Removes this daemon, once it has saved everything.

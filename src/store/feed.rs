@@ -17,12 +17,12 @@ use super::{
     pool::session_config,
     row::{INSTANCE_COLUMNS, instance, signed, unsigned},
 };
-use crate::model::{Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
+use crate::model::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
 
 /// How long any answer may take before the connection counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Columns of the cluster row, before those of an instance.
-const CLUSTER_COLUMNS: usize = 8;
+const CLUSTER_COLUMNS: usize = 12;
 
 /// The dedicated connection of a feed.
 #[derive(Debug)]
@@ -82,6 +82,15 @@ impl Connection {
             }
             other => other,
         }
+    }
+
+    /// Tells PostgreSQL what this daemon has seen, so that a failover or a restored copy becomes another history.
+    ///
+    /// # Errors
+    /// The connection is lost, or PostgreSQL refused.
+    pub async fn confirm_history(&self, history_id: Option<Uuid>, revision: Revision) -> Result<(), Error> {
+        let seen = signed(revision.0);
+        answer(self.client.execute("SELECT muster_confirm_history($1, $2)", &[&history_id, &seen])).await.map(drop)
     }
 
     /// Waits until something changed, as far as notifications tell. Also returns when the connection is lost.
@@ -172,7 +181,7 @@ fn changes_sql() -> String {
         "SELECT c.current_epoch, c.epoch_number, c.revision, c.history_id, c.purged_revision, \
          CASE WHEN c.hold_until > muster_now() \
               THEN (extract(epoch FROM c.hold_until - muster_now()) * 1000)::bigint END, \
-         c.hold_reason, muster_now(), {INSTANCE_COLUMNS} \
+         c.hold_reason, muster_now(), c.brake, c.brake_since, c.brake_overdue, c.brake_live, {INSTANCE_COLUMNS} \
          FROM cluster_metadata c \
          LEFT JOIN LATERAL (SELECT * FROM registry_instance WHERE revision > $1 ORDER BY revision LIMIT $2) i ON true \
          WHERE c.id = 1 ORDER BY i.revision"
@@ -192,6 +201,14 @@ fn cluster(row: &Row) -> Result<Cluster, Error> {
         history_id: row.try_get(3)?,
         purged: Revision(unsigned(row.try_get(4)?)),
         hold: held_for_ms.map(|ms| hold(ms, row.try_get(6).ok().flatten())),
+        brake: brake(row)?,
         read_at: row.try_get(7)?,
     })
+}
+
+fn brake(row: &Row) -> Result<Option<Brake>, Error> {
+    let mode = row.try_get::<_, Option<&str>>(8)?.and_then(BrakeMode::from_word);
+    let (Some(mode), Some(since)) = (mode, row.try_get(9)?) else { return Ok(None) };
+    let count = |column| Ok::<_, Error>(unsigned(row.try_get::<_, Option<i64>>(column)?.unwrap_or_default()));
+    Ok(Some(Brake { mode, since, overdue: count(10)?, live: count(11)? }))
 }

@@ -6,6 +6,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Entry, Snapshot};
+use chrono::{DateTime, Utc};
+
 use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, LogicalId, Revision};
 
 /// What to list; all conditions must hold.
@@ -21,6 +23,8 @@ pub struct Filter {
     pub node_id: String,
     /// Labels that all must be there.
     pub labels: Labels,
+    /// Alive at this time, instead of by their status now.
+    pub alive_at: Option<DateTime<Utc>>,
 }
 
 /// Where a page ended.
@@ -87,8 +91,11 @@ impl Filter {
     #[must_use]
     pub fn matches(&self, entry: &Entry, epoch: Epoch) -> bool {
         let status = entry.instance.status_in(epoch);
-        let status_matches =
-            if self.statuses.is_empty() { status != InstanceStatus::Dead } else { self.statuses.contains(&status) };
+        let status_matches = match self.alive_at {
+            Some(time) => entry.instance.was_alive_at(time),
+            None if self.statuses.is_empty() => status != InstanceStatus::Dead,
+            None => self.statuses.contains(&status),
+        };
         status_matches
             && self.names(&entry.instance.logical_id)
             && (self.node_id.is_empty() || entry.instance.node_id.as_deref() == Some(self.node_id.as_str()))

@@ -101,6 +101,7 @@ impl Both {
             history_id: Uuid::nil(),
             purged: Revision(self.purged),
             hold: None,
+            brake: None,
             read_at: DateTime::default(),
         }
     }
@@ -233,6 +234,7 @@ impl Both {
         loop {
             let page = page(snapshot, filter, after.as_ref(), size);
             prop_assert!(page.entries.len() <= size);
+            prop_assert!(listed.len() <= expected.len(), "the pages lead in a circle");
             let rows = page.entries.iter().map(|entry| &entry.instance);
             listed.extend(rows.map(|row| (row.logical_id.clone(), row.instance_id, row.revision)));
             match page.next {
@@ -250,6 +252,7 @@ fn filter() -> impl Strategy<Value = Filter> {
     (prop::sample::select(&["", "o", "organ", "organ_1", "z"][..]), statuses, prop::sample::select(&["", "a", "c"][..]))
         .prop_map(|(prefix, statuses, node)| Filter {
             logical_id: String::new(),
+            alive_at: None,
             logical_id_prefix: prefix.to_owned(),
             statuses,
             node_id: node.to_owned(),

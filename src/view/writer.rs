@@ -102,7 +102,9 @@ impl ViewWriter {
 
     fn hold_changed(&self) -> bool {
         let published = self.view.snapshot();
-        published.cluster().map(|cluster| &cluster.hold) != self.next.cluster().map(|cluster| &cluster.hold)
+        // Remaining times differ with every look; what matters is whether, and why.
+        let told = |cluster: &Cluster| (cluster.hold.as_ref().map(|hold| hold.reason.clone()), cluster.brake.clone());
+        published.cluster().map(told) != self.next.cluster().map(told)
     }
 
     /// Dead rows up to this revision are gone from PostgreSQL.

@@ -172,6 +172,7 @@ async fn bad_input_of_a_router_is_named_with_its_fix() {
         page_size: 1_001,
         page_token: "nonsense".into(),
         min_revision: 0,
+        alive_at: None,
     };
     // Of the token nobody can say whether it is right without the conditions it belongs to.
     let expected = [
@@ -182,6 +183,11 @@ async fn bad_input_of_a_router_is_named_with_its_fix() {
         ("page_size", "1 to 1000"),
     ];
     assert_invalid(&refusal(discovery.list_instances(everything_bad).await), &expected);
+    let bad_time = v1::ListInstancesRequest {
+        alive_at: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: -1 }),
+        ..Default::default()
+    };
+    assert_invalid(&refusal(discovery.list_instances(bad_time).await), &[("alive_at", "seconds")]);
     let bad_page = v1::ListInstancesRequest { page_size: -1, page_token: "nonsense".into(), ..Default::default() };
     let expected = [("page_size", "1 to 1000"), ("page_token", "token of this query")];
     assert_invalid(&refusal(discovery.list_instances(bad_page).await), &expected);

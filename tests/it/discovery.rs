@@ -215,9 +215,11 @@ async fn step(served: &Served, instance: u128, roll: u64) {
     let clients = &served.clients;
     let (name, instance_id) = (format!("organ_{}", instance % 8), id(instance));
     let by_sql = |function: &str, more: &str| format!("SELECT {function}('{instance_id}'{more})");
+    // As of the last step: what was done through SQL shows a moment later.
+    let revision = served.revision().await;
     let status = served
         .clients
-        .everything()
+        .everything_at(revision)
         .await
         .into_iter()
         .find(|on_record| on_record.instance_id == instance_id.to_string())

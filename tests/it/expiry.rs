@@ -199,6 +199,8 @@ async fn a_daemon_that_starts_over_live_instances_holds_expiry_until_they_had_ti
     assert!(caller.cluster().await.unwrap().hold.is_none(), "nobody lived when it started");
     let back = Actor::start(std::slice::from_ref(&caller), "back", seconds(2)).await.fall_silent().await;
     let gone = Actor::start(std::slice::from_ref(&caller), "gone", seconds(2)).await.fall_silent().await;
+    // Started again at the same address, it is known to be the former one.
+    let address = daemon.grpc_addr.clone();
     daemon.kill9();
     let client = connect(database.url()).await;
     wait_until("both are overdue", BOUND, async || {
@@ -208,7 +210,8 @@ async fn a_daemon_that_starts_over_live_instances_holds_expiry_until_they_had_ti
     })
     .await;
 
-    let daemon = Daemon::start(database.url()).await;
+    let flags = ["--database-url", database.url(), "--grpc-addr", &address];
+    let daemon = Daemon::start_with(&flags).await;
     let caller = Caller::of(&daemon);
     let hold =
         wait_until("expiry is on hold", BOUND, async || caller.cluster().await?.hold.ok_or("none".to_owned())).await;

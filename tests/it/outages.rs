@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::harness::{
-    actor::{Actor, Caller, alive},
+    actor::{Actor, Caller, TRANSPORT, alive},
     daemon::{DAEMON_BOUND, Daemon},
     postgres::{OwnCluster, TestDatabase, connect},
     registry::{column, get, run},
@@ -65,7 +65,7 @@ async fn the_actors_of_a_killed_daemon_go_on_at_the_other() {
     }
     for actor in &actors {
         assert_alive(there, actor).await;
-        assert!(actor.told().refused.iter().all(|reason| reason == "Unavailable"), "{:?}", actor.told());
+        assert!(actor.told().refused.iter().all(|reason| reason == TRANSPORT), "{:?}", actor.told());
     }
     let client = connect(database.url()).await;
     assert_eq!(get::<i64>(&client, "SELECT count(*) FROM registry_instance WHERE status = 'dead'").await, 0);
@@ -88,7 +88,7 @@ async fn daemons_that_start_together_on_an_empty_database_agree_on_one_epoch() {
         .await;
         assert_eq!((cluster.cluster_epoch, cluster.epoch_number), (epochs[0].to_string(), 1));
     }
-    assert_eq!(get::<i64>(&client, "SELECT count(*) FROM muster_migration").await, 7);
+    assert_eq!(get::<i64>(&client, "SELECT count(*) FROM muster_migration").await, 8);
 }
 
 /// Eight clients that register, each until it has an acknowledgement, whatever goes on meanwhile.
@@ -151,9 +151,7 @@ async fn register_until_granted(callers: &[Caller], logical_id: &str) -> v1::Reg
         match callers[turn % callers.len()].register(request.clone()).await {
             Ok(granted) => return granted,
             Err(reason) => {
-                // In capitals what the daemon says, the others what the transport makes of a connection that ends.
-                let passing =
-                    ["MAYBE_APPLIED", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "Unavailable", "Cancelled", "Unknown"];
+                let passing = ["MAYBE_APPLIED", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN", TRANSPORT];
                 assert!(passing.contains(&reason.as_str()), "{reason}");
             }
         }

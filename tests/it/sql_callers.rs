@@ -171,6 +171,7 @@ async fn both_views_agree_with_the_daemon_whoever_registered() {
     let third = scene.caller.register(alive("a", Duration::from_secs(60))).await.unwrap();
     let fourth = scene.caller.register(alive("c", Duration::from_secs(60))).await.unwrap();
     run(&scene.client, &set_status(2, "draining")).await;
+    scene.shows_status(2, InstanceStatus::Draining).await;
     for expected in [id(1).to_string(), third.instance_id.clone()] {
         scene.resolves("a", &expected).await;
         let best: Vec<uuid::Uuid> =

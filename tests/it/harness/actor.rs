@@ -22,9 +22,12 @@ use tonic_types::StatusExt;
 
 use super::daemon::Daemon;
 
-/// The reason in the details of a refusal; the code where there is none, as from the transport.
+/// What [`reason`] calls all that no daemon has said: the transport has many codes for a connection that ends.
+pub(crate) const TRANSPORT: &str = "transport";
+
+/// The reason in the details of a refusal.
 pub(crate) fn reason(status: &Status) -> String {
-    status.get_details_error_info().map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
+    status.get_details_error_info().map_or_else(|| TRANSPORT.to_owned(), |info| info.reason)
 }
 
 /// A registration of an instance that is alive at once; node and pid make it the same owner when it is repeated.

@@ -97,8 +97,13 @@ impl Clients {
 
     /// Every instance on record, dead ones included, by logical id and instance id.
     pub(crate) async fn everything(&self) -> Vec<v1::Instance> {
+        self.everything_at(0).await
+    }
+
+    /// As [`Clients::everything`], at this revision or later.
+    pub(crate) async fn everything_at(&self, min_revision: u64) -> Vec<v1::Instance> {
         let statuses = Status::ALL.map(|status| wire(status).into()).to_vec();
-        let request = v1::ListInstancesRequest { statuses, page_size: 1_000, ..Default::default() };
+        let request = v1::ListInstancesRequest { statuses, page_size: 1_000, min_revision, ..Default::default() };
         let page = self.discovery.clone().list_instances(request).await.unwrap().into_inner();
         assert_eq!(page.next_page_token, "", "more than a thousand instances");
         page.instances

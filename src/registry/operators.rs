@@ -1,0 +1,63 @@
+//! What an operator may overrule: hold, brake, and the life of one instance.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Error, Writer};
+use crate::{
+    model::{DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange},
+    store::{self, Lane, Pool},
+    telemetry::chain,
+};
+
+/// How long a call may take.
+const TIMEOUT: Duration = Duration::from_millis(1_900);
+
+/// Overrules expiry.
+#[derive(Clone, Debug)]
+pub struct Operators {
+    pool: Pool,
+    writer: Writer,
+}
+
+impl Operators {
+    /// Deaths go through `writer`, like any other change.
+    #[must_use]
+    pub fn new(pool: Pool, writer: Writer) -> Self {
+        Self { pool, writer }
+    }
+
+    /// Suspends expiry for `for_`, or for the longest TTL of the living and 5 s. Returns for how long.
+    ///
+    /// # Errors
+    /// See [`Error`]. Repeating it is safe.
+    pub async fn hold(&self, reason: &str, for_: Option<Duration>) -> Result<Duration, Error> {
+        let deadline = Instant::now() + TIMEOUT;
+        let held = store::expiry::hold_expiry(&self.pool, Lane::Operator, reason, for_, deadline).await;
+        held.map_err(|error| told("expiry could not be held", &error))
+    }
+
+    /// Ends a hold, and takes the brake off for `for_`.
+    ///
+    /// # Errors
+    /// See [`Error`]. Repeating it is safe.
+    pub async fn release(&self, for_: Duration) -> Result<(), Error> {
+        let released = store::expiry::release_expiry(&self.pool, for_, Instant::now() + TIMEOUT).await;
+        released.map_err(|error| told("expiry could not be released", &error))
+    }
+
+    /// Declares an instance dead, on `lease_id` only if given.
+    ///
+    /// # Errors
+    /// See [`Error`]. Repeating it is safe.
+    pub async fn expire(&self, instance_id: InstanceId, lease_id: Option<LeaseId>) -> Result<Outcome, Error> {
+        let (status, reason) = (InstanceStatus::Dead, DeathReason::Operator);
+        self.writer.apply(Operation::SetStatus(StatusChange { instance_id, lease_id, status, reason })).await
+    }
+}
+
+fn told(what: &'static str, error: &store::Error) -> Error {
+    tracing::warn!(error = %chain(error), "{what}");
+    Error::from(error)
+}
