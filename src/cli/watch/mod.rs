@@ -266,7 +266,8 @@ fn is_passing(error: &Error) -> bool {
     match error {
         Error::Connect { .. } | Error::Timeout { .. } => true,
         Error::Rpc(status) => {
-            matches!(status.code(), Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded)
+            use Code::{Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
+            matches!(status.code(), Unavailable | ResourceExhausted | DeadlineExceeded | Cancelled)
                 || exit::is_transport(status)
         }
         _ => false,
