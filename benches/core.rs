@@ -13,12 +13,12 @@ use musterd::{
     clock::Clock,
     model::{
         Cluster, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Revision, Ttl,
-        ranking::Rank,
+        ranking::Rank, spread::mix,
     },
     registry::Leases,
     view::{
         Entry, View, ViewWriter,
-        resolve::{Choice, Policy, mix, resolve},
+        resolve::{Choice, Policy, resolve},
     },
 };
 use uuid::Uuid;
@@ -49,6 +49,7 @@ fn cluster(clock: Clock, revision: u64) -> Cluster {
         history_id: Uuid::from_u128(2),
         purged: Revision(0),
         hold: None,
+        brake: None,
         read_at: clock.wall(),
     }
 }

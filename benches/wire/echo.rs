@@ -126,6 +126,10 @@ impl DiscoveryService for Echo {
         Err(Status::unimplemented("echo"))
     }
 
+    async fn check_lease(&self, _: Request<v1::CheckLeaseRequest>) -> Result<Response<v1::CheckLeaseResponse>, Status> {
+        Err(Status::unimplemented("echo"))
+    }
+
     async fn list_instances(
         &self,
         _: Request<v1::ListInstancesRequest>,

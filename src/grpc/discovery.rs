@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     metrics::ResolveMetrics,
-    model::{Epoch, LeaseId, input, lease::LeaseStanding},
+    model::{Epoch, LeaseId, input, lease::LeaseStanding, spread::mix},
     proto::{
         shared,
         v1::{self, discovery_service_server::DiscoveryService},
@@ -27,7 +27,7 @@ use crate::{
     view::{
         Snapshot, View,
         list::page,
-        resolve::{Choice, Chosen, Nobody, Policy, mix, resolve},
+        resolve::{Choice, Chosen, Nobody, Policy, resolve},
     },
 };
 

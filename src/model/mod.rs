@@ -11,6 +11,7 @@ pub mod instance;
 pub mod lease;
 pub mod operation;
 pub mod ranking;
+pub mod spread;
 pub mod status;
 
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochRecord, Hold};

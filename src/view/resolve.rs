@@ -7,7 +7,7 @@
 use std::{hash::Hasher, sync::Arc};
 
 use super::{Entry, Snapshot};
-use crate::model::{Epoch, InstanceId, InstanceStatus, Labels};
+use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, spread::mix};
 
 /// How to choose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,14 +107,6 @@ fn score(key: &str, instance_id: InstanceId) -> u64 {
     hash.write(key.as_bytes());
     hash.write(instance_id.0.as_bytes());
     mix(hash.finish())
-}
-
-/// Spreads a number over all 64 bits (the finalizer of splitmix64); a sequence of numbers becomes a random one.
-#[must_use]
-pub fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
 }
 
 struct Fnv1a(u64);

@@ -13,10 +13,10 @@ use super::{
     setup::{HELD_TTL, Run, name, registration},
 };
 use crate::{
+    model::spread::mix,
     proto::v1::{
         self, discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
     },
-    view::resolve::mix,
 };
 
 /// Most names of one BatchResolve.

@@ -18,7 +18,7 @@ use super::{
     record::{Latencies, Recorder},
     streams::{Beats, count},
 };
-use crate::{proto::v1::registry_service_client::RegistryServiceClient, view::resolve::mix};
+use crate::{model::spread::mix, proto::v1::registry_service_client::RegistryServiceClient};
 
 /// How often the inbox is looked at.
 const LOOK: Duration = Duration::from_millis(100);
