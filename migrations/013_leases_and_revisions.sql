@@ -168,15 +168,17 @@ CREATE TABLE registry_daemon (
     version    text        NOT NULL,
     started_at timestamptz NOT NULL,
     last_flush timestamptz NOT NULL,
-    host       text        NOT NULL DEFAULT ''
+    host       text        NOT NULL DEFAULT '',
+    saved_up_to timestamptz NOT NULL DEFAULT now()
 );
 
 COMMENT ON TABLE registry_daemon IS 'The daemons that share this database, one row for each run.';
 COMMENT ON COLUMN registry_daemon.daemon_id IS 'One run of one daemon.';
 COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
 COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
+COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. Nobody is declared dead whose deadline is later: the beat that saves it may be on the way.';
 COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
 COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
-COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved the beats it had heard, or said that it had none. At most about a second ago while it is well.';
+COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved beats, or said that it had none. At most about a second ago while it is well.';
 
 ALTER TABLE registry_daemon SET (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);

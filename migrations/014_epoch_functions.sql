@@ -56,10 +56,13 @@ BEGIN
             USING ERRCODE = muster_error_code('no_epoch'),
                   HINT = 'Begin one with SELECT set_current_epoch(gen_random_uuid()).';
     END IF;
-    -- After a failover the latest changes may be lost. Before anything is written, what was seen of them must become
-    -- recognisably another history, so that no revision is used twice with different meanings.
-    IF v_cluster.timeline <> muster_timeline() THEN
-        v_cluster := muster_new_history(v_cluster, 0, 'the database has failed over');
+    -- After a failover, and in a restored copy, the latest changes may be lost. Before anything is written, what was seen
+    -- of them must become recognisably another history, so that no revision is used twice with different meanings.
+    IF NOT muster_same_database(v_cluster) THEN
+        v_cluster := muster_new_history(v_cluster, 0, CASE
+            WHEN v_cluster.system_id <> muster_system_id() THEN 'the database was restored from a copy'
+            ELSE 'the database has failed over'
+        END);
     END IF;
     RETURN v_cluster;
 END

@@ -201,6 +201,7 @@ BEGIN
     SET purged_revision = greatest(purged_revision, (SELECT max(gone.revision) FROM gone WHERE gone.status = 'dead')),
         history_id = CASE
             WHEN EXISTS (SELECT FROM gone WHERE gone.status <> 'dead')
+                OR (SELECT min(gone.revision) FROM gone WHERE gone.status = 'dead') <= purged_revision
                 OR EXISTS (
                     SELECT FROM registry_instance AS kept
                     WHERE kept.status = 'dead'
@@ -214,7 +215,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, because readers take the purge to be complete up to its revision.';
+COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, or that should have been purged before, because readers take the purge to be complete up to its revision.';
 
 CREATE TRIGGER registry_instance_deleted
 AFTER DELETE ON registry_instance

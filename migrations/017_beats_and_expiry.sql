@@ -3,15 +3,21 @@
 -- Any number of daemons may call these at the same time. Each decides by the database clock, works on a bounded batch,
 -- and re-checks on the row it locks what it read before.
 
-CREATE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[])
-RETURNS integer
+CREATE FUNCTION muster_flush_beats(
+    p_daemon_id   uuid,
+    p_lease_ids   bigint[],
+    p_ages_ms     bigint[],
+    p_saved_up_to timestamptz DEFAULT NULL
+)
+RETURNS TABLE (
+    saved   integer,
+    entered boolean,
+    read_at timestamptz
+)
 LANGUAGE plpgsql
 VOLATILE
 SET search_path FROM CURRENT
 AS $$
-DECLARE
-    v_now   timestamptz;
-    v_saved integer;
 BEGIN
     -- A crash of PostgreSQL may lose the last moments of beats: the hold that follows an outage makes up for it.
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -19,21 +25,23 @@ BEGIN
     WHERE instance.lease_id = ANY (p_lease_ids) AND instance.status <> 'dead'
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
-    v_now := muster_now();
+    read_at := muster_now();
+    -- A stamp from the future was made before the clock was stepped back.
     UPDATE registry_instance AS instance
-    SET last_heartbeat = greatest(least(instance.last_heartbeat, v_now), v_now - beat.age_ms * interval '1 millisecond')
+    SET last_heartbeat = greatest(least(instance.last_heartbeat, read_at), read_at - beat.age_ms * interval '1 millisecond')
     FROM unnest(p_lease_ids, p_ages_ms) AS beat (lease_id, age_ms)
     WHERE instance.lease_id = beat.lease_id AND instance.status <> 'dead';
-    GET DIAGNOSTICS v_saved = ROW_COUNT;
-    UPDATE registry_daemon SET last_flush = v_now WHERE daemon_id = p_daemon_id;
-    IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
-    RETURN v_saved;
+    GET DIAGNOSTICS saved = ROW_COUNT;
+    UPDATE registry_daemon
+    SET last_flush = read_at,
+        saved_up_to = greatest(least(saved_up_to, read_at), p_saved_up_to)
+    WHERE daemon_id = p_daemon_id;
+    entered := FOUND;
+    RETURN NEXT;
 END
 $$;
 
-COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over. Null: they are saved, but this daemon was given up in the meantime and has to enter anew.';
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamptz) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. p_saved_up_to: with this call everything that it had heard by then is saved; a time it has read from this database before it gathered what it saves. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved (dead leases are passed over); whether the daemon is on the list, if not it was given up and has to enter anew; and the database clock.';
 
 CREATE FUNCTION muster_reap_stale(
     p_default_ttl_ms bigint,
@@ -61,13 +69,16 @@ DECLARE
     v_next    timestamptz;
     v_live    bigint;
     v_overdue bigint;
+    v_horizon timestamptz;
     v_stalled timestamptz;
     v_budget  integer;
 BEGIN
     reaped := 0;
     PERFORM muster_notice_disruption(v_now, p_expected_now, p_tolerance_ms);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
-    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_now) INTO v_next, v_live, v_overdue
+    -- Beats heard after this may still be on the way from a daemon.
+    SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
+    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon) INTO v_next, v_live, v_overdue
     FROM (
         SELECT instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS deadline
         FROM registry_instance AS instance
@@ -83,9 +94,10 @@ BEGIN
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
         SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+        SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
         IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
             v_budget := muster_brake(v_cluster, v_now, v_live, v_overdue);
-            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
+            reaped := muster_reap_rows(v_cluster, v_now, v_horizon, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
             UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
             RETURNING * INTO v_cluster;
         END IF;
@@ -106,11 +118,12 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamptz, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, unless expiry is on hold or a daemon may have beats on the way. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamptz, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
 
 CREATE FUNCTION muster_reap_rows(
     p_cluster        cluster_metadata,
     p_now            timestamptz,
+    p_horizon        timestamptz,
     p_default_ttl_ms bigint,
     p_limit          integer,
     p_decided_by     text
@@ -129,7 +142,7 @@ BEGIN
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
-          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_now
+          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_horizon
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
@@ -152,7 +165,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamptz, bigint, integer, text) IS 'The deaths of muster_reap_stale. The caller holds the cluster row.';
+COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamptz, timestamptz, bigint, integer, text) IS 'The deaths of muster_reap_stale: deadlines before p_horizon. The caller holds the cluster row.';
 
 CREATE FUNCTION muster_reap_old_epoch(p_limit integer, p_decided_by text)
 RETURNS integer
@@ -184,7 +197,9 @@ BEGIN
     )
     UPDATE registry_instance AS instance
     SET status = 'dead',
-        stopped_at = muster_now(),
+        stopped_at = coalesce(
+            (SELECT epoch.started_at FROM registry_epoch AS epoch WHERE epoch.epoch_number = instance.epoch_number + 1),
+            muster_now()),
         revision = numbered.revision,
         death_reason = 'old_epoch',
         death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, 15000) * interval '1 millisecond',

@@ -29,7 +29,11 @@ BEGIN
     v_until := muster_now() + v_for_ms * interval '1 millisecond';
     -- An end that is absurdly late comes from a clock that was wrong; an operator's longest hold is an hour.
     IF coalesce(v_cluster.hold_until < v_until OR v_cluster.hold_until > muster_now() + interval '1 hour', true) THEN
-        UPDATE cluster_metadata SET hold_until = v_until, hold_reason = p_reason WHERE id = 1;
+        -- While nobody is judged there is no brake. After the hold it looks anew, with all of its minutes.
+        UPDATE cluster_metadata
+        SET hold_until = v_until, hold_reason = p_reason,
+            brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL
+        WHERE id = 1;
     END IF;
     RETURN v_for_ms;
 END
@@ -63,9 +67,17 @@ BEGIN
     IF abs(extract(epoch FROM p_now - p_expected_now)) * 1000 > p_tolerance_ms THEN
         PERFORM muster_lock_cluster();
         -- After a step back, stamps from before it would lie in the future, and their owners could not die.
+        PERFORM FROM registry_instance
+        WHERE last_heartbeat > p_now AND status <> 'dead'
+        ORDER BY lease_id
+        FOR NO KEY UPDATE;
         UPDATE registry_instance SET last_heartbeat = p_now WHERE last_heartbeat > p_now AND status <> 'dead';
-        UPDATE registry_daemon SET last_flush = p_now;
-        UPDATE cluster_metadata SET hold_until = NULL WHERE id = 1 AND hold_until > p_now + interval '1 hour';
+        UPDATE registry_daemon SET last_flush = p_now, saved_up_to = p_now;
+        -- Nobody can say how much of a release is left.
+        UPDATE cluster_metadata
+        SET released_until = NULL,
+            hold_until = CASE WHEN hold_until <= p_now + interval '1 hour' THEN hold_until END
+        WHERE id = 1;
         PERFORM muster_hold_expiry('the database clock was stepped');
     END IF;
     IF EXISTS (SELECT FROM registry_daemon WHERE last_flush < p_now - interval '15 seconds') THEN
@@ -90,7 +102,10 @@ VOLATILE
 AS $$
 DECLARE
     v_brake   text;
-    v_since   timestamptz := coalesce(p_cluster.brake_since, p_now);
+    v_most    boolean := p_overdue * 2 > p_live AND p_overdue > 10;
+    v_before  boolean := coalesce(p_cluster.brake_overdue * 2 > p_cluster.brake_live AND p_cluster.brake_overdue > 10, false);
+    -- The minutes of protection count from when it was needed: deaths may have been paced for long before.
+    v_since   timestamptz := CASE WHEN v_most AND NOT v_before THEN p_now ELSE coalesce(p_cluster.brake_since, p_now) END;
     v_new     boolean := coalesce(p_cluster.window_at < p_now - interval '15 seconds' OR p_cluster.window_at > p_now, true);
     v_live    bigint := CASE WHEN v_new THEN p_live ELSE p_cluster.window_live END;
     v_reaped  bigint := CASE WHEN v_new THEN 0 ELSE p_cluster.window_reaped END;
@@ -101,7 +116,7 @@ BEGIN
         v_allowed := 2147483647;
     ELSIF p_overdue > v_allowed THEN
         v_brake := 'pace';
-        IF p_overdue * 2 > p_live AND p_overdue > 10 AND v_since > p_now - interval '10 minutes' THEN
+        IF v_most AND v_since > p_now - interval '10 minutes' THEN
             v_brake := 'protect';
             v_allowed := 0;
         END IF;
@@ -143,8 +158,8 @@ BEGIN
     SELECT EXISTS (
         SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
     ) INTO v_fresh;
-    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, host)
-    VALUES (p_daemon_id, p_address, p_version, v_now, v_now, p_host)
+    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, saved_up_to, host)
+    VALUES (p_daemon_id, p_address, p_version, v_now, v_now, v_now, p_host)
     ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
     IF v_fresh AND NOT v_crashed THEN
         RETURN 0;
@@ -191,6 +206,16 @@ $$;
 COMMENT ON FUNCTION muster_timeline() IS 'Timeline of the write-ahead log: changes with every failover and recovery. Null where the engine does not tell.';
 COMMENT ON FUNCTION muster_system_id() IS 'Identifies the PostgreSQL cluster: differs in a copy restored from a dump. Null where the engine does not tell.';
 
+CREATE FUNCTION muster_same_database(p_cluster cluster_metadata)
+RETURNS boolean
+LANGUAGE sql
+VOLATILE
+AS $$
+    SELECT coalesce(p_cluster.timeline = muster_timeline(), true) AND coalesce(p_cluster.system_id = muster_system_id(), true);
+$$;
+
+COMMENT ON FUNCTION muster_same_database(cluster_metadata) IS 'Whether this is the database that was written last, as far as the engine tells: neither one that took over nor a restored copy.';
+
 CREATE FUNCTION muster_new_history(p_cluster cluster_metadata, p_seen_revision bigint, p_reason text)
 RETURNS cluster_metadata
 LANGUAGE plpgsql
@@ -215,7 +240,7 @@ $$;
 
 COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history, a million revisions on, so that none that was lost is used again with another meaning; readers load everything anew, and expiry is held. The caller holds the cluster row.';
 
-CREATE FUNCTION muster_confirm_history(p_seen_history uuid, p_seen_revision bigint)
+CREATE FUNCTION muster_confirm_history(p_seen_revision bigint)
 RETURNS void
 LANGUAGE plpgsql
 VOLATILE
@@ -228,27 +253,24 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF v_cluster.system_id IS NULL AND v_cluster.timeline IS NULL THEN
-        PERFORM muster_lock_cluster();
-        UPDATE cluster_metadata SET system_id = muster_system_id(), timeline = muster_timeline() WHERE id = 1;
+    IF (v_cluster.timeline IS NOT NULL OR muster_timeline() IS NULL)
+        AND muster_same_database(v_cluster)
+        AND v_cluster.revision >= p_seen_revision
+    THEN
         RETURN;
     END IF;
-    IF v_cluster.timeline <> muster_timeline()
-        OR v_cluster.system_id <> muster_system_id()
-        OR (v_cluster.history_id = p_seen_history AND v_cluster.revision < p_seen_revision) THEN
-        -- Notices a failover by itself; the other two are looked at once more, because another daemon may have been
-        -- faster.
-        v_cluster := muster_lock_cluster();
-        IF v_cluster.system_id <> muster_system_id() THEN
-            PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database was restored from a copy');
-        ELSIF v_cluster.history_id = p_seen_history AND v_cluster.revision < p_seen_revision THEN
-            PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database has lost revisions');
-        END IF;
+    -- Notices another database by itself, or finds that somebody else was faster.
+    v_cluster := muster_lock_cluster();
+    UPDATE cluster_metadata
+    SET system_id = muster_system_id(), timeline = muster_timeline()
+    WHERE id = 1 AND timeline IS NULL;
+    IF v_cluster.revision < p_seen_revision THEN
+        PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database has lost revisions');
     END IF;
 END
 $$;
 
-COMMENT ON FUNCTION muster_confirm_history(uuid, bigint) IS 'Called by a daemon on every new connection of its feed, with the history and the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
+COMMENT ON FUNCTION muster_confirm_history(bigint) IS 'Called by a daemon on every new connection of its feed, with the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
 
 -- What others can rely on ----------------------------------------------------------------------------------------
 

@@ -114,6 +114,7 @@ CREATE TABLE registry_daemon (
     started_at timestamp with time zone NOT NULL,
     last_flush timestamp with time zone NOT NULL,
     host text NOT NULL DEFAULT ''::text,
+    saved_up_to timestamp with time zone NOT NULL DEFAULT now(),
     CONSTRAINT registry_daemon_pkey PRIMARY KEY (daemon_id)
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, fillfactor=10);
@@ -122,8 +123,9 @@ COMMENT ON COLUMN registry_daemon.daemon_id IS 'One run of one daemon.';
 COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
 COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
 COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
-COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved the beats it had heard, or said that it had none. At most about a second ago while it is well.';
+COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved beats, or said that it had none. At most about a second ago while it is well.';
 COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
+COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. Nobody is declared dead whose deadline is later: the beat that saves it may be on the way.';
 
 --- table registry_epoch
 CREATE TABLE registry_epoch (
@@ -366,6 +368,20 @@ BEGIN
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
 
+    -- What a fleet does when it starts: new instances alone.
+    IF NOT FOUND AND (
+        SELECT count(*) = count(DISTINCT op.instance_id)
+           AND bool_and(op.op = 'register' AND coalesce(op.cluster_epoch, v_cluster.current_epoch) = v_cluster.current_epoch)
+        FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op
+    ) THEN
+        PERFORM muster_advance(v_revision + muster_register_new(p_operations, v_cluster));
+        RETURN QUERY
+        SELECT 'created', true, op.instance_id, v_revision + op.ordinality, v_revision + op.ordinality,
+               coalesce(op.status, 'starting'), op.ttl_ms, NULL::jsonb, v_cluster.current_epoch, v_cluster.epoch_number
+        FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) WITH ORDINALITY AS op;
+        RETURN;
+    END IF;
+
     FOR v_op IN SELECT * FROM jsonb_populate_recordset(NULL::muster_operation, p_operations)
     LOOP
         CASE v_op.op
@@ -443,6 +459,16 @@ BEGIN
                     jsonb_build_object('node_id', v_row.node_id, 'ip_address', host(v_row.ip_address), 'pid', v_row.pid))::muster_outcome;
         END IF;
         RETURN muster_renew_registration(v_row, p_op, v_now, p_revision);
+    END IF;
+
+    IF v_row.instance_id IS NOT NULL THEN
+        -- Its place can be taken once nobody relies on the ended lease any more (assert_lease). To wait for that would
+        -- make everybody wait, who needs the cluster row.
+        PERFORM FROM registry_instance WHERE instance_id = p_op.instance_id FOR UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms,
+                    jsonb_build_object('node_id', v_row.node_id, 'ip_address', host(v_row.ip_address), 'pid', v_row.pid))::muster_outcome;
+        END IF;
     END IF;
 
     INSERT INTO registry_instance AS instance (
@@ -530,7 +556,10 @@ CREATE OR REPLACE FUNCTION muster_brake(p_cluster cluster_metadata, p_now timest
 AS $function$
 DECLARE
     v_brake   text;
-    v_since   timestamptz := coalesce(p_cluster.brake_since, p_now);
+    v_most    boolean := p_overdue * 2 > p_live AND p_overdue > 10;
+    v_before  boolean := coalesce(p_cluster.brake_overdue * 2 > p_cluster.brake_live AND p_cluster.brake_overdue > 10, false);
+    -- The minutes of protection count from when it was needed: deaths may have been paced for long before.
+    v_since   timestamptz := CASE WHEN v_most AND NOT v_before THEN p_now ELSE coalesce(p_cluster.brake_since, p_now) END;
     v_new     boolean := coalesce(p_cluster.window_at < p_now - interval '15 seconds' OR p_cluster.window_at > p_now, true);
     v_live    bigint := CASE WHEN v_new THEN p_live ELSE p_cluster.window_live END;
     v_reaped  bigint := CASE WHEN v_new THEN 0 ELSE p_cluster.window_reaped END;
@@ -541,7 +570,7 @@ BEGIN
         v_allowed := 2147483647;
     ELSIF p_overdue > v_allowed THEN
         v_brake := 'pace';
-        IF p_overdue * 2 > p_live AND p_overdue > 10 AND v_since > p_now - interval '10 minutes' THEN
+        IF v_most AND v_since > p_now - interval '10 minutes' THEN
             v_brake := 'protect';
             v_allowed := 0;
         END IF;
@@ -592,8 +621,8 @@ END
 $function$;
 COMMENT ON FUNCTION muster_check_text(text, text, integer) IS 'Refuses a text that is too long or holds control characters.';
 
---- function muster_confirm_history(uuid, bigint)
-CREATE OR REPLACE FUNCTION muster_confirm_history(p_seen_history uuid, p_seen_revision bigint)
+--- function muster_confirm_history(bigint)
+CREATE OR REPLACE FUNCTION muster_confirm_history(p_seen_revision bigint)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
@@ -605,26 +634,23 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF v_cluster.system_id IS NULL AND v_cluster.timeline IS NULL THEN
-        PERFORM muster_lock_cluster();
-        UPDATE cluster_metadata SET system_id = muster_system_id(), timeline = muster_timeline() WHERE id = 1;
+    IF (v_cluster.timeline IS NOT NULL OR muster_timeline() IS NULL)
+        AND muster_same_database(v_cluster)
+        AND v_cluster.revision >= p_seen_revision
+    THEN
         RETURN;
     END IF;
-    IF v_cluster.timeline <> muster_timeline()
-        OR v_cluster.system_id <> muster_system_id()
-        OR (v_cluster.history_id = p_seen_history AND v_cluster.revision < p_seen_revision) THEN
-        -- Notices a failover by itself; the other two are looked at once more, because another daemon may have been
-        -- faster.
-        v_cluster := muster_lock_cluster();
-        IF v_cluster.system_id <> muster_system_id() THEN
-            PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database was restored from a copy');
-        ELSIF v_cluster.history_id = p_seen_history AND v_cluster.revision < p_seen_revision THEN
-            PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database has lost revisions');
-        END IF;
+    -- Notices another database by itself, or finds that somebody else was faster.
+    v_cluster := muster_lock_cluster();
+    UPDATE cluster_metadata
+    SET system_id = muster_system_id(), timeline = muster_timeline()
+    WHERE id = 1 AND timeline IS NULL;
+    IF v_cluster.revision < p_seen_revision THEN
+        PERFORM muster_new_history(v_cluster, p_seen_revision, 'the database has lost revisions');
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION muster_confirm_history(uuid, bigint) IS 'Called by a daemon on every new connection of its feed, with the history and the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
+COMMENT ON FUNCTION muster_confirm_history(bigint) IS 'Called by a daemon on every new connection of its feed, with the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
 
 --- function muster_daemon_started(uuid, text, text, text)
 CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT ''::text)
@@ -646,8 +672,8 @@ BEGIN
     SELECT EXISTS (
         SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
     ) INTO v_fresh;
-    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, host)
-    VALUES (p_daemon_id, p_address, p_version, v_now, v_now, p_host)
+    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, saved_up_to, host)
+    VALUES (p_daemon_id, p_address, p_version, v_now, v_now, v_now, p_host)
     ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
     IF v_fresh AND NOT v_crashed THEN
         RETURN 0;
@@ -713,15 +739,12 @@ AS $function$
 $function$;
 COMMENT ON FUNCTION muster_error_code(text) IS 'The SQLSTATE with which a direct SQL caller learns of a verdict.';
 
---- function muster_flush_beats(uuid, bigint[], bigint[])
-CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[])
- RETURNS integer
+--- function muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[], p_saved_up_to timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(saved integer, entered boolean, read_at timestamp with time zone)
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
 AS $function$
-DECLARE
-    v_now   timestamptz;
-    v_saved integer;
 BEGIN
     -- A crash of PostgreSQL may lose the last moments of beats: the hold that follows an outage makes up for it.
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -729,20 +752,22 @@ BEGIN
     WHERE instance.lease_id = ANY (p_lease_ids) AND instance.status <> 'dead'
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
-    v_now := muster_now();
+    read_at := muster_now();
+    -- A stamp from the future was made before the clock was stepped back.
     UPDATE registry_instance AS instance
-    SET last_heartbeat = greatest(least(instance.last_heartbeat, v_now), v_now - beat.age_ms * interval '1 millisecond')
+    SET last_heartbeat = greatest(least(instance.last_heartbeat, read_at), read_at - beat.age_ms * interval '1 millisecond')
     FROM unnest(p_lease_ids, p_ages_ms) AS beat (lease_id, age_ms)
     WHERE instance.lease_id = beat.lease_id AND instance.status <> 'dead';
-    GET DIAGNOSTICS v_saved = ROW_COUNT;
-    UPDATE registry_daemon SET last_flush = v_now WHERE daemon_id = p_daemon_id;
-    IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
-    RETURN v_saved;
+    GET DIAGNOSTICS saved = ROW_COUNT;
+    UPDATE registry_daemon
+    SET last_flush = read_at,
+        saved_up_to = greatest(least(saved_up_to, read_at), p_saved_up_to)
+    WHERE daemon_id = p_daemon_id;
+    entered := FOUND;
+    RETURN NEXT;
 END
 $function$;
-COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[]) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved; dead leases are passed over. Null: they are saved, but this daemon was given up in the meantime and has to enter anew.';
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. p_saved_up_to: with this call everything that it had heard by then is saved; a time it has read from this database before it gathered what it saves. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved (dead leases are passed over); whether the daemon is on the list, if not it was given up and has to enter anew; and the database clock.';
 
 --- function muster_hold_expiry(text, bigint)
 CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text, p_for_ms bigint DEFAULT NULL::bigint)
@@ -767,7 +792,11 @@ BEGIN
     v_until := muster_now() + v_for_ms * interval '1 millisecond';
     -- An end that is absurdly late comes from a clock that was wrong; an operator's longest hold is an hour.
     IF coalesce(v_cluster.hold_until < v_until OR v_cluster.hold_until > muster_now() + interval '1 hour', true) THEN
-        UPDATE cluster_metadata SET hold_until = v_until, hold_reason = p_reason WHERE id = 1;
+        -- While nobody is judged there is no brake. After the hold it looks anew, with all of its minutes.
+        UPDATE cluster_metadata
+        SET hold_until = v_until, hold_reason = p_reason,
+            brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL
+        WHERE id = 1;
     END IF;
     RETURN v_for_ms;
 END
@@ -792,10 +821,13 @@ BEGIN
             USING ERRCODE = muster_error_code('no_epoch'),
                   HINT = 'Begin one with SELECT set_current_epoch(gen_random_uuid()).';
     END IF;
-    -- After a failover the latest changes may be lost. Before anything is written, what was seen of them must become
-    -- recognisably another history, so that no revision is used twice with different meanings.
-    IF v_cluster.timeline <> muster_timeline() THEN
-        v_cluster := muster_new_history(v_cluster, 0, 'the database has failed over');
+    -- After a failover, and in a restored copy, the latest changes may be lost. Before anything is written, what was seen
+    -- of them must become recognisably another history, so that no revision is used twice with different meanings.
+    IF NOT muster_same_database(v_cluster) THEN
+        v_cluster := muster_new_history(v_cluster, 0, CASE
+            WHEN v_cluster.system_id <> muster_system_id() THEN 'the database was restored from a copy'
+            ELSE 'the database has failed over'
+        END);
     END IF;
     RETURN v_cluster;
 END
@@ -836,6 +868,7 @@ BEGIN
     SET purged_revision = greatest(purged_revision, (SELECT max(gone.revision) FROM gone WHERE gone.status = 'dead')),
         history_id = CASE
             WHEN EXISTS (SELECT FROM gone WHERE gone.status <> 'dead')
+                OR (SELECT min(gone.revision) FROM gone WHERE gone.status = 'dead') <= purged_revision
                 OR EXISTS (
                     SELECT FROM registry_instance AS kept
                     WHERE kept.status = 'dead'
@@ -848,7 +881,7 @@ BEGIN
     RETURN NULL;
 END
 $function$;
-COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, because readers take the purge to be complete up to its revision.';
+COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, or that should have been purged before, because readers take the purge to be complete up to its revision.';
 
 --- function muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_notice_disruption(p_now timestamp with time zone, p_expected_now timestamp with time zone, p_tolerance_ms bigint)
@@ -859,9 +892,17 @@ BEGIN
     IF abs(extract(epoch FROM p_now - p_expected_now)) * 1000 > p_tolerance_ms THEN
         PERFORM muster_lock_cluster();
         -- After a step back, stamps from before it would lie in the future, and their owners could not die.
+        PERFORM FROM registry_instance
+        WHERE last_heartbeat > p_now AND status <> 'dead'
+        ORDER BY lease_id
+        FOR NO KEY UPDATE;
         UPDATE registry_instance SET last_heartbeat = p_now WHERE last_heartbeat > p_now AND status <> 'dead';
-        UPDATE registry_daemon SET last_flush = p_now;
-        UPDATE cluster_metadata SET hold_until = NULL WHERE id = 1 AND hold_until > p_now + interval '1 hour';
+        UPDATE registry_daemon SET last_flush = p_now, saved_up_to = p_now;
+        -- Nobody can say how much of a release is left.
+        UPDATE cluster_metadata
+        SET released_until = NULL,
+            hold_until = CASE WHEN hold_until <= p_now + interval '1 hour' THEN hold_until END
+        WHERE id = 1;
         PERFORM muster_hold_expiry('the database clock was stepped');
     END IF;
     IF EXISTS (SELECT FROM registry_daemon WHERE last_flush < p_now - interval '15 seconds') THEN
@@ -943,7 +984,9 @@ BEGIN
     )
     UPDATE registry_instance AS instance
     SET status = 'dead',
-        stopped_at = muster_now(),
+        stopped_at = coalesce(
+            (SELECT epoch.started_at FROM registry_epoch AS epoch WHERE epoch.epoch_number = instance.epoch_number + 1),
+            muster_now()),
         revision = numbered.revision,
         death_reason = 'old_epoch',
         death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, 15000) * interval '1 millisecond',
@@ -957,8 +1000,8 @@ END
 $function$;
 COMMENT ON FUNCTION muster_reap_old_epoch(integer, text) IS 'Writes down, for at most p_limit instances of older epochs, the death they died when the epoch was rotated.';
 
---- function muster_reap_rows(cluster_metadata, timestamp with time zone, bigint, integer, text)
-CREATE OR REPLACE FUNCTION muster_reap_rows(p_cluster cluster_metadata, p_now timestamp with time zone, p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
+--- function muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, bigint, integer, text)
+CREATE OR REPLACE FUNCTION muster_reap_rows(p_cluster cluster_metadata, p_now timestamp with time zone, p_horizon timestamp with time zone, p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$
@@ -972,7 +1015,7 @@ BEGIN
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
-          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_now
+          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_horizon
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
@@ -994,7 +1037,7 @@ BEGIN
     RETURN v_reaped;
 END
 $function$;
-COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale. The caller holds the cluster row.';
+COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale: deadlines before p_horizon. The caller holds the cluster row.';
 
 --- function muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text, p_expected_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tolerance_ms bigint DEFAULT 1000)
@@ -1009,13 +1052,16 @@ DECLARE
     v_next    timestamptz;
     v_live    bigint;
     v_overdue bigint;
+    v_horizon timestamptz;
     v_stalled timestamptz;
     v_budget  integer;
 BEGIN
     reaped := 0;
     PERFORM muster_notice_disruption(v_now, p_expected_now, p_tolerance_ms);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
-    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_now) INTO v_next, v_live, v_overdue
+    -- Beats heard after this may still be on the way from a daemon.
+    SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
+    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon) INTO v_next, v_live, v_overdue
     FROM (
         SELECT instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS deadline
         FROM registry_instance AS instance
@@ -1031,9 +1077,10 @@ BEGIN
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
         SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+        SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
         IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
             v_budget := muster_brake(v_cluster, v_now, v_live, v_overdue);
-            reaped := muster_reap_rows(v_cluster, v_now, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
+            reaped := muster_reap_rows(v_cluster, v_now, v_horizon, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
             UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
             RETURNING * INTO v_cluster;
         END IF;
@@ -1053,7 +1100,32 @@ BEGIN
     RETURN NEXT;
 END
 $function$;
-COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, unless expiry is on hold or a daemon may have beats on the way. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
+
+--- function muster_register_new(jsonb, cluster_metadata)
+CREATE OR REPLACE FUNCTION muster_register_new(p_operations jsonb, p_cluster cluster_metadata)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_now   timestamptz := muster_now();
+    v_count bigint;
+BEGIN
+    INSERT INTO registry_instance (
+        instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
+        started_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version
+    )
+    SELECT
+        op.instance_id, op.logical_id, p_cluster.current_epoch, coalesce(op.status, 'starting'), op.actor_name,
+        op.serve_route, op.node_id, op.ip_address, op.pid, v_now, v_now, p_cluster.revision + op.ordinality,
+        p_cluster.revision + op.ordinality, p_cluster.epoch_number, op.ttl_ms, op.port, coalesce(op.labels, '{}'),
+        op.version
+    FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) WITH ORDINALITY AS op;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END
+$function$;
+COMMENT ON FUNCTION muster_register_new(jsonb, cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement: several times as fast as one by one. Returns how many. The caller holds the cluster row, and has made sure of what it says here.';
 
 --- function muster_release_expiry(bigint)
 CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)
@@ -1168,6 +1240,15 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch. Verdicts: rotated, unchanged (it is current already), epoch_mismatch (p_expected is not current), epoch_reused. Takes the transaction-level advisory lock 42, which vanishes with the transaction whatever happens, then the cluster row. Touches no instance: those of older epochs are dead by definition, and written down later by muster_reap_old_epoch.';
+
+--- function muster_same_database(cluster_metadata)
+CREATE OR REPLACE FUNCTION muster_same_database(p_cluster cluster_metadata)
+ RETURNS boolean
+ LANGUAGE sql
+AS $function$
+    SELECT coalesce(p_cluster.timeline = muster_timeline(), true) AND coalesce(p_cluster.system_id = muster_system_id(), true);
+$function$;
+COMMENT ON FUNCTION muster_same_database(cluster_metadata) IS 'Whether this is the database that was written last, as far as the engine tells: neither one that took over nor a restored copy.';
 
 --- function muster_same_owner(registry_instance, muster_operation)
 CREATE OR REPLACE FUNCTION muster_same_owner(p_row registry_instance, p_op muster_operation)
