@@ -69,3 +69,41 @@ pub mod shared {
 
 /// The encoded descriptor set of the protocol, for the reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
+
+/// A duration from the wire; `None` if it is negative or malformed.
+///
+/// Not by prost's own conversion, which overflows on what a peer may make up.
+#[must_use]
+pub fn std_duration(wire: &prost_types::Duration) -> Option<std::time::Duration> {
+    let (seconds, nanos) = (u64::try_from(wire.seconds).ok()?, u32::try_from(wire.nanos).ok()?);
+    (nanos < NANOS_PER_SECOND).then(|| std::time::Duration::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_well_formed_is_a_duration() {
+        let read = |seconds, nanos| std_duration(&prost_types::Duration { seconds, nanos });
+        assert_eq!(read(0, 0), Some(Duration::ZERO));
+        assert_eq!(read(i64::MAX, 999_999_999), Some(Duration::new(i64::MAX.unsigned_abs(), 999_999_999)));
+        for (seconds, nanos) in [(-1, 0), (0, -1), (1, -1), (0, 1_000_000_000), (i64::MAX, i32::MAX), (-1, i32::MIN)] {
+            assert_eq!(read(seconds, nanos), None, "{seconds} {nanos}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_duration_from_outside_panics(seconds in any::<i64>(), nanos in any::<i32>()) {
+            let read = std_duration(&prost_types::Duration { seconds, nanos });
+            prop_assert_eq!(read.is_some(), seconds >= 0 && (0..1_000_000_000).contains(&nanos));
+        }
+    }
+}

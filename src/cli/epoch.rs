@@ -22,7 +22,7 @@ const PAGE_SIZE: i32 = 500;
 /// Subcommands of `epoch`.
 #[derive(Debug, clap::Subcommand)]
 pub enum EpochCommand {
-    /// Show the current epoch, the revision, the daemons and how many instances there are
+    /// Show the current epoch, the revision, how many daemons and instances there are, hold and brake
     #[command(after_help = "Examples:\n  musterd epoch show\n  musterd epoch show -o json | jq -r .clusterEpoch")]
     Show(ShowArgs),
     /// Begin a new epoch: every instance registered before is dead from then on
@@ -89,9 +89,11 @@ async fn show(format: Format, client: &ClientArgs) -> Result<u8, Error> {
         return Ok(exit::OK);
     }
     let counts = cluster.counts.unwrap_or_default();
-    let mut table =
-        Table::new(["NUMBER", "EPOCH", "REVISION", "ALIVE", "STARTING", "DRAINING", "DEAD", "DAEMONS", "HOLD"]);
+    let mut table = Table::new([
+        "NUMBER", "EPOCH", "REVISION", "ALIVE", "STARTING", "DRAINING", "DEAD", "DAEMONS", "HOLD", "BRAKE",
+    ]);
     let hold = cluster.hold.map(|hold| format!("{} ({})", seconds(hold.remaining.as_ref()), hold.reason));
+    let brake = cluster.brake.as_ref().map(brake);
     table.row([
         cluster.epoch_number.to_string(),
         cluster.cluster_epoch,
@@ -102,9 +104,20 @@ async fn show(format: Format, client: &ClientArgs) -> Result<u8, Error> {
         counts.dead.to_string(),
         cluster.daemons.len().to_string(),
         hold.unwrap_or_default(),
+        brake.unwrap_or_default(),
     ]);
     output::print_table(&table)?;
     Ok(exit::OK)
+}
+
+/// `protect (51 of 100 overdue)`.
+fn brake(brake: &v1::Brake) -> String {
+    let mode = match v1::BrakeMode::try_from(brake.mode) {
+        Ok(v1::BrakeMode::Pace) => "pace".to_owned(),
+        Ok(v1::BrakeMode::Protect) => "protect".to_owned(),
+        Ok(v1::BrakeMode::Unspecified) | Err(_) => brake.mode.to_string(),
+    };
+    format!("{mode} ({} of {} overdue)", brake.overdue, brake.live)
 }
 
 async fn rotate(args: RotateArgs, client: &ClientArgs) -> Result<u8, Error> {
@@ -192,6 +205,14 @@ mod tests {
     use tonic_types::{ErrorDetails, StatusExt as _};
 
     use super::*;
+
+    #[test]
+    fn a_brake_says_how_many_are_overdue() {
+        let shown = |mode| brake(&v1::Brake { mode, overdue: 51, live: 100, since: None });
+        assert_eq!(shown(v1::BrakeMode::Protect.into()), "protect (51 of 100 overdue)");
+        assert_eq!(shown(v1::BrakeMode::Pace.into()), "pace (51 of 100 overdue)");
+        assert_eq!(shown(9), "9 (51 of 100 overdue)", "of a newer daemon");
+    }
 
     #[test]
     fn only_an_unknown_outcome_asks_for_a_repetition() {

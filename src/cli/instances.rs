@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{json, output};
-use crate::proto::v1;
+use crate::proto::{std_duration, v1};
 
 /// A daemon that has not heard of PostgreSQL for longer than this is worth a warning. Around a second is normal.
 const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -35,9 +35,9 @@ pub(super) fn address(instance: &v1::Instance) -> String {
 
 /// Seconds to a tenth, for example `12.3s`; nothing where unset.
 pub(super) fn seconds(duration: Option<&prost_types::Duration>) -> String {
-    duration.map_or_else(String::new, |d| match Duration::try_from(*d) {
-        Ok(d) => format!("{}.{}s", d.as_secs(), d.subsec_millis() / 100),
-        Err(_) => json::duration_text(d),
+    duration.map_or_else(String::new, |wire| match std_duration(wire) {
+        Some(d) => format!("{}.{}s", d.as_secs(), d.subsec_millis() / 100),
+        None => json::duration_text(wire),
     })
 }
 
@@ -49,7 +49,7 @@ pub(super) fn known(number: i64) -> String {
 /// Says so if the answer is old, because PostgreSQL is away: the data on standard output looks the same.
 pub(super) fn warn_if_stale(stale_for: Option<&prost_types::Duration>) {
     if let Some(age) = stale_for
-        && Duration::try_from(*age).is_ok_and(|age| age > STALE_AFTER)
+        && std_duration(age).is_some_and(|age| age > STALE_AFTER)
     {
         let age = seconds(Some(age));
         output::note(&format!("warning: PostgreSQL last confirmed this answer {age} ago"));

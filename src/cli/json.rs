@@ -185,6 +185,38 @@ fn hold(hold: &v1::Hold) -> Value {
     json!({ "remaining": duration(hold.remaining.as_ref()), "reason": hold.reason })
 }
 
+fn brake(brake: &v1::Brake) -> Value {
+    let mode = v1::BrakeMode::try_from(brake.mode).map_or(json!(brake.mode), |mode| json!(mode.as_str_name()));
+    json!({
+        "mode": mode,
+        "overdue": long(brake.overdue),
+        "live": long(brake.live),
+        "since": timestamp(brake.since.as_ref()),
+    })
+}
+
+/// `muster.v1.CheckLeaseResponse`.
+#[must_use]
+pub fn checked_lease(response: &v1::CheckLeaseResponse) -> Value {
+    json!({
+        "instance": response.instance.as_ref().map_or(Value::Null, instance),
+        "revision": long(response.revision),
+        "staleFor": duration(response.stale_for.as_ref()),
+    })
+}
+
+/// `muster.v1.HoldExpiryResponse`.
+#[must_use]
+pub fn held(response: &v1::HoldExpiryResponse) -> Value {
+    json!({ "remaining": duration(response.remaining.as_ref()) })
+}
+
+/// `muster.v1.ExpireInstanceResponse`.
+#[must_use]
+pub fn expired(response: &v1::ExpireInstanceResponse) -> Value {
+    json!({ "revision": long(response.revision), "alreadyDead": response.already_dead })
+}
+
 /// `muster.v1.GetClusterResponse`.
 #[must_use]
 pub fn cluster(response: &v1::GetClusterResponse) -> Value {
@@ -199,6 +231,7 @@ pub fn cluster(response: &v1::GetClusterResponse) -> Value {
         "staleFor": duration(response.stale_for.as_ref()),
         "daemonId": response.daemon_id,
         "version": response.version,
+        "brake": response.brake.as_ref().map_or(Value::Null, brake),
     })
 }
 
@@ -273,6 +306,17 @@ mod tests {
         assert_eq!(value["status"], json!("INSTANCE_STATUS_UNSPECIFIED"));
         assert_eq!(value["labels"], json!({}));
         assert_eq!(value["death"], Value::Null);
+    }
+
+    #[test]
+    fn a_brake_has_its_mode_by_name_and_is_null_where_there_is_none() {
+        let with = |brake| cluster(&v1::GetClusterResponse { brake, ..Default::default() })["brake"].clone();
+        assert_eq!(with(None), Value::Null);
+        let mode = v1::BrakeMode::Protect.into();
+        let brake = with(Some(v1::Brake { mode, overdue: 51, live: 100, since: None }));
+        let expected = json!({ "mode": "BRAKE_MODE_PROTECT", "overdue": "51", "live": "100", "since": null });
+        assert_eq!(brake, expected);
+        assert_eq!(with(Some(v1::Brake { mode: 9, ..Default::default() }))["mode"], json!(9));
     }
 
     #[test]

@@ -9,10 +9,12 @@ pub mod bench;
 pub mod client;
 pub mod epoch;
 pub mod exit;
+pub mod expiry;
 mod filter;
 mod host;
 mod instances;
 pub mod json;
+pub mod lease;
 pub mod list;
 pub mod migrate;
 pub mod output;
@@ -79,6 +81,17 @@ enum Command {
     /// Show, rotate or list the epochs of the cluster
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
+    /// Suspend expiry: nobody is declared dead for silence
+    #[command(after_help = expiry::HOLD_EXAMPLES)]
+    Hold(expiry::HoldArgs),
+    /// End a hold, and take the brake off for a while: whoever is overdue is declared dead
+    Release(expiry::ReleaseArgs),
+    /// Declare one instance dead, whatever hold and brake say
+    #[command(after_help = expiry::EXPIRE_EXAMPLES)]
+    Expire(expiry::ExpireArgs),
+    /// Say whether a lease is alive; exit with 4 if it is unknown, with 5 if it has ended
+    #[command(after_help = lease::EXAMPLES)]
+    CheckLease(lease::CheckLeaseArgs),
     /// Run a command and keep it registered for as long as it runs
     #[command(after_help = run::HELP)]
     Run(Box<run::RunArgs>),
@@ -141,6 +154,10 @@ impl Cli {
             Command::List(args) => list::run(args, client).await,
             Command::Watch(args) => watch::run(*args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
+            Command::Hold(args) => expiry::hold(args, client).await,
+            Command::Release(args) => expiry::release(args, client).await,
+            Command::Expire(args) => expiry::expire(args, client).await,
+            Command::CheckLease(args) => lease::check(args, client).await,
             Command::Run(args) => Box::pin(run::run(*args, client)).await,
             Command::Bench(args) => Box::pin(bench::run(*args, client)).await,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     feed::Sink,
     lifecycle::{Condition, Readiness},
-    model::{Cluster, DaemonRecord, Epoch, Instance, InstanceStatus},
+    model::{BrakeMode, Cluster, DaemonRecord, Epoch, Instance, InstanceStatus},
     registry::{Leases, reaper::Alarm},
     store,
     telemetry::chain,
@@ -21,11 +21,13 @@ pub(super) struct Applier {
     alarm: Arc<Alarm>,
     readiness: Readiness,
     epoch: Option<Epoch>,
+    /// Whether expiry is held, and how it is braked.
+    expiry: (bool, Option<BrakeMode>),
 }
 
 impl Applier {
     pub(super) fn new(view: ViewWriter, leases: Arc<Leases>, alarm: Arc<Alarm>, readiness: Readiness) -> Self {
-        Self { view, leases, alarm, readiness, epoch: None }
+        Self { view, leases, alarm, readiness, epoch: None, expiry: (false, None) }
     }
 
     fn track(&self, cluster: &Cluster, instances: Vec<Instance>, at_ms: u64) -> Vec<Arc<Entry>> {
@@ -43,11 +45,16 @@ impl Applier {
             .collect()
     }
 
-    fn set_epoch(&mut self, cluster: &Cluster) {
+    fn set_cluster(&mut self, cluster: &Cluster) {
         self.leases.set_epoch(cluster.epoch);
         if self.epoch.replace(cluster.epoch).is_some_and(|before| before != cluster.epoch) {
             tracing::info!(epoch = %cluster.epoch.id, number = cluster.epoch.number, "the epoch was rotated");
             self.alarm.epoch_rotated();
+        }
+        // A reaper that sleeps until a hold ends must not sleep on when an operator has ended it.
+        let expiry = (cluster.hold.is_some(), cluster.brake.as_ref().map(|brake| brake.mode));
+        if std::mem::replace(&mut self.expiry, expiry) != expiry {
+            self.alarm.expiry_changed();
         }
     }
 
@@ -60,7 +67,7 @@ impl Applier {
 
 impl Sink for Applier {
     fn load(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
-        self.set_epoch(&cluster);
+        self.set_cluster(&cluster);
         let read_at = cluster.read_at;
         let entries = self.track(&cluster, instances, at_ms);
         let gone = self.view.replace(cluster, entries);
@@ -71,7 +78,7 @@ impl Sink for Applier {
     }
 
     fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
-        self.set_epoch(&cluster);
+        self.set_cluster(&cluster);
         let read_at = cluster.read_at;
         let entries = self.track(&cluster, instances, at_ms);
         let gone = self.view.apply(cluster, entries);

@@ -213,7 +213,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let stop = lifecycle.token(Stage::Engine);
     let alarm = Arc::new(Alarm::default());
     let applier = Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), parts.readiness.clone());
-    let feed = Feed::new(parts.url.clone(), applier, *clock);
+    let feed = Feed::new(parts.url.clone(), applier, *clock, view.wanted());
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
     let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name));

@@ -11,11 +11,14 @@
 //! State-based: there is no log of events. The rows with a revision above the one applied *are* what changed, because
 //! revisions become visible in the order of their commits (`migrations/013`). A lost connection is always followed by
 //! loading everything anew, so a wrong view cannot last. The notification is a doorbell only; where there is none,
-//! everything works all the same within [`POLL_PERIOD`].
+//! everything works all the same within [`POLL_PERIOD`], and at once for those who wait for a revision.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -29,6 +32,8 @@ use crate::{
 
 /// How often PostgreSQL is asked when no doorbell rings. Also what detects a dead connection.
 pub const POLL_PERIOD: Duration = Duration::from_secs(1);
+/// How long a read that somebody asks for is put off: those who ask meanwhile share it.
+const ASKED_PAUSE: Duration = Duration::from_millis(10);
 /// How often the list of daemons is read.
 const DAEMONS_PERIOD: Duration = Duration::from_secs(2);
 /// Most instances of one read.
@@ -66,14 +71,15 @@ pub struct Feed<S> {
     history_id: Option<Uuid>,
     applied: Revision,
     daemons_read: Option<Instant>,
+    wanted: Arc<Notify>,
     metrics: FeedMetrics,
 }
 
 impl<S: Sink> Feed<S> {
-    /// A feed from the database at `url` into `sink`.
-    pub fn new(url: String, sink: S, clock: Clock) -> Self {
+    /// A feed from the database at `url` into `sink`, that looks at once when `wanted` is notified.
+    pub fn new(url: String, sink: S, clock: Clock, wanted: Arc<Notify>) -> Self {
         let metrics = FeedMetrics::new();
-        Self { url, sink, clock, history_id: None, applied: Revision(0), daemons_read: None, metrics }
+        Self { url, sink, clock, history_id: None, applied: Revision(0), daemons_read: None, wanted, metrics }
     }
 
     /// Feeds until told to stop.
@@ -105,13 +111,24 @@ impl<S: Sink> Feed<S> {
 
     async fn session(&mut self, cause: Cause) -> Result<Infallible, store::Error> {
         let connection = Connection::open(&self.url).await?;
-        connection.confirm_history(self.history_id, self.applied).await?;
+        connection.confirm_history(self.applied).await?;
         self.load(&connection, cause).await?;
         loop {
             // An elapsed second means no more than that nothing rang.
-            let _ = timeout(POLL_PERIOD, connection.rung()).await;
+            let _ = timeout(POLL_PERIOD, self.rung_or_asked(&connection)).await;
             self.read_changes(&connection).await?;
             self.read_daemons(&connection).await?;
+        }
+    }
+
+    async fn rung_or_asked(&self, connection: &Connection) {
+        let asked = async {
+            self.wanted.notified().await;
+            sleep(ASKED_PAUSE).await;
+        };
+        tokio::select! {
+            () = connection.rung() => {}
+            () = asked => {}
         }
     }
 
@@ -148,6 +165,8 @@ impl<S: Sink> Feed<S> {
             let at_ms = self.clock.now_ms();
             let (Some(mut cluster), instances) = connection.changes(self.applied, BATCH).await? else { return Ok(()) };
             if let Some(cause) = self.broken_by(&cluster) {
+                // What was lost becomes another history before it can be used again.
+                connection.confirm_history(self.applied).await?;
                 return self.load(connection, cause).await;
             }
             let full = i64::try_from(instances.len()).is_ok_and(|count| count >= BATCH);

@@ -2,7 +2,7 @@
 //!
 //! A request is read whole: every field that cannot be accepted is reported, not only the first.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
@@ -14,7 +14,7 @@ use crate::{
         self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, LeaseId, Registration, Ttl,
         input::{self, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, invalid},
     },
-    proto::v1,
+    proto::{self, v1},
     view::{Entry, View},
 };
 
@@ -22,7 +22,8 @@ use crate::{
 const OPERATOR_DURATION: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
-const NANOS_PER_SECOND: u32 = 1_000_000_000;
+/// Most refused fields that one answer names: it must fit into what a client takes for the end of a call.
+const VIOLATIONS_MAX: usize = 16;
 
 /// Collects the fields that cannot be accepted.
 #[derive(Debug, Default)]
@@ -33,7 +34,9 @@ impl Violations {
     /// sees, because [`Violations::into_result`] then fails.
     pub(super) fn take<T: Default>(&mut self, parsed: Result<T, InvalidInput>) -> T {
         parsed.unwrap_or_else(|violation| {
-            self.0.push(violation);
+            if self.0.len() < VIOLATIONS_MAX {
+                self.0.push(violation);
+            }
             T::default()
         })
     }
@@ -96,12 +99,9 @@ pub(super) fn registration(request: v1::RegisterRequest) -> Result<Registration,
 
 fn ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, InvalidInput> {
     let Some(ttl) = ttl else { return Ttl::from_input("ttl", None) };
-    // Not by prost's own conversion, which overflows on what a caller may make up.
-    match (u64::try_from(ttl.seconds), u32::try_from(ttl.nanos)) {
-        (Ok(seconds), Ok(nanos)) if nanos < NANOS_PER_SECOND => {
-            Ttl::from_input("ttl", Some(Duration::new(seconds, nanos)))
-        }
-        _ => invalid("ttl", "is negative or malformed; choose whole milliseconds from 2 s to 300 s"),
+    match proto::std_duration(&ttl) {
+        Some(ttl) => Ttl::from_input("ttl", Some(ttl)),
+        None => invalid("ttl", "is negative or malformed; choose whole milliseconds from 2 s to 300 s"),
     }
 }
 
@@ -160,17 +160,17 @@ pub(super) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::I
     let status = instance.status_in(epoch);
     let live = status != InstanceStatus::Dead;
     v1::Instance {
-        instance_id: instance.instance_id.to_string(),
-        logical_id: instance.logical_id.to_string(),
+        instance_id: uuid_text(instance.instance_id.0),
+        logical_id: instance.logical_id.as_str().to_owned(),
         lease_id: instance.lease_id.0,
-        cluster_epoch: instance.epoch.id.to_string(),
+        cluster_epoch: uuid_text(instance.epoch.id.0),
         epoch_number: instance.epoch.number,
         revision: instance.revision.0,
         status: status_code(status).into(),
         actor_name: text(instance.actor_name.as_deref()),
         serve_route: text(instance.serve_route.as_deref()),
         node_id: text(instance.node_id.as_deref()),
-        ip_address: instance.ip_address.map(|ip| ip.to_string()).unwrap_or_default(),
+        ip_address: instance.ip_address.map(ip_text).unwrap_or_default(),
         port: instance.port.map(u32::from).unwrap_or_default(),
         pid: instance.pid.map(i64::from).unwrap_or_default(),
         version: text(instance.version.as_deref()),
@@ -234,9 +234,9 @@ pub(super) fn operator_duration(
     field: &str,
     duration: Option<prost_types::Duration>,
 ) -> Result<Option<Duration>, InvalidInput> {
-    match duration.map(Duration::try_from) {
+    match duration.as_ref().map(proto::std_duration) {
         None => Ok(None),
-        Some(Ok(duration)) if OPERATOR_DURATION.contains(&duration) => Ok(Some(duration)),
+        Some(Some(duration)) if OPERATOR_DURATION.contains(&duration) => Ok(Some(duration)),
         Some(_) => invalid(field, "is out of range; choose 1 s to 1 h"),
     }
 }
@@ -277,4 +277,44 @@ fn text(text: Option<&str>) -> String {
 
 fn labels(labels: &Labels) -> HashMap<String, String> {
     labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// A UUID as text, without the machinery of formatting: one call of Resolve needs three of them.
+pub(super) fn uuid_text(uuid: Uuid) -> String {
+    uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned()
+}
+
+/// An address as text; for IPv4 without the machinery of formatting, which was a tenth of the time of a batch.
+fn ip_text(ip: IpAddr) -> String {
+    let IpAddr::V4(ip) = ip else { return ip.to_string() };
+    let mut text = String::with_capacity(15);
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        for (divisor, needed) in [(100, octet >= 100), (10, octet >= 10), (1, true)] {
+            if needed {
+                text.push(char::from(b'0' + octet / divisor % 10));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_are_those_of_the_formatting_machinery(ip in any::<u32>(), uuid in any::<u128>()) {
+            let (ip, uuid) = (Ipv4Addr::from_bits(ip), Uuid::from_u128(uuid));
+            prop_assert_eq!(ip_text(ip.into()), ip.to_string());
+            prop_assert_eq!(uuid_text(uuid), uuid.to_string());
+        }
+    }
 }

@@ -63,7 +63,7 @@ impl Discovery {
         })?;
         Ok(v1::ResolveResponse {
             instance: Some(convert::instance(&chosen.entry, epoch, &self.view)),
-            cluster_epoch: epoch.id.to_string(),
+            cluster_epoch: convert::uuid_text(epoch.id.0),
             epoch_number: epoch.number,
             revision: snapshot.revision().0,
             alternatives: u32::try_from(chosen.alternatives).unwrap_or(u32::MAX),
@@ -85,7 +85,7 @@ impl Discovery {
         });
         Ok(shared::BatchResolveResponse {
             results: results.collect(),
-            cluster_epoch: epoch.id.to_string(),
+            cluster_epoch: convert::uuid_text(epoch.id.0),
             epoch_number: epoch.number,
             revision: snapshot.revision().0,
             stale_for: Some(duration(self.view.stale_for())),
@@ -139,7 +139,15 @@ impl Discovery {
         }
         let lease_id = LeaseId(request.lease_id);
         // A lease is a revision: whoever is handed one may be ahead of this daemon.
-        let snapshot = reader::snapshot(&self.view, request.min_revision.max(request.lease_id)).await?;
+        let asked_ms = self.view.clock().now_ms();
+        let snapshot = match reader::snapshot(&self.view, request.min_revision.max(request.lease_id)).await {
+            Err(Failure::NotYetSeen) => {
+                // If PostgreSQL has confirmed since that there is nothing newer, nobody has that lease.
+                reader::confirmed_after(&self.view, asked_ms).await?;
+                reader::snapshot(&self.view, request.min_revision).await?
+            }
+            seen => seen?,
+        };
         let epoch = epoch(&snapshot)?;
         let lease = self.leases.get(lease_id).ok_or(Failure::UnknownLease(lease_id))?;
         let entry = snapshot.instance(lease.instance_id).ok_or(Failure::UnknownLease(lease_id))?;

@@ -143,9 +143,20 @@ mod tests {
         }
 
         #[test]
-        fn no_token_from_outside_panics(token in any::<String>()) {
-            let _ = decode("page_token", &filter(""), &token);
-            let _ = decode_epoch("page_token", &token);
+        fn no_token_from_outside_panics(token in any::<String>(), bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            for token in [token, URL_SAFE_NO_PAD.encode(bytes)] {
+                let _ = decode("page_token", &filter(""), &token);
+                let _ = decode_epoch("page_token", &token);
+            }
+        }
+
+        #[test]
+        fn a_token_that_was_changed_leads_to_no_other_query(at in 0..FINGERPRINT_BYTES, change in 1..=u8::MAX) {
+            let position =
+                Position { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
+            let mut bytes = URL_SAFE_NO_PAD.decode(encode(&filter("a"), &position)).unwrap();
+            bytes[at] ^= change;
+            prop_assert!(decode("page_token", &filter("a"), &URL_SAFE_NO_PAD.encode(bytes)).is_err());
         }
     }
 }

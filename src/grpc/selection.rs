@@ -146,3 +146,115 @@ fn policy(policy: i32, key: String, near_node_id: String, draw: u64) -> Result<P
         Err(_) => invalid("choice.policy", format!("is {policy}; choose BEST, RANDOM, RENDEZVOUS or NEAR")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use proptest::{collection::vec, prelude::*};
+    use tonic::Status;
+
+    use super::{super::convert, *};
+
+    /// Texts of any kind, often one that means something.
+    fn text() -> impl Strategy<Value = String> {
+        const KNOWN: &[&str] = &["", "organ", "\0", "\u{9b}", "6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10"];
+        prop_oneof![any::<String>(), prop::sample::select(KNOWN).prop_map(str::to_owned)]
+    }
+
+    fn labels() -> impl Strategy<Value = HashMap<String, String>> {
+        prop::collection::hash_map(text(), text(), 0..6)
+    }
+
+    fn token() -> impl Strategy<Value = String> {
+        prop_oneof![any::<String>(), vec(any::<u8>(), 0..100).prop_map(|bytes| URL_SAFE_NO_PAD.encode(bytes))]
+    }
+
+    prop_compose! {
+        fn list_request()(
+            logical_id_prefix in text(), statuses in vec(any::<i32>(), 0..20), node_id in text(), labels in labels(),
+            page_size in any::<i32>(), page_token in token(), alive_at in prop::option::of((any::<i64>(), any::<i32>())),
+        ) -> v1::ListInstancesRequest {
+            let alive_at = alive_at.map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos });
+            v1::ListInstancesRequest {
+                logical_id_prefix, statuses, node_id, labels, page_size, page_token, min_revision: 0, alive_at,
+            }
+        }
+    }
+
+    prop_compose! {
+        fn watch_request()(
+            logical_id in text(), logical_id_prefix in text(), statuses in vec(-1..6, 0..4), node_id in text(),
+            labels in labels(), resume_after in any::<u64>(), history_id in text(),
+        ) -> v1::WatchRequest {
+            v1::WatchRequest {
+                logical_id, logical_id_prefix, statuses, node_id, labels, resume_after, history_id,
+            }
+        }
+    }
+
+    prop_compose! {
+        fn any_choice()(
+            policy in -1..6, key in text(), near_node_id in text(), excluded_instance_ids in vec(text(), 0..20),
+            labels in labels(),
+        ) -> v1::ResolveChoice {
+            v1::ResolveChoice { policy, key, near_node_id, excluded_instance_ids, labels }
+        }
+    }
+
+    prop_compose! {
+        fn any_registration()(
+            texts in [text(), text(), text(), text(), text(), text(), text(), text()], port in any::<u32>(),
+            pid in any::<i64>(), ttl in prop::option::of((any::<i64>(), any::<i32>())), labels in labels(),
+            initial_status in any::<i32>(),
+        ) -> v1::RegisterRequest {
+            let [instance_id, logical_id, cluster_epoch, actor_name, serve_route, node_id, ip_address, version] = texts;
+            let ttl = ttl.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+            v1::RegisterRequest {
+                instance_id, logical_id, cluster_epoch, actor_name, serve_route, node_id, ip_address, port, pid, ttl,
+                labels, version, initial_status,
+            }
+        }
+    }
+
+    /// What was refused fits into the end of a call.
+    fn check<T>(read: Result<T, Failure>) -> Result<(), TestCaseError> {
+        if let Err(failure) = read {
+            let status = Status::from(failure);
+            prop_assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            let bytes = status.message().len() + status.details().len();
+            prop_assert!(bytes < 6_000, "{} bytes", bytes);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_of_a_router_panics(
+            list_request in list_request(), watch_request in watch_request(), any_choice in any_choice(),
+            draw in any::<u64>(), batch in vec(text(), 0..20),
+        ) {
+            check(list(&list_request))?;
+            check(watch(&watch_request))?;
+            check(choice(Some(any_choice), draw))?;
+            check(names("logical_ids", &batch))?;
+        }
+
+        #[test]
+        fn no_request_of_an_actor_or_an_operator_panics(
+            request in any_registration(), id in text(), lease_id in any::<u64>(), status in any::<i32>(),
+            seconds in any::<i64>(), nanos in any::<i32>(),
+        ) {
+            check(convert::registration(request))?;
+            check(convert::set_status(&v1::SetStatusRequest { lease_id, instance_id: id, status }))?;
+            let duration = Some(prost_types::Duration { seconds, nanos });
+            check(convert::operator_duration("duration", duration).map_err(Failure::from))?;
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_ever_so_many_fields_stays_small() {
+        let many = vec![String::new(); NAMES_MAX];
+        check(names("logical_ids", &many)).unwrap();
+        check(list(&v1::ListInstancesRequest { statuses: vec![i32::MIN; 100_000], ..Default::default() })).unwrap();
+    }
+}

@@ -4,7 +4,7 @@
 //! its client: nothing is read from the hub until the client has taken the response before. One that falls too far
 //! behind is told so and ended; it resumes after what it has seen and gets the difference.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -28,7 +28,7 @@ use crate::{
     view::{
         Entry, Snapshot, View,
         hub::{Batch, Change, Hint},
-        list::{Filter, Position, changed_after, page},
+        list::{Filter, Position, can_tell_changes, changed_after, page},
     },
 };
 
@@ -38,8 +38,10 @@ pub const WATCHERS_MAX: usize = 16_384;
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(5);
 /// Instances of one response of a snapshot.
 const PAGE: usize = 500;
-/// Events after which a response gathers no further batches.
+/// Events after which a response takes up no more...
 const EVENTS_ENOUGH: usize = 1_000;
+/// ...or their bytes: clients refuse messages over 4 MiB, and a client that does not read holds one of them.
+const BYTES_ENOUGH: usize = 1024 * 1024;
 
 /// The responses.
 pub type Responses = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
@@ -60,29 +62,30 @@ pub(super) async fn begin(
     let seen = Seen::of(snapshot.cluster().ok_or(Failure::NotYetSeen)?);
     let next = match history {
         None => Next::Snapshot { snapshot: Arc::clone(&snapshot), after: None, reset: false },
-        Some(history_id) if can_resume(&snapshot, history_id, resume_after) => {
-            Next::Resume { snapshot: Arc::clone(&snapshot), after: resume_after }
+        Some(history_id) if seen.history_id == history_id && can_tell_changes(&snapshot, &filter, resume_after) => {
+            Next::Resume { target: seen, changed: changed_after(&snapshot, &filter, resume_after).into() }
         }
         Some(_) => Next::Snapshot { snapshot: Arc::clone(&snapshot), after: None, reset: true },
     };
-    let watcher = Watcher { view, filter, batches, seen, next, stop, _permit: permit };
+    let watcher = Watcher { view, filter, batches, rest: None, seen, next, stop, _permit: permit };
     Ok(Box::pin(stream::unfold(watcher, async |mut watcher| {
         let response = watcher.respond().await?;
         Some((response.map_err(Status::from), watcher))
     })))
 }
 
-/// Whether the difference to what a watcher has seen is still on record.
-fn can_resume(snapshot: &Snapshot, history_id: Uuid, after: Revision) -> bool {
-    snapshot
-        .cluster()
-        .is_some_and(|cluster| cluster.history_id == history_id && cluster.purged <= after && after <= cluster.revision)
-}
-
 /// What the next response tells.
 enum Next {
-    Snapshot { snapshot: Arc<Snapshot>, after: Option<Position>, reset: bool },
-    Resume { snapshot: Arc<Snapshot>, after: Revision },
+    Snapshot {
+        snapshot: Arc<Snapshot>,
+        after: Option<Position>,
+        reset: bool,
+    },
+    /// What changed up to the target, as far as it is not yet told.
+    Resume {
+        target: Seen,
+        changed: VecDeque<Arc<Entry>>,
+    },
     Changes,
     Nothing,
 }
@@ -115,10 +118,30 @@ impl Seen {
     }
 }
 
+/// The events of one response.
+#[derive(Default)]
+struct Events {
+    encoded: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Events {
+    fn push(&mut self, event: Bytes) {
+        self.bytes += event.len();
+        self.encoded.push(event);
+    }
+
+    fn are_enough(&self) -> bool {
+        self.encoded.len() >= EVENTS_ENOUGH || self.bytes >= BYTES_ENOUGH
+    }
+}
+
 struct Watcher {
     view: View,
     filter: Filter,
     batches: Receiver<Arc<Batch>>,
+    /// A batch that was too much for one response, and how many of its changes were taken.
+    rest: Option<(Arc<Batch>, usize)>,
     seen: Seen,
     next: Next,
     stop: CancellationToken,
@@ -129,7 +152,7 @@ impl Watcher {
     async fn respond(&mut self) -> Option<Result<WatchResponse, Failure>> {
         match std::mem::replace(&mut self.next, Next::Nothing) {
             Next::Snapshot { snapshot, after, reset } => Some(Ok(self.page(snapshot, after, reset))),
-            Next::Resume { snapshot, after } => Some(Ok(self.resume(&snapshot, after))),
+            Next::Resume { target, changed } => Some(Ok(self.resume(target, changed))),
             Next::Changes => {
                 let stop = self.stop.clone();
                 match stop.run_until_cancelled(self.changes()).await {
@@ -145,8 +168,18 @@ impl Watcher {
         let seen = snapshot.cluster().map_or(self.seen, Seen::of);
         let mut response = WatchResponse { reset, ..seen.response() };
         let page = page(&snapshot, &self.filter, after.as_ref(), PAGE);
-        response.events = page.entries.iter().map(|entry| self.event(entry, seen.epoch, true)).collect();
-        self.next = match page.next {
+        let mut events = Events::default();
+        let mut last = None;
+        for entry in &page.entries {
+            if events.are_enough() {
+                break;
+            }
+            events.push(self.event(entry, seen.epoch, true));
+            last = Some(entry);
+        }
+        let cut = events.encoded.len() < page.entries.len();
+        response.events = events.encoded;
+        self.next = match if cut { last.map(|last| Position::of(last)) } else { page.next } {
             // Until it is complete, nothing may be resumed from it.
             Some(next) => {
                 response.revision = 0;
@@ -161,56 +194,76 @@ impl Watcher {
         response
     }
 
-    fn resume(&mut self, snapshot: &Snapshot, after: Revision) -> WatchResponse {
-        self.seen = snapshot.cluster().map_or(self.seen, Seen::of);
-        let epoch = self.seen.epoch;
-        let changed = changed_after(snapshot, &self.filter, after);
-        let events = changed.iter().map(|entry| self.event(entry, epoch, self.filter.matches(entry, epoch)));
-        let response = WatchResponse { events: events.collect(), ..self.seen.response() };
-        self.next = Next::Changes;
-        response
+    fn resume(&mut self, target: Seen, mut changed: VecDeque<Arc<Entry>>) -> WatchResponse {
+        self.seen = target;
+        let mut events = Events::default();
+        while !events.are_enough()
+            && let Some(entry) = changed.pop_front()
+        {
+            events.push(self.event(&entry, target.epoch, self.filter.matches(&entry, target.epoch)));
+            // As far as this: the rest has later revisions.
+            self.seen.revision = if changed.is_empty() { target.revision } else { entry.instance.revision };
+        }
+        self.next = if changed.is_empty() { Next::Changes } else { Next::Resume { target, changed } };
+        WatchResponse { events: events.encoded, ..self.seen.response() }
     }
 
     async fn changes(&mut self) -> Result<WatchResponse, Failure> {
         let told = self.seen.epoch;
         // Of the whole response: changes that do not match must not put the bookmark off.
         let bookmark_at = Instant::now() + BOOKMARK_PERIOD;
-        let mut events = Vec::new();
+        let mut events = Events::default();
         loop {
-            let mut next = match timeout_at(bookmark_at, self.batches.recv()).await {
-                Ok(Ok(batch)) => Some(batch),
-                Ok(Err(RecvError::Lagged(_))) => return Err(Failure::WatcherTooSlow),
-                Ok(Err(RecvError::Closed)) => return Err(Failure::Write(WriteError::ShuttingDown)),
-                Err(_) => break,
+            let mut next = match self.rest.take() {
+                Some(rest) => Some(rest),
+                None => match timeout_at(bookmark_at, self.batches.recv()).await {
+                    Ok(Ok(batch)) => Some((batch, 0)),
+                    Ok(Err(RecvError::Lagged(_))) => return Err(Failure::WatcherTooSlow),
+                    Ok(Err(RecvError::Closed)) => return Err(Failure::Write(WriteError::ShuttingDown)),
+                    Err(_) => break,
+                },
             };
-            while let Some(batch) = next {
+            while let Some((batch, taken)) = next {
                 if batch.reset {
                     let snapshot = Arc::clone(&self.view.snapshot());
                     return Ok(self.page(snapshot, None, true));
                 }
-                self.take(&batch, &mut events);
-                next = if events.len() < EVENTS_ENOUGH { self.batches.try_recv().ok() } else { None };
+                self.rest = self.take(batch, taken, &mut events);
+                let more = self.rest.is_none() && !events.are_enough();
+                next = if more { self.batches.try_recv().ok().map(|batch| (batch, 0)) } else { None };
             }
-            if !events.is_empty() || self.seen.epoch != told || Instant::now() >= bookmark_at {
+            if !events.encoded.is_empty() || self.seen.epoch != told || Instant::now() >= bookmark_at {
                 break;
             }
         }
         self.next = Next::Changes;
-        Ok(WatchResponse { events, ..self.seen.response() })
+        Ok(WatchResponse { events: events.encoded, ..self.seen.response() })
     }
 
-    /// Takes over what of a batch concerns this watcher.
-    fn take(&mut self, batch: &Batch, events: &mut Vec<Bytes>) {
+    /// Takes over what of a batch concerns this watcher, but for so many changes. Returns it if more is left than fits.
+    fn take(&mut self, batch: Arc<Batch>, taken: usize, events: &mut Events) -> Option<(Arc<Batch>, usize)> {
         let epoch = batch.cluster.epoch;
         if batch.cluster.revision > self.seen.revision && batch.hints.is_empty() {
-            events.extend(batch.changes.iter().filter_map(|change| self.change_event(change, epoch)));
+            self.seen = Seen { revision: self.seen.revision, ..Seen::of(&batch.cluster) };
+            for (at, change) in batch.changes.iter().enumerate().skip(taken) {
+                if events.are_enough() {
+                    return Some((batch, at));
+                }
+                if let Some(event) = self.change_event(change, epoch) {
+                    events.push(event);
+                }
+                self.seen.revision = change.entry.instance.revision;
+            }
             self.seen = Seen::of(&batch.cluster);
         }
-        events.extend(batch.hints.iter().filter_map(|hint| self.hint_event(hint, epoch)));
+        for event in batch.hints.iter().filter_map(|hint| self.hint_event(hint, epoch)) {
+            events.push(event);
+        }
+        None
     }
 
     fn change_event(&self, change: &Change, epoch: Epoch) -> Option<Bytes> {
-        if !change.vanished && self.filter.matches(&change.entry, epoch) {
+        if self.filter.matches(&change.entry, epoch) {
             return Some(change.put.get_or_init(|| self.event(&change.entry, epoch, true)).clone());
         }
         // As it was written before: it stays known to the watcher until it is told otherwise.

@@ -58,8 +58,8 @@ pub struct Instance {
     pub started_at: DateTime<Utc>,
     /// The latest saved beat, as of when the row was read.
     pub last_beat: DateTime<Utc>,
-    /// The record of its death, as written.
-    pub death: Option<Death>,
+    /// The record of its death, as written. Boxed: the living are many more, and need no room for it.
+    pub death: Option<Box<Death>>,
 }
 
 impl Instance {
@@ -82,9 +82,12 @@ impl Instance {
     pub fn death_in(&self, current: Epoch) -> Option<Death> {
         match (self.status, self.status_in(current)) {
             (_, InstanceStatus::Starting | InstanceStatus::Alive | InstanceStatus::Draining) => None,
-            (InstanceStatus::Dead, _) => {
-                Some(self.death.clone().unwrap_or(Death { reason: None, at: None, deadline: None, decided_by: None }))
-            }
+            (InstanceStatus::Dead, _) => Some(self.death.as_deref().cloned().unwrap_or(Death {
+                reason: None,
+                at: None,
+                deadline: None,
+                decided_by: None,
+            })),
             _ => Some(Death { reason: Some(DeathReason::OldEpoch), at: None, deadline: None, decided_by: None }),
         }
     }

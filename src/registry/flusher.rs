@@ -2,13 +2,20 @@
 //! of any call.
 //!
 //! Each tick takes what has beaten since, keeps it until its save is due, and writes what is due. When nothing is, it
-//! tells PostgreSQL once a second that this daemon is well: the same call, so that "well" means that saving works.
+//! tells PostgreSQL twice a second that this daemon is well: the same call, so that "well" means that saving works.
+//!
+//! With the last write of what was gathered goes a promise: *everything I had heard by then is saved*, where "then" is
+//! the database clock as it was read before the gathering. Nobody is declared dead whose deadline is later than what
+//! every daemon has promised, so no beat that was acknowledged in time can come too late, however slow the way is.
+//! Saving counts as confirmed when everything that was due is written, not when some of it is: while it is late, no
+//! reaper of this daemon runs, and beats are refused in the end ([`Leases::save_lag_ms`]).
 //!
 //! After an outage of more than two seconds expiry is put on hold *before* the first save counts as confirmed, because
 //! beats that clients could not deliver meanwhile are no sign of death.
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -23,6 +30,9 @@ use crate::{
 
 /// How often due leases are looked for. Small against the third of the shortest TTL (667 ms).
 const TICK: Duration = Duration::from_millis(200);
+/// How often PostgreSQL is told that all is well when there is nothing to save. It bounds how much later than its
+/// deadline a death is declared.
+const IDLE_PERIOD_MS: u64 = 500;
 /// Leases per write. 5,000 rows take around 30 ms, so that nobody waits long for their locks.
 const CHUNK: usize = 5_000;
 /// How long one write may take.
@@ -70,7 +80,12 @@ pub struct Flusher {
     identity: Identity,
     /// Leases to save, by when that is due.
     due: BTreeMap<u64, Vec<Arc<Lease>>>,
+    /// Everything that was due at this time is saved.
     confirmed_ms: u64,
+    /// PostgreSQL last took a write.
+    answered_ms: u64,
+    /// The database clock, as that write was answered: earlier than whatever is gathered from then on.
+    read_at: Option<DateTime<Utc>>,
     failing: bool,
     metrics: FlushMetrics,
 }
@@ -80,8 +95,9 @@ impl Flusher {
     #[must_use]
     pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, identity: Identity) -> Self {
         let confirmed_ms = clock.now_ms();
-        let due = BTreeMap::new();
-        Self { pool, leases, clock, identity, due, confirmed_ms, failing: false, metrics: FlushMetrics::new() }
+        let (due, metrics) = (BTreeMap::new(), FlushMetrics::new());
+        let (answered_ms, read_at, failing) = (confirmed_ms, None, false);
+        Self { pool, leases, clock, identity, due, confirmed_ms, answered_ms, read_at, failing, metrics }
     }
 
     /// Saves until told to stop, then saves what is left.
@@ -95,15 +111,15 @@ impl Flusher {
             self.gather();
             let now_ms = self.clock.now_ms();
             let due = self.take_due(now_ms);
-            if !due.is_empty() || now_ms >= self.confirmed_ms + FLUSH_PERIOD_MS - 2 * tick_ms() {
-                self.save(due, Instant::now() + WRITE_TIMEOUT).await;
+            if !due.is_empty() || now_ms >= self.confirmed_ms + IDLE_PERIOD_MS {
+                self.save(due, None, &stop).await;
             }
             self.report();
         }
         self.gather();
         let left = self.take_due(u64::MAX);
         let count = left.len();
-        self.save(left, Instant::now() + LAST_SAVE_TIMEOUT).await;
+        self.save(left, Some(Instant::now() + LAST_SAVE_TIMEOUT), &CancellationToken::new()).await;
         tracing::info!(leases = count, failed = self.failing, "saved the last beats");
         Ok(())
     }
@@ -122,8 +138,12 @@ impl Flusher {
         due
     }
 
-    async fn save(&mut self, due: Vec<Arc<Lease>>, deadline: Instant) {
-        if let Err(error) = self.hold_after_outage(deadline).await {
+    /// Saves all of it, however long that takes: a part left for the next time would wait behind lower ids again and
+    /// again. What is left when a write fails, when told to stop, or by `until`, is due at once.
+    async fn save(&mut self, due: Vec<Arc<Lease>>, until: Option<Instant>, stop: &CancellationToken) {
+        let gathered_ms = self.clock.now_ms();
+        let saved_up_to = self.read_at;
+        if let Err(error) = self.hold_after_outage(until.unwrap_or_else(write_deadline)).await {
             self.failed(&error);
             self.due.entry(0).or_default().extend(due);
             return;
@@ -131,24 +151,29 @@ impl Flusher {
         let mut chunks = due.chunks(CHUNK);
         let mut chunk = chunks.next().unwrap_or_default();
         loop {
-            if let Err(error) = self.save_chunk(chunk, deadline).await {
-                self.failed(&error);
+            // Only the last one completes what was gathered.
+            let completes = saved_up_to.filter(|_| chunks.len() == 0);
+            let saved = self.save_chunk(chunk, completes, until.unwrap_or_else(write_deadline)).await;
+            if let Err(error) = &saved {
+                self.failed(error);
+            }
+            if saved.is_err() || (stop.is_cancelled() && chunks.len() > 0) {
                 // What was taken is due at once, unless a beat that came meanwhile has queued its lease itself. What
                 // was not taken is still marked, so that no beat will ever queue it: it must not be lost here.
-                let taken = chunk.iter().filter(|lease| lease.save_failed());
-                let again = taken.chain(chunks.flatten()).cloned();
+                let failed = if saved.is_err() { chunk } else { &[] };
+                let again = failed.iter().filter(|lease| lease.save_failed()).chain(chunks.flatten()).cloned();
                 self.due.entry(0).or_default().extend(again);
                 return;
             }
             match chunks.next() {
                 Some(next) => chunk = next,
-                None => return,
+                None => return self.confirmed(gathered_ms),
             }
         }
     }
 
     async fn hold_after_outage(&self, deadline: Instant) -> Result<(), store::Error> {
-        if self.clock.now_ms() > self.confirmed_ms + FLUSH_PERIOD_MS + OUTAGE_MS {
+        if self.clock.now_ms() > self.answered_ms + FLUSH_PERIOD_MS + OUTAGE_MS {
             let reason = "the database was away";
             let held = store::expiry::hold_expiry(&self.pool, Lane::Engine, reason, None, deadline).await?;
             tracing::warn!(held_ms = held.as_millis(), "expiry on hold after a database outage");
@@ -156,34 +181,47 @@ impl Flusher {
         Ok(())
     }
 
-    async fn save_chunk(&mut self, chunk: &[Arc<Lease>], deadline: Instant) -> Result<(), store::Error> {
+    async fn save_chunk(
+        &mut self,
+        chunk: &[Arc<Lease>],
+        saved_up_to: Option<DateTime<Utc>>,
+        deadline: Instant,
+    ) -> Result<(), store::Error> {
         let heard: Vec<u64> = chunk.iter().map(|lease| lease.take_unsaved()).collect();
         let now_ms = self.clock.now_ms();
         let lease_ids: Vec<i64> = chunk.iter().map(|lease| lease.id.0.cast_signed()).collect();
         let ages_ms: Vec<i64> = heard.iter().map(|heard_ms| now_ms.saturating_sub(*heard_ms).cast_signed()).collect();
         let daemon_id = self.identity.daemon_id;
-        if !store::beats::flush(&self.pool, daemon_id, &lease_ids, &ages_ms, deadline).await? {
-            tracing::warn!("this daemon was given up and enters anew");
-            self.identity.enter(&self.pool, deadline).await?;
-        }
+        let flushed = store::beats::flush(&self.pool, daemon_id, &lease_ids, &ages_ms, saved_up_to, deadline).await?;
         for (lease, heard_ms) in chunk.iter().zip(heard) {
             lease.saved(heard_ms);
         }
-        self.confirmed(now_ms, chunk.len());
+        self.answered(now_ms, chunk.len(), flushed.read_at);
+        if !flushed.entered {
+            tracing::warn!("this daemon was given up and enters anew");
+            self.identity.enter(&self.pool, deadline).await?;
+        }
         Ok(())
     }
 
-    fn confirmed(&mut self, started_ms: u64, leases: usize) {
+    /// PostgreSQL has taken a write.
+    fn answered(&mut self, asked_ms: u64, leases: usize, read_at: DateTime<Utc>) {
         if std::mem::take(&mut self.failing) {
             tracing::info!("beats are saved again");
         }
-        self.confirmed_ms = started_ms;
-        self.leases.save_confirmed(started_ms);
+        self.answered_ms = asked_ms;
+        self.read_at = Some(read_at);
         if leases > 0 {
-            let millis = u32::try_from(self.clock.now_ms().saturating_sub(started_ms)).unwrap_or(u32::MAX);
+            let millis = u32::try_from(self.clock.now_ms().saturating_sub(asked_ms)).unwrap_or(u32::MAX);
             self.metrics.leases.record(u32::try_from(leases).unwrap_or(u32::MAX));
             self.metrics.seconds.record(f64::from(millis) / 1_000.0);
         }
+    }
+
+    /// Everything that was due at `gathered_ms` is saved.
+    fn confirmed(&mut self, gathered_ms: u64) {
+        self.confirmed_ms = gathered_ms;
+        self.leases.save_confirmed(gathered_ms);
     }
 
     fn failed(&mut self, error: &store::Error) {
@@ -199,6 +237,6 @@ impl Flusher {
     }
 }
 
-fn tick_ms() -> u64 {
-    u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX)
+fn write_deadline() -> Instant {
+    Instant::now() + WRITE_TIMEOUT
 }

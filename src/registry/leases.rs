@@ -21,7 +21,7 @@ use crate::{
     model::{Epoch, Instance, InstanceStatus, Lease, LeaseId, Ttl, lease::LeaseStanding},
 };
 
-/// How often the flusher says that it is well, at the latest.
+/// How late saving may be before it counts as late.
 pub const FLUSH_PERIOD_MS: u64 = 1_000;
 const SHARDS: usize = 16;
 

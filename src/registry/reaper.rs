@@ -45,6 +45,8 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A database clock that is off by more was stepped.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+/// When to look again at somebody whose beat may be on the way.
+const UNSURE_SLEEP: Duration = Duration::from_millis(400);
 /// How often a braked reaper looks.
 const BRAKED_SLEEP: Duration = Duration::from_secs(1);
 /// How often the purge looks.
@@ -64,6 +66,11 @@ impl Alarm {
         if now_ms + u64::from(ttl.as_millis()) < self.wake_at_ms.load(Ordering::Relaxed) {
             self.stale.notify_one();
         }
+    }
+
+    /// Expiry is held or braked in another way than before.
+    pub fn expiry_changed(&self) {
+        self.stale.notify_one();
     }
 
     /// The epoch was rotated.
@@ -92,7 +99,7 @@ impl Reapers {
     pub async fn reap_stale(self, stop: CancellationToken) {
         let metrics = ReaperMetrics::stale();
         let hold = HoldMetrics::new();
-        let mut held = false;
+        let mut seen_rules = Rules::default();
         let mut seen = None;
         loop {
             let pause = if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
@@ -101,8 +108,8 @@ impl Reapers {
                 // Whatever is granted from now on may be missing from what this look finds.
                 self.alarm.wake_at_ms.store(u64::MAX, Ordering::Relaxed);
                 let report = self.reap_stale_once(&mut seen).await;
-                log_hold(&mut held, &hold, &report);
-                count(&metrics, report.as_ref().map(|report| report.reaped), held);
+                tell_rules(&mut seen_rules, &hold, &report);
+                count(&metrics, report.as_ref().map(|report| report.reaped), seen_rules.held);
                 report.map_or(Duration::from_secs(1), |report| pause_after(&report))
             };
             self.alarm.wake_at_ms.store(self.clock.now_ms() + millis(pause), Ordering::Relaxed);
@@ -185,6 +192,10 @@ impl SeenClock {
 fn pause_after(report: &StaleReport) -> Duration {
     let until_deadline = report.next_deadline.unwrap_or(LONGEST_SLEEP);
     let until_hold_ends = report.hold.as_ref().map_or(Duration::ZERO, |hold| hold.remaining);
+    if report.reaped == 0 && until_deadline.is_zero() && report.hold.is_none() {
+        // Overdue, but a daemon has not yet said that it has saved everything up to then.
+        return UNSURE_SLEEP;
+    }
     // A millisecond more: at the deadline itself nobody is overdue yet.
     let pause = until_deadline.max(until_hold_ends) + Duration::from_millis(1);
     if report.brake.is_some() {
@@ -197,10 +208,18 @@ fn pause_after(report: &StaleReport) -> Duration {
     }
 }
 
-fn log_hold(held: &mut bool, metrics: &HoldMetrics, report: &Result<StaleReport, store::Error>) {
+/// What keeps deaths back, as last seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rules {
+    held: bool,
+    brake: Option<BrakeMode>,
+}
+
+/// Logs what has changed, once, and shows in the metrics what is.
+fn tell_rules(seen: &mut Rules, metrics: &HoldMetrics, report: &Result<StaleReport, store::Error>) {
     let Ok(report) = report else { return };
-    let now_held = report.hold.is_some();
-    if now_held != *held {
+    let rules = Rules { held: report.hold.is_some(), brake: report.brake };
+    if rules.held != seen.held {
         match &report.hold {
             Some(hold) => {
                 tracing::warn!(reason = hold.reason, remaining_ms = millis(hold.remaining), "expiry is on hold");
@@ -208,10 +227,19 @@ fn log_hold(held: &mut bool, metrics: &HoldMetrics, report: &Result<StaleReport,
             None => tracing::info!("expiry is no longer on hold"),
         }
     }
-    *held = now_held;
-    metrics.held.set(f64::from(u8::from(now_held)));
-    metrics.pace.set(f64::from(u8::from(report.brake == Some(BrakeMode::Pace))));
-    metrics.protect.set(f64::from(u8::from(report.brake == Some(BrakeMode::Protect))));
+    if rules.brake != seen.brake {
+        match rules.brake {
+            Some(BrakeMode::Pace) => tracing::warn!("many are overdue at once: they are declared dead bit by bit"),
+            Some(BrakeMode::Protect) => {
+                tracing::error!("more than half of the living are overdue: nobody is declared dead for 10 minutes");
+            }
+            None => tracing::info!("expiry is no longer braked"),
+        }
+    }
+    *seen = rules;
+    metrics.held.set(f64::from(u8::from(rules.held)));
+    metrics.pace.set(f64::from(u8::from(rules.brake == Some(BrakeMode::Pace))));
+    metrics.protect.set(f64::from(u8::from(rules.brake == Some(BrakeMode::Protect))));
 }
 
 fn count(metrics: &ReaperMetrics, reaped: Result<u64, &store::Error>, held: bool) {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use crate::{
     metrics::WriterMetrics,
-    model::{Operation, Outcome},
+    model::{Operation, Outcome, Verdict},
     store::{self, Pool},
 };
 
@@ -109,7 +109,7 @@ impl WriterTask {
             Ok(outcomes) => {
                 for (job, outcome) in group.into_iter().zip(outcomes) {
                     // A caller that went away does not want to know.
-                    let _ = job.reply.send(Ok(outcome));
+                    let _ = job.reply.send(outcome);
                 }
             }
             Err(Error::Internal) if group.len() > 1 => self.apply_singly(group).await,
@@ -121,19 +121,21 @@ impl WriterTask {
     async fn apply_singly(&self, group: Vec<Job>) {
         for job in group {
             let outcome = self.apply_until(std::slice::from_ref(&job), job.deadline).await;
-            let outcome = outcome.and_then(|outcomes| outcomes.into_iter().next().ok_or(Error::MaybeApplied));
+            let outcome = outcome.and_then(|outcomes| outcomes.into_iter().next().unwrap_or(Err(Error::MaybeApplied)));
             let _ = job.reply.send(outcome);
         }
     }
 
     /// Applies a group, again and again until there is an answer or the time is up.
-    async fn apply_until(&self, group: &[Job], deadline: Instant) -> Result<Vec<Outcome>, Error> {
+    async fn apply_until(&self, group: &[Job], deadline: Instant) -> Result<Vec<Result<Outcome, Error>>, Error> {
         let mut may_be_applied = false;
         let mut pause = Duration::from_millis(20);
         loop {
             let operations = group.iter().map(|job| &job.operation);
             let error = match store::membership::apply(&self.pool, operations, &self.decided_by, deadline).await {
-                Ok(outcomes) => return Ok(outcomes),
+                Ok(outcomes) => {
+                    return Ok(outcomes.into_iter().map(|outcome| honest(outcome, may_be_applied)).collect());
+                }
                 Err(error) => error,
             };
             may_be_applied |= error.may_be_applied();
@@ -145,6 +147,13 @@ impl WriterTask {
             pause = (pause * 2).min(Duration::from_millis(200));
         }
     }
+}
+
+/// What a repetition is refused may be what the first try, whose answer was lost, has done already: a rotation or a death
+/// in between makes the difference. Then nobody can say that nothing was applied.
+fn honest(outcome: Outcome, may_be_applied: bool) -> Result<Outcome, Error> {
+    let done = matches!(outcome.verdict, Verdict::Created | Verdict::Renewed | Verdict::Replaced | Verdict::Set(_));
+    if may_be_applied && !done { Err(Error::MaybeApplied) } else { Ok(outcome) }
 }
 
 fn answer_all(group: Vec<Job>, error: &Error) {

@@ -1,5 +1,6 @@
 //! Saving the beats a daemon has heard, and asking for those that others have heard.
 
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -9,9 +10,18 @@ use super::{
 };
 use crate::model::LeaseId;
 
+/// What a flush was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// Whether this daemon is on the list of daemons; if not, it was given up and must enter anew.
+    pub entered: bool,
+    /// The database clock.
+    pub read_at: DateTime<Utc>,
+}
+
 /// Saves beats: each lease with how many milliseconds ago it was heard. Sorted by lease id by the caller, so that two
 /// daemons never wait for each other in a circle. Also says that the daemon is well, so it is called with none too.
-/// Returns whether this daemon is still on the list of daemons; if not, it was given up and must enter anew.
+/// `saved_up_to`: with this call, everything that was heard by then is saved.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
@@ -20,15 +30,17 @@ pub async fn flush(
     daemon_id: Uuid,
     lease_ids: &[i64],
     ages_ms: &[i64],
+    saved_up_to: Option<DateTime<Utc>>,
     deadline: Instant,
-) -> Result<bool, Error> {
+) -> Result<Flushed, Error> {
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
-            let statement = client.prepare_cached("SELECT muster_flush_beats($1, $2, $3)").await?;
-            client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms]).await
+            let sql = "SELECT entered, read_at FROM muster_flush_beats($1, $2, $3, $4)";
+            let statement = client.prepare_cached(sql).await?;
+            client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms, &saved_up_to]).await
         })
         .await?;
-    Ok(row.try_get::<_, Option<i32>>(0)?.is_some())
+    Ok(Flushed { entered: row.try_get(0)?, read_at: row.try_get(1)? })
 }
 
 /// How many milliseconds ago PostgreSQL knows each of these leases to have beaten. Leases that have ended are left out.

@@ -88,9 +88,9 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused.
-    pub async fn confirm_history(&self, history_id: Option<Uuid>, revision: Revision) -> Result<(), Error> {
+    pub async fn confirm_history(&self, revision: Revision) -> Result<(), Error> {
         let seen = signed(revision.0);
-        answer(self.client.execute("SELECT muster_confirm_history($1, $2)", &[&history_id, &seen])).await.map(drop)
+        answer(self.client.execute("SELECT muster_confirm_history($1)", &[&seen])).await.map(drop)
     }
 
     /// Waits until something changed, as far as notifications tell. Also returns when the connection is lost.

@@ -34,11 +34,13 @@ pub(super) fn instance(row: &Row, first: usize) -> Result<Instance, tokio_postgr
     let status: &str = row.try_get(first + 7)?;
     let status = InstanceStatus::from_word(status).unwrap_or(InstanceStatus::Dead);
     let stopped_at = time(row, first + 18);
-    let death = (status == InstanceStatus::Dead).then(|| Death {
-        reason: row.try_get(first + 20).ok().flatten().and_then(DeathReason::from_word),
-        at: stopped_at,
-        deadline: time(row, first + 21),
-        decided_by: text(row, first + 22),
+    let death = (status == InstanceStatus::Dead).then(|| {
+        Box::new(Death {
+            reason: row.try_get(first + 20).ok().flatten().and_then(DeathReason::from_word),
+            at: stopped_at,
+            deadline: time(row, first + 21),
+            decided_by: text(row, first + 22),
+        })
     });
     Ok(Instance {
         instance_id: InstanceId(row.try_get(first)?),

@@ -21,12 +21,10 @@ pub const BATCHES_MAX: usize = 1_024;
 /// A change of one instance.
 #[derive(Debug)]
 pub struct Change {
-    /// The instance after it; the one before it if its row vanished.
+    /// The instance after it.
     pub entry: Arc<Entry>,
     /// The instance before it; `None` if it is new.
     pub before: Option<Arc<Entry>>,
-    /// Its row is no longer on record.
-    pub vanished: bool,
     /// The event for watchers whom it matches now, once encoded.
     pub put: OnceLock<Bytes>,
     /// The event for watchers whom it matched before, once encoded.
@@ -93,13 +91,7 @@ impl Change {
     /// A change to `entry` from `before`.
     #[must_use]
     pub fn new(entry: Arc<Entry>, before: Option<Arc<Entry>>) -> Self {
-        Self { entry, before, vanished: false, put: OnceLock::new(), gone: OnceLock::new() }
-    }
-
-    /// The row of `entry` vanished.
-    #[must_use]
-    pub fn vanished(entry: Arc<Entry>) -> Self {
-        Self { before: Some(Arc::clone(&entry)), vanished: true, ..Self::new(entry, None) }
+        Self { entry, before, put: OnceLock::new(), gone: OnceLock::new() }
     }
 
     /// The instance before the change.

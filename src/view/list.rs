@@ -62,7 +62,7 @@ pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size
     let mut examined: Option<&Arc<Entry>> = None;
     for (count, entry) in candidates.enumerate() {
         if entries.len() == size || count == EXAMINED_MAX {
-            return Page { entries, next: examined.map(|entry| position(entry)) };
+            return Page { entries, next: examined.map(|entry| Position::of(entry)) };
         }
         if filter.matches(entry, cluster.epoch) {
             entries.push(Arc::clone(entry));
@@ -72,7 +72,8 @@ pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size
     Page { entries, next: None }
 }
 
-/// Everything that changed after a revision in the names of a filter, whether or not it matches, by revision.
+/// Everything that changed after a revision in the names of a filter, whether or not it matches, and what left these
+/// names since, by revision.
 #[must_use]
 pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision) -> Vec<Arc<Entry>> {
     let mut changed: Vec<_> = snapshot
@@ -82,8 +83,29 @@ pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision) -
         .filter(|entry| entry.instance.revision > revision)
         .map(Arc::clone)
         .collect();
+    let left = snapshot.moves_after(revision).filter(|moved| filter.names(&moved.from));
+    let left = left.filter_map(|moved| snapshot.instance(moved.instance_id));
+    changed.extend(left.filter(|entry| !filter.names(&entry.instance.logical_id)).map(Arc::clone));
     changed.sort_unstable_by_key(|entry| entry.instance.revision);
+    // Who left more than once is there more than once.
+    changed.dedup_by_key(|entry| entry.instance.revision);
     changed
+}
+
+/// Whether [`changed_after`] knows all that changed.
+#[must_use]
+pub fn can_tell_changes(snapshot: &Snapshot, filter: &Filter, after: Revision) -> bool {
+    let everything = filter.logical_id.is_empty() && filter.logical_id_prefix.is_empty();
+    let recorded = snapshot.cluster().is_some_and(|cluster| cluster.purged <= after && after <= cluster.revision);
+    recorded && (everything || snapshot.moves_known_after() <= after)
+}
+
+impl Position {
+    /// After an instance.
+    #[must_use]
+    pub fn of(entry: &Entry) -> Self {
+        Self { logical_id: entry.instance.logical_id.clone(), instance_id: entry.instance.instance_id }
+    }
 }
 
 impl Filter {
@@ -119,8 +141,4 @@ impl Filter {
 
 fn is_after(entry: &Entry, position: &Position) -> bool {
     (&entry.instance.logical_id, entry.instance.instance_id) > (&position.logical_id, position.instance_id)
-}
-
-fn position(entry: &Entry) -> Position {
-    Position { logical_id: entry.instance.logical_id.clone(), instance_id: entry.instance.instance_id }
 }

@@ -29,7 +29,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    pin,
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 pub use hub::Hub;
 pub use snapshot::{Counts, Entry, Snapshot};
@@ -40,6 +44,9 @@ use crate::{
     model::{DaemonRecord, Lease, Revision},
 };
 
+/// How long a revision is waited for before it is asked for: where notifications arrive, it is here by then.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// The registry as this daemon knows it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -48,6 +55,7 @@ pub struct View {
     confirmed: Arc<Confirmed>,
     daemons: Arc<ArcSwap<Vec<DaemonRecord>>>,
     hub: Hub,
+    wanted: Arc<Notify>,
     clock: Clock,
 }
 
@@ -74,6 +82,7 @@ impl View {
             confirmed: Arc::new(confirmed),
             daemons: Arc::default(),
             hub: Hub::default(),
+            wanted: Arc::default(),
             clock,
         };
         let writer = ViewWriter::new(view.clone(), sender);
@@ -95,7 +104,13 @@ impl View {
     /// How long ago PostgreSQL last confirmed that this is all there is.
     #[must_use]
     pub fn stale_for(&self) -> Duration {
-        Duration::from_millis(self.clock.now_ms().saturating_sub(self.confirmed.here_ms.load(Ordering::Relaxed)))
+        Duration::from_millis(self.clock.now_ms().saturating_sub(self.confirmed_ms()))
+    }
+
+    /// When PostgreSQL last confirmed that this is all there is, by this daemon's clock.
+    #[must_use]
+    pub fn confirmed_ms(&self) -> u64 {
+        self.confirmed.here_ms.load(Ordering::Relaxed)
     }
 
     /// What the database clock showed at a time of this daemon's clock, to within the time of a query.
@@ -144,10 +159,24 @@ impl View {
         *self.applied.borrow()
     }
 
+    /// Notified when somebody waits in vain for what may be on record already.
+    #[must_use]
+    pub fn wanted(&self) -> Arc<Notify> {
+        Arc::clone(&self.wanted)
+    }
+
     /// Waits until the registry is loaded and `revision` has been applied, at most `bound`. Returns whether it was.
     pub async fn wait_for(&self, revision: Revision, bound: Duration) -> bool {
         let mut applied = self.applied.clone();
         let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= revision));
-        matches!(timeout(bound, reached).await, Ok(Ok(_)))
+        pin!(reached);
+        let asking = async {
+            if let Ok(reached) = timeout(PATIENCE, &mut reached).await {
+                return reached.is_ok();
+            }
+            self.wanted.notify_one();
+            reached.await.is_ok()
+        };
+        timeout(bound, asking).await.unwrap_or(false)
     }
 }

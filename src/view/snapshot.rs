@@ -67,6 +67,19 @@ impl Counts {
     }
 }
 
+/// Most moves that are remembered.
+const MOVES_MAX: usize = 1_000;
+
+/// An instance id that was registered anew under another logical id: its row under the former one, which would have
+/// told of its end, is no more.
+#[derive(Clone, Debug)]
+pub struct Move {
+    /// The logical id it left.
+    pub from: LogicalId,
+    /// Whose.
+    pub instance_id: InstanceId,
+}
+
 /// The registry at one revision.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -74,6 +87,8 @@ pub struct Snapshot {
     instances: HashMap<InstanceId, Arc<Entry>>,
     names: OrdMap<LogicalId, Arc<Name>>,
     counts: Counts,
+    moves: OrdMap<Revision, Move>,
+    moves_known_after: Revision,
 }
 
 impl Snapshot {
@@ -106,6 +121,17 @@ impl Snapshot {
         self.names.range(LogicalId::from_record(first)..)
     }
 
+    /// Instances that left a logical id after a revision, by revision.
+    pub fn moves_after(&self, revision: Revision) -> impl Iterator<Item = &Move> {
+        self.moves.range(Revision(revision.0.saturating_add(1))..).map(|(_, moved)| moved)
+    }
+
+    /// Moves up to this revision may be unknown.
+    #[must_use]
+    pub fn moves_known_after(&self) -> Revision {
+        self.moves_known_after
+    }
+
     /// How many there are.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -135,16 +161,54 @@ impl Snapshot {
         let known_before = !name.all.is_empty();
         let members = Arc::make_mut(name);
         let at = members.all.partition_point(|other| other.instance.instance_id < entry.instance.instance_id);
-        members.all.insert(at, Arc::clone(&entry));
+        insert(&mut members.all, at, &entry);
         if entry.instance.status == InstanceStatus::Alive {
             let at = members.alive.partition_point(|other| other.steady_rank() < entry.steady_rank());
-            members.alive.insert(at, Arc::clone(&entry));
+            insert(&mut members.alive, at, &entry);
         }
         let served = is_served(name, epoch);
         *self.counts.of(effective_status(&entry, epoch)) += 1;
         self.count_name(known_before.then_some(served_before), Some(served));
+        if let Some(before) = &before {
+            self.note_move(&before.instance, &entry.instance);
+        }
         self.instances.insert(entry.instance.instance_id, entry);
         before
+    }
+
+    /// Takes over, after everything was loaded, what the snapshot before it tells of moves.
+    pub(super) fn continue_moves(&mut self, former: &Self) {
+        self.moves = former.moves.clone();
+        self.moves_known_after = former.moves_known_after;
+        let known = former.entries().filter_map(|before| {
+            let now = self.instances.get(&before.instance.instance_id)?;
+            Some((Arc::clone(before), Arc::clone(now)))
+        });
+        for (before, now) in known.collect::<Vec<_>>() {
+            self.note_move(&before.instance, &now.instance);
+        }
+    }
+
+    /// Nothing is known of moves before everything was loaded, but that each of them needed a lease that took the place
+    /// of another.
+    pub(super) fn begin_moves(&mut self) {
+        let replacing = self.instances.values().filter(|entry| entry.instance.replaces.is_some());
+        let latest = replacing.map(|entry| entry.instance.lease_id.0).max();
+        self.moves_known_after = Revision(latest.unwrap_or_default());
+    }
+
+    fn note_move(&mut self, before: &Instance, now: &Instance) {
+        if before.logical_id == now.logical_id {
+            return;
+        }
+        let moved = Move { from: before.logical_id.clone(), instance_id: now.instance_id };
+        self.moves.insert(now.revision, moved);
+        if self.moves.len() > MOVES_MAX
+            && let Some((first, _)) = self.moves.get_min().cloned()
+        {
+            self.moves.remove(&first);
+            self.moves_known_after = first;
+        }
     }
 
     /// Removes an instance from the record.
@@ -200,6 +264,14 @@ impl Snapshot {
         }
         self.counts = counts;
     }
+}
+
+/// Inserts, growing by no more than half: most names have one instance, and there may be a million of them.
+fn insert(entries: &mut Vec<Arc<Entry>>, at: usize, entry: &Arc<Entry>) {
+    if entries.len() == entries.capacity() {
+        entries.reserve_exact(1 + entries.len() / 2);
+    }
+    entries.insert(at, Arc::clone(entry));
 }
 
 fn effective_status(entry: &Entry, epoch: Option<Epoch>) -> InstanceStatus {

@@ -31,12 +31,23 @@ impl ViewWriter {
     /// Replaces everything by what was loaded as of one moment. Returns the entries that are no longer on record.
     ///
     /// Readers go on with the former snapshot until the new one is whole. Watchers get the difference, or are told to
-    /// begin anew if the history was broken.
+    /// begin anew if the history was broken or tombstones were missed.
     pub fn replace(&mut self, cluster: Cluster, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<Arc<Entry>> {
         let mut loaded = Snapshot::default();
         loaded.set_cluster(cluster.clone());
         for entry in entries {
             loaded.insert(entry);
+        }
+        // What was purged before it was seen has left no tombstone: watchers are where a resumption would be.
+        let continued = self.next.cluster().is_some_and(|before| {
+            before.history_id == cluster.history_id
+                && before.revision <= cluster.revision
+                && cluster.purged <= before.revision
+        });
+        if continued {
+            loaded.continue_moves(&self.next);
+        } else {
+            loaded.begin_moves();
         }
         let former = std::mem::replace(&mut self.next, loaded);
         let gone: Vec<_> = former
@@ -44,12 +55,10 @@ impl ViewWriter {
             .filter(|entry| self.next.instance(entry.instance.instance_id).is_none())
             .map(Arc::clone)
             .collect();
-        let reset = former
-            .cluster()
-            .is_some_and(|before| before.history_id != cluster.history_id || before.revision > cluster.revision);
+        let reset = former.cluster().is_some() && !continued;
         self.publish();
         // Asked after the snapshot is there: whoever subscribes later begins with it, whoever was earlier is seen here.
-        let changes = if reset || !self.view.hub.is_watched() { Vec::new() } else { self.difference(&former, &gone) };
+        let changes = if reset || !self.view.hub.is_watched() { Vec::new() } else { self.difference(&former) };
         self.view.hub.send(Batch { cluster, changes, hints: Vec::new(), reset });
         gone
     }
@@ -77,14 +86,14 @@ impl ViewWriter {
         gone
     }
 
-    /// What a watcher of `former` has to learn, by revision.
-    fn difference(&self, former: &Snapshot, gone: &[Arc<Entry>]) -> Vec<Change> {
+    /// What a watcher of `former` has to learn, by revision. Those that are gone had been dead for long.
+    fn difference(&self, former: &Snapshot) -> Vec<Change> {
         let changed = self.next.entries().filter_map(|entry| {
             let before = former.instance(entry.instance.instance_id);
             let same = before.is_some_and(|before| before.instance.revision == entry.instance.revision);
             (!same).then(|| Change::new(Arc::clone(entry), before.map(Arc::clone)))
         });
-        let mut changes: Vec<_> = gone.iter().map(|entry| Change::vanished(Arc::clone(entry))).chain(changed).collect();
+        let mut changes: Vec<_> = changed.collect();
         changes.sort_by_key(|change| change.entry.instance.revision);
         changes
     }

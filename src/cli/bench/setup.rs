@@ -86,8 +86,8 @@ impl Run {
     }
 
     /// One value for each caller, spread over the connections.
-    pub(super) fn callers<T>(&self, in_flight: u32, make: impl FnMut(&Client) -> T) -> Vec<T> {
-        (0..in_flight).flat_map(|_| &self.clients).map(make).collect()
+    pub(super) fn callers<T>(&self, in_flight: u32, mut make: impl FnMut(&Client) -> T) -> Vec<T> {
+        (0..in_flight).flat_map(|_| &self.clients).map(&mut make).collect()
     }
 
     /// What to register under a number.

@@ -31,8 +31,9 @@ use super::{
     },
     OnFenced,
 };
-use crate::proto::v1::{
-    BeatRequest, DeregisterRequest, InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest,
+use crate::proto::{
+    std_duration,
+    v1::{BeatRequest, DeregisterRequest, InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest},
 };
 
 /// The shortest pause after a failure.
@@ -273,11 +274,7 @@ fn is_not_ready(error: &Error) -> bool {
 }
 
 fn interval(named: Option<&prost_types::Duration>) -> Duration {
-    named
-        .and_then(|duration| Duration::try_from(*duration).ok())
-        .filter(|interval| !interval.is_zero())
-        .unwrap_or(DEFAULT_INTERVAL)
-        .max(INTERVAL_MIN)
+    named.and_then(std_duration).filter(|interval| !interval.is_zero()).unwrap_or(DEFAULT_INTERVAL).max(INTERVAL_MIN)
 }
 
 #[cfg(test)]

@@ -1,0 +1,160 @@
+//! `musterd hold`, `release`, `expire`: what an operator may overrule about deaths.
+//!
+//! All three may be repeated safely, so an unknown outcome needs no more advice than to repeat the command. Limits are
+//! the daemon's to know: it refuses what is out of range, and the command ends with 2.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{
+    client::{Client, ClientArgs, parse_duration},
+    exit::{self, Error},
+    instances::seconds,
+    json,
+    output::{self, Format, OutputArgs, Table},
+};
+use crate::proto::v1;
+
+pub(super) const HOLD_EXAMPLES: &str = "\
+Examples:
+  # For as long as everybody alive needs to be heard again
+  musterd hold
+  musterd hold --for 10m --reason 'work on the network'
+
+A hold that ends later stays. musterd release ends it.";
+
+pub(super) const EXPIRE_EXAMPLES: &str = "\
+Examples:
+  musterd expire 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10
+  # Only if it was not registered anew in the meantime; exits with 4 if it never had that lease
+  musterd expire 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10 --lease 42";
+
+/// Arguments of `hold`.
+#[derive(Debug, clap::Args)]
+pub struct HoldArgs {
+    /// For how long, 1s to 1h [default: the longest TTL of the living and 5s]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for)]
+    duration: Option<prost_types::Duration>,
+
+    /// Why, for everybody to see; at most 1024 bytes
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Arguments of `release`.
+#[derive(Debug, clap::Args)]
+pub struct ReleaseArgs {
+    /// For how long the brake stays off, 1s to 1h [default: 5m]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for)]
+    duration: Option<prost_types::Duration>,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Arguments of `expire`.
+#[derive(Debug, clap::Args)]
+pub struct ExpireArgs {
+    /// The instance
+    #[arg(value_name = "INSTANCE_ID")]
+    instance_id: Uuid,
+
+    /// Only if it still has this lease [default: whichever it has]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    lease: u64,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+fn parse_for(text: &str) -> Result<prost_types::Duration, String> {
+    let duration: Duration = parse_duration(text)?;
+    duration.try_into().map_err(|_| "is too long".to_owned())
+}
+
+pub(super) async fn hold(args: HoldArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let client = Client::connect(client).await?;
+    let request = v1::HoldExpiryRequest { duration: args.duration, reason: args.reason };
+    let response = client.call(client.cluster().hold_expiry(request)).await?;
+    if args.output.output != Format::Table {
+        output::print_json(&json::held(&response), args.output.output)?;
+        return Ok(exit::OK);
+    }
+    let mut table = Table::new(["HELD FOR"]);
+    table.row([seconds(response.remaining.as_ref())]);
+    output::print_table(&table)?;
+    Ok(exit::OK)
+}
+
+pub(super) async fn release(args: ReleaseArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let client = Client::connect(client).await?;
+    let request = v1::ReleaseExpiryRequest { duration: args.duration };
+    client.call(client.cluster().release_expiry(request)).await?;
+    if args.output.output == Format::Table {
+        output::note("expiry goes on, without a brake for a while");
+    } else {
+        output::print_json(&serde_json::json!({}), args.output.output)?;
+    }
+    Ok(exit::OK)
+}
+
+pub(super) async fn expire(args: ExpireArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let client = Client::connect(client).await?;
+    let instance_id = args.instance_id.to_string();
+    let request = v1::ExpireInstanceRequest { instance_id: instance_id.clone(), lease_id: args.lease };
+    let response = client.call(client.cluster().expire_instance(request)).await?;
+    if args.output.output != Format::Table {
+        output::print_json(&json::expired(&response), args.output.output)?;
+        return Ok(exit::OK);
+    }
+    let mut table = Table::new(["INSTANCE", "REVISION", "DEAD BEFORE"]);
+    let before = if response.already_dead { "yes" } else { "no" };
+    table.row([instance_id, response.revision.to_string(), before.to_owned()]);
+    output::print_table(&table)?;
+    Ok(exit::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Hold {
+        #[command(flatten)]
+        args: HoldArgs,
+    }
+
+    #[derive(Debug, Parser)]
+    struct Expire {
+        #[command(flatten)]
+        args: ExpireArgs,
+    }
+
+    #[test]
+    fn how_long_a_hold_lasts_is_left_to_the_daemon_unless_it_is_said() {
+        let hold = |words: &[&str]| Hold::try_parse_from([&["hold"], words].concat()).map(|hold| hold.args.duration);
+        assert_eq!(hold(&[]).expect("no flag is needed"), None);
+        let ten_minutes = prost_types::Duration { seconds: 600, nanos: 0 };
+        assert_eq!(hold(&["--for", "10m"]).expect("a duration"), Some(ten_minutes));
+        for bad in ["10", "soon", "", "-1s", "18446744073709551615s"] {
+            assert!(hold(&["--for", bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_named_by_a_uuid_and_its_lease_may_be_left_out() {
+        let id = "6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10";
+        let expire = |words: &[&str]| Expire::try_parse_from([&["expire"], words].concat()).map(|one| one.args.lease);
+        assert_eq!(expire(&[id]).expect("an id"), 0);
+        assert_eq!(expire(&[id, "--lease", "42"]).expect("a lease"), 42);
+        for bad in [&[][..], &["organ-1"], &[id, "--lease", "x"], &[id, "--lease", "-1"]] {
+            assert!(expire(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `musterd check-lease`: whether a fencing token is still good, for scripts that are handed one.
+//!
+//! The answer is the exit code; what is printed says whose lease it is. It is as old as the daemon's view, a moment as a
+//! rule: whoever must be sure until the end of a transaction asks PostgreSQL itself, with `assert_lease`.
+
+use super::{
+    client::{Client, ClientArgs},
+    exit::{self, Error},
+    instances::{address, seconds, status, warn_if_stale},
+    json,
+    output::{self, Format, OutputArgs, Table},
+};
+use crate::proto::v1;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  musterd check-lease 42 || exit 1
+  musterd check-lease 42 -o json | jq -r .instance.logicalId
+
+Exits with 0 if the lease is alive, with 4 if it is not on record, with 5 if
+it has ended, was replaced, or belongs to an older epoch.";
+
+/// Arguments of `check-lease`.
+#[derive(Debug, clap::Args)]
+pub struct CheckLeaseArgs {
+    /// The lease
+    #[arg(value_name = "LEASE_ID", value_parser = clap::value_parser!(u64).range(1..))]
+    lease_id: u64,
+
+    /// Answer at this revision or later; waits at most 1 s for it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_revision: u64,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn check(args: CheckLeaseArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let client = Client::connect(client).await?;
+    let request = v1::CheckLeaseRequest { lease_id: args.lease_id, min_revision: args.min_revision };
+    let response = client.call(client.discovery().check_lease(request)).await?;
+    warn_if_stale(response.stale_for.as_ref());
+    if args.output.output != Format::Table {
+        output::print_json(&json::checked_lease(&response), args.output.output)?;
+        return Ok(exit::OK);
+    }
+    let instance = response.instance.ok_or(Error::Incomplete("the instance"))?;
+    output::print_table(&table(&instance))?;
+    Ok(exit::OK)
+}
+
+fn table(instance: &v1::Instance) -> Table<6> {
+    let mut table = Table::new(["LEASE", "LOGICAL ID", "INSTANCE", "STATUS", "ADDRESS", "REMAINING"]);
+    table.row([
+        instance.lease_id.to_string(),
+        instance.logical_id.clone(),
+        instance.instance_id.clone(),
+        status(instance),
+        address(instance),
+        seconds(instance.lease_remaining.as_ref()),
+    ]);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Check {
+        #[command(flatten)]
+        args: CheckLeaseArgs,
+    }
+
+    #[test]
+    fn a_lease_is_a_number_from_1() {
+        let lease = |word| Check::try_parse_from(["check-lease", word]).map(|check| check.args.lease_id);
+        assert_eq!(lease("42").expect("a lease"), 42);
+        assert_eq!(lease("18446744073709551615").expect("the largest"), u64::MAX);
+        for bad in ["0", "-1", "x", ""] {
+            assert!(lease(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_table_says_whose_lease_it_is() {
+        let instance = v1::Instance {
+            lease_id: 42,
+            logical_id: "organ".into(),
+            instance_id: "6f1e".into(),
+            status: v1::InstanceStatus::Draining.into(),
+            ip_address: "10.0.0.1".into(),
+            port: 80,
+            ..Default::default()
+        };
+        let mut out = Vec::new();
+        table(&instance).write(&mut out).expect("a vector takes everything");
+        let text = String::from_utf8(out).expect("text");
+        let row: Vec<_> = text.lines().nth(1).expect("a row").split_whitespace().collect();
+        assert_eq!(row, ["42", "organ", "6f1e", "draining", "10.0.0.1:80", "-"]);
+    }
+}
