@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The one place that knows every part.
     ("daemon", EVERYTHING),
     // A client of the protocol, and the way in to the daemon and to the migrations.
-    ("cli", &["proto", "config", "clock", "daemon", "store"]),
+    ("cli", &["model", "proto", "config", "clock", "daemon", "store"]),
     ("main", &["cli"]),
 ];
 

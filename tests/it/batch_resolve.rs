@@ -107,6 +107,9 @@ async fn no_name_too_many_names_and_bad_names_are_refused() {
         let violations = status.get_details_bad_request().unwrap().field_violations;
         assert_eq!(violations.iter().map(|v| v.field.as_str()).collect::<Vec<_>>(), ["logical_ids"]);
     }
+    let status = discovery.batch_resolve(names(&[""; 1_000])).await.unwrap_err();
+    let named = status.get_details_bad_request().unwrap().field_violations.len();
+    assert_eq!((status.code(), named), (Code::InvalidArgument, 16), "as many as an answer can hold");
     let response = discovery.batch_resolve(names(&["a"; 1_000])).await.unwrap().into_inner();
     assert_eq!(response.results.len(), 1_000, "the limit itself is accepted");
 

@@ -2,42 +2,16 @@
 
 use std::time::Duration;
 
-use futures_util::stream;
-use musterd::proto::v1::{
-    BeatStreamRequest, BeatStreamResponse, ErrorReason, GetInstanceRequest, RegisterRequest, RotateEpochRequest,
-};
-use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use musterd::proto::v1::{BeatStreamRequest, ErrorReason, GetInstanceRequest, RegisterRequest, RotateEpochRequest};
 
 use crate::harness::{
-    client::{alive, deregister, register, seconds},
+    client::{BeatStream, alive, deregister, register, seconds},
     daemon::Daemon,
     postgres::TestDatabase,
     wait::wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(20);
-
-/// An open stream.
-struct Stream {
-    requests: mpsc::Sender<BeatStreamRequest>,
-    responses: Streaming<BeatStreamResponse>,
-}
-
-impl Stream {
-    async fn open(daemon: &Daemon) -> Self {
-        let (requests, queue) = mpsc::channel(1_000);
-        let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|request| (request, queue)));
-        let responses = daemon.registry().await.beat_stream(queue).await.unwrap().into_inner();
-        Self { requests, responses }
-    }
-
-    async fn beat(&mut self, lease_ids: &[u64]) -> Result<BeatStreamResponse, Status> {
-        let request = BeatStreamRequest { lease_ids: lease_ids.to_vec(), goodbye: false };
-        self.requests.send(request).await.unwrap();
-        self.responses.message().await?.ok_or_else(|| Status::aborted("ended"))
-    }
-}
 
 async fn suspect(daemon: &Daemon, instance_id: &str) -> bool {
     let request = GetInstanceRequest { instance_id: instance_id.into(), min_revision: 0 };
@@ -53,7 +27,7 @@ async fn many_leases_are_renewed_and_only_exceptions_are_named() {
     for _ in 0..5 {
         leases.push(register(&mut registry, alive("organ")).await.lease_id);
     }
-    let mut stream = Stream::open(&daemon).await;
+    let mut stream = BeatStream::open(&daemon).await;
     for _ in 0..3 {
         let answer = stream.beat(&leases).await.unwrap();
         assert_eq!((answer.renewed, answer.exceptions.len()), (5, 0));
@@ -83,7 +57,7 @@ async fn a_fleet_that_beats_on_a_stream_stays_alive_and_a_silent_one_dies() {
     let request = |name: &str| RegisterRequest { ttl: seconds(2), ..alive(name) };
     let kept = register(&mut registry, request("kept")).await;
     let silent = register(&mut registry, request("silent")).await;
-    let mut stream = Stream::open(&daemon).await;
+    let mut stream = BeatStream::open(&daemon).await;
     let is_dead = async |instance_id: &str| {
         let request = GetInstanceRequest { instance_id: instance_id.into(), min_revision: 0 };
         daemon.discovery().await.get_instance(request).await.unwrap().into_inner().instance.unwrap().death.is_some()
@@ -103,14 +77,14 @@ async fn the_end_of_a_stream_makes_its_leases_suspect_unless_it_said_goodbye() {
     let mut registry = daemon.registry().await;
     let lease = register(&mut registry, alive("organ")).await;
 
-    let mut stream = Stream::open(&daemon).await;
+    let mut stream = BeatStream::open(&daemon).await;
     stream.beat(&[lease.lease_id]).await.unwrap();
     assert!(!suspect(&daemon, &lease.instance_id).await);
     drop(stream);
     wait_until("it is suspect", BOUND, async || suspect(&daemon, &lease.instance_id).await.then_some(()).ok_or("not"))
         .await;
 
-    let mut stream = Stream::open(&daemon).await;
+    let mut stream = BeatStream::open(&daemon).await;
     stream.beat(&[lease.lease_id]).await.unwrap();
     assert!(!suspect(&daemon, &lease.instance_id).await, "the next beat clears it");
     stream.requests.send(BeatStreamRequest { lease_ids: vec![lease.lease_id], goodbye: true }).await.unwrap();
@@ -124,7 +98,7 @@ async fn a_lease_of_another_daemon_is_waited_for_instead_of_called_unknown() {
     let database = TestDatabase::create().await;
     let (one, other) = (Daemon::start(database.url()).await, Daemon::start(database.url()).await);
     let mut registry = one.registry().await;
-    let mut stream = Stream::open(&other).await;
+    let mut stream = BeatStream::open(&other).await;
     for _ in 0..20 {
         let lease = register(&mut registry, alive("organ")).await;
         let answer = stream.beat(&[lease.lease_id]).await.unwrap();
@@ -138,8 +112,8 @@ async fn an_oversized_request_ends_its_stream_alone() {
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
     let lease = register(&mut registry, alive("organ")).await;
-    let mut good = Stream::open(&daemon).await;
-    let mut bad = Stream::open(&daemon).await;
+    let mut good = BeatStream::open(&daemon).await;
+    let mut bad = BeatStream::open(&daemon).await;
     let refused = bad.beat(&vec![lease.lease_id; 100_001]).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("100000"), "{}", refused.message());
@@ -152,7 +126,7 @@ async fn a_client_that_does_not_read_its_answers_costs_nobody_else_anything() {
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
     let lease = register(&mut registry, alive("organ")).await;
-    let deaf = Stream::open(&daemon).await;
+    let deaf = BeatStream::open(&daemon).await;
     // Each answer names 2,000 unknown leases: the windows of the connection fill up soon.
     let request = BeatStreamRequest { lease_ids: vec![1_u64; 2_000], goodbye: false };
     let mut sent = 0;
@@ -160,7 +134,7 @@ async fn a_client_that_does_not_read_its_answers_costs_nobody_else_anything() {
         sent += 1;
         tokio::task::yield_now().await;
     }
-    let mut good = Stream::open(&daemon).await;
+    let mut good = BeatStream::open(&daemon).await;
     assert_eq!(good.beat(&[lease.lease_id]).await.unwrap().renewed, 1);
     drop(deaf);
     assert!(daemon.terminate().await.success());

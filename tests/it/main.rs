@@ -5,6 +5,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod architecture;
+mod assert_lease;
 mod bad_input;
 mod batch_resolve;
 mod beat_stream;
@@ -14,16 +15,25 @@ mod cli;
 mod cli_resolve;
 mod cli_watch;
 mod discovery;
+mod disruptions;
 mod expiry;
+mod failover;
+mod faults;
 mod harness;
+mod hostile_doorbell;
+mod interleavings;
 mod listing;
 mod local_postgres;
 mod main_loop;
+mod many_daemons;
 mod migration_errors;
 mod migrations;
+mod no_listen;
 mod observability;
+mod operators;
 mod outages;
 mod policies;
+mod protection;
 mod readme;
 mod registration;
 mod seed_faults;

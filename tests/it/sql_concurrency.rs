@@ -135,7 +135,7 @@ async fn beats_wait_for_nobody_who_changes_membership() {
     let other = registry.connect().await;
     run(&other, &format!("BEGIN; {}; {}", register(2, "organ", 100), rotate(101))).await;
     let beat = format!(
-        "SET lock_timeout = '5s'; SELECT beat('{0}'); SELECT muster_flush_beats('{0}', '{{{lease}}}', '{{0}}')",
+        "SET lock_timeout = '5s'; SELECT beat('{0}'); SELECT saved FROM muster_flush_beats('{0}', '{{{lease}}}', '{{0}}')",
         id(1)
     );
     assert_eq!(refusal(&registry.client, &beat).await, "");
@@ -207,7 +207,13 @@ async fn flushes_of_the_same_leases_never_deadlock() {
     run(&holder, &format!("BEGIN; UPDATE registry_instance SET last_heartbeat = now() WHERE lease_id = {middle}"))
         .await;
     let flush = |order: [i64; 3]| {
-        format!("SELECT muster_flush_beats('{}', '{{{},{},{}}}', '{{0,0,0}}')", id(1), order[0], order[1], order[2])
+        format!(
+            "SELECT saved FROM muster_flush_beats('{}', '{{{},{},{}}}', '{{0,0,0}}')",
+            id(1),
+            order[0],
+            order[1],
+            order[2]
+        )
     };
     let up = Background::start(registry.connect().await, flush([low, middle, high])).await;
     up.blocked(client).await;
@@ -238,8 +244,13 @@ async fn a_group_and_a_flush_of_the_same_instances_never_deadlock() {
     )
     .await;
     group.blocked(client).await;
-    let flush =
-        format!("SELECT muster_flush_beats('{}', '{{{},{},{}}}', '{{0,0,0}}')", id(1), leases[0], leases[1], leases[2]);
+    let flush = format!(
+        "SELECT saved FROM muster_flush_beats('{}', '{{{},{},{}}}', '{{0,0,0}}')",
+        id(1),
+        leases[0],
+        leases[1],
+        leases[2]
+    );
     let flush = Background::start(registry.connect().await, flush).await;
     flush.blocked(client).await;
     assert!(!group.has_ended() && !flush.has_ended());

@@ -165,7 +165,7 @@ async fn a_flush_saves_when_each_beat_was_heard_and_never_goes_back() {
     run(client, "UPDATE registry_daemon SET last_flush = now() - interval '10 s'").await;
     let leases = column::<i64>(client, "SELECT lease_id FROM registry_instance ORDER BY instance_id").await;
     let flush = format!(
-        "SELECT muster_flush_beats('{}', '{{{},{},{},999}}', '{{5000,30000,0,0}}')",
+        "SELECT saved FROM muster_flush_beats('{}', '{{{},{},{},999}}', '{{5000,30000,0,0}}')",
         id(1),
         leases[0],
         leases[1],
@@ -178,7 +178,10 @@ async fn a_flush_saves_when_each_beat_was_heard_and_never_goes_back() {
         ["5", "0", "60"]
     );
     assert!(get::<bool>(client, "SELECT last_flush > now() - interval '5 s' FROM registry_daemon").await);
-    assert_eq!(get::<i32>(client, &format!("SELECT muster_flush_beats('{}', '{{}}', '{{}}')", id(1))).await, 0);
+    assert_eq!(
+        get::<i32>(client, &format!("SELECT saved FROM muster_flush_beats('{}', '{{}}', '{{}}')", id(1))).await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -192,7 +195,7 @@ async fn every_update_of_a_flush_is_hot() {
     start_daemon(client, 1).await;
     run(client, "BEGIN").await;
     let flush = format!(
-        "SELECT muster_flush_beats('{}', array_agg(lease_id), array_agg(0::bigint)) FROM registry_instance",
+        "SELECT (muster_flush_beats('{}', array_agg(lease_id), array_agg(0::bigint))).saved FROM registry_instance",
         id(1)
     );
     assert_eq!(get::<i32>(client, &flush).await, 500);

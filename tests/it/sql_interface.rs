@@ -345,8 +345,11 @@ async fn each_change_rings_the_doorbell_once_with_its_revision() {
     run(&listener, "LISTEN muster").await;
     let client = &registry.client;
     apply(client, json!([registration(1), registration(2), status(1, "alive"), status(9, "alive")])).await;
-    run(client, &format!("SELECT beat('{}'); SELECT muster_flush_beats('{}', '{{2,3}}', '{{0,0}}')", id(1), id(1)))
-        .await;
+    run(
+        client,
+        &format!("SELECT beat('{}'); SELECT saved FROM muster_flush_beats('{}', '{{2,3}}', '{{0,0}}')", id(1), id(1)),
+    )
+    .await;
     apply(client, json!([registration(1)])).await;
     run(client, &format!("SELECT set_current_epoch('{}')", id(101))).await;
     run(client, "SELECT expire_old_epoch_instances()").await;

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use crate::harness::{
     client::{Watcher, alive, deregister, register, seconds, set_status},
     daemon::Daemon,
-    postgres::{TestDatabase, connect},
+    postgres::{BOUND, TestDatabase, connect},
+    wait::wait_until,
 };
 
 fn prefix(prefix: &str) -> WatchRequest {
@@ -150,6 +151,92 @@ async fn what_cannot_be_continued_is_reset_and_begins_anew() {
         .unwrap();
     watcher.until(|watcher| watcher.resets == 1 && watcher.complete).await;
     assert!(watcher.known.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_id_that_was_registered_under_another_name_is_gone_for_who_resumes_at_the_former() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let named = WatchRequest { logical_id: "former".into(), ..Default::default() };
+    let request = |name: &str| v1::RegisterRequest { instance_id: Uuid::from_u128(7).to_string(), ..alive(name) };
+    let lease = register(&mut registry, request("former")).await;
+    let mut watcher = Watcher::open(&daemon, named.clone()).await.unwrap();
+    watcher.reach(lease.revision).await;
+    assert_eq!(watcher.known.len(), 1);
+    deregister(&mut registry, lease.lease_id).await;
+    register(&mut registry, request("latter")).await;
+
+    // Resumed before it heard of that. A daemon that was not there cannot know, and says so.
+    let late = Daemon::start(database.url()).await;
+    for (resumed_at, resets) in [(&daemon, 0), (&late, 1)] {
+        let mut resumed = Watcher::open(resumed_at, watcher.resumption(named.clone())).await.unwrap();
+        resumed.known = watcher.known.clone();
+        resumed.step().await.unwrap();
+        assert_eq!((names(&resumed).await, resumed.resets), (Vec::new(), resets));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_comes_in_pieces_that_every_client_takes() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let first = register(&mut registry, alive("first")).await;
+    let mut steady = Watcher::open(&daemon, prefix("")).await.unwrap();
+    steady.reach(first.revision).await;
+    let before = steady.resumption(prefix(""));
+    // Clients take messages of 4 MiB at most, if nothing else is said: these are 6 MiB.
+    let labels = || (0..30).map(|at| (format!("label-{at}"), "x".repeat(500))).collect();
+    let registered = (0..400).map(|at| {
+        let (mut registry, request) = (registry.clone(), v1::RegisterRequest { labels: labels(), ..alive("large") });
+        async move { register(&mut registry, v1::RegisterRequest { pid: at, ..request }).await.revision }
+    });
+    let last = futures_util::future::join_all(registered).await.into_iter().max().unwrap();
+
+    steady.reach(last).await;
+    let mut fresh = Watcher::open(&daemon, prefix("")).await.unwrap();
+    fresh.reach(last).await;
+    let mut resumed = Watcher::open(&daemon, before.clone()).await.unwrap();
+    resumed.known = fresh
+        .known
+        .iter()
+        .filter(|(id, _)| **id == first.instance_id)
+        .map(|(id, it)| (id.clone(), it.clone()))
+        .collect();
+    resumed.step().await.unwrap();
+    assert!(resumed.revision < last, "a piece says how far it goes");
+    // From the middle of it as well.
+    let mut again = Watcher::open(&daemon, resumed.resumption(prefix(""))).await.unwrap();
+    again.known = resumed.known.clone();
+    again.revision = resumed.revision;
+    again.reach(last).await;
+    resumed.reach(last).await;
+    let ids = |watcher: &Watcher| watcher.known.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(ids(&fresh).len(), 401);
+    for watcher in [&steady, &resumed, &again] {
+        assert_eq!((ids(watcher), watcher.resets), (ids(&fresh), 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_row_that_outlasted_a_later_one_is_gone_everywhere_once_it_is_deleted() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let mut registry = daemon.registry().await;
+    let (earlier, later) = (register(&mut registry, alive("a")).await, register(&mut registry, alive("b")).await);
+    deregister(&mut registry, earlier.lease_id).await;
+    deregister(&mut registry, later.lease_id).await;
+    let client = connect(database.url()).await;
+    for lease in [&later, &earlier] {
+        let sql = format!("DELETE FROM registry_instance WHERE lease_id = {}", lease.lease_id);
+        client.batch_execute(&sql).await.unwrap();
+        wait_until("it is no longer on record", BOUND, async || {
+            let request = v1::GetInstanceRequest { instance_id: lease.instance_id.clone(), min_revision: 0 };
+            daemon.discovery().await.get_instance(request).await.err().map(|it| it.code()).ok_or("it is")
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::stream;
 use musterd::proto::{
     shared::WatchResponse,
     v1::{
-        self, DeregisterRequest, Instance, InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest,
-        WatchEvent, WatchEventType, registry_service_client::RegistryServiceClient,
+        self, BeatStreamRequest, BeatStreamResponse, DeregisterRequest, Instance, InstanceStatus, RegisterRequest,
+        RegisterResponse, SetStatusRequest, WatchEvent, WatchEventType, registry_service_client::RegistryServiceClient,
     },
 };
 use prost::Message as _;
+use tokio::sync::mpsc;
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::daemon::Daemon;
@@ -50,6 +52,30 @@ pub(crate) async fn set_status(
 /// A TTL for a request.
 pub(crate) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// An open stream of beats.
+#[derive(Debug)]
+pub(crate) struct BeatStream {
+    pub(crate) requests: mpsc::Sender<BeatStreamRequest>,
+    pub(crate) responses: Streaming<BeatStreamResponse>,
+}
+
+impl BeatStream {
+    /// Opens a stream.
+    pub(crate) async fn open(daemon: &Daemon) -> Self {
+        let (requests, queue) = mpsc::channel(1_000);
+        let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|request| (request, queue)));
+        let responses = daemon.registry().await.beat_stream(queue).await.unwrap().into_inner();
+        Self { requests, responses }
+    }
+
+    /// Sends one request and waits for its answer.
+    pub(crate) async fn beat(&mut self, lease_ids: &[u64]) -> Result<BeatStreamResponse, Status> {
+        let request = BeatStreamRequest { lease_ids: lease_ids.to_vec(), goodbye: false };
+        self.requests.send(request).await.unwrap();
+        self.responses.message().await?.ok_or_else(|| Status::aborted("ended"))
+    }
 }
 
 /// What a watcher knows, kept as a client would keep it, and checked against the promises of a watch on the way.

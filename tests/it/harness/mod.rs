@@ -3,6 +3,7 @@
 pub(crate) mod actor;
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod fleet;
 pub(crate) mod postgres;
 pub(crate) mod registry;
 pub(crate) mod scratch;

@@ -182,6 +182,13 @@ impl OwnCluster {
         self.end(Signal::SIGQUIT);
     }
 
+    /// Sends a signal to every process of it. Returns to how many.
+    pub(crate) fn signal_all(&self, signal: Signal) -> usize {
+        let Some(postmaster) = self.child.as_ref().map(Child::id) else { return 0 };
+        let processes = std::iter::once(postmaster).chain(children(postmaster));
+        processes.filter(|pid| kill(Pid::from_raw((*pid).try_into().unwrap()), signal).is_ok()).count()
+    }
+
     fn end(&mut self, signal: Signal) {
         if let Some(mut child) = self.child.take() {
             kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
@@ -192,8 +199,22 @@ impl OwnCluster {
 
 impl Drop for OwnCluster {
     fn drop(&mut self) {
+        // One that was frozen could not end.
+        self.signal_all(Signal::SIGCONT);
         self.stop_immediate();
     }
+}
+
+/// The processes that a process has started and that still run.
+fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name in parentheses may hold anything; state and parent follow it.
+        let parent_of = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        parent_of == Some(parent)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
 }
 
 /// The pid of the postmaster of a data directory, if one runs or ran.

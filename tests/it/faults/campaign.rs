@@ -1,0 +1,130 @@
+//! A run: calm, then one step after the other (one fault or several at once, until they heal), calm, judgement.
+
+use std::time::Duration;
+
+use musterd::proto::v1::InstanceStatus;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    checker::{Demands, Evidence, Verdict},
+    client::{Client, Registration},
+    history::{Answer, Micros, Outcome},
+    nemesis::{self, Fault},
+    world::{Population, TTL, World},
+};
+
+/// A daemon that acknowledges no change that long after everything is healed has not recovered.
+const RECOVERY_BOUND: Duration = Duration::from_secs(15);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    pub(crate) seed: u64,
+    pub(crate) population: Population,
+    pub(crate) steps: Vec<Vec<Fault>>,
+}
+
+/// What every run needs to prove anything.
+pub(crate) fn demands(population: Population, steps: usize) -> Demands {
+    Demands {
+        changes_acknowledged: 100 + 20 * steps,
+        beats_acknowledged: population.actors * 3,
+        reads_answered: 100,
+        sights_per_watcher: 20,
+        ..Demands::default()
+    }
+}
+
+/// Does it, and judges what happened.
+pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
+    let own = plan.steps.iter().flatten().any(|fault| fault.hurts_the_cluster());
+    let mut world = if own {
+        World::own(plan.population.daemons, plan.seed).await
+    } else {
+        World::shared(plan.population.daemons, plan.seed).await
+    };
+    world.start_daemons().await;
+    world.populate(plan.population);
+    sleep(Duration::from_millis(2_500)).await;
+    world.note_footprints();
+    for step in &plan.steps {
+        // Whether a fault hurts depends on where everybody is in the rhythm of beats and saves.
+        let phase = world.dice.between(Duration::ZERO, TTL / 3);
+        sleep(phase).await;
+        disrupt(&mut world, step).await;
+        calm_down(&world).await;
+    }
+    world.finish(plan.name, plan.seed, demands(plan.population, plan.steps.len())).await
+}
+
+/// Ends the hold once everybody beats again, as an operator would: the next fault has to meet a registry that is not
+/// protected by the one before.
+async fn calm_down(world: &World) {
+    sleep(TTL / 2).await;
+    let sql = "DELETE FROM registry_daemon WHERE last_flush < clock_timestamp() - interval '3 seconds';
+               UPDATE cluster_metadata SET hold_until = NULL, hold_reason = NULL WHERE hold_until IS NOT NULL";
+    world.sql().await.batch_execute(sql).await.unwrap();
+}
+
+/// One step: all of these at once.
+pub(crate) async fn disrupt(world: &mut World, faults: &[Fault]) {
+    let mut wounds = Vec::new();
+    for fault in faults {
+        wounds.push(nemesis::strike(world, *fault).await);
+    }
+    // The longest last: PostgreSQL must be back before a daemon can start.
+    wounds.sort_by_key(|wound| (!wound.fault.hurts_the_cluster(), wound.fault.lasts()));
+    sleep(wounds.iter().map(|wound| wound.fault.lasts()).max().unwrap_or_default()).await;
+    let mut ended = Vec::new();
+    for wound in wounds {
+        let (fault, from) = (wound.fault, wound.from);
+        let effect = nemesis::heal(world, wound).await;
+        ended.push((fault, from, effect));
+    }
+    let until = world.history.now();
+    let recovery = recovery(world).await;
+    let any = ended.iter().any(|(_, _, effect)| !effect.is_empty());
+    for (fault, from, effect) in ended {
+        // Among several one may hide the other.
+        let hidden = effect.is_empty() && any;
+        let effect = if hidden { "hidden by the others".to_owned() } else { effect };
+        world.disrupted(format!("{fault:?}"), from, until, effect, recovery);
+    }
+}
+
+/// How long it takes until every daemon has acknowledged a change.
+async fn recovery(world: &mut World) -> Micros {
+    let began = world.history.now();
+    let client = world.client();
+    let mut probes = Vec::new();
+    for daemon in 0..world.nodes.len() {
+        probes.push(probe(client.clone(), daemon, world.dice.id()));
+    }
+    if futures_util::future::join_all(probes).await.contains(&false) {
+        world.complaints.push(format!("not every daemon has acknowledged a change within {RECOVERY_BOUND:?}"));
+    }
+    world.history.now() - began
+}
+
+async fn probe(client: Client, daemon: usize, instance: uuid::Uuid) -> bool {
+    let began = Instant::now();
+    let asked = Registration {
+        instance,
+        logical_id: "probe".to_owned(),
+        content: format!("probe-{instance}"),
+        epoch: None,
+        status: InstanceStatus::Alive,
+        ttl: TTL,
+    };
+    let mut attempt = 0;
+    while began.elapsed() < RECOVERY_BOUND {
+        attempt += 1;
+        if let Outcome::Ok(Answer::Registered { lease, .. }) = client.register(daemon, attempt, &asked).await {
+            client.deregister(daemon, attempt, lease).await;
+            return true;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    false
+}

@@ -1,0 +1,199 @@
+//! Somebody who asks daemons, and whose every call is on record.
+//!
+//! A call waits half a second for its answer, so that ambiguity happens. What comes back without a reason of the
+//! daemon's own is unknown: the transport cannot tell what became of a request.
+
+use std::time::Duration;
+
+use musterd::proto::v1::{
+    self, InstanceStatus, cluster_service_client::ClusterServiceClient,
+    discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
+};
+use tonic::{
+    Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use super::history::{Answer, History, Op, Outcome, Row};
+
+/// How long a call waits for its answer.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A registration asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Registration {
+    pub(crate) instance: Uuid,
+    pub(crate) logical_id: String,
+    /// Unique; goes into the name of the actor.
+    pub(crate) content: String,
+    pub(crate) epoch: Option<Uuid>,
+    pub(crate) status: InstanceStatus,
+    pub(crate) ttl: Duration,
+}
+
+/// One sequential client with a connection to each daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) id: u32,
+    pub(crate) history: History,
+    channels: Vec<Channel>,
+}
+
+/// A connection that is made at the first call, and anew when it breaks or falls silent.
+pub(crate) fn channel(addr: &str) -> Channel {
+    Endpoint::from_shared(format!("http://{addr}"))
+        .unwrap()
+        .connect_timeout(PATIENCE)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(1))
+        .connect_lazy()
+}
+
+/// What an error says of the call: whether it definitely had no effect.
+pub(crate) fn failure(status: &Status) -> Outcome {
+    match status.get_details_error_info() {
+        Some(info) if info.reason != "MAYBE_APPLIED" => Outcome::Fail(info.reason),
+        Some(info) => Outcome::Unknown(info.reason),
+        None => Outcome::Unknown(format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+/// An instance as rows of the history tell it.
+pub(crate) fn row(instance: &v1::Instance) -> Row {
+    Row {
+        instance: instance.instance_id.parse().unwrap(),
+        lease: instance.lease_id,
+        revision: instance.revision,
+        epoch: instance.epoch_number,
+        status: instance.status().as_str_name().trim_start_matches("INSTANCE_STATUS_").to_lowercase(),
+    }
+}
+
+impl Client {
+    /// A client of the daemons behind these addresses.
+    pub(crate) fn new(id: u32, addrs: &[String], history: &History) -> Self {
+        Self { id, history: history.clone(), channels: addrs.iter().map(|addr| channel(addr)).collect() }
+    }
+
+    /// How many daemons there are.
+    pub(crate) fn daemons(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// For what is not a plain call.
+    pub(crate) fn channel(&self, daemon: usize) -> Channel {
+        self.channels[daemon].clone()
+    }
+
+    fn registry(&self, daemon: usize) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.channel(daemon))
+    }
+
+    fn discovery(&self, daemon: usize) -> DiscoveryServiceClient<Channel> {
+        DiscoveryServiceClient::new(self.channel(daemon))
+    }
+
+    async fn call<T>(
+        &self,
+        daemon: usize,
+        attempt: u32,
+        op: Op,
+        answering: impl Future<Output = Result<Response<T>, Status>>,
+        read: impl FnOnce(T) -> Answer,
+    ) -> Outcome {
+        let call = self.history.invoke(self.id, daemon, attempt, op);
+        let outcome = match tokio::time::timeout(PATIENCE, answering).await {
+            Ok(Ok(response)) => Outcome::Ok(read(response.into_inner())),
+            Ok(Err(status)) => failure(&status),
+            Err(_) => Outcome::Unknown("no answer in time".to_owned()),
+        };
+        self.history.complete(call, outcome.clone());
+        outcome
+    }
+
+    pub(crate) async fn register(&self, daemon: usize, attempt: u32, asked: &Registration) -> Outcome {
+        let request = v1::RegisterRequest {
+            instance_id: asked.instance.to_string(),
+            logical_id: asked.logical_id.clone(),
+            cluster_epoch: asked.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
+            actor_name: asked.content.clone(),
+            node_id: "node".to_owned(),
+            pid: 1 + i64::from(self.id),
+            ttl: Some(asked.ttl.try_into().unwrap()),
+            initial_status: asked.status.into(),
+            ..Default::default()
+        };
+        let op = Op::Register { instance: asked.instance, content: asked.content.clone(), epoch: asked.epoch };
+        let mut registry = self.registry(daemon);
+        let read = |granted: v1::RegisterResponse| Answer::Registered {
+            lease: granted.lease_id,
+            revision: granted.revision,
+            epoch: granted.epoch_number,
+        };
+        self.call(daemon, attempt, op, registry.register(request), read).await
+    }
+
+    pub(crate) async fn beat(&self, daemon: usize, lease: u64) -> Outcome {
+        let request = v1::BeatRequest { lease_id: lease, instance_id: String::new() };
+        let mut registry = self.registry(daemon);
+        let read = |told: v1::BeatResponse| Answer::Beaten { epoch: told.epoch_number };
+        self.call(daemon, 1, Op::Beat { lease }, registry.beat(request), read).await
+    }
+
+    pub(crate) async fn set_status(&self, daemon: usize, attempt: u32, lease: u64, status: InstanceStatus) -> Outcome {
+        let request = v1::SetStatusRequest { lease_id: lease, status: status.into(), ..Default::default() };
+        let word = status.as_str_name().trim_start_matches("INSTANCE_STATUS_").to_lowercase();
+        let mut registry = self.registry(daemon);
+        let read = |set: v1::SetStatusResponse| Answer::Set {
+            lease: set.lease_id,
+            revision: set.revision,
+            already_dead: false,
+        };
+        self.call(daemon, attempt, Op::SetStatus { lease, status: word }, registry.set_status(request), read).await
+    }
+
+    pub(crate) async fn deregister(&self, daemon: usize, attempt: u32, lease: u64) -> Outcome {
+        let request = v1::DeregisterRequest { lease_id: lease, ..Default::default() };
+        let mut registry = self.registry(daemon);
+        let read = |ended: v1::DeregisterResponse| Answer::Set {
+            lease: ended.lease_id,
+            revision: ended.revision,
+            already_dead: ended.already_dead,
+        };
+        self.call(daemon, attempt, Op::Deregister { lease }, registry.deregister(request), read).await
+    }
+
+    pub(crate) async fn rotate(&self, daemon: usize, attempt: u32, epoch: Uuid) -> Outcome {
+        let request = v1::RotateEpochRequest { new_epoch: epoch.to_string(), ..Default::default() };
+        let mut cluster = ClusterServiceClient::new(self.channel(daemon));
+        let read = |rotated: v1::RotateEpochResponse| Answer::Rotated {
+            epoch: rotated.epoch_number,
+            revision: rotated.revision,
+        };
+        self.call(daemon, attempt, Op::Rotate { epoch }, cluster.rotate_epoch(request), read).await
+    }
+
+    pub(crate) async fn resolve(&self, daemon: usize, logical_id: &str, min_revision: u64) -> Outcome {
+        let request = v1::ResolveRequest { logical_id: logical_id.to_owned(), min_revision, choice: None };
+        let op = Op::Resolve { logical_id: logical_id.to_owned(), min_revision };
+        let mut discovery = self.discovery(daemon);
+        let read = |found: v1::ResolveResponse| Answer::Resolved {
+            revision: found.revision,
+            epoch: found.epoch_number,
+            row: row(&found.instance.unwrap()),
+        };
+        self.call(daemon, 1, op, discovery.resolve(request), read).await
+    }
+
+    pub(crate) async fn list(&self, daemon: usize, min_revision: u64) -> Outcome {
+        let request = v1::ListInstancesRequest { page_size: 1_000, min_revision, ..Default::default() };
+        let mut discovery = self.discovery(daemon);
+        let read = |page: v1::ListInstancesResponse| Answer::Listed {
+            revision: page.revision,
+            rows: page.instances.iter().map(row).collect(),
+        };
+        self.call(daemon, 1, Op::List { min_revision }, discovery.list_instances(request), read).await
+    }
+}

@@ -1,0 +1,37 @@
+//! Faults: the promises of the README, under everything that breaks.
+//!
+//! A small world (PostgreSQL, one or three daemons, a link that can fail in front of each) is used by actors, writers,
+//! routers and watchers while it is hurt. Everybody's calls are recorded ([`history`]), PostgreSQL writes down what was
+//! committed ([`audit`]), and in the end the one is held against the other ([`checker`]), promise by promise. That the
+//! checker sees is proved by bugs that are planted on purpose ([`planted`]). A run in which too little happened, or in
+//! which a fault had no effect, fails.
+//!
+//! The short form runs with all other tests, in under four minutes on two cores. The long form is one command:
+//!
+//! ```text
+//! MUSTERD_FAULTS_SECONDS=3600 MUSTERD_FAULTS_SEED=42 \
+//!     cargo test --locked --test it faults::suite::faults_by_chance -- --nocapture
+//! ```
+//!
+//! `MUSTERD_FAULTS_SEED` chooses what happens by chance, in every run of the suite: which faults, to whom, when.
+//! `MUSTERD_FAULTS_SECONDS` says how long faults by chance go on. Both are printed with the figures. The same seed asks
+//! for the same faults of the same daemons; how threads and processes meet is not repeated. If a promise is broken, the
+//! whole history is written to a temporary file, one JSON object a line, and its path printed.
+//!
+//! How to add a fault: a variant of [`nemesis::Fault`], its beginning and its end there, and what proves that it had an
+//! effect. How to add a rule: a variant of [`checker::Rule`], a function from evidence to violations, a history written
+//! by hand that breaks it, and a planted bug.
+
+mod audit;
+mod campaign;
+mod checker;
+mod client;
+mod dice;
+mod finish;
+mod history;
+mod nemesis;
+mod planted;
+mod proxy;
+mod roles;
+mod suite;
+mod world;

@@ -1,0 +1,130 @@
+//! The runs: each kind of fault by itself, then pairs, then all by chance.
+
+use super::{
+    campaign::{self, Plan},
+    checker::{Demands, Verdict},
+    dice::Dice,
+    nemesis::Fault::{self, *},
+    world::{Population, World},
+};
+use std::time::Duration;
+
+/// The seed of this run: `MUSTERD_FAULTS_SEED`, or a fixed one for each test.
+fn seed(otherwise: u64) -> u64 {
+    std::env::var("MUSTERD_FAULTS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(otherwise)
+}
+
+async fn singly(name: &'static str, population: Population, faults: &[Fault]) -> Verdict {
+    let steps = faults.iter().map(|fault| vec![*fault]).collect();
+    let plan = Plan { name, seed: seed(1), population, steps };
+    let (verdict, _) = campaign::run(plan).await;
+    assert_eq!(verdict.violations, []);
+    verdict
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_fault_every_promise_holds_and_the_silent_are_found_in_time() {
+    let mut world = World::shared(3, seed(1)).await;
+    world.start_daemons().await;
+    world.populate(Population { quitters: 8, ..Population::default() });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.note_footprints();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let demands = Demands { detections: 8, ..campaign::demands(Population::default(), 3) };
+    let (verdict, _) = world.finish("calm", seed(1), demands).await;
+    assert_eq!(verdict.violations, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_fall_silent_at_once_are_declared_dead_bit_by_bit() {
+    let mut world = World::shared(2, seed(1)).await;
+    world.start_daemons().await;
+    let population = Population { actors: 45, quitters: 20, writers: 0, watchers: 2, ..Population::default() };
+    world.populate(population);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let (verdict, evidence) =
+        world.finish("pace", seed(1), Demands { sights_per_watcher: 20, ..Demands::default() }).await;
+    assert_eq!(verdict.violations, []);
+    let paced = evidence.protections.iter().filter(|(_, _, why)| why == "pace").count();
+    assert!(paced > 0 && (1..20).contains(&verdict.figures.stale_deaths), "{:?}", verdict.figures);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_paused_daemons_cost_nothing_that_was_promised() {
+    singly("daemons", Population::default(), &[PauseDaemon, KillDaemon, PauseDaemonLong, BlackHoleClients]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_daemon_that_is_hurt_costs_nothing_that_was_promised() {
+    let population = Population { daemons: 1, actors: 20, ..Population::default() };
+    singly("single", population, &[PauseDaemonLong, BlackHoleDatabase, KillDaemon, LoseAnswers]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_crashes_stops_or_freezes_costs_nothing_that_was_promised() {
+    singly("postgresql", Population::default(), &[KillDatabase, StopDatabase, FreezeDatabase]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_that_fail_in_every_way_cost_nothing_that_was_promised() {
+    let faults = [BlackHoleDatabase, HalfOpenDatabase, CutDatabase, SlowDatabase, LoseAnswers];
+    singly("links", Population::default(), &faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_do_in_the_database_costs_nothing_that_was_promised() {
+    let faults = [
+        TerminateBackends,
+        CancelBackends,
+        LoseNotifications,
+        ForgeNotifications,
+        LongTransaction,
+        HeldRow,
+        DeafWatchers,
+        RotationStorm,
+    ];
+    singly("database", Population::default(), &faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_herd_that_reconnects_at_once_loses_nobody() {
+    let population = Population { actors: 300, routers: 1, writers: 2, ..Population::default() };
+    singly("herd", population, &[Herd, KillDaemon]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_in_pairs_cost_nothing_that_was_promised() {
+    let steps = [
+        [KillDaemon, FreezeDatabase],
+        [PauseDaemonLong, KillDatabase],
+        [LoseAnswers, RotationStorm],
+        [HalfOpenDatabase, Herd],
+    ];
+    let steps = steps.map(|pair| pair.to_vec()).to_vec();
+    let plan = Plan { name: "pairs", seed: seed(2), population: Population::default(), steps };
+    let (verdict, _) = campaign::run(plan).await;
+    assert_eq!(verdict.violations, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_by_chance_cost_nothing_that_was_promised() {
+    let seconds = std::env::var("MUSTERD_FAULTS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
+    let seed = seed(3);
+    let mut dice = Dice::new(seed);
+    let (mut steps, mut lasts) = (Vec::new(), Duration::ZERO);
+    while lasts < Duration::from_secs(seconds) {
+        let count = 1 + dice.below(3);
+        let step: Vec<_> = (0..count).map(|_| Fault::ALL[dice.below(Fault::ALL.len())]).collect();
+        lasts += step.iter().map(|fault| fault.lasts()).max().unwrap_or_default() + Duration::from_secs(2);
+        steps.push(step);
+    }
+    let plan = Plan { name: "chance", seed, population: Population::default(), steps };
+    let (verdict, _) = campaign::run(plan).await;
+    assert_eq!(verdict.violations, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_loses_postgresql_does_not_lose_the_beats_it_acknowledges() {
+    let population = Population { actors: 60, quitters: 0, ..Population::default() };
+    singly("cut-off", population, &[BlackHoleDatabase, HalfOpenDatabase]).await;
+}

@@ -1,0 +1,256 @@
+//! A small world: PostgreSQL, one or three daemons on it, a link in front of everything, and those who use it.
+//!
+//! A world runs, is hurt ([`super::nemesis`]), heals, comes to rest, and is judged ([`super::checker`]).
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use musterd::store::migrate;
+use nix::unistd::Pid;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_postgres::{Client as Sql, Config, config::Host};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    audit::{self, DatabaseClock},
+    client::Client,
+    dice::Dice,
+    history::{Disruption, History, Micros},
+    proxy::{Link, Upstream},
+    roles::{
+        Kept, Role,
+        actor::{Actor, Style},
+        router,
+        watcher::Watcher,
+        writer::Writer,
+    },
+};
+use crate::harness::{
+    daemon::Daemon,
+    postgres::{OwnCluster, connect},
+    registry::{Registry, get},
+};
+
+/// The TTL of everybody: short, and with room for two beats to be late.
+pub(crate) const TTL: Duration = Duration::from_secs(3);
+
+/// A link to a database, and the URL that leads through it.
+pub(crate) async fn database_link(url: &str) -> (String, Link) {
+    let config: Config = url.parse().unwrap();
+    let Some(Host::Unix(directory)) = config.get_hosts().first() else { panic!("{url} names no socket") };
+    let socket: PathBuf = directory.join(format!(".s.PGSQL.{}", config.get_ports().first().unwrap_or(&5432)));
+    let link = Link::to(Upstream::Unix(socket)).await;
+    let (user, name) = (config.get_user().unwrap(), config.get_dbname().unwrap());
+    (format!("postgres://{user}@{}/{name}", link.addr), link)
+}
+
+/// Where the registry is.
+#[derive(Debug)]
+pub(crate) enum Database {
+    /// A database of the cluster that all tests share.
+    Shared(Registry),
+    /// A cluster that may be hurt.
+    Own(Box<OwnCluster>),
+}
+
+impl Database {
+    /// Its address, past every link.
+    pub(crate) fn url(&self) -> &str {
+        match self {
+            Self::Shared(registry) => registry.database.url(),
+            Self::Own(cluster) => cluster.url(),
+        }
+    }
+}
+
+/// A daemon and its links.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) daemon: Option<Daemon>,
+    pub(crate) to_daemon: Link,
+    pub(crate) to_database: Link,
+    pub(crate) url: String,
+    /// Threads and file descriptors while all was well.
+    pub(crate) baseline: Option<(usize, usize)>,
+    /// What daemons that are gone wrote to their logs.
+    pub(crate) old_logs: String,
+}
+
+impl Node {
+    /// Starts its daemon and leads the link to it.
+    pub(crate) async fn start(&mut self) {
+        let daemon = Daemon::start_with(&["--database-url", &self.url]).await;
+        self.to_daemon.lead_to(Upstream::Tcp(daemon.grpc_addr.clone()));
+        self.daemon = Some(daemon);
+    }
+
+    /// The process, if it runs.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.daemon.as_ref().map(Daemon::pid)
+    }
+
+    /// Kills its daemon.
+    pub(crate) fn kill9(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            self.old_logs.push_str(&daemon.log());
+            daemon.kill9();
+        }
+        self.baseline = None;
+    }
+}
+
+/// Who is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Population {
+    pub(crate) daemons: usize,
+    pub(crate) actors: usize,
+    /// Of these, how many fall silent within the first seconds.
+    pub(crate) quitters: usize,
+    pub(crate) writers: usize,
+    pub(crate) routers: usize,
+    pub(crate) watchers: usize,
+}
+
+impl Default for Population {
+    fn default() -> Self {
+        Self { daemons: 3, actors: 30, quitters: 3, writers: 4, routers: 2, watchers: 4 }
+    }
+}
+
+/// The world.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) database: Database,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) history: History,
+    pub(crate) dice: Dice,
+    pub(crate) kept: Kept,
+    pub(crate) disruptions: Vec<Disruption>,
+    pub(crate) clock: DatabaseClock,
+    /// The first epoch, which writers name until it is over.
+    pub(crate) epoch: Option<Uuid>,
+    pub(crate) complaints: Vec<String>,
+    /// Ends those who change things on purpose: writers.
+    pub(crate) quiet: CancellationToken,
+    /// Ends everybody.
+    pub(crate) stop: CancellationToken,
+    pub(crate) crowd: JoinSet<()>,
+    clients: AtomicU32,
+}
+
+impl World {
+    /// A world on a database of the shared cluster.
+    pub(crate) async fn shared(daemons: usize, seed: u64) -> Self {
+        Self::on(Database::Shared(Registry::head().await), daemons, seed).await
+    }
+
+    /// A world on a cluster of its own.
+    pub(crate) async fn own(daemons: usize, seed: u64) -> Self {
+        let cluster = OwnCluster::create().await;
+        migrate::up_to(cluster.url(), i32::MAX).await.unwrap();
+        Self::on(Database::Own(Box::new(cluster)), daemons, seed).await
+    }
+
+    async fn on(database: Database, daemons: usize, seed: u64) -> Self {
+        let history = History::begin();
+        let sql = connect(database.url()).await;
+        audit::install(&sql).await;
+        let clock = DatabaseClock::read(&sql, &history).await;
+        let mut nodes = Vec::new();
+        for _ in 0..daemons {
+            let (url, to_database) = database_link(database.url()).await;
+            let to_daemon = Link::to(Upstream::Tcp("127.0.0.1:1".to_owned())).await;
+            nodes.push(Node { daemon: None, to_daemon, to_database, url, baseline: None, old_logs: String::new() });
+        }
+        Self {
+            database,
+            nodes,
+            history,
+            dice: Dice::new(seed),
+            kept: Kept::default(),
+            disruptions: Vec::new(),
+            clock,
+            epoch: None,
+            complaints: Vec::new(),
+            quiet: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            crowd: JoinSet::new(),
+            clients: AtomicU32::new(0),
+        }
+    }
+
+    /// A connection to the database, past every link.
+    pub(crate) async fn sql(&self) -> Sql {
+        connect(self.database.url()).await
+    }
+
+    /// Starts the daemons that do not run, all at once.
+    pub(crate) async fn start_daemons(&mut self) {
+        let missing = self.nodes.iter_mut().filter(|node| node.daemon.is_none());
+        futures_util::future::join_all(missing.map(Node::start)).await;
+        if self.epoch.is_none() {
+            self.epoch = Some(get(&self.sql().await, "SELECT current_epoch FROM cluster_metadata").await);
+        }
+    }
+
+    /// Somebody new who calls the daemons.
+    pub(crate) fn client(&self) -> Client {
+        let id = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
+        let addrs: Vec<_> = self.nodes.iter().map(|node| node.to_daemon.addr.clone()).collect();
+        Client::new(id, &addrs, &self.history)
+    }
+
+    fn role(&mut self, stop: &CancellationToken) -> Role {
+        let (client, dice) = (self.client(), self.dice.fork());
+        Role { client, dice, stop: stop.clone(), kept: self.kept.clone(), ttl: TTL }
+    }
+
+    /// Lets everybody in.
+    pub(crate) fn populate(&mut self, population: Population) {
+        let names: Vec<_> = (0..population.actors.div_ceil(3)).map(|name| format!("organ-{name}")).collect();
+        for number in 0..population.actors {
+            let quits = number < population.quitters;
+            self.add_actor(number, &names[number % names.len()], quits.then(|| Duration::from_millis(2_500)));
+        }
+        for _ in 0..population.writers {
+            let writer = Writer::new(self.role(&self.quiet.clone()));
+            self.crowd.spawn(writer.run(self.epoch));
+        }
+        for _ in 0..population.routers {
+            let role = self.role(&self.stop.clone());
+            self.crowd.spawn(router::run(role, names.clone()));
+        }
+        for number in 0..population.watchers {
+            let watcher = Watcher::new(self.role(&self.stop.clone()), number % self.nodes.len(), number % 2 == 1);
+            self.crowd.spawn(watcher.run());
+        }
+    }
+
+    /// One more actor.
+    pub(crate) fn add_actor(&mut self, number: usize, name: &str, quits_after: Option<Duration>) {
+        let style = if number.is_multiple_of(2) { Style::Unary } else { Style::Stream };
+        let role = self.role(&self.stop.clone());
+        let at = number % self.nodes.len();
+        let actor = Actor { role, name: name.to_owned(), style, quits_after, at, lives: 0 };
+        self.crowd.spawn(actor.live());
+    }
+
+    /// Ends everybody, and waits for them.
+    pub(crate) async fn end_crowd(&mut self) {
+        self.quiet.cancel();
+        self.stop.cancel();
+        let ended = timeout(Duration::from_secs(10), async { while self.crowd.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            self.complaints.push("somebody did not come to an end".to_owned());
+        }
+    }
+
+    /// Records a fault.
+    pub(crate) fn disrupted(&mut self, fault: String, from: Micros, until: Micros, effect: String, recovery: Micros) {
+        self.disruptions.push(Disruption { fault, from, until, effect, recovery });
+    }
+}
