@@ -15,6 +15,7 @@ pub mod migrate;
 pub mod pool;
 mod row;
 pub mod schema;
+mod tls;
 
 pub use error::Error;
 pub use pool::{Lane, Pool};

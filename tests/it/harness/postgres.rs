@@ -225,12 +225,20 @@ pub(crate) fn postmaster_pid(data_dir: &Path) -> Option<Pid> {
 
 /// Starts a server on the cluster of a data directory, as its owner, with nobody to look after it.
 pub(crate) fn spawn_server(program: &Path, data_dir: &Path) -> Child {
+    spawn_server_with(program, data_dir, &[])
+}
+
+/// As [`spawn_server`], with further settings, each as `NAME=VALUE`, that win over its own.
+pub(crate) fn spawn_server_with(program: &Path, data_dir: &Path, settings: &[String]) -> Child {
     let cluster = data_dir.join("postgres");
     let owner = fs::metadata(&cluster).unwrap();
     let log = File::options().append(true).create(true).open(data_dir.join("postgres.log")).unwrap();
     let mut command = Command::new(program);
     command.arg("-D").arg(&cluster).args(["-c", "listen_addresses=", "-c", "port=5432", "-c"]);
     command.arg(format!("unix_socket_directories={}", data_dir.join("run").display()));
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
     command.current_dir(&cluster).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
     if geteuid().is_root() {
         command.uid(owner.uid()).gid(owner.gid());
