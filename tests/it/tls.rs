@@ -218,6 +218,7 @@ async fn a_daemon_warns_of_encryption_that_checks_nobody() {
     let server = TlsPostgres::start().await;
     let daemon = Daemon::start(&server.url(SCRAM, "localhost", "sslmode=require")).await;
     let log = daemon.log();
-    assert!(log.contains("the way to the database is not safe") && log.contains("say sslmode=verify-full"), "{log}");
+    let warning = log.lines().find(|line| line.contains("the way to the database is not safe")).unwrap();
+    assert!(warning.contains("\"WARN\"") && warning.contains("say sslmode=verify-full"), "{warning}");
     assert!(daemon.terminate().await.success());
 }
