@@ -41,4 +41,5 @@ mod sql_callers;
 mod sql_concurrency;
 mod sql_expiry;
 mod sql_interface;
+mod suspicion;
 mod watch;
