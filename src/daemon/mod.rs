@@ -40,6 +40,7 @@ use crate::{
         operators::Operators,
         overdue,
         reaper::{Alarm, Reapers},
+        suspicion::Suspicions,
     },
     store::{
         self, Lane, Pool,
@@ -225,6 +226,8 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);
+    let suspicions = Suspicions::new(pool.clone(), Arc::clone(leases), *clock);
+    lifecycle.spawn_background(Stage::Engine, "suspicions", suspicions.run(tell.clone(), stop.clone()));
     lifecycle.spawn_background(
         Stage::Engine,
         "overdue",
