@@ -61,6 +61,7 @@ pub struct Leases {
     epoch: ArcSwapOption<Epoch>,
     unsaved: [Mutex<Vec<Arc<Lease>>>; SHARDS],
     confirmed_ms: AtomicU64,
+    suspects: AtomicU64,
     metrics: BeatMetrics,
 }
 
@@ -74,6 +75,7 @@ impl Leases {
             epoch: ArcSwapOption::empty(),
             unsaved: Default::default(),
             confirmed_ms: AtomicU64::new(clock.now_ms()),
+            suspects: AtomicU64::new(0),
             metrics: BeatMetrics::new(),
         }
     }
@@ -193,6 +195,7 @@ impl Leases {
         let mut found = Look::default();
         let Some(epoch) = self.epoch() else { return found };
         let now_ms = self.clock.now_ms();
+        let mut suspects = 0;
         let leases = self.by_id.pin();
         for lease in leases.values() {
             if lease.standing(epoch) != LeaseStanding::Live {
@@ -206,8 +209,16 @@ impl Leases {
             if lease.is_overdue(now_ms) {
                 found.overdue.push(lease.id);
             }
+            suspects += u64::from(lease.is_suspect(now_ms));
         }
+        self.suspects.store(suspects, Ordering::Relaxed);
         found
+    }
+
+    /// How many were suspect at the last look.
+    #[must_use]
+    pub fn suspects(&self) -> u64 {
+        self.suspects.load(Ordering::Relaxed)
     }
 
     /// Takes all leases that have beaten since they were last taken.
