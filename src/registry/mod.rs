@@ -3,7 +3,7 @@
 //! - [`writer`]: registrations and status changes, many to a commit.
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
 //! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
-//! - [`overdue`]: learns of beats that arrived elsewhere.
+//! - [`overdue`]: learns of beats that arrived elsewhere; [`suspicion`]: tells other daemons of those that do not arrive.
 //! - [`epochs`] rotates the epoch.
 //!
 //! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
@@ -16,6 +16,7 @@ pub mod leases;
 pub mod operators;
 pub mod overdue;
 pub mod reaper;
+pub mod suspicion;
 pub mod writer;
 
 pub use epochs::Epochs;

@@ -23,7 +23,9 @@ use crate::{
     clock::Clock,
     model::{
         Cluster, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, Lease, LeaseId, LogicalId, Revision,
-        Ttl, ranking::Rank,
+        Ttl,
+        explain::{Candidate, Standing, explain},
+        ranking::Rank,
     },
 };
 
@@ -212,8 +214,24 @@ impl Both {
             let resolved = resolve(snapshot, name, &Choice::default(), NOW_MS);
             let resolved = resolved.map(|best| (best.entry.instance.instance_id, best.alternatives));
             prop_assert_eq!(resolved, expected, "{}", name);
+            let explained = explain(&self.named(name).map(|row| self.candidate(row)).collect::<Vec<_>>());
+            let chosen = explained.first().filter(|it| matches!(it.standing, Standing::Chosen { .. }));
+            prop_assert_eq!(chosen.map(|it| it.instance_id), resolved.ok().map(|(best, _)| best), "{}", name);
         }
         Ok(())
+    }
+
+    fn candidate(&self, row: &Entry) -> Candidate {
+        Candidate {
+            instance_id: row.instance.instance_id,
+            status: row.instance.status,
+            death: None,
+            epoch_is_current: row.instance.epoch == self.epoch(),
+            suspect: row.lease.is_suspect(NOW_MS),
+            started_at: row.instance.started_at,
+            excluded: false,
+            labels_match: true,
+        }
     }
 
     fn check_list(&self, snapshot: &Snapshot, filter: &Filter, size: usize) -> Result<(), TestCaseError> {
