@@ -8,4 +8,5 @@ source deploy/prerequisites.sh
 
 need_rust
 need server compiler
+need_documentation_tools
 exec cargo test --locked "$@"
