@@ -190,7 +190,7 @@ async fn start(
 
 fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
-    let routes = Http::new(handle.clone(), parts.readiness.clone(), gauges(parts));
+    let routes = Http::new(handle.clone(), parts.readiness.clone(), parts.view.clone(), gauges(parts));
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
     parts.lifecycle.spawn_background(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
 }
