@@ -9,6 +9,7 @@ source deploy/prerequisites.sh
 
 need_rust
 need server compiler
+need_documentation_tools
 if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
     need prometheus
 fi

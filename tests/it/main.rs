@@ -16,6 +16,7 @@ mod cli_resolve;
 mod cli_watch;
 mod discovery;
 mod disruptions;
+mod docs;
 mod expiry;
 mod failover;
 mod faults;
