@@ -8,4 +8,5 @@ source deploy/prerequisites.sh
 
 need_rust
 need server compiler
+tests/tools.sh
 exec cargo test --locked "$@"
