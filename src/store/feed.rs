@@ -118,7 +118,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused. `each` may have been called then.
-    pub async fn load(&self, mut each: impl FnMut(&Cluster, Instance)) -> Result<Option<Cluster>, Error> {
+    pub async fn load(&self, mut each: impl FnMut(Instance)) -> Result<Option<Cluster>, Error> {
         let everything: [i64; 1] = [-1];
         let no_limit: Option<i64> = None;
         let rows = answer(
@@ -133,8 +133,8 @@ impl Connection {
             if seen.is_none() {
                 seen = Some(cluster(&row)?);
             }
-            if let (Some(cluster), Some(instance)) = (&seen, joined_instance(&row)?) {
-                each(cluster, instance);
+            if let Some(instance) = joined_instance(&row)? {
+                each(instance);
             }
         }
         Ok(seen)
