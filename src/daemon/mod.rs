@@ -22,7 +22,7 @@ use self::applier::Applier;
 pub use self::error::Error;
 use crate::{
     clock::Clock,
-    config::ServeConfig,
+    config::{DatabaseUrl, ServeConfig},
     feed::Feed,
     grpc::{
         cluster::{Cluster, ThisDaemon},
@@ -40,6 +40,7 @@ use crate::{
         operators::Operators,
         overdue,
         reaper::{Alarm, Reapers},
+        suspicion::Suspicions,
     },
     store::{
         self, Lane, Pool,
@@ -100,6 +101,9 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
     // The addresses as bound: with port 0 only this line tells which port it became.
     let (grpc_addr, http_addr) = (grpc.local_addr()?, http.local_addr()?);
     tracing::info!(version = VERSION, grpc.addr = %grpc_addr, http.addr = %http_addr, "musterd is starting");
+    if let Some(warning) = config.database_url.as_ref().and_then(DatabaseUrl::warning) {
+        tracing::warn!(warning, "the way to the database is not safe");
+    }
 
     let local = match config.database_url {
         Some(_) => None,
@@ -240,6 +244,8 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);
+    let suspicions = Suspicions::new(pool.clone(), Arc::clone(leases), *clock);
+    lifecycle.spawn_background(Stage::Engine, "suspicions", suspicions.run(tell.clone(), stop.clone()));
     lifecycle.spawn_background(
         Stage::Engine,
         "overdue",

@@ -3,7 +3,7 @@
 //! - [`writer`]: registrations and status changes, many to a commit.
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
 //! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
-//! - [`overdue`]: learns of beats that arrived elsewhere.
+//! - [`overdue`]: learns of beats that arrived elsewhere; [`suspicion`]: tells other daemons of those that do not arrive.
 //! - [`epochs`] rotates the epoch.
 //! - [`health`]: what of all this has last been done, for operators.
 //!
@@ -18,6 +18,7 @@ pub mod leases;
 pub mod operators;
 pub mod overdue;
 pub mod reaper;
+pub mod suspicion;
 pub mod writer;
 
 pub use epochs::Epochs;

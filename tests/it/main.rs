@@ -41,4 +41,6 @@ mod sql_callers;
 mod sql_concurrency;
 mod sql_expiry;
 mod sql_interface;
+mod suspicion;
+mod tls;
 mod watch;

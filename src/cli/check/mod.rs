@@ -24,10 +24,12 @@ use self::{
 };
 use super::{
     client::{Client, ClientArgs},
+    database::DatabaseArgs,
     exit::{self, Error},
     healthcheck, http,
     output::{self, OutputArgs},
     serve::parse_socket_addr,
+    settings::Layered,
 };
 use crate::{
     clock::Clock,
@@ -53,9 +55,8 @@ Examples:
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Also look at this PostgreSQL itself: postgres://user:password@host:5432/dbname
-    #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
+    #[command(flatten)]
+    database: Layered<DatabaseArgs>,
 
     /// Address of the daemon's metrics and health [default: as the daemon says, on the host of --addr]
     #[arg(long, env = "MUSTERD_HTTP_ADDR", value_name = "ADDR", value_parser = parse_socket_addr)]
@@ -65,8 +66,8 @@ pub struct CheckArgs {
     output: OutputArgs,
 }
 
-pub(super) async fn run(args: CheckArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let url = args.database_url.as_deref().map(DatabaseUrl::parse).transpose()?;
+pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let url = super::database::resolve(&mut args.database)?;
     let (mut findings, cluster) = daemon(client).await;
     findings.extend(probe(&args, client, cluster.as_ref()).await);
     if let Some(url) = url {

@@ -3,6 +3,7 @@
 mod changing;
 mod check;
 mod client;
+mod config;
 mod definitions;
 mod operators;
 mod reading;
