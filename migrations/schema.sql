@@ -355,8 +355,8 @@ END
 $function$;
 COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision). The caller holds the cluster row.';
 
---- function muster_apply(jsonb, text)
-CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text)
+--- function muster_apply(jsonb, text, timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, detail jsonb, cluster_epoch uuid, epoch_number bigint)
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
@@ -369,6 +369,9 @@ DECLARE
     v_revision bigint;
 BEGIN
     v_cluster := muster_lock_cluster();
+    IF muster_now() > p_until THEN
+        RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
+    END IF;
     v_revision := v_cluster.revision;
 
     -- All rows of the group at once, in the order in which flushes lock theirs.
@@ -411,7 +414,7 @@ BEGIN
     PERFORM muster_advance(v_revision);
 END
 $function$;
-COMMENT ON FUNCTION muster_apply(jsonb, text) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id.';
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by then, and may have asked for something else since.';
 
 --- function muster_apply_one(muster_operation)
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)

@@ -48,10 +48,11 @@ pub(super) fn run(command: ConfigCommand) -> Result<u8, Error> {
 
 fn show(args: ShowArgs) -> Result<u8, Error> {
     let (_, settings) = serve::resolve(args.serve)?;
+    let items = || settings.iter().map(json).collect();
     let text = output::answer_list(
         args.output.output,
-        || settings.iter().map(json).collect(),
-        || settings.iter().map(json).collect(),
+        || Value::Array(items()),
+        items,
         || settings.iter().map(|setting| setting.key.clone()).collect(),
         || table(&settings).text(),
     )?;

@@ -55,6 +55,7 @@ Examples:
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
+    /// With a database, it is looked at as well
     #[command(flatten)]
     database: Layered<DatabaseArgs>,
 

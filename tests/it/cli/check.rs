@@ -64,9 +64,12 @@ async fn names(arguments: &[&str], check_name: &str, level: &str, found: &str, f
 async fn a_registry_that_is_well_passes_every_check() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
-    let checked = check(&["--addr", &daemon.grpc_addr]).await;
-    let bad: Vec<_> = checked.findings.iter().filter(|finding| finding["level"] != "ok").collect();
-    assert!(bad.is_empty(), "{bad:?}");
+    // On a loaded machine a save may be slow for a moment, which is worth a warning.
+    let checked = wait_until("nothing to complain about", BOUND, async || {
+        let checked = check(&["--addr", &daemon.grpc_addr]).await;
+        if checked.findings.iter().all(|finding| finding["level"] == "ok") { Ok(checked) } else { Err(checked) }
+    })
+    .await;
     for name in ["address", "protocol", "answer", "version", "ready", "database", "flush", "reaper", "clock", "http"] {
         assert!(checked.findings.iter().any(|finding| finding["check"] == name), "{name}: {:?}", checked.findings);
     }
