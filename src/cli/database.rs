@@ -1,11 +1,11 @@
 //! Which database: the flags that `serve` and `migrate` share, from wherever they are given.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     exit::Error,
     serve::ServeArgs,
-    settings::{Layered, Setting},
+    settings::{Layered, Origin, Setting},
 };
 use crate::{
     config::{ConfigError, DatabaseUrl, file::ConfigFile, secret},
@@ -59,44 +59,59 @@ where
     if let Some(file) = file {
         layered.fill_in::<ServeArgs>(&file).map_err(ConfigError::from)?;
     }
-    let url = read(layered)?;
+    let url = match deciding(layered)? {
+        Some((_, Source::Text(url))) => Some(DatabaseUrl::parse(url).map_err(ConfigError::from)?),
+        Some((_, Source::File(path))) => {
+            let secret = secret::read("--database-url-file", path).map_err(ConfigError::from)?;
+            Some(DatabaseUrl::parse(&secret).map_err(ConfigError::from)?)
+        }
+        None => None,
+    };
     if let Some(url) = &url {
         Server::parse(url.expose())?.check()?;
     }
     Ok(url)
 }
 
-fn read<A>(layered: &Layered<A>) -> Result<Option<DatabaseUrl>, ConfigError>
+/// Where the URL stands.
+enum Source<'a> {
+    Text(&'a str),
+    File(&'a Path),
+}
+
+/// Of the two settings that name the database, the one that counts; none if none is given.
+fn deciding<A>(layered: &Layered<A>) -> Result<Option<(&'static str, Source<'_>)>, ConfigError>
 where
     A: clap::Args + AsRef<DatabaseArgs>,
 {
     let args = layered.args().as_ref();
-    let from_file = |path: &PathBuf| -> Result<_, ConfigError> {
-        Ok(Some(DatabaseUrl::parse(&secret::read("--database-url-file", path)?)?))
-    };
-    match (&args.database_url, &args.database_url_file) {
-        (None, None) => Ok(None),
-        (Some(url), None) => Ok(Some(DatabaseUrl::parse(url)?)),
-        (None, Some(path)) => from_file(path),
-        (Some(url), Some(path)) => match layered.outranks(URL, URL_FILE) {
-            Some(true) => Ok(Some(DatabaseUrl::parse(url)?)),
-            Some(false) => from_file(path),
-            None => {
-                let name = |key: &str| layered.origin(key).source().unwrap_or_else(|| key.to_owned());
-                Err(ConfigError::Both { first: name(URL), second: name(URL_FILE) })
-            }
-        },
+    let text = args.database_url.as_deref().map(|url| (URL, Source::Text(url)));
+    let file = args.database_url_file.as_deref().map(|path| (URL_FILE, Source::File(path)));
+    if text.is_none() || file.is_none() {
+        return Ok(text.or(file));
+    }
+    let name = |key: &str| layered.origin(key).source().unwrap_or_else(|| key.to_owned());
+    match layered.outranks(URL, URL_FILE) {
+        Some(true) => Ok(text),
+        Some(false) => Ok(file),
+        None => Err(ConfigError::Both { first: name(URL), second: name(URL_FILE) }),
     }
 }
 
-/// Puts into a list of settings what of the database may be shown.
-pub(super) fn show(settings: &mut [Setting], url: Option<&DatabaseUrl>) {
-    for setting in settings {
-        if setting.is_secret {
-            setting.value = setting.value.take().map(|_| "(hidden)".to_owned());
-        }
+/// Every setting, with what may be shown of the database.
+pub(super) fn settings<A>(layered: &Layered<A>, url: Option<&DatabaseUrl>) -> Result<Vec<Setting>, ConfigError>
+where
+    A: clap::Args + AsRef<DatabaseArgs>,
+{
+    let deciding = deciding(layered)?.map(|(key, _)| layered.origin(key));
+    let mut settings = layered.settings();
+    for setting in &mut settings {
         if setting.key == URL {
             setting.value = url.map(ToString::to_string);
+            setting.origin = deciding.clone().unwrap_or(Origin::Default);
+        } else if setting.is_secret {
+            setting.value = setting.value.take().map(|_| "(hidden)".to_owned());
         }
     }
+    Ok(settings)
 }

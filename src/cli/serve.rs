@@ -111,8 +111,7 @@ impl ServeArgs {
 /// Whatever a daemon is not started with.
 pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, Vec<Setting>), Error> {
     let url = database::resolve(&mut layered)?;
-    let mut settings = layered.settings();
-    database::show(&mut settings, url.as_ref());
+    let mut settings = database::settings(&layered, url.as_ref())?;
     let config = layered.into_args().into_config(url)?;
     if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {
         setting.value = Some(config.data_dir.display().to_string());

@@ -58,6 +58,7 @@ impl DatabaseUrl {
         check_names(&config)?;
         name_addresses(&mut config);
         let mut tls = tls::read(&split.options, &config)?;
+        let mode = tls.mode;
         if config.get_hosts().iter().all(|host| !matches!(host, Host::Tcp(_))) {
             // As libpq: what goes through a socket of this machine is not encrypted.
             tls.mode = SslMode::Disable;
@@ -67,7 +68,7 @@ impl DatabaseUrl {
             SslMode::Prefer => DriverMode::Prefer,
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => DriverMode::Require,
         });
-        Ok(Self { secret: text.to_owned(), redacted: redact(&config), config, tls })
+        Ok(Self { secret: text.to_owned(), redacted: redact(&config, mode), config, tls })
     }
 
     /// The text with its password, for the one place that connects. Never log it.
@@ -153,7 +154,7 @@ fn name_addresses(config: &mut Config) {
     }
 }
 
-fn redact(config: &Config) -> String {
+fn redact(config: &Config, mode: SslMode) -> String {
     let mut text = String::from("postgres://");
     if let Some(user) = config.get_user() {
         let _ = write!(text, "{user}@");
@@ -161,6 +162,9 @@ fn redact(config: &Config) -> String {
     text.push_str(&places(config));
     if let Some(dbname) = config.get_dbname() {
         let _ = write!(text, "/{dbname}");
+    }
+    if mode != SslMode::Prefer {
+        let _ = write!(text, "?sslmode={}", mode.word());
     }
     text
 }
@@ -199,6 +203,8 @@ fn explain(error: &tokio_postgres::Error) -> UrlError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn refused(text: &str) -> String {
@@ -207,14 +213,14 @@ mod tests {
 
     #[test]
     fn a_database_url_never_shows_its_password() {
-        for text in [
-            "postgres://app:s3cret@db.example:6432/registry",
-            "postgres://app:s3cret@db.example:6432/registry?sslmode=verify-full&sslrootcert=system",
-            "host=db.example port=6432 user=app password=s3cret dbname=registry",
-            "host=db.example port=6432 user=app password='s3cret' sslmode=require dbname=registry",
+        for (text, mode) in [
+            ("postgres://app:s3cret@db.example:6432/registry", ""),
+            ("postgres://app:s3cret@db.example:6432/registry?sslrootcert=system", "?sslmode=verify-full"),
+            ("host=db.example port=6432 user=app password=s3cret dbname=registry", ""),
+            ("host=db.example port=6432 user=app password='s3cret' ssl=true dbname=registry", "?sslmode=require"),
         ] {
             let url = DatabaseUrl::parse(text).expect("valid");
-            assert_eq!(url.to_string(), "postgres://app@db.example:6432/registry");
+            assert_eq!(url.to_string(), format!("postgres://app@db.example:6432/registry{mode}"));
             assert!(!format!("{url:?}").contains("s3cret"));
             assert_eq!(url.expose(), text);
             assert_eq!(url.config().get_password(), Some(b"s3cret".as_slice()));
@@ -252,6 +258,34 @@ mod tests {
         ] {
             let line = refused(text);
             assert!(!line.contains("3cret") && !line.contains('\n'), "{text:?}: {line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_password_survives_in_both_forms_and_none_is_shown(password in "[^\\x00]{1,40}", by in 0..2_usize) {
+            let secret = format!("S3{password}");
+            let url = [
+                format!(
+                    "postgres://u:{}@h/d?sslmode=require&options=x",
+                    percent_encoding::utf8_percent_encode(&secret, percent_encoding::NON_ALPHANUMERIC)
+                ),
+                format!(
+                    "user=u sslmode=require password='{}' host = h dbname=d options=x",
+                    secret.replace('\\', "\\\\").replace('\'', "\\'")
+                ),
+            ][by].clone();
+            let url = DatabaseUrl::parse(&url).expect("valid");
+            prop_assert_eq!(url.config().get_password(), Some(secret.as_bytes()));
+            prop_assert_eq!(url.config().get_options(), Some("x"));
+            prop_assert_eq!(url.to_string(), "postgres://u@h:5432/d?sslmode=require");
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_or_quote_what_may_be_a_password(text in "(postgres://)?[ -~]{0,60}") {
+            if let Err(error) = DatabaseUrl::parse(&text.replace('~', "S3CRET")) {
+                prop_assert!(!error.to_string().contains("S3CRET"), "{}", error);
+            }
         }
     }
 

@@ -20,7 +20,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::leases::{FLUSH_PERIOD_MS, Leases};
+use super::{
+    health::Health,
+    leases::{FLUSH_PERIOD_MS, Leases},
+};
 use crate::{
     clock::{Clock, DatabaseClock},
     metrics::FlushMetrics,
@@ -88,6 +91,7 @@ pub struct Flusher {
     read_at: Option<DateTime<Utc>>,
     database_clock: DatabaseClock,
     failing: bool,
+    health: Arc<Health>,
     metrics: FlushMetrics,
 }
 
@@ -100,6 +104,7 @@ impl Flusher {
         clock: Clock,
         database_clock: DatabaseClock,
         identity: Identity,
+        health: Arc<Health>,
     ) -> Self {
         let confirmed_ms = clock.now_ms();
         let (due, metrics) = (BTreeMap::new(), FlushMetrics::new());
@@ -115,6 +120,7 @@ impl Flusher {
             read_at,
             database_clock,
             failing,
+            health,
             metrics,
         }
     }
@@ -211,7 +217,9 @@ impl Flusher {
         let lease_ids: Vec<i64> = chunk.iter().map(|lease| lease.id.0.cast_signed()).collect();
         let ages_ms: Vec<i64> = heard.iter().map(|heard_ms| now_ms.saturating_sub(*heard_ms).cast_signed()).collect();
         let daemon_id = self.identity.daemon_id;
+        let asked = Instant::now();
         let flushed = store::beats::flush(&self.pool, daemon_id, &lease_ids, &ages_ms, saved_up_to, deadline).await?;
+        self.health.saved(asked.elapsed());
         for (lease, heard_ms) in chunk.iter().zip(heard) {
             lease.saved(heard_ms);
         }

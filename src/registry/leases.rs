@@ -65,6 +65,7 @@ pub struct Leases {
     lost: Mutex<Vec<Arc<Lease>>>,
     losing: Notify,
     confirmed_ms: AtomicU64,
+    suspects: AtomicU64,
     metrics: BeatMetrics,
 }
 
@@ -80,6 +81,7 @@ impl Leases {
             lost: Mutex::default(),
             losing: Notify::new(),
             confirmed_ms: AtomicU64::new(clock.now_ms()),
+            suspects: AtomicU64::new(0),
             metrics: BeatMetrics::new(),
         }
     }
@@ -199,6 +201,7 @@ impl Leases {
         let mut found = Look::default();
         let Some(epoch) = self.epoch() else { return found };
         let now_ms = self.clock.now_ms();
+        let mut suspects = 0;
         let leases = self.by_id.pin();
         for lease in leases.values() {
             if lease.standing(epoch) != LeaseStanding::Live {
@@ -212,7 +215,9 @@ impl Leases {
             if lease.is_overdue(now_ms) {
                 found.overdue.push(lease.id);
             }
+            suspects += u64::from(lease.is_suspect(now_ms));
         }
+        self.suspects.store(suspects, Ordering::Relaxed);
         found
     }
 
@@ -248,6 +253,12 @@ impl Leases {
     /// Takes the leases with which contact was lost since they were last taken.
     pub(super) fn take_lost(&self) -> Vec<Arc<Lease>> {
         std::mem::take(&mut self.lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many were suspect at the last look.
+    #[must_use]
+    pub fn suspects(&self) -> u64 {
+        self.suspects.load(Ordering::Relaxed)
     }
 
     /// Takes all leases that have beaten since they were last taken.

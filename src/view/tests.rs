@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Counts, Entry, Snapshot, View, ViewWriter,
-    list::{Filter, page},
+    list::{Filter, page, unserved},
     resolve::{Choice, Nobody, resolve},
 };
 use crate::{
@@ -221,6 +221,16 @@ impl Both {
         Ok(())
     }
 
+    fn check_unserved(&self, snapshot: &Snapshot, limit: usize) -> Result<(), TestCaseError> {
+        let mut names = NAMES.to_vec();
+        names.sort_unstable();
+        let expected = names.into_iter().filter(|name| self.named(name).count() > 0 && self.alive(name).count() == 0);
+        let expected: Vec<&str> = expected.take(limit).collect();
+        let found = unserved(snapshot, limit);
+        prop_assert_eq!(found.iter().map(LogicalId::as_str).collect::<Vec<_>>(), expected);
+        Ok(())
+    }
+
     fn candidate(&self, row: &Entry) -> Candidate {
         Candidate {
             instance_id: row.instance.instance_id,
@@ -298,6 +308,7 @@ proptest! {
         }
         let snapshot = both.view.snapshot();
         both.check_list(&snapshot, &filter, size)?;
+        both.check_unserved(&snapshot, size)?;
         for (instance_id, row) in &both.rows {
             prop_assert_eq!(&snapshot.instance(*instance_id).unwrap().instance, &row.instance);
         }

@@ -188,10 +188,37 @@ async fn a_daemon_does_its_work_over_verified_tls_on_every_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_replaced_on_disk_counts_from_the_next_connection_on() {
+    let server = TlsPostgres::start().await;
+    let root = server.file("root.crt", &server.authority.pem());
+    let url = server.url(SCRAM, "localhost", &format!("sslmode=verify-full&sslrootcert={root}"));
+    let daemon = Daemon::start(&url).await;
+    let admin = server.admin().await;
+    let hang_up = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'scram'";
+
+    server.file("root.crt", &Authority::new("somebody else").pem());
+    get::<i64>(&admin, hang_up).await;
+    wait_until("the feed refuses the server", BOUND, async || {
+        let log = daemon.log();
+        if log.contains("has signed the server's certificate; give the CA") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    server.file("root.crt", &server.authority.pem());
+    wait_until("the feed is connected again", BOUND, async || {
+        let log = daemon.log();
+        if log.matches("loaded the registry").count() > 1 { Ok(()) } else { Err(log) }
+    })
+    .await;
+    main_job(&daemon).await;
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_warns_of_encryption_that_checks_nobody() {
     let server = TlsPostgres::start().await;
     let daemon = Daemon::start(&server.url(SCRAM, "localhost", "sslmode=require")).await;
     let log = daemon.log();
-    assert!(log.contains("the way to the database is not safe") && log.contains("say sslmode=verify-full"), "{log}");
+    let warning = log.lines().find(|line| line.contains("the way to the database is not safe")).unwrap();
+    assert!(warning.contains("\"WARN\"") && warning.contains("say sslmode=verify-full"), "{warning}");
     assert!(daemon.terminate().await.success());
 }

@@ -110,17 +110,17 @@ async fn secrets_come_from_files_and_are_never_shown() {
         let shown = shown.json();
         (setting(&shown, "database-url"), setting(&shown, "database-url-file"))
     };
-    let redacted = "postgres://app@db.example:6432/registry";
+    let redacted = "postgres://app@db.example:6432/registry?sslmode=require";
     let (direct, _) = shows(&[("MUSTERD_DATABASE_URL", url)], &[]).await;
     assert_eq!(direct, three(redacted, "environment", "MUSTERD_DATABASE_URL"));
     let (direct, named) = shows(&[("MUSTERD_DATABASE_URL_FILE", &secret)], &[]).await;
-    assert_eq!(direct.0, redacted);
+    assert_eq!(direct, three(redacted, "environment", "MUSTERD_DATABASE_URL_FILE"));
     assert_eq!(named, three(&secret, "environment", "MUSTERD_DATABASE_URL_FILE"));
     // What stands higher wins; the same place twice is a contradiction.
     let (direct, _) = shows(&[("MUSTERD_DATABASE_URL_FILE", &secret)], &["--database-url", "postgres://b@h/d"]).await;
     assert_eq!(direct, three("postgres://b@h:5432/d", "flag", "--database-url"));
     let (direct, _) = shows(&[("MUSTERD_DATABASE_URL", "postgres://b@h/d")], &["--database-url-file", &secret]).await;
-    assert_eq!(direct.0, redacted);
+    assert_eq!(direct, three(redacted, "flag", "--database-url-file"));
     let both = [("MUSTERD_DATABASE_URL", url), ("MUSTERD_DATABASE_URL_FILE", secret.as_str())];
     let ended = with(&both, &["config", "check"]).await;
     assert_eq!(ended.code, Some(78));
