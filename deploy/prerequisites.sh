@@ -2,7 +2,8 @@
 # What building and running musterd needs, and how to get it. Sourced by deploy/quickstart.sh and tests/run.sh.
 #
 # Needed are Rust, a C compiler with its linker, and the server programs of PostgreSQL. The last two are installed on
-# Debian and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice.
+# Debian and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice. The tests also
+# need Prometheus, which is unpacked below target/ and not installed: its package would start a service.
 
 say() { printf '==> %s\n' "$*"; }
 
@@ -47,7 +48,31 @@ need_rust() {
         fail "Rust is missing (cargo, 1.89 or later): install it with rustup, then run this again"
 }
 
-# Installs what is missing: arguments `server`, `compiler`.
+# The same places, in the same order, as tests/it/prometheus/tools.rs.
+have_prometheus() {
+    local dir
+    local -a dirs
+    IFS=: read -r -a dirs <<<"$PATH"
+    for dir in "${dirs[@]}" target/prometheus/usr/bin; do
+        if [[ -n $dir && -x $dir/prometheus && -x $dir/promtool ]]; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Unpacks Debian's package, which needs no root unless the list of packages is missing.
+unpack_prometheus() (
+    say "Unpacking Prometheus below target/"
+    mkdir -p target/prometheus
+    cd target/prometheus || exit
+    apt-get download -q prometheus || { as_root apt-get update -q && apt-get download -q prometheus; } ||
+        fail "apt-get cannot get the package prometheus; see above"
+    dpkg-deb --extract prometheus_*.deb .
+    rm prometheus_*.deb
+)
+
+# Gets what is missing: arguments `server`, `compiler`, `prometheus`. To be called in the root of the repository.
 need() {
     local -a packages=()
     local what
@@ -55,6 +80,14 @@ need() {
         case $what in
             server) have_postgres_server || packages+=(postgresql) ;;
             compiler) command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
+            prometheus)
+                have_prometheus || {
+                    command -v apt-get >/dev/null ||
+                        fail "missing: prometheus and promtool. Fedora, RHEL: dnf install golang-github-prometheus;" \
+                            "macOS: brew install prometheus. Then run this again, or with MUSTERD_SKIP_PROMETHEUS=1"
+                    unpack_prometheus
+                }
+                ;;
             *) fail "unknown prerequisite $what" ;;
         esac
     done

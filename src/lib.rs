@@ -35,6 +35,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod database_url;
 pub mod feed;
 pub mod grpc;
 pub mod http;

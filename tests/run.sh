@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test. Installs what is missing first on Debian and Ubuntu. Arguments go to `cargo test`.
+# Runs every test. Gets what is missing first on Debian and Ubuntu. Arguments go to `cargo test`.
+# MUSTERD_SKIP_PROMETHEUS=1 leaves out what needs a real Prometheus.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,4 +10,7 @@ source deploy/prerequisites.sh
 need_rust
 need server compiler
 tests/tools.sh
+if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
+    need prometheus
+fi
 exec cargo test --locked "$@"

@@ -24,7 +24,11 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::output;
-use crate::{config::ConfigError, daemon, store::migrate};
+use crate::{
+    config::ConfigError,
+    daemon,
+    store::{connect::ConnectError, migrate},
+};
 
 /// Everything went well.
 pub const OK: u8 = 0;
@@ -53,6 +57,9 @@ pub enum Error {
     /// The daemon's configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The database cannot be used as its URL says.
+    #[error(transparent)]
+    Database(#[from] ConnectError),
     /// No connection to a daemon.
     #[error("cannot reach the registry at {addr}")]
     Connect {
@@ -105,6 +112,7 @@ impl Error {
             Self::Config(_) => CONFIG,
             Self::Connect { .. } | Self::Timeout { .. } => UNREACHABLE,
             Self::Rpc(status) => status_code(status),
+            Self::Database(error) => error.exit_code(),
             Self::Daemon(error) => error.exit_code(),
             Self::Migrate(error) => error.exit_code(),
             // The reader of a pipe has seen enough: not a failure of ours.

@@ -7,9 +7,11 @@ use chrono::SecondsFormat;
 use serde_json::{Value, json};
 
 use super::{
+    database::{self, DatabaseArgs},
     exit::{self, Error},
     host,
     output::{self, Format, OutputArgs, Table},
+    settings::Layered,
 };
 use crate::{
     config::DatabaseUrl,
@@ -20,18 +22,18 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 pub enum MigrateCommand {
     /// Apply what is pending; safe to run from several places at once
-    Up(Args),
+    Up(Box<Args>),
     /// Show each migration and whether it is applied
-    Status(StatusArgs),
+    Status(Box<StatusArgs>),
     /// Compare the database with what the migrations make; exit with 1 if it differs
-    Verify(Args),
+    Verify(Box<Args>),
 }
 
 /// Arguments of `migrate up` and `migrate verify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: Layered<DatabaseArgs>,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -45,29 +47,29 @@ pub struct StatusArgs {
     exit_code: bool,
 
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: Layered<DatabaseArgs>,
 
     #[command(flatten)]
     output: OutputArgs,
 }
 
-#[derive(Debug, clap::Args)]
-struct DatabaseArgs {
-    /// PostgreSQL of the registry: postgres://user:password@host:5432/dbname
-    #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: String,
+/// Which database; unlike `serve`, these commands have none of their own.
+fn database(mut args: Layered<DatabaseArgs>) -> Result<DatabaseUrl, Error> {
+    database::resolve(&mut args)?.ok_or_else(|| {
+        Error::Usage("which database? give --database-url, --database-url-file or --config, or their variables".into())
+    })
 }
 
 pub(super) async fn run(command: MigrateCommand) -> Result<u8, Error> {
     match command {
-        MigrateCommand::Up(args) => up(&args).await,
-        MigrateCommand::Status(args) => status(&args).await,
-        MigrateCommand::Verify(args) => verify(&args).await,
+        MigrateCommand::Up(args) => up(*args).await,
+        MigrateCommand::Status(args) => status(*args).await,
+        MigrateCommand::Verify(args) => verify(*args).await,
     }
 }
 
-async fn up(args: &Args) -> Result<u8, Error> {
-    let url = DatabaseUrl::parse(&args.database.database_url)?;
+async fn up(args: Args) -> Result<u8, Error> {
+    let url = database(args.database)?;
     let report = migrate::up(url.expose(), &host::operator()).await?;
     let format = args.output.output;
     if format != Format::Table {
@@ -87,8 +89,8 @@ async fn up(args: &Args) -> Result<u8, Error> {
     Ok(exit::OK)
 }
 
-async fn status(args: &StatusArgs) -> Result<u8, Error> {
-    let url = DatabaseUrl::parse(&args.database.database_url)?;
+async fn status(args: StatusArgs) -> Result<u8, Error> {
+    let url = database(args.database)?;
     let list = migrate::status(url.expose()).await?;
     let format = args.output.output;
     match format {
@@ -100,8 +102,8 @@ async fn status(args: &StatusArgs) -> Result<u8, Error> {
     Ok(if args.exit_code && pending { exit::NEGATIVE } else { exit::OK })
 }
 
-async fn verify(args: &Args) -> Result<u8, Error> {
-    let url = DatabaseUrl::parse(&args.database.database_url)?;
+async fn verify(args: Args) -> Result<u8, Error> {
+    let url = database(args.database)?;
     let differences = migrate::verify(url.expose()).await?;
     match args.output.output {
         Format::Table => output::print(|out| {

@@ -7,6 +7,8 @@
 mod backoff;
 pub mod bench;
 pub mod client;
+pub mod config;
+pub mod database;
 pub mod epoch;
 pub mod exit;
 pub mod expiry;
@@ -21,6 +23,7 @@ pub mod output;
 pub mod resolve;
 pub mod run;
 pub mod serve;
+pub mod settings;
 pub mod watch;
 
 use std::io;
@@ -59,13 +62,17 @@ Exit codes:
   78  bad configuration
 
 Every flag of serve, and --addr and --timeout, can also be given as an
-environment variable MUSTERD_<FLAG>; the flag wins.";
+environment variable MUSTERD_<FLAG>; those of serve also in a TOML file
+(--config). The flag wins over the variable, the variable over the file.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(Box<serve::ServeArgs>),
+    Serve(Box<settings::Layered<serve::ServeArgs>>),
+    /// Show or check the configuration of serve, without starting anything
+    #[command(subcommand, after_help = config::EXAMPLES)]
+    Config(config::ConfigCommand),
     /// Bring the schema of the database up to date, or look at it
     #[command(subcommand, after_help = MIGRATE_EXAMPLES)]
     Migrate(migrate::MigrateCommand),
@@ -149,6 +156,7 @@ impl Cli {
         let client = &self.client;
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
+            Command::Config(command) => config::run(command),
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
             Command::Resolve(args) => resolve::run(*args, client).await,
             Command::List(args) => list::run(args, client).await,

@@ -20,7 +20,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::leases::{FLUSH_PERIOD_MS, Leases};
+use super::{
+    health::Health,
+    leases::{FLUSH_PERIOD_MS, Leases},
+};
 use crate::{
     clock::Clock,
     metrics::FlushMetrics,
@@ -87,17 +90,18 @@ pub struct Flusher {
     /// The database clock, as that write was answered: earlier than whatever is gathered from then on.
     read_at: Option<DateTime<Utc>>,
     failing: bool,
+    health: Arc<Health>,
     metrics: FlushMetrics,
 }
 
 impl Flusher {
     /// A flusher for a daemon.
     #[must_use]
-    pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, identity: Identity) -> Self {
+    pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, identity: Identity, health: Arc<Health>) -> Self {
         let confirmed_ms = clock.now_ms();
         let (due, metrics) = (BTreeMap::new(), FlushMetrics::new());
         let (answered_ms, read_at, failing) = (confirmed_ms, None, false);
-        Self { pool, leases, clock, identity, due, confirmed_ms, answered_ms, read_at, failing, metrics }
+        Self { pool, leases, clock, identity, due, confirmed_ms, answered_ms, read_at, failing, health, metrics }
     }
 
     /// Saves until told to stop, then saves what is left.
@@ -192,7 +196,9 @@ impl Flusher {
         let lease_ids: Vec<i64> = chunk.iter().map(|lease| lease.id.0.cast_signed()).collect();
         let ages_ms: Vec<i64> = heard.iter().map(|heard_ms| now_ms.saturating_sub(*heard_ms).cast_signed()).collect();
         let daemon_id = self.identity.daemon_id;
+        let asked = Instant::now();
         let flushed = store::beats::flush(&self.pool, daemon_id, &lease_ids, &ages_ms, saved_up_to, deadline).await?;
+        self.health.saved(asked.elapsed());
         for (lease, heard_ms) in chunk.iter().zip(heard) {
             lease.saved(heard_ms);
         }

@@ -161,3 +161,42 @@ fn answer_all(group: Vec<Job>, error: &Error) {
         let _ = job.reply.send(Err(error.clone()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{Epoch, EpochId, InstanceStatus, LeaseId, Owner, Revision};
+
+    fn outcome(verdict: Verdict) -> Outcome {
+        let epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };
+        let (lease_id, revision) = (Some(LeaseId(7)), Revision(7));
+        Outcome { verdict, lease_id, revision, status: Some(InstanceStatus::Alive), epoch }
+    }
+
+    fn refusals() -> [Verdict; 6] {
+        [
+            Verdict::EpochFenced,
+            Verdict::Taken(Owner { node_id: None, ip_address: None, pid: None }),
+            Verdict::Unknown,
+            Verdict::Expired,
+            Verdict::LeaseReplaced,
+            Verdict::InvalidTransition(InstanceStatus::Dead),
+        ]
+    }
+
+    #[test]
+    fn a_refusal_is_believed_only_if_nothing_can_have_been_applied_before_it() {
+        for verdict in refusals() {
+            let refused = outcome(verdict);
+            assert_eq!(honest(refused.clone(), false), Ok(refused.clone()));
+            assert_eq!(honest(refused, true), Err(Error::MaybeApplied));
+        }
+        for verdict in [Verdict::Created, Verdict::Renewed, Verdict::Replaced, Verdict::Set(true), Verdict::Set(false)]
+        {
+            let done = outcome(verdict);
+            assert_eq!(honest(done.clone(), true), Ok(done), "it is done, whichever of the tries did it");
+        }
+    }
+}

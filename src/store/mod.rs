@@ -15,6 +15,8 @@ pub mod migrate;
 pub mod pool;
 mod row;
 pub mod schema;
+pub mod suspicion;
+mod tls;
 
 pub use error::Error;
 pub use pool::{Lane, Pool};

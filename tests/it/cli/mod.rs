@@ -1,6 +1,7 @@
 //! The command line as people and scripts meet it: the built program, its output and its exit code.
 
 mod client;
+mod config;
 mod operators;
 mod run;
 mod serve_errors;

@@ -35,6 +35,8 @@ pub(crate) fn program() -> Command {
             command.env_remove(name);
         }
     }
+    // Nor a file of this machine.
+    command.env("MUSTERD_CONFIG", "/dev/null");
     command.stdin(Stdio::null());
     command
 }
