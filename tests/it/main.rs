@@ -14,6 +14,7 @@ mod bench;
 mod cli;
 mod cli_resolve;
 mod cli_watch;
+mod deploy;
 mod discovery;
 mod disruptions;
 mod docs;
