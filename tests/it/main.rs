@@ -11,6 +11,7 @@ mod batch_resolve;
 mod beat_stream;
 mod beats;
 mod bench;
+mod bounds;
 mod cli;
 mod cli_resolve;
 mod cli_watch;

@@ -19,6 +19,8 @@ use crate::{
 const SLOW_SAVE: Duration = Duration::from_millis(250);
 /// A daemon that has not saved for longer keeps everybody from being declared dead.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
+/// Saving that is late by less is what a busy machine does.
+const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A reaper looks every 30 s at least, and may wait 10 s for an answer.
 const REAPER_MISSED_AFTER: Duration = Duration::from_secs(45);
 /// Clocks that differ by more mislead people.
@@ -112,10 +114,12 @@ fn flush(health: &v1::DaemonHealth) -> Finding {
         "look at the disk, the locks and the connections of PostgreSQL; meanwhile beats go to other daemons";
     let lag = span(health.flush_lag.as_ref());
     match lag {
-        Duration::ZERO => Finding::ok("flush", "beats are saved in time"),
+        lag if lag <= LATE_AFTER => Finding::ok("flush", "beats are saved in time"),
         lag if lag > STALLED_AFTER => {
-            let found =
-                format!("saving beats is {} late, so they are refused, and nobody is declared dead", age_text(lag));
+            let found = format!(
+                "saving beats is {} late: beyond a third of their TTL they are refused, and nobody is declared dead",
+                age_text(lag)
+            );
             Finding::fail("flush", found, FIX)
         }
         lag => Finding::warn("flush", format!("saving beats is {} late", age_text(lag)), FIX),
@@ -311,7 +315,7 @@ mod tests {
             (v1::GetClusterResponse { version: "9.9.9".into(), ..well() }, Level::Warn, "version", "9.9.9"),
             (health(|health| health.ready = false), Level::Fail, "ready", "not ready"),
             (health(|health| health.database_latency = seconds_of(1)), Level::Warn, "database", "1000.0ms"),
-            (health(|health| health.flush_lag = seconds_of(1)), Level::Warn, "flush", "1.0s late"),
+            (health(|health| health.flush_lag = seconds_of(2)), Level::Warn, "flush", "2.0s late"),
             (health(|health| health.flush_lag = seconds_of(4)), Level::Fail, "flush", "4.0s late"),
             (health(|health| health.last_reap_age = seconds_of(60)), Level::Fail, "reaper", "for 1m"),
             (v1::GetClusterResponse { hold: Some(hold), ..well() }, Level::Warn, "expiry", "9.0s: work"),

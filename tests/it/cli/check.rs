@@ -64,9 +64,12 @@ async fn names(arguments: &[&str], check_name: &str, level: &str, found: &str, f
 async fn a_registry_that_is_well_passes_every_check() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
-    let checked = check(&["--addr", &daemon.grpc_addr]).await;
-    let bad: Vec<_> = checked.findings.iter().filter(|finding| finding["level"] != "ok").collect();
-    assert!(bad.is_empty(), "{bad:?}");
+    // On a loaded machine a save may be slow for a moment, which is worth a warning.
+    let checked = wait_until("nothing to complain about", BOUND, async || {
+        let checked = check(&["--addr", &daemon.grpc_addr]).await;
+        if checked.findings.iter().all(|finding| finding["level"] == "ok") { Ok(checked) } else { Err(checked) }
+    })
+    .await;
     for name in ["address", "protocol", "answer", "version", "ready", "database", "flush", "reaper", "clock", "http"] {
         assert!(checked.findings.iter().any(|finding| finding["check"] == name), "{name}: {:?}", checked.findings);
     }
@@ -245,8 +248,8 @@ async fn a_database_that_is_full_frozen_or_away_is_named() {
     let at = ["--addr", daemon.grpc_addr.as_str(), "--timeout", "2s"];
     wait_until("room again", BOUND, async || try_connect(&url).await.map_err(|error| error.to_string())).await;
     cluster.signal_all(Signal::SIGSTOP);
-    let frozen = names(&at, "flush", "fail", "saving beats is ", "connections of PostgreSQL").await;
-    assert!(frozen.trouble("database").is_some_and(|(level, ..)| level == "fail"), "{frozen:?}");
+    names(&at, "flush", "fail", "saving beats is ", "connections of PostgreSQL").await;
+    names(&at, "database", "fail", "PostgreSQL has confirmed nothing for ", "see that PostgreSQL runs").await;
     cluster.signal_all(Signal::SIGCONT);
     wait_until("all is well again", BOUND, async || {
         let checked = check(&at).await;
