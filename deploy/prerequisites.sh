@@ -2,7 +2,8 @@
 # What building and running musterd needs, and how to get it. Sourced by deploy/quickstart.sh and tests/run.sh.
 #
 # Needed are Rust, a C compiler with its linker, and the server programs of PostgreSQL. The last two are installed on
-# Debian and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice.
+# Debian and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice. The tests also
+# need Prometheus, which is unpacked below target/ and not installed: its package would start a service.
 
 say() { printf '==> %s\n' "$*"; }
 
@@ -47,7 +48,32 @@ need_rust() {
         fail "Rust is missing (cargo, 1.89 or later): install it with rustup, then run this again"
 }
 
-# Installs what is missing: arguments `server`, `compiler`.
+# The same places, in the same order, as tests/it/prometheus/tools.rs.
+have_prometheus() {
+    local dir
+    local -a dirs
+    IFS=: read -r -a dirs <<<"$PATH"
+    for dir in "${dirs[@]}" target/prometheus/usr/bin; do
+        if [[ -n $dir && -x $dir/prometheus && -x $dir/promtool ]]; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Unpacks Debian's package, which needs no root unless the list of packages is missing.
+unpack_prometheus() (
+    say "Unpacking Prometheus below target/"
+    mkdir -p target/prometheus
+    cd target/prometheus
+    apt-get download -q prometheus || { as_root apt-get update -q && apt-get download -q prometheus; } ||
+        fail "apt-get cannot get the package prometheus; see above"
+    dpkg-deb --extract prometheus_*.deb .
+    rm prometheus_*.deb
+)
+
+# Gets what is missing: arguments `server`, `compiler`, `client`, `python`, `curl`, `prometheus`. To be called in the root
+# of the repository.
 need() {
     local -a packages=()
     local what
@@ -55,6 +81,17 @@ need() {
         case $what in
             server) have_postgres_server || packages+=(postgresql) ;;
             compiler) command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
+            client) command -v psql >/dev/null || packages+=(postgresql-client) ;;
+            python) python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv) ;;
+            curl) command -v curl >/dev/null || packages+=(curl) ;;
+            prometheus)
+                have_prometheus || {
+                    command -v apt-get >/dev/null ||
+                        fail "missing: prometheus and promtool. Fedora, RHEL: dnf install golang-github-prometheus;" \
+                            "macOS: brew install prometheus. Then run this again, or with MUSTERD_SKIP_PROMETHEUS=1"
+                    unpack_prometheus
+                }
+                ;;
             *) fail "unknown prerequisite $what" ;;
         esac
     done
@@ -71,4 +108,32 @@ need() {
     if [[ " ${packages[*]} " == *" postgresql "* ]]; then
         have_postgres_server || fail "the postgresql package is installed, but its server programs are not to be found"
     fi
+}
+
+# Where tools are kept that no package of the system has.
+tools_dir() { printf '%s\n' "${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/musterd-ci"; }
+
+# Prints how to run buf; installs it from its npm package into a cache where there is npm.
+find_buf() {
+    local cache
+    cache=$(tools_dir)
+    if command -v buf; then
+        return
+    fi
+    if [[ ! -x $cache/node_modules/.bin/buf ]]; then
+        command -v npm >/dev/null || return 1
+        mkdir -p "$cache"
+        npm install --silent --no-fund --no-audit --no-save --prefix "$cache" @bufbuild/buf@1 >&2 || return 1
+    fi
+    printf '%s\n' "$cache/node_modules/.bin/buf"
+}
+
+# What only the commands in the documentation need, which the tests run. MUSTERD_TEST_WITHOUT=python3,buf does without.
+need_documentation_tools() {
+    local without=,${MUSTERD_TEST_WITHOUT:-},
+    [[ $without == *,python3,* ]] || need python
+    [[ $without == *,psql,* ]] || need client
+    [[ $without == *,curl,* ]] || need curl
+    [[ $without == *,buf,* ]] || find_buf >/dev/null ||
+        say "buf is missing, and npm, which would get it; MUSTERD_TEST_WITHOUT=buf tests without it"
 }

@@ -43,6 +43,65 @@ $$;
 
 COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamptz) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. p_saved_up_to: with this call everything that it had heard by then is saved; a time it has read from this database before it gathered what it saves. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved (dead leases are passed over); whether the daemon is on the list, if not it was given up and has to enter anew; and the database clock.';
 
+CREATE TABLE registry_suspicion (
+    lease_id     bigint      PRIMARY KEY,
+    suspected_at timestamptz NOT NULL
+);
+
+COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact with: its hint to the others, who would not notice before the TTL has passed. Nobody dies of it.';
+COMMENT ON COLUMN registry_suspicion.lease_id IS 'The lease.';
+COMMENT ON COLUMN registry_suspicion.suspected_at IS 'When the daemon that lost contact had last heard of it.';
+
+ALTER TABLE registry_suspicion SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+CREATE FUNCTION muster_exchange_suspicions(p_lost bigint[], p_ages_ms bigint[], p_heard bigint[])
+RETURNS TABLE (
+    lease_id bigint,
+    age_ms   bigint
+)
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := muster_now();
+BEGIN
+    -- A hint that a crash takes is told again, or no longer true.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for nobody.
+    IF cardinality(p_lost) > 0 THEN
+        INSERT INTO registry_suspicion AS suspicion (lease_id, suspected_at)
+        SELECT instance.lease_id, v_now - lost.age_ms * interval '1 millisecond'
+        FROM unnest(p_lost, p_ages_ms) AS lost (lease_id, age_ms)
+        JOIN registry_instance AS instance ON instance.lease_id = lost.lease_id AND instance.status <> 'dead'
+        ORDER BY instance.lease_id
+        LIMIT greatest(10000 - (SELECT count(*) FROM registry_suspicion), 0)
+        ON CONFLICT (lease_id) DO UPDATE SET suspected_at = excluded.suspected_at;
+    END IF;
+    -- A second more: what is saved of a beat is later by the time that takes. A subquery for each row, because a plan for
+    -- a table that was never analysed might read all instances instead.
+    DELETE FROM registry_suspicion
+    WHERE lease_id IN (
+        SELECT suspicion.lease_id
+        FROM registry_suspicion AS suspicion
+        WHERE suspicion.lease_id = ANY (p_heard)
+           OR coalesce((
+                  SELECT instance.last_heartbeat > suspicion.suspected_at + interval '1 second'
+                  FROM registry_instance AS instance
+                  WHERE instance.lease_id = suspicion.lease_id AND instance.status <> 'dead'
+              ), true)
+        ORDER BY suspicion.lease_id
+        FOR UPDATE SKIP LOCKED
+    );
+    RETURN QUERY
+    SELECT suspicion.lease_id, greatest((extract(epoch FROM v_now - suspicion.suspected_at) * 1000)::bigint, 0)
+    FROM registry_suspicion AS suspicion;
+END
+$$;
+
+COMMENT ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) IS 'Notes leases that the calling daemon has lost contact with, last heard of p_ages_ms ago; withdraws those that it has heard of since (p_heard), that have ended, or of which a later beat is saved; and returns the ones that stand, each with its age in milliseconds. At most 10,000 stand at a time: of more, the other daemons learn when the TTL has passed.';
+
 CREATE FUNCTION muster_reap_stale(
     p_default_ttl_ms bigint,
     p_limit          integer,

@@ -203,6 +203,17 @@ COMMENT ON COLUMN registry_instance.death_reason IS 'Why the lease ended: stale,
 COMMENT ON COLUMN registry_instance.death_deadline IS 'When the lease would have ended without another beat.';
 COMMENT ON COLUMN registry_instance.death_decided_by IS 'Which daemon declared the death; sql for a direct SQL caller.';
 
+--- table registry_suspicion
+CREATE TABLE registry_suspicion (
+    lease_id bigint NOT NULL,
+    suspected_at timestamp with time zone NOT NULL,
+    CONSTRAINT registry_suspicion_pkey PRIMARY KEY (lease_id)
+)
+WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500);
+COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact with: its hint to the others, who would not notice before the TTL has passed. Nobody dies of it.';
+COMMENT ON COLUMN registry_suspicion.lease_id IS 'The lease.';
+COMMENT ON COLUMN registry_suspicion.suspected_at IS 'When the daemon that lost contact had last heard of it.';
+
 --- index idx_instance_dead_revision on registry_instance
 CREATE INDEX idx_instance_dead_revision ON registry_instance USING btree (revision) WHERE status = 'dead'::instancestatus;
 COMMENT ON INDEX idx_instance_dead_revision IS 'Dead rows in the order of their deaths, for the purge.';
@@ -344,8 +355,8 @@ END
 $function$;
 COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision). The caller holds the cluster row.';
 
---- function muster_apply(jsonb, text)
-CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text)
+--- function muster_apply(jsonb, text, timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, detail jsonb, cluster_epoch uuid, epoch_number bigint)
  LANGUAGE plpgsql
  SET search_path FROM CURRENT
@@ -358,6 +369,9 @@ DECLARE
     v_revision bigint;
 BEGIN
     v_cluster := muster_lock_cluster();
+    IF muster_now() > p_until THEN
+        RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
+    END IF;
     v_revision := v_cluster.revision;
 
     -- All rows of the group at once, in the order in which flushes lock theirs.
@@ -400,7 +414,7 @@ BEGIN
     PERFORM muster_advance(v_revision);
 END
 $function$;
-COMMENT ON FUNCTION muster_apply(jsonb, text) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id.';
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by then, and may have asked for something else since.';
 
 --- function muster_apply_one(muster_operation)
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
@@ -738,6 +752,50 @@ AS $function$
     END;
 $function$;
 COMMENT ON FUNCTION muster_error_code(text) IS 'The SQLSTATE with which a direct SQL caller learns of a verdict.';
+
+--- function muster_exchange_suspicions(bigint[], bigint[], bigint[])
+CREATE OR REPLACE FUNCTION muster_exchange_suspicions(p_lost bigint[], p_ages_ms bigint[], p_heard bigint[])
+ RETURNS TABLE(lease_id bigint, age_ms bigint)
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := muster_now();
+BEGIN
+    -- A hint that a crash takes is told again, or no longer true.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for nobody.
+    IF cardinality(p_lost) > 0 THEN
+        INSERT INTO registry_suspicion AS suspicion (lease_id, suspected_at)
+        SELECT instance.lease_id, v_now - lost.age_ms * interval '1 millisecond'
+        FROM unnest(p_lost, p_ages_ms) AS lost (lease_id, age_ms)
+        JOIN registry_instance AS instance ON instance.lease_id = lost.lease_id AND instance.status <> 'dead'
+        ORDER BY instance.lease_id
+        LIMIT greatest(10000 - (SELECT count(*) FROM registry_suspicion), 0)
+        ON CONFLICT (lease_id) DO UPDATE SET suspected_at = excluded.suspected_at;
+    END IF;
+    -- A second more: what is saved of a beat is later by the time that takes. A subquery for each row, because a plan for
+    -- a table that was never analysed might read all instances instead.
+    DELETE FROM registry_suspicion
+    WHERE lease_id IN (
+        SELECT suspicion.lease_id
+        FROM registry_suspicion AS suspicion
+        WHERE suspicion.lease_id = ANY (p_heard)
+           OR coalesce((
+                  SELECT instance.last_heartbeat > suspicion.suspected_at + interval '1 second'
+                  FROM registry_instance AS instance
+                  WHERE instance.lease_id = suspicion.lease_id AND instance.status <> 'dead'
+              ), true)
+        ORDER BY suspicion.lease_id
+        FOR UPDATE SKIP LOCKED
+    );
+    RETURN QUERY
+    SELECT suspicion.lease_id, greatest((extract(epoch FROM v_now - suspicion.suspected_at) * 1000)::bigint, 0)
+    FROM registry_suspicion AS suspicion;
+END
+$function$;
+COMMENT ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) IS 'Notes leases that the calling daemon has lost contact with, last heard of p_ages_ms ago; withdraws those that it has heard of since (p_heard), that have ended, or of which a later beat is saved; and returns the ones that stand, each with its age in milliseconds. At most 10,000 stand at a time: of more, the other daemons learn when the TTL has passed.';
 
 --- function muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[], p_saved_up_to timestamp with time zone DEFAULT NULL::timestamp with time zone)

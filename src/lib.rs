@@ -23,7 +23,7 @@
 //! ```text
 //!  actors --Register/SetStatus--> registry::writer (group commit) --> store --> PostgreSQL
 //!         --Beat----------------> registry::beats (memory) --flusher--> store --> PostgreSQL
-//!  PostgreSQL --doorbell + poll--> feed --> view (memory) --> grpc: Resolve, List; http: metrics
+//!  PostgreSQL --doorbell + poll--> feed --> view (memory) --> grpc: Resolve, List; http: metrics, targets
 //!  registry::reaper --one call--> store --> PostgreSQL --> same feed --> every daemon
 //! ```
 //!
@@ -35,6 +35,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod database_url;
 pub mod feed;
 pub mod grpc;
 pub mod http;

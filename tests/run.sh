@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test. Installs what is missing first on Debian and Ubuntu. Arguments go to `cargo test`.
+# Runs every test. Gets what is missing first on Debian and Ubuntu. Arguments go to `cargo test`.
+# MUSTERD_SKIP_PROMETHEUS=1 leaves out what needs a real Prometheus.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,4 +9,8 @@ source deploy/prerequisites.sh
 
 need_rust
 need server compiler
+need_documentation_tools
+if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
+    need prometheus
+fi
 exec cargo test --locked "$@"

@@ -7,9 +7,11 @@ use chrono::SecondsFormat;
 use serde_json::{Value, json};
 
 use super::{
+    database::{self, DatabaseArgs},
     exit::{self, Error},
     host,
-    output::{self, Format, OutputArgs, Table},
+    output::{self, OutputArgs, Table},
+    settings::Layered,
 };
 use crate::{
     config::DatabaseUrl,
@@ -20,18 +22,18 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 pub enum MigrateCommand {
     /// Apply what is pending; safe to run from several places at once
-    Up(Args),
+    Up(Box<Args>),
     /// Show each migration and whether it is applied
-    Status(StatusArgs),
+    Status(Box<StatusArgs>),
     /// Compare the database with what the migrations make; exit with 1 if it differs
-    Verify(Args),
+    Verify(Box<Args>),
 }
 
 /// Arguments of `migrate up` and `migrate verify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: Layered<DatabaseArgs>,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -45,70 +47,79 @@ pub struct StatusArgs {
     exit_code: bool,
 
     #[command(flatten)]
-    database: DatabaseArgs,
+    database: Layered<DatabaseArgs>,
 
     #[command(flatten)]
     output: OutputArgs,
 }
 
-#[derive(Debug, clap::Args)]
-struct DatabaseArgs {
-    /// PostgreSQL of the registry: postgres://user:password@host:5432/dbname
-    #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: String,
+/// Which database; unlike `serve`, these commands have none of their own.
+fn database(mut args: Layered<DatabaseArgs>) -> Result<DatabaseUrl, Error> {
+    database::resolve(&mut args)?.ok_or_else(|| {
+        Error::Usage("which database? give --database-url, --database-url-file or --config, or their variables".into())
+    })
 }
 
 pub(super) async fn run(command: MigrateCommand) -> Result<u8, Error> {
     match command {
-        MigrateCommand::Up(args) => up(&args).await,
-        MigrateCommand::Status(args) => status(&args).await,
-        MigrateCommand::Verify(args) => verify(&args).await,
+        MigrateCommand::Up(args) => up(*args).await,
+        MigrateCommand::Status(args) => status(*args).await,
+        MigrateCommand::Verify(args) => verify(*args).await,
     }
 }
 
-async fn up(args: &Args) -> Result<u8, Error> {
-    let url = DatabaseUrl::parse(&args.database.database_url)?;
+async fn up(args: Args) -> Result<u8, Error> {
+    let url = database(args.database)?;
     let report = migrate::up(url.expose(), &host::operator()).await?;
     let format = args.output.output;
-    if format != Format::Table {
-        let applied = |a: &migrate::Applied| json!({ "version": a.version, "name": a.name, "durationSeconds": a.duration.as_secs_f64() });
-        let applied: Vec<Value> = report.applied.iter().map(applied).collect();
-        output::print_json(&json!({ "applied": applied, "current": report.current }), format)?;
+    output::print_answer(
+        format,
+        || {
+            let applied = |a: &migrate::Applied| json!({ "version": a.version, "name": a.name, "durationSeconds": a.duration.as_secs_f64() });
+            let applied: Vec<Value> = report.applied.iter().map(applied).collect();
+            json!({ "applied": applied, "current": report.current })
+        },
+        || report.applied.iter().map(|applied| applied.name.clone()).collect(),
+        || {
+            let mut table = Table::new(["VERSION", "NAME", "TOOK"]);
+            for applied in &report.applied {
+                table.row([number(applied.version), applied.name.clone(), millis(applied.duration)]);
+            }
+            if report.applied.is_empty() { String::new() } else { table.text() }
+        },
+    )?;
+    if !format.is_table() {
         return Ok(exit::OK);
-    }
-    let mut table = Table::new(["VERSION", "NAME", "TOOK"]);
-    for applied in &report.applied {
-        table.row([number(applied.version), applied.name.clone(), millis(applied.duration)]);
-    }
-    if !report.applied.is_empty() {
-        output::print_table(&table)?;
     }
     output::note(&format!("the database is at {}, {} applied now", number(report.current), report.applied.len()));
     Ok(exit::OK)
 }
 
-async fn status(args: &StatusArgs) -> Result<u8, Error> {
-    let url = DatabaseUrl::parse(&args.database.database_url)?;
+async fn status(args: StatusArgs) -> Result<u8, Error> {
+    let url = database(args.database)?;
     let list = migrate::status(url.expose()).await?;
-    let format = args.output.output;
-    match format {
-        Format::Json => output::print_json(&Value::Array(list.iter().map(status_json).collect()), format)?,
-        Format::Jsonl => output::print(|out| list.iter().try_for_each(|s| writeln!(out, "{}", status_json(s))))?,
-        Format::Table => output::print_table(&status_table(&list))?,
-    }
+    let items = || list.iter().map(status_json).collect();
+    let text = output::answer_list(
+        args.output.output,
+        || Value::Array(items()),
+        items,
+        || list.iter().map(|status| status.name.clone()).collect(),
+        || status_table(&list).text(),
+    )?;
+    output::print_text(&text)?;
     let pending = list.iter().any(|migration| migration.state == State::Pending);
     Ok(if args.exit_code && pending { exit::NEGATIVE } else { exit::OK })
 }
 
-async fn verify(args: &Args) -> Result<u8, Error> {
-    let url = DatabaseUrl::parse(&args.database.database_url)?;
+async fn verify(args: Args) -> Result<u8, Error> {
+    let url = database(args.database)?;
     let differences = migrate::verify(url.expose()).await?;
-    match args.output.output {
-        Format::Table => output::print(|out| {
-            differences.iter().try_for_each(|difference| writeln!(out, "{}", output::escape(difference)))
-        })?,
-        format => output::print_json(&json!({ "differences": differences }), format)?,
-    }
+    output::print_answer(
+        args.output.output,
+        || json!({ "differences": differences }),
+        || differences.clone(),
+        || differences.iter().map(|difference| format!("{}\n", output::escape(difference))).collect(),
+    )?;
     if differences.is_empty() {
         output::note("the database is as the migrations make it");
         return Ok(exit::OK);

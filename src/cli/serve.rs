@@ -1,4 +1,4 @@
-//! `musterd serve`: flags and environment of the daemon, turned into a checked [`ServeConfig`].
+//! `musterd serve`: the settings of the daemon, turned into a checked [`ServeConfig`].
 
 use std::{
     ffi::OsString,
@@ -11,7 +11,9 @@ use nix::unistd::geteuid;
 
 use super::{
     client::parse_duration,
+    database::{self, DatabaseArgs},
     exit::{self, Error},
+    settings::{Layered, Setting},
 };
 use crate::{
     config::{DatabaseUrl, LogFormat, ServeConfig},
@@ -21,15 +23,12 @@ use crate::{
 /// Where a daemon without a home keeps its data.
 const SYSTEM_DATA_DIR: &str = "/var/lib/musterd";
 
-/// Flags of `serve`. Each has an environment variable `MUSTERD_<FLAG>`; the flag wins.
+/// Flags of `serve`. Each has an environment variable `MUSTERD_<FLAG>` and, but for `--config`, a key of the
+/// configuration file; the flag wins over the variable, and that over the file.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// PostgreSQL of the registry: postgres://user:password@host:5432/dbname. Without it, a private PostgreSQL is run
-    ///
-    /// Daemons with the same database form one cluster. Prefer the environment variable: arguments can be seen by other
-    /// users of the machine. TLS to PostgreSQL is not supported by this version.
-    #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
+    #[command(flatten)]
+    database: DatabaseArgs,
 
     /// Address of gRPC: IP:PORT
     ///
@@ -70,35 +69,58 @@ pub struct ServeArgs {
     log_level: String,
 
     /// Refuse to start when migrations are pending, instead of applying them
-    #[arg(long, env = "MUSTERD_NO_MIGRATE", value_parser = clap::builder::BoolishValueParser::new())]
-    no_migrate: bool,
+    #[arg(long, env = "MUSTERD_NO_MIGRATE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
+    no_migrate: Option<bool>,
 }
 
-fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:7717, 0.0.0.0:7717 or [::]:7717".to_owned())
+}
+
+impl AsRef<DatabaseArgs> for ServeArgs {
+    fn as_ref(&self) -> &DatabaseArgs {
+        &self.database
+    }
 }
 
 impl ServeArgs {
     /// Checks the arguments.
-    fn into_config(self) -> Result<ServeConfig, Error> {
-        let data_dir = self.data_dir.unwrap_or_else(|| {
-            default_data_dir(geteuid().is_root(), std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"))
-        });
+    fn into_config(self, database_url: Option<DatabaseUrl>) -> Result<ServeConfig, Error> {
         let config = ServeConfig {
-            database_url: self.database_url.as_deref().map(DatabaseUrl::parse).transpose()?,
+            database_url,
             grpc_addr: self.grpc_addr,
             http_addr: self.http_addr,
             // PostgreSQL is started with another working directory.
-            data_dir: std::path::absolute(data_dir)?,
+            data_dir: std::path::absolute(self.data_dir.unwrap_or_else(data_dir))?,
             postgres_bin_dir: self.postgres_bin_dir.map(std::path::absolute).transpose()?,
             keep_dead: self.keep_dead,
             advertise_addr: self.advertise_addr,
             log_format: self.log_format,
             log_level: self.log_level,
-            migrate: !self.no_migrate,
+            migrate: !self.no_migrate.unwrap_or_default(),
         };
         Ok(config.validate()?)
     }
+}
+
+/// What to run with, from flags, environment and file, and where each setting comes from.
+///
+/// # Errors
+///
+/// Whatever a daemon is not started with.
+pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, Vec<Setting>), Error> {
+    let url = database::resolve(&mut layered)?;
+    let mut settings = database::settings(&layered, url.as_ref())?;
+    let config = layered.into_args().into_config(url)?;
+    if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {
+        setting.value = Some(config.data_dir.display().to_string());
+    }
+    Ok((config, settings))
+}
+
+fn data_dir() -> PathBuf {
+    default_data_dir(geteuid().is_root(), std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"))
 }
 
 /// The XDG rule, which ignores relative paths, except for root and for users without a home.
@@ -111,9 +133,10 @@ fn default_data_dir(is_root: bool, xdg: Option<OsString>, home: Option<OsString>
     share.map_or_else(|| Path::new(SYSTEM_DATA_DIR).to_owned(), |share| share.join("musterd"))
 }
 
-pub(super) async fn run(args: ServeArgs) -> Result<u8, Error> {
+pub(super) async fn run(args: Layered<ServeArgs>) -> Result<u8, Error> {
+    let (config, _) = resolve(args)?;
     // Boxed: the future of a whole daemon is large, and moved more than once.
-    Box::pin(daemon::run(args.into_config()?)).await?;
+    Box::pin(daemon::run(config)).await?;
     Ok(exit::OK)
 }
 
@@ -126,12 +149,14 @@ mod tests {
     #[derive(Debug, clap::Parser)]
     struct Only {
         #[command(flatten)]
-        args: ServeArgs,
+        args: Layered<ServeArgs>,
     }
 
     fn config(words: &[&str]) -> Result<ServeConfig, Error> {
-        let words = std::iter::once("serve").chain(words.iter().copied());
-        Only::try_parse_from(words).expect("arguments").args.into_config()
+        // Nothing of this machine may configure it.
+        let nothing: &[&str] = if words.contains(&"--config") { &[] } else { &["--config", "/dev/null"] };
+        let words = ["serve"].iter().chain(nothing).chain(words);
+        resolve(Only::try_parse_from(words).expect("arguments").args).map(|(config, _)| config)
     }
 
     #[test]
@@ -160,7 +185,10 @@ mod tests {
         for words in [
             ["--keep-dead", "1s"],
             ["--database-url", ""],
-            ["--database-url", "postgres://h/d?sslmode=require"],
+            ["--database-url", "postgres://h/d?sslmode=verify-ca"],
+            ["--database-url", "postgres://h/d?sslmode=verify-ca&sslrootcert=/nonexistent"],
+            ["--database-url-file", "/nonexistent"],
+            ["--config", "/nonexistent"],
             ["--http-addr", "127.0.0.1:7717"],
             ["--log-level", "a=b=c"],
         ] {

@@ -21,11 +21,11 @@ use uuid::Uuid;
 use self::applier::Applier;
 pub use self::error::Error;
 use crate::{
-    clock::Clock,
-    config::ServeConfig,
+    clock::{Clock, DatabaseClock},
+    config::{DatabaseUrl, ServeConfig},
     feed::Feed,
     grpc::{
-        cluster::Cluster,
+        cluster::{Cluster, ThisDaemon},
         discovery::Discovery,
         registry::Registry as RegistryRpc,
         server::{self, Services},
@@ -35,11 +35,12 @@ use crate::{
     metrics::{self, FeedMetrics, PoolMetrics},
     model::{Lease, Revision},
     registry::{
-        Epochs, Leases, Writer,
+        Epochs, Health, Leases, Writer,
         flusher::{Flusher, Identity},
         operators::Operators,
         overdue,
         reaper::{Alarm, Reapers},
+        suspicion::Suspicions,
     },
     store::{
         self, Lane, Pool,
@@ -67,7 +68,22 @@ struct Parts {
     leases: Arc<Leases>,
     view: View,
     readiness: Readiness,
+    health: Arc<Health>,
+    http_addr: SocketAddr,
     lifecycle: Lifecycle,
+}
+
+impl Parts {
+    /// What operators are told about this daemon.
+    fn this_daemon(&self) -> ThisDaemon {
+        ThisDaemon {
+            daemon_id: self.identity.daemon_id,
+            http_addr: self.http_addr,
+            leases: Arc::clone(&self.leases),
+            readiness: self.readiness.clone(),
+            health: Arc::clone(&self.health),
+        }
+    }
 }
 
 /// Runs the daemon until it is told to stop.
@@ -85,6 +101,9 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
     // The addresses as bound: with port 0 only this line tells which port it became.
     let (grpc_addr, http_addr) = (grpc.local_addr()?, http.local_addr()?);
     tracing::info!(version = VERSION, grpc.addr = %grpc_addr, http.addr = %http_addr, "musterd is starting");
+    if let Some(warning) = config.database_url.as_ref().and_then(DatabaseUrl::warning) {
+        tracing::warn!(warning, "the way to the database is not safe");
+    }
 
     let local = match config.database_url {
         Some(_) => None,
@@ -154,6 +173,8 @@ async fn start(
         pool: Pool::new(&url).map_err(Error::Database)?,
         leases: Arc::new(Leases::new(clock)),
         readiness: Readiness::new(),
+        health: Arc::new(Health::new(clock)),
+        http_addr: http.local_addr()?,
         config,
         url,
         identity: Identity { daemon_id, address, version: VERSION, host: hostname() },
@@ -169,7 +190,7 @@ async fn start(
 
 fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
-    let routes = Http::new(handle.clone(), parts.readiness.clone(), gauges(parts));
+    let routes = Http::new(handle.clone(), parts.readiness.clone(), parts.view.clone(), gauges(parts));
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
     parts.lifecycle.spawn_background(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
 }
@@ -216,12 +237,16 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let feed = Feed::new(parts.url.clone(), applier, *clock, view.wanted());
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
-    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name));
+    let database_clock = DatabaseClock::new(*clock);
+    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), database_clock.clone());
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
-    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, parts.identity.clone());
+    let (identity, health) = (parts.identity.clone(), Arc::clone(&parts.health));
+    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, database_clock, identity, Arc::clone(&health));
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);
+    let suspicions = Suspicions::new(pool.clone(), Arc::clone(leases), *clock);
+    lifecycle.spawn_background(Stage::Engine, "suspicions", suspicions.run(tell.clone(), stop.clone()));
     lifecycle.spawn_background(
         Stage::Engine,
         "overdue",
@@ -233,7 +258,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
         _ = view.wait_for(Revision(0), Duration::MAX) => {}
     }
     let decided_by = Arc::clone(&parts.name);
-    let reapers = Reapers { pool: pool.clone(), leases: Arc::clone(leases), clock: *clock, alarm, decided_by };
+    let reapers = Reapers { pool: pool.clone(), leases: Arc::clone(leases), clock: *clock, alarm, decided_by, health };
     let stale = reapers.clone().reap_stale(stop.clone());
     lifecycle.spawn_background(Stage::Engine, "stale reaper", stale);
     lifecycle.spawn_background(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
@@ -248,7 +273,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
             view.clone(),
             Epochs::new(pool.clone(), Arc::clone(&parts.name)),
             operators,
-            parts.identity.daemon_id,
+            parts.this_daemon(),
         ),
     };
     let serving = server::serve(listener, services, parts.readiness.subscribe(), stop);

@@ -198,14 +198,7 @@ impl Drop for Session {
         if self.ended || self.stop.is_cancelled() {
             return;
         }
-        let now_ms = self.clock.now_ms();
-        let mut lost = Vec::new();
-        for lease in self.lists.values().flatten() {
-            lease.lose_contact(self.last_ms);
-            if lease.suspicion_to_tell(now_ms) == Some(true) {
-                lost.push(Arc::clone(lease));
-            }
-        }
+        let lost = self.leases.lose_contact(self.lists.values().flatten(), self.last_ms);
         self.view.hint(&lost, true);
     }
 }

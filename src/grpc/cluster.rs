@@ -1,6 +1,6 @@
 //! ClusterService: the epoch, and how the registry itself is doing.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -11,10 +11,11 @@ use super::{
     page_token, reader,
 };
 use crate::{
-    model::{EpochId, LeaseId, Revision, Rotation, Verdict, input},
+    lifecycle::Readiness,
+    model::{EpochId, InvalidInput, LeaseId, LogicalId, Revision, Rotation, Verdict, input},
     proto::v1::{self, cluster_service_server::ClusterService},
-    registry::{Epochs, operators::Operators},
-    view::View,
+    registry::{Epochs, Health, Leases, operators::Operators},
+    view::{Snapshot, View, list::unserved},
 };
 
 /// How long a rotation waits for the view to show it.
@@ -23,31 +24,50 @@ const READ_YOUR_WRITES: Duration = Duration::from_millis(500);
 /// For how long a released brake stays off.
 const RELEASE_DEFAULT: Duration = Duration::from_secs(300);
 
+/// Most logical ids without an instance that one answer names.
+const UNSERVED_MAX: usize = 1_000;
+
+/// What the daemon that serves this knows of itself.
+#[derive(Debug)]
+pub struct ThisDaemon {
+    /// This run of it.
+    pub daemon_id: Uuid,
+    /// Where metrics and probes are served.
+    pub http_addr: SocketAddr,
+    /// Whether beats can be saved, and how many are overdue.
+    pub leases: Arc<Leases>,
+    /// Whether callers should come.
+    pub readiness: Readiness,
+    /// How the work in the background goes.
+    pub health: Arc<Health>,
+}
+
 /// The service.
 #[derive(Debug)]
 pub struct Cluster {
     view: View,
     epochs: Epochs,
     operators: Operators,
-    daemon_id: Uuid,
+    daemon: ThisDaemon,
 }
 
 impl Cluster {
-    /// The service of the daemon with this id.
+    /// The service of a daemon.
     #[must_use]
-    pub fn new(view: View, epochs: Epochs, operators: Operators, daemon_id: Uuid) -> Self {
-        Self { view, epochs, operators, daemon_id }
+    pub fn new(view: View, epochs: Epochs, operators: Operators, daemon: ThisDaemon) -> Self {
+        Self { view, epochs, operators, daemon }
     }
 
     async fn get(&self, request: v1::GetClusterRequest) -> Result<v1::GetClusterResponse, Failure> {
+        let unserved_limit = unserved_limit("unserved_limit", request.unserved_limit)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let cluster = snapshot.cluster().ok_or(Failure::NotYetSeen)?;
         let stale_for = self.view.stale_for();
-        let counts = snapshot.counts();
         let hold = cluster.hold.as_ref().and_then(|hold| {
             let remaining = self.view.remaining(cluster.read_at, hold.remaining)?;
             Some(v1::Hold { remaining: Some(duration(remaining)), reason: hold.reason.clone() })
         });
+        let unserved = unserved(&snapshot, unserved_limit);
         Ok(v1::GetClusterResponse {
             cluster_epoch: cluster.epoch.id.to_string(),
             epoch_number: cluster.epoch.number,
@@ -55,19 +75,42 @@ impl Cluster {
             history_id: cluster.history_id.to_string(),
             daemons: self.view.daemons().iter().map(|daemon| convert::daemon(daemon, stale_for)).collect(),
             hold,
-            counts: Some(v1::InstanceCounts {
-                starting: counts.starting,
-                alive: counts.alive,
-                draining: counts.draining,
-                dead: counts.dead,
-                logical_ids_live: counts.logical_ids_live,
-                logical_ids_unserved: counts.logical_ids_unserved,
-            }),
+            counts: Some(self.counts(&snapshot)),
             stale_for: Some(duration(stale_for)),
-            daemon_id: self.daemon_id.to_string(),
+            daemon_id: self.daemon.daemon_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             brake: cluster.brake.as_ref().map(convert::brake),
+            health: Some(self.health()),
+            database_time: Some(convert::timestamp(self.view.database_time(self.view.clock().now_ms()))),
+            unserved_logical_ids: unserved.iter().map(LogicalId::to_string).collect(),
         })
+    }
+
+    fn counts(&self, snapshot: &Snapshot) -> v1::InstanceCounts {
+        let counts = snapshot.counts();
+        v1::InstanceCounts {
+            starting: counts.starting,
+            alive: counts.alive,
+            draining: counts.draining,
+            dead: counts.dead,
+            logical_ids_live: counts.logical_ids_live,
+            logical_ids_unserved: counts.logical_ids_unserved,
+            suspect: self.daemon.leases.suspects(),
+        }
+    }
+
+    fn health(&self) -> v1::DaemonHealth {
+        let readiness = self.daemon.readiness.snapshot();
+        let missing = readiness.conditions.into_iter().filter(|state| !state.ok);
+        let lag = Duration::from_millis(self.daemon.leases.save_lag_ms(self.view.clock().now_ms()));
+        v1::DaemonHealth {
+            ready: readiness.ready,
+            missing: missing.map(|state| format!("{}: {}", state.condition.name(), state.detail)).collect(),
+            flush_lag: Some(duration(lag)),
+            database_latency: self.daemon.health.database_latency().map(duration),
+            last_reap_age: self.daemon.health.last_reap_age().map(duration),
+            http_address: self.daemon.http_addr.to_string(),
+        }
     }
 
     async fn rotate(&self, request: v1::RotateEpochRequest) -> Result<v1::RotateEpochResponse, Failure> {
@@ -146,6 +189,14 @@ impl Cluster {
             epochs: epochs.into_iter().map(convert::epoch).collect(),
             next_page_token: next.map(page_token::encode_epoch).unwrap_or_default(),
         })
+    }
+}
+
+/// Accepts how many logical ids to name.
+fn unserved_limit(field: &str, limit: i32) -> Result<usize, InvalidInput> {
+    match usize::try_from(limit) {
+        Ok(limit) if limit <= UNSERVED_MAX => Ok(limit),
+        _ => input::invalid(field, format!("is {limit}; choose 0 to {UNSERVED_MAX}")),
     }
 }
 

@@ -267,7 +267,7 @@ pub(super) fn duration(duration: Duration) -> prost_types::Duration {
     }
 }
 
-fn timestamp(time: DateTime<Utc>) -> Timestamp {
+pub(super) fn timestamp(time: DateTime<Utc>) -> Timestamp {
     Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().cast_signed() }
 }
 

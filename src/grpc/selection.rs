@@ -251,6 +251,32 @@ mod tests {
         }
     }
 
+    /// What a request of this kind looks like on the wire, with some of its bytes changed: some still are one.
+    fn damaged<M: prost::Message + Default>(request: &M, damage: &[(u16, u8)]) -> Option<M> {
+        let mut bytes = request.encode_to_vec();
+        for (at, byte) in damage {
+            let length = bytes.len().max(1);
+            match bytes.get_mut(usize::from(*at) % length) {
+                Some(place) => *place = *byte,
+                None => bytes.push(*byte),
+            }
+        }
+        M::decode(&*bytes).ok()
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_on_the_wire_panic(
+            list_request in list_request(), watch_request in watch_request(), any_choice in any_choice(),
+            registration in any_registration(), damage in vec(any::<(u16, u8)>(), 0..8),
+        ) {
+            damaged(&list_request, &damage).map_or(Ok(()), |request| check(list(&request)))?;
+            damaged(&watch_request, &damage).map_or(Ok(()), |request| check(watch(&request)))?;
+            damaged(&any_choice, &damage).map_or(Ok(()), |request| check(choice(Some(request), 7)))?;
+            damaged(&registration, &damage).map_or(Ok(()), |request| check(convert::registration(request)))?;
+        }
+    }
+
     #[test]
     fn a_refusal_of_ever_so_many_fields_stays_small() {
         let many = vec![String::new(); NAMES_MAX];

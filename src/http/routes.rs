@@ -17,21 +17,25 @@ use axum::{
 };
 use serde_json::json;
 
+use super::{logical_ids, service_discovery};
 use crate::{
     lifecycle::{Readiness, Snapshot},
     metrics::{Handle, ReadyMetrics},
+    view::View,
 };
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const JSON: &str = "application/json";
+pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const JSON: &str = "application/json";
 
 const INDEX: &str = "\
 musterd
 
-/metrics  metrics in the Prometheus text format
-/livez    200 while the process runs
-/readyz   200 if callers should come here, 503 and what is missing if not; JSON with Accept: application/json
+/metrics              metrics in the Prometheus text format
+/metrics/logical-ids  metrics by logical id, the worst served first: prefix, limit
+/sd/prometheus        living instances as targets for http_sd: name, prefix, label, status, node, max_stale
+/livez                200 while the process runs
+/readyz               200 if callers should come here, 503 and what is missing if not; JSON with Accept: application/json
 ";
 
 /// What the routes answer from. Cheap to clone.
@@ -41,6 +45,7 @@ pub struct Http {
     readiness: Readiness,
     ready: ReadyMetrics,
     refresh: Arc<dyn Fn() + Send + Sync>,
+    view: View,
 }
 
 impl fmt::Debug for Http {
@@ -50,11 +55,11 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// Answers from `metrics` and `readiness`. `refresh` is called before each rendering of the metrics and sets the
+    /// Answers from `metrics`, `readiness` and `view`. `refresh` is called before each rendering of the metrics and sets the
     /// gauges that change by themselves; it must not block.
     #[must_use]
-    pub fn new(metrics: Handle, readiness: Readiness, refresh: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { metrics, readiness, ready: ReadyMetrics::new(), refresh: Arc::new(refresh) }
+    pub fn new(metrics: Handle, readiness: Readiness, view: View, refresh: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { metrics, readiness, ready: ReadyMetrics::new(), refresh: Arc::new(refresh), view }
     }
 
     /// Returns the routes.
@@ -64,6 +69,8 @@ impl Http {
             .route("/metrics", get(metrics))
             .route("/livez", get(|| async { text(StatusCode::OK, "ok\n".to_owned()) }))
             .route("/readyz", get(readyz))
+            .merge(logical_ids::router(self.view.clone()))
+            .merge(service_discovery::router(self.view.clone()))
             .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n".to_owned()) })
             .method_not_allowed_fallback(|| async {
                 text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n".to_owned())
@@ -111,10 +118,10 @@ fn as_json(snapshot: &Snapshot) -> String {
     json!({"ready": snapshot.ready, "conditions": conditions}).to_string()
 }
 
-fn text(status: StatusCode, body: String) -> Response {
+pub(super) fn text(status: StatusCode, body: String) -> Response {
     respond(status, TEXT, body)
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response {
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response {
     (status, [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response()
 }

@@ -54,8 +54,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::Clock,
         lifecycle::{Condition, Readiness},
         metrics,
+        view::View,
     };
 
     struct Served {
@@ -71,7 +73,7 @@ mod tests {
         let (readiness, refreshed) = (Readiness::new(), Arc::new(AtomicUsize::new(0)));
         let counter = Arc::clone(&refreshed);
         let http = ::metrics::with_local_recorder(&recorder, || {
-            Http::new(handle, readiness.clone(), move || {
+            Http::new(handle, readiness.clone(), View::new(Clock::new()).0, move || {
                 counter.fetch_add(1, Ordering::SeqCst);
             })
         });

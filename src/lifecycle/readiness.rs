@@ -22,14 +22,17 @@ pub enum Condition {
     Feed,
     /// Beats can be saved in time.
     Flush,
-    /// No shutdown has begun. The only condition that holds from the start.
+    /// Whether expiry is held or braked is told in its detail only: it always holds, because a daemon that declares
+    /// nobody dead serves its callers as well as any.
+    Expiry,
+    /// No shutdown has begun. Holds from the start.
     NotShuttingDown,
 }
 
 impl Condition {
     /// All conditions, in the order in which a starting daemon meets them.
-    pub const ALL: [Self; 6] =
-        [Self::Database, Self::Schema, Self::View, Self::Feed, Self::Flush, Self::NotShuttingDown];
+    pub const ALL: [Self; 7] =
+        [Self::Database, Self::Schema, Self::View, Self::Feed, Self::Flush, Self::Expiry, Self::NotShuttingDown];
 
     /// Name of the condition on the wire.
     #[must_use]
@@ -40,6 +43,7 @@ impl Condition {
             Self::View => "view",
             Self::Feed => "feed",
             Self::Flush => "flush",
+            Self::Expiry => "expiry",
             Self::NotShuttingDown => "not_shutting_down",
         }
     }
@@ -79,11 +83,11 @@ struct Inner {
 }
 
 impl Readiness {
-    /// Makes a record in which nothing holds yet but [`Condition::NotShuttingDown`].
+    /// Makes a record in which nothing holds yet but [`Condition::Expiry`] and [`Condition::NotShuttingDown`].
     #[must_use]
     pub fn new() -> Self {
         let states = Condition::ALL.map(|condition| {
-            let ok = condition == Condition::NotShuttingDown;
+            let ok = matches!(condition, Condition::Expiry | Condition::NotShuttingDown);
             let detail = if ok { String::new() } else { "not yet".to_owned() };
             ConditionState { condition, ok, detail }
         });
@@ -145,13 +149,10 @@ mod tests {
     fn is_ready_only_while_every_condition_holds_and_says_what_is_missing() {
         let readiness = Readiness::new();
         let mut changes = readiness.subscribe();
-        for condition in Condition::ALL {
-            assert!(!readiness.is_ready());
-            for earlier in Condition::ALL.iter().take_while(|c| **c != condition) {
-                readiness.set(*earlier, true, "");
-            }
+        for condition in [Condition::Database, Condition::Schema, Condition::View, Condition::Feed, Condition::Flush] {
+            assert!(!readiness.is_ready(), "{condition:?} is missing");
+            readiness.set(condition, true, "");
         }
-        readiness.set(Condition::Flush, true, "");
         assert!(readiness.is_ready() && *changes.borrow_and_update());
 
         readiness.set(Condition::Feed, false, "no answer for 4 s");

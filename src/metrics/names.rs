@@ -3,7 +3,8 @@
 //! A name is an interface: dashboards and alerts outlive releases. So all names stand here, once, and the code and the
 //! `HELP` lines are made from the same entry. Units are base units (seconds, not milliseconds), counters end in
 //! `_total`, and label sets are closed: a logical id or an instance id is never a label, because a fleet of a million
-//! instances would become a million time series.
+//! instances would become a million time series. Only what is asked for on a path of its own, and bounded there, has the
+//! logical id ([`per_logical_id`]).
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ macro_rules! metrics {
     ($($kind:ident $constant:ident = $name:literal: $help:literal;)*) => {
         $(#[doc = $help] pub const $constant: &str = $name;)*
 
-        /// All metrics of the daemon but `process_*`, which describe themselves.
+        /// All metrics that are defined here.
         pub const ALL: &[Metric] = &[
             $(Metric { name: $constant, kind: Kind::$kind, help: $help },)*
         ];
@@ -105,6 +106,22 @@ metrics! {
         "RPCs ended, by service, method and status code; Canceled includes answers that nobody waited for.";
     Histogram GRPC_HANDLING_SECONDS = "grpc_server_handling_seconds":
         "Duration of RPCs to the end of the answer; for streams, their lifetime.";
+}
+
+/// The metrics of `/metrics/logical-ids`, where the logical id is a label and its number is bounded by the caller.
+pub mod per_logical_id {
+    use super::{Kind, Metric};
+
+    metrics! {
+        Gauge INSTANCES = "musterd_logical_id_instances":
+            "Living instances of a logical id, by status.";
+        Gauge SUSPECT = "musterd_logical_id_suspect":
+            "Alive instances of a logical id that are suspect on this daemon.";
+        Gauge BEST_LEASE = "musterd_logical_id_best_lease":
+            "Lease of the instance that a logical id resolves to, 0 if there is none; it changes with every takeover.";
+        Gauge OMITTED = "musterd_logical_ids_omitted":
+            "Logical ids that match and are left out because of the limit; the best served are left out first.";
+    }
 }
 
 /// Registers the help text of every metric with the recorder in effect.

@@ -13,6 +13,11 @@ const LIVE: u8 = 0;
 const DEAD: u8 = 1;
 const REPLACED: u8 = 2;
 
+/// The stream it beat on broke, and it has not beaten here since.
+const LOST: u8 = 1;
+/// Another daemon has lost contact, and nobody is known to have heard of it since.
+const DOUBTED: u8 = 2;
+
 /// How a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
@@ -53,8 +58,8 @@ pub struct Lease {
     heard_ms: AtomicU64,
     /// The latest beat that arrived here; zero: none did.
     here_ms: AtomicU64,
-    /// The stream it beat on broke, and it has not beaten here since.
-    lost: AtomicBool,
+    /// [`LOST`], [`DOUBTED`], both, or nothing of the kind.
+    contact: AtomicU8,
     /// What was last told about its suspicion.
     told_suspect: AtomicBool,
     dirty: AtomicBool,
@@ -81,7 +86,7 @@ impl Lease {
             state: AtomicU8::new(LIVE),
             heard_ms: AtomicU64::new(heard_ms),
             here_ms: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
+            contact: AtomicU8::new(0),
             told_suspect: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
@@ -127,8 +132,8 @@ impl Lease {
     pub fn beat(&self, now_ms: u64) -> bool {
         self.heard_ms.fetch_max(now_ms, Ordering::Relaxed);
         self.here_ms.fetch_max(now_ms, Ordering::Relaxed);
-        if self.lost.load(Ordering::Relaxed) {
-            self.lost.store(false, Ordering::Relaxed);
+        if self.contact.load(Ordering::Relaxed) != 0 {
+            self.contact.store(0, Ordering::Relaxed);
         }
         // The swap releases the time stored above to the flusher, which takes the mark before it reads the time.
         !self.dirty.swap(true, Ordering::AcqRel)
@@ -145,11 +150,40 @@ impl Lease {
     }
 
     /// The stream it beat on until `last_ms` broke: it is suspect until it is heard of again. One that has beaten here
-    /// since, because its owner has connected anew, is not touched.
-    pub fn lose_contact(&self, last_ms: u64) {
-        if self.here_ms.load(Ordering::Relaxed) <= last_ms {
-            self.lost.store(true, Ordering::Relaxed);
+    /// since, because its owner has connected anew, is not touched. Returns whether it was.
+    pub fn lose_contact(&self, last_ms: u64) -> bool {
+        let silent = self.here_ms.load(Ordering::Relaxed) <= last_ms;
+        if silent {
+            self.contact.fetch_or(LOST, Ordering::Relaxed);
         }
+        silent
+    }
+
+    /// A daemon has lost contact, and had heard of it at `since_ms`: it is suspect until somebody is known to have heard
+    /// of it later. One that has beaten here later is not touched; then it returns false, and the others should be told.
+    pub fn doubt(&self, since_ms: u64) -> bool {
+        let lost_here = self.contact.load(Ordering::Relaxed) & LOST != 0;
+        let stands = lost_here || self.here_ms.load(Ordering::Relaxed) <= since_ms;
+        if stands {
+            self.contact.fetch_or(DOUBTED, Ordering::Relaxed);
+        }
+        stands
+    }
+
+    /// Some daemon has heard of it since contact was lost.
+    pub fn trust(&self) {
+        self.contact.store(0, Ordering::Relaxed);
+    }
+
+    /// Two of its beats are overdue: if they were due here, contact is lost as when a stream breaks. Returns whether it
+    /// is; no other daemon can know.
+    pub fn lose_overdue(&self, now_ms: u64) -> bool {
+        self.beats_here() && self.is_suspect(now_ms) && self.lose_contact(self.here_ms())
+    }
+
+    /// The latest beat that arrived here; zero if none did.
+    pub fn here_ms(&self) -> u64 {
+        self.here_ms.load(Ordering::Relaxed)
     }
 
     /// The latest beat known.
@@ -181,12 +215,14 @@ impl Lease {
     }
 
     /// Whether two beats are overdue. Of a lease that beats here that is known exactly; of one known through
-    /// PostgreSQL alone, whose knowledge lags by up to a third of the TTL and a beat, only that its TTL has passed.
+    /// PostgreSQL alone, whose knowledge lags by up to a third of the TTL and a beat, only that its TTL has passed; or
+    /// what the daemon that does hear it has found.
     pub fn is_suspect(&self, now_ms: u64) -> bool {
         let ttl = self.ttl();
         let silent_ms = now_ms.saturating_sub(self.heard_ms());
         let beats_here = self.beats_here();
-        if beats_here && self.lost.load(Ordering::Relaxed) {
+        let contact = self.contact.load(Ordering::Relaxed);
+        if contact & DOUBTED != 0 || beats_here && contact & LOST != 0 {
             return true;
         }
         let limit_ms = if beats_here { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
@@ -273,6 +309,26 @@ mod tests {
         assert!(!lease.is_suspect(2_501));
         lease.lose_contact(2_000);
         assert!(!lease.is_suspect(2_501), "it has beaten elsewhere since");
+    }
+
+    #[test]
+    fn the_doubt_of_another_daemon_makes_it_suspect_until_somebody_has_heard_of_it() {
+        let lease = lease();
+        assert!(lease.doubt(2_000));
+        assert!(lease.is_suspect(2_001) && !lease.lose_overdue(2_001), "that is not for this daemon to tell");
+        lease.trust();
+        assert!(!lease.is_suspect(2_001));
+        assert!(lease.doubt(2_000));
+        lease.beat(2_500);
+        assert!(!lease.is_suspect(2_501));
+        assert!(!lease.doubt(2_000), "it has beaten here since");
+        assert!(!lease.is_suspect(2_501));
+        lease.lose_contact(2_500);
+        assert!(lease.doubt(2_400), "what was found here is no sign of life, however rough the times are");
+        assert!(lease.is_suspect(2_501));
+        lease.beat(3_000);
+        assert!(!lease.lose_overdue(13_000));
+        assert!(lease.lose_overdue(13_001), "two beats are overdue");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! somebody wrote by hand must not stop the feed.
 
 pub mod cluster;
+pub mod explain;
 pub mod ids;
 pub mod input;
 pub mod instance;

@@ -14,6 +14,7 @@ use std::sync::{
 
 use arc_swap::ArcSwapOption;
 use papaya::HashMap;
+use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
@@ -60,7 +61,11 @@ pub struct Leases {
     by_id: HashMap<LeaseId, Arc<Lease>>,
     epoch: ArcSwapOption<Epoch>,
     unsaved: [Mutex<Vec<Arc<Lease>>>; SHARDS],
+    /// Leases of broken streams that the other daemons are yet to hear of.
+    lost: Mutex<Vec<Arc<Lease>>>,
+    losing: Notify,
     confirmed_ms: AtomicU64,
+    suspects: AtomicU64,
     metrics: BeatMetrics,
 }
 
@@ -73,7 +78,10 @@ impl Leases {
             by_id: HashMap::new(),
             epoch: ArcSwapOption::empty(),
             unsaved: Default::default(),
+            lost: Mutex::default(),
+            losing: Notify::new(),
             confirmed_ms: AtomicU64::new(clock.now_ms()),
+            suspects: AtomicU64::new(0),
             metrics: BeatMetrics::new(),
         }
     }
@@ -193,6 +201,7 @@ impl Leases {
         let mut found = Look::default();
         let Some(epoch) = self.epoch() else { return found };
         let now_ms = self.clock.now_ms();
+        let mut suspects = 0;
         let leases = self.by_id.pin();
         for lease in leases.values() {
             if lease.standing(epoch) != LeaseStanding::Live {
@@ -206,8 +215,50 @@ impl Leases {
             if lease.is_overdue(now_ms) {
                 found.overdue.push(lease.id);
             }
+            suspects += u64::from(lease.is_suspect(now_ms));
         }
+        self.suspects.store(suspects, Ordering::Relaxed);
         found
+    }
+
+    /// The stream these beat on until `last_ms` broke. Returns those that have become suspect by it and were not told
+    /// to be; the other daemons are told.
+    #[must_use]
+    pub fn lose_contact<'a>(&self, leases: impl Iterator<Item = &'a Arc<Lease>>, last_ms: u64) -> Vec<Arc<Lease>> {
+        let now_ms = self.clock.now_ms();
+        let silent: Vec<_> = leases.filter(|lease| lease.lose_contact(last_ms)).cloned().collect();
+        let told = silent.iter().filter(|lease| lease.suspicion_to_tell(now_ms) == Some(true)).cloned().collect();
+        self.queue_lost(silent);
+        told
+    }
+
+    /// Of these, which have become suspect, the other daemons are told of those that beat here.
+    pub(super) fn tell_of_suspects(&self, suspects: &[Arc<Lease>]) {
+        let now_ms = self.clock.now_ms();
+        self.queue_lost(suspects.iter().filter(|lease| lease.lose_overdue(now_ms)).cloned().collect());
+    }
+
+    fn queue_lost(&self, lost: Vec<Arc<Lease>>) {
+        if !lost.is_empty() {
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
+            self.losing.notify_one();
+        }
+    }
+
+    /// Waits until contact with somebody is lost.
+    pub(super) async fn losing(&self) {
+        self.losing.notified().await;
+    }
+
+    /// Takes the leases with which contact was lost since they were last taken.
+    pub(super) fn take_lost(&self) -> Vec<Arc<Lease>> {
+        std::mem::take(&mut self.lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many were suspect at the last look.
+    #[must_use]
+    pub fn suspects(&self) -> u64 {
+        self.suspects.load(Ordering::Relaxed)
     }
 
     /// Takes all leases that have beaten since they were last taken.

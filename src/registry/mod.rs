@@ -3,8 +3,9 @@
 //! - [`writer`]: registrations and status changes, many to a commit.
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
 //! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
-//! - [`overdue`]: learns of beats that arrived elsewhere.
+//! - [`overdue`]: learns of beats that arrived elsewhere; [`suspicion`]: tells other daemons of those that do not arrive.
 //! - [`epochs`] rotates the epoch.
+//! - [`health`]: what of all this has last been done, for operators.
 //!
 //! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
 //! `store/expiry.rs`, one loop in [`reaper`], one name in `metrics/`.
@@ -12,13 +13,16 @@
 pub mod epochs;
 pub mod error;
 pub mod flusher;
+pub mod health;
 pub mod leases;
 pub mod operators;
 pub mod overdue;
 pub mod reaper;
+pub mod suspicion;
 pub mod writer;
 
 pub use epochs::Epochs;
 pub use error::Error;
+pub use health::Health;
 pub use leases::{Accepted, BeatError, Leases};
 pub use writer::Writer;

@@ -2,7 +2,7 @@
 //!
 //! Such a lease looks overdue here. Once a second, PostgreSQL is asked about exactly those; a fleet that beats at this
 //! daemon costs nothing. Nothing but suspicion depends on it: the database alone decides deaths. The same look over all
-//! leases tells whose suspicion has changed.
+//! leases tells whose suspicion has changed, and whose only this daemon can know ([`super::suspicion`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,6 +35,7 @@ pub async fn run(
         let found = leases.look();
         tell(&found.suspect, true);
         tell(&found.recovered, false);
+        leases.tell_of_suspects(&found.suspect);
         for chunk in found.overdue.chunks(CHUNK) {
             let asked_ms = clock.now_ms();
             match store::beats::ages(&pool, chunk, Instant::now() + TIMEOUT).await {

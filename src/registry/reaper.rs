@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Leases;
+use super::{Leases, health::Health};
 use crate::{
     clock::Clock,
     metrics::{HoldMetrics, ReaperMetrics},
@@ -92,6 +92,8 @@ pub struct Reapers {
     pub alarm: Arc<Alarm>,
     /// As whose decision deaths are recorded.
     pub decided_by: Arc<str>,
+    /// Where it is noted that they look.
+    pub health: Arc<Health>,
 }
 
 impl Reapers {
@@ -127,6 +129,9 @@ impl Reapers {
         let expected = || last.map(|last| last.expected(self.clock.now_ms()));
         let deadline = Instant::now() + TIMEOUT;
         let report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, deadline).await;
+        if report.is_ok() {
+            self.health.reaped();
+        }
         *seen = report.as_ref().ok().map(|report| SeenClock {
             read_at: report.read_at,
             asked_ms,

@@ -1,17 +1,20 @@
-//! One plain connection to PostgreSQL, and what may keep us from getting it.
+//! The way to PostgreSQL, and what may keep us from going it.
 //!
-//! The pool, the feed and the migrations all begin here, so that a wrong password reads the same wherever it is
-//! noticed: one line that says what is wrong, with what, and what to do about it. A line names the host, the port, the
-//! database and the user, never the password, and never a text of the driver's that could quote a part of the URL:
-//! a password with an unescaped `@` or `?` ends up in the most surprising places of a parser's message.
+//! The pool, the feed and the migrations all begin here, with the same TLS ([`super::tls`]), so that a wrong password or
+//! certificate reads the same wherever it is noticed: one line that says what is wrong, with what, and what to do about
+//! it. A line names the host, the port, the database and the user, never the password.
 //!
 //! Errors differ in what the reader can do, hence the exit codes: 3 says try again later (nobody answers, or the
 //! server is starting up), 78 says that the configuration must change first, 1 is for the rest.
 
 use std::{fmt, io, time::Duration};
 
+use deadpool_postgres::{Manager, ManagerConfig};
 use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::{Client, Config, NoTls, config::Host, config::SslMode, error::SqlState};
+use tokio_postgres::{Client, Config, Connection, Socket, config::TargetSessionAttrs, error::SqlState};
+
+use super::tls::{self, Connector, Stream};
+use crate::database_url::{DatabaseUrl, TlsOptions, UrlError, places};
 
 /// How long an attempt to connect may take, greeting and authentication included, unless the URL sets its own
 /// `connect_timeout`.
@@ -20,6 +23,9 @@ use tokio_postgres::{Client, Config, NoTls, config::Host, config::SslMode, error
 /// before somebody looks for another cause.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a daemon's session may take to reach each address of the server.
+const SESSION_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The oldest major version of the server that has everything the migrations use (`gen_random_uuid()` without an
 /// extension came with 13).
 pub const OLDEST_SERVER: u32 = 13;
@@ -27,12 +33,18 @@ pub const OLDEST_SERVER: u32 = 13;
 /// Why there is no connection. Every text is one line and holds no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The URL cannot be read, or asks for what this build does not have.
-    #[error(
-        "the database url is not usable: {reason}; give postgresql://user:password@host:port/database, with special characters in the password percent-encoded"
-    )]
-    BadUrl {
-        /// What is wrong with it, without quoting it.
+    /// The URL cannot be read, or contradicts itself.
+    #[error("the database url {0}")]
+    BadUrl(#[from] UrlError),
+    /// Certificates that the URL names cannot be used.
+    #[error("the database url and TLS: {0}")]
+    Certificates(String),
+    /// The server offers no TLS, or its certificate, or ours, is not accepted.
+    #[error("postgresql at {target} and TLS: {reason}")]
+    Tls {
+        /// Where it was tried.
+        target: Target,
+        /// What is wrong, and the way out.
         reason: String,
     },
     /// Nobody answers, or whoever answers takes no connections just now.
@@ -97,7 +109,9 @@ impl ConnectError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => 3,
-            Self::BadUrl { .. }
+            Self::BadUrl(_)
+            | Self::Certificates(_)
+            | Self::Tls { .. }
             | Self::Authentication { .. }
             | Self::UnknownDatabase { .. }
             | Self::MissingRights { .. }
@@ -106,48 +120,52 @@ impl ConnectError {
         }
     }
 
-    /// Classifies what the driver said while connecting with `config`.
-    #[must_use]
-    pub fn classify(error: &tokio_postgres::Error, config: &Config) -> Self {
+    /// Classifies what the driver said while connecting with `config` and `options`.
+    fn classify(error: &tokio_postgres::Error, config: &Config, options: &TlsOptions) -> Self {
         let target = Target::of(config);
         let user = config.get_user().unwrap_or("the current user").to_owned();
         if let Some(refusal) = error.as_db_error() {
-            let reason = refusal.message().to_owned();
-            return match *refusal.code() {
-                SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-                    Self::Authentication { target, user, reason }
-                }
-                SqlState::INVALID_CATALOG_NAME => Self::UnknownDatabase { target },
-                SqlState::INSUFFICIENT_PRIVILEGE => Self::MissingRights { target, user, reason },
-                // Starting up, shutting down, out of connections: it will take us later.
-                SqlState::CANNOT_CONNECT_NOW
-                | SqlState::ADMIN_SHUTDOWN
-                | SqlState::CRASH_SHUTDOWN
-                | SqlState::TOO_MANY_CONNECTIONS => Self::Unreachable { target, reason },
-                _ => Self::Refused { target, reason: format!("{reason} (SQLSTATE {})", refusal.code().code()) },
-            };
+            return Self::refusal(refusal, target, user);
+        }
+        if let Some(reason) = tls::explain(error, options) {
+            return Self::Tls { target, reason };
         }
         // The driver keeps its kinds of error to itself; its fixed words are all there is to go by.
         let words = chain(error);
+        let authentication = |reason: &str| {
+            let (target, user, reason) = (target.clone(), user.clone(), reason.to_owned());
+            Self::Authentication { target, user, reason }
+        };
         if words.contains("password missing") {
-            let reason = "the server asks for a password and the database url has none".to_owned();
-            return Self::Authentication { target, user, reason };
+            return authentication("the server asks for a password and the database url has none");
         }
-        if words.contains("TLS") || words.contains("tls") {
-            return Self::bad_url("it asks for tls (sslmode=require), which this build does not have");
-        }
-        if words.starts_with("invalid configuration") {
-            return Self::bad_url("it names no host, or as many ports as hosts it does not have");
+        if words.contains("server did not use channel binding") {
+            return authentication(
+                "channel_binding=require, but the server did not prove itself by it; it needs scram-sha-256 and TLS",
+            );
         }
         if words.starts_with("authentication error") {
-            let reason = "the server asks for a kind of authentication that is not supported".to_owned();
-            return Self::Authentication { target, user, reason };
+            return authentication("the server asks for a kind of authentication that is not supported");
         }
         Self::Unreachable { target, reason: words }
     }
 
-    fn bad_url(reason: &str) -> Self {
-        Self::BadUrl { reason: reason.to_owned() }
+    /// Classifies what the server said.
+    fn refusal(refusal: &tokio_postgres::error::DbError, target: Target, user: String) -> Self {
+        let reason = refusal.message().replace('\n', " ");
+        match *refusal.code() {
+            SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                Self::Authentication { target, user, reason }
+            }
+            SqlState::INVALID_CATALOG_NAME => Self::UnknownDatabase { target },
+            SqlState::INSUFFICIENT_PRIVILEGE => Self::MissingRights { target, user, reason },
+            // Starting up, shutting down, out of connections: it will take us later.
+            SqlState::CANNOT_CONNECT_NOW
+            | SqlState::ADMIN_SHUTDOWN
+            | SqlState::CRASH_SHUTDOWN
+            | SqlState::TOO_MANY_CONNECTIONS => Self::Unreachable { target, reason },
+            _ => Self::Refused { target, reason: format!("{reason} (SQLSTATE {})", refusal.code().code()) },
+        }
     }
 }
 
@@ -159,23 +177,8 @@ impl Target {
     /// Describes where `config` leads.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        let ports = config.get_ports();
-        let hosts: Vec<String> = config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .map(|(index, host)| {
-                let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
-                match host {
-                    Host::Tcp(name) if name.contains(':') => format!("[{name}]:{port}"),
-                    Host::Tcp(name) => format!("{name}:{port}"),
-                    #[cfg(unix)]
-                    Host::Unix(path) => format!("{}:{port}", path.display()),
-                }
-            })
-            .collect();
         let database = config.get_dbname().or_else(|| config.get_user()).unwrap_or_default();
-        Self(format!("{}/{database}", hosts.join(",")))
+        Self(format!("{}/{database}", places(config)))
     }
 }
 
@@ -189,44 +192,81 @@ impl fmt::Display for Target {
 /// connection broke before.
 pub type Driver = JoinHandle<Result<(), tokio_postgres::Error>>;
 
-/// Reads a database URL (or `key=value` pairs) and adds what we want of every connection: a name by which the server's
-/// operator finds us (`application_name` `musterd`), and a limit to waiting. What the URL sets itself stays.
-///
-/// # Errors
-///
-/// [`ConnectError::BadUrl`] if it cannot be read or asks for TLS.
-pub fn parse(url: &str) -> Result<Config, ConnectError> {
-    let mut config: Config = url.parse().map_err(|error| {
-        let words = chain(&error);
-        // This one names the option and not its value; the others may quote any part of the url.
-        match words.split_once("invalid value for option") {
-            Some((_, option)) => ConnectError::BadUrl { reason: format!("invalid value for option{option}") },
-            None => ConnectError::bad_url("it is not in the form of a url"),
-        }
-    })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(ConnectError::bad_url("it asks for tls (sslmode=require), which this build does not have"));
-    }
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(ConnectError::bad_url("it names no host"));
-    }
-    // The rest of a password with a bare "@" in it, taken for a host or a database. It must not get into a message.
-    let stray = |name: &str| name.contains('@');
-    if config.get_dbname().is_some_and(stray)
-        || config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if stray(name)))
-    {
-        return Err(ConnectError::bad_url("it has an @ too many"));
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("musterd");
-    }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_TIMEOUT);
-    }
-    Ok(config)
+/// A PostgreSQL as a database URL names it, and how we connect to it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    config: Config,
+    tls: Connector,
 }
 
-/// Opens a connection to the database at `url`, without TLS, and checks that the server is new enough.
+impl Server {
+    /// Reads a database URL and adds what we want of every connection: a name by which the server's operator finds us
+    /// (`application_name` `musterd`), and a limit to waiting. What the URL sets itself stays.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::BadUrl`].
+    pub fn parse(url: &str) -> Result<Self, ConnectError> {
+        let url = DatabaseUrl::parse(url)?;
+        let mut config = url.config().clone();
+        if config.get_application_name().is_none() {
+            config.application_name("musterd");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        Ok(Self { config, tls: Connector::new(url.tls().clone()) })
+    }
+
+    /// For the sessions of a daemon: a dead peer is noticed soon, and a read-only standby is passed over.
+    #[must_use]
+    pub fn for_sessions(mut self) -> Self {
+        if self.config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            self.config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        self.config
+            .connect_timeout(SESSION_CONNECT_TIMEOUT)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(10));
+        self
+    }
+
+    /// Looks at the certificates that the URL names, without connecting.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Certificates`].
+    pub fn check(&self) -> Result<(), ConnectError> {
+        self.tls.check().map_err(|error| ConnectError::Certificates(error.to_string()))
+    }
+
+    /// Connects and authenticates within `limit`.
+    pub(super) async fn open(&self, limit: Duration) -> Result<(Client, Connection<Socket, Stream>), ConnectError> {
+        // The driver's own limit covers the TCP handshake of each address only; a server that accepts and then says
+        // nothing would hold us for ever.
+        match timeout(limit, self.config.connect(self.tls.clone())).await {
+            Ok(outcome) => outcome.map_err(|error| self.explain(&error)),
+            Err(_) => {
+                let reason = format!("no answer within {} s", limit.as_secs());
+                Err(ConnectError::Unreachable { target: Target::of(&self.config), reason })
+            }
+        }
+    }
+
+    /// What makes the connections of a pool.
+    pub(super) fn manager(&self, config: ManagerConfig) -> Manager {
+        Manager::from_config(self.config.clone(), self.tls.clone(), config)
+    }
+
+    /// What an error of the driver while connecting means.
+    pub(super) fn explain(&self, error: &tokio_postgres::Error) -> ConnectError {
+        ConnectError::classify(error, &self.config, self.tls.options())
+    }
+}
+
+/// Opens a connection to the database at `url` and checks that the server is new enough.
 ///
 /// Returns the client and the task that drives it; see [`Driver`]. Takes at most [`CONNECT_TIMEOUT`].
 ///
@@ -234,18 +274,10 @@ pub fn parse(url: &str) -> Result<Config, ConnectError> {
 ///
 /// Any [`ConnectError`].
 pub async fn connect(url: &str) -> Result<(Client, Driver), ConnectError> {
-    let config = parse(url)?;
-    let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
-    // The driver's own limit covers the TCP handshake of each address only; a server that accepts and then says
-    // nothing would hold us for ever.
-    let (client, connection) = match timeout(limit, config.connect(NoTls)).await {
-        Ok(outcome) => outcome.map_err(|error| ConnectError::classify(&error, &config))?,
-        Err(_) => {
-            let reason = format!("no answer within {} s", limit.as_secs());
-            return Err(ConnectError::Unreachable { target: Target::of(&config), reason });
-        }
-    };
-    check_version(connection.parameter("server_version"), &config)?;
+    let server = Server::parse(url)?;
+    let limit = server.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    let (client, connection) = server.open(limit).await?;
+    check_version(connection.parameter("server_version"), &server.config)?;
     Ok((client, tokio::spawn(connection)))
 }
 
@@ -280,35 +312,23 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn no_part_of_a_misread_url_is_quoted() {
-        for url in [
-            "postgres://u:s@ecret@h/db",
-            "postgres://u:s@ecret@h:x/db",
-            "postgres://u:pass@s/ecret@h/db",
-            "postgres://u:pass@s?ecret@h/db",
-            "user=u password=s ecret host=h",
-            "user=u password='secret host=h",
-            "secret",
-            "postgres://u:secret@h:port/db",
-        ] {
-            let text = parse(url).unwrap_err().to_string();
-            assert!(!text.contains("cret"), "{text}");
-            assert!(!text.contains('\n'), "{text}");
-        }
+    fn config(url: &str) -> Config {
+        Server::parse(url).unwrap().config
     }
 
     #[test]
     fn a_target_names_host_port_and_database_only() {
-        let config = parse("postgresql://me:secret@db.example:6543/registry").unwrap();
-        assert_eq!(Target::of(&config).to_string(), "db.example:6543/registry");
-        let config = parse("host=/run/postgresql,::1 user=me password=secret").unwrap();
-        assert_eq!(Target::of(&config).to_string(), "/run/postgresql:5432,[::1]:5432/me");
+        for (url, target) in [
+            ("postgresql://me:secret@db.example:6543/registry", "db.example:6543/registry"),
+            ("host=/run/postgresql,::1 user=me password=secret", "/run/postgresql:5432,[::1]:5432/me"),
+        ] {
+            assert_eq!(Target::of(&config(url)).to_string(), target);
+        }
     }
 
     #[test]
     fn a_server_below_13_is_refused() {
-        let config = parse("host=h user=u").unwrap();
+        let config = config("host=h user=u");
         for old in ["12.20", "9.6.24", "unknown"] {
             let error = check_version(Some(old), &config).unwrap_err();
             assert!(error.to_string().contains(old), "{error}");
@@ -320,9 +340,20 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_is_asked_for_is_not_silently_left_out() {
-        let error = parse("postgresql://u@h/db?sslmode=require").unwrap_err();
-        assert!(error.to_string().contains("tls"), "{error}");
+    fn an_unusable_url_is_a_matter_of_configuration() {
+        let error = Server::parse("postgres://u:secret@h/d?sslmode=verify-ca").unwrap_err();
         assert_eq!(error.exit_code(), 78);
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn what_the_url_says_of_sessions_stays() {
+        let url = "postgres://u@h/d?application_name=mine&target_session_attrs=read-only";
+        let config = Server::parse(url).unwrap().for_sessions().config;
+        assert_eq!(config.get_application_name(), Some("mine"));
+        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::ReadOnly);
+        let config = Server::parse("postgres://u@h/d").unwrap().for_sessions().config;
+        assert_eq!(config.get_application_name(), Some("musterd"));
+        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
     }
 }

@@ -6,6 +6,8 @@
 use thiserror::Error;
 use tokio_postgres::error::SqlState;
 
+use super::connect::ConnectError;
+
 /// A call that PostgreSQL did not answer with a result.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -43,6 +45,12 @@ impl Error {
             Self::Unreachable(_) | Self::Unanswered(_) | Self::Busy(_) => true,
             Self::Refused(_) | Self::Malformed(_) => false,
         }
+    }
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        Self::Unreachable(Box::new(error))
     }
 }
 

@@ -8,13 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, future::poll_fn, pin_mut};
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Statement, types::ToSql};
+use tokio_postgres::{AsyncMessage, Client, Row, Statement, types::ToSql};
 use uuid::Uuid;
 
 use super::{
     Error,
+    connect::Server,
     expiry::hold,
-    pool::session_config,
     row::{INSTANCE_COLUMNS, instance, signed, unsigned},
 };
 use crate::model::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
@@ -45,12 +45,7 @@ impl Connection {
     /// # Errors
     /// No connection in time, or PostgreSQL refused.
     pub async fn open(url: &str) -> Result<Self, Error> {
-        let config = session_config(url)?;
-        let connected = timeout(ANSWER_TIMEOUT, config.connect(NoTls)).await;
-        let (client, mut connection) = match connected {
-            Ok(connected) => connected?,
-            Err(elapsed) => return Err(Error::Unreachable(Box::new(elapsed))),
-        };
+        let (client, mut connection) = Server::parse(url)?.for_sessions().open(ANSWER_TIMEOUT).await?;
         let doorbell = Arc::new(Notify::new());
         let bell = Arc::clone(&doorbell);
         let driver = tokio::spawn(async move {

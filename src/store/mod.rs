@@ -7,6 +7,7 @@ pub mod beats;
 pub mod connect;
 pub mod epoch;
 pub mod error;
+pub mod examine;
 pub mod expiry;
 pub mod feed;
 pub mod local;
@@ -15,6 +16,8 @@ pub mod migrate;
 pub mod pool;
 mod row;
 pub mod schema;
+pub mod suspicion;
+mod tls;
 
 pub use error::Error;
 pub use pool::{Lane, Pool};

@@ -10,12 +10,11 @@
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Client, Hook, HookError, Manager, ManagerConfig, Object, Pool as Deadpool, RecyclingMethod, Runtime, Timeouts,
+    Client, Hook, HookError, ManagerConfig, Object, Pool as Deadpool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::{Config, NoTls, config::TargetSessionAttrs};
 
-use super::Error;
+use super::{Error, connect::Server};
 
 /// How long a session waits for a lock before it gives up.
 const SESSION_SETUP: &str = "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '10s'";
@@ -47,6 +46,7 @@ pub struct LaneStatus {
 /// The connections of a daemon.
 #[derive(Clone, Debug)]
 pub struct Pool {
+    server: Server,
     engine: Deadpool,
     operator: Deadpool,
 }
@@ -57,8 +57,9 @@ impl Pool {
     /// # Errors
     /// [`Error::Unreachable`] if the URL cannot be understood.
     pub fn new(url: &str) -> Result<Self, Error> {
-        let config = session_config(url)?;
-        Ok(Self { engine: lane(&config, ENGINE_CONNECTIONS)?, operator: lane(&config, OPERATOR_CONNECTIONS)? })
+        let server = Server::parse(url)?.for_sessions();
+        let (engine, operator) = (lane(&server, ENGINE_CONNECTIONS)?, lane(&server, OPERATOR_CONNECTIONS)?);
+        Ok(Self { server, engine, operator })
     }
 
     /// Runs one call on a connection of the lane, until `deadline`.
@@ -75,6 +76,7 @@ impl Pool {
         let pool = self.lane(lane);
         let client = match timeout_at(deadline, pool.get()).await {
             Ok(Ok(client)) => client,
+            Ok(Err(PoolError::Backend(error))) => return Err(self.server.explain(&error).into()),
             Ok(Err(error)) => return Err(Error::Unreachable(Box::new(error))),
             Err(elapsed) => return Err(Error::Unreachable(Box::new(elapsed))),
         };
@@ -111,30 +113,8 @@ impl Pool {
     }
 }
 
-/// The settings of every session: named, kept alive, never to a read-only standby.
-///
-/// # Errors
-/// [`Error::Unreachable`] if the URL cannot be understood.
-pub(super) fn session_config(url: &str) -> Result<Config, Error> {
-    let mut config: Config = url.parse().map_err(|error| Error::Unreachable(Box::new(error)))?;
-    if config.get_application_name().is_none() {
-        config.application_name("musterd");
-    }
-    if config.get_target_session_attrs() == TargetSessionAttrs::Any {
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    }
-    config
-        .connect_timeout(Duration::from_secs(2))
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_secs(10));
-    Ok(config)
-}
-
-fn lane(config: &Config, connections: usize) -> Result<Deadpool, Error> {
-    let manager =
-        Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+fn lane(server: &Server, connections: usize) -> Result<Deadpool, Error> {
+    let manager = server.manager(ManagerConfig { recycling_method: RecyclingMethod::Fast });
     Deadpool::builder(manager)
         .max_size(connections)
         .runtime(Runtime::Tokio1)

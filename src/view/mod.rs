@@ -3,7 +3,7 @@
 //! - [`snapshot`]: the registry at one revision, an immutable value; making the next one from it costs only what
 //!   changed.
 //! - [`writer`]: the one place that makes snapshots, from what the feed brings.
-//! - [`resolve`], [`list`]: questions, as pure functions of a snapshot.
+//! - [`resolve`], [`list`], [`tally`]: questions, as pure functions of a snapshot.
 //! - [`hub`]: changes on their way to watchers.
 //!
 //! One writer, any number of readers, no lock: a reader takes the current snapshot and is done with it in its own time.
@@ -14,8 +14,11 @@ pub mod hub;
 pub mod list;
 pub mod resolve;
 pub mod snapshot;
+pub mod tally;
 pub mod writer;
 
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 

@@ -43,6 +43,14 @@ pub struct Name {
     pub all: Entries,
 }
 
+impl Name {
+    /// Whether one of its instances is alive in this epoch.
+    #[must_use]
+    pub fn is_served(&self, epoch: Epoch) -> bool {
+        self.alive.iter().any(|entry| entry.instance.status_in(epoch) == InstanceStatus::Alive)
+    }
+}
+
 /// How many there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -305,5 +313,5 @@ fn effective_status(entry: &Entry, epoch: Option<Epoch>) -> InstanceStatus {
 }
 
 fn is_served(name: &Name, epoch: Option<Epoch>) -> bool {
-    name.alive.iter().any(|entry| effective_status(entry, epoch) == InstanceStatus::Alive)
+    epoch.map_or(!name.alive.is_empty(), |epoch| name.is_served(epoch))
 }

@@ -16,14 +16,16 @@ use uuid::Uuid;
 
 use super::{
     Counts, Entry, Snapshot, View, ViewWriter,
-    list::{Filter, changed_after, page},
+    list::{Filter, changed_after, page, unserved},
     resolve::{Choice, Nobody, resolve},
 };
 use crate::{
     clock::Clock,
     model::{
         Cluster, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, Lease, LeaseId, LogicalId, Revision,
-        Ttl, ranking::Rank,
+        Ttl,
+        explain::{Candidate, Standing, explain},
+        ranking::Rank,
     },
 };
 
@@ -212,6 +214,9 @@ impl Both {
             let resolved = resolve(snapshot, name, &Choice::default(), NOW_MS);
             let resolved = resolved.map(|best| (best.entry.instance.instance_id, best.alternatives));
             prop_assert_eq!(resolved, expected, "{}", name);
+            let explained = explain(&self.named(name).map(|row| self.candidate(row)).collect::<Vec<_>>());
+            let chosen = explained.first().filter(|it| matches!(it.standing, Standing::Chosen { .. }));
+            prop_assert_eq!(chosen.map(|it| it.instance_id), resolved.ok().map(|(best, _)| best), "{}", name);
         }
         Ok(())
     }
@@ -239,6 +244,29 @@ impl Both {
             prop_assert_eq!(told, expected, "after {} in pieces of {}", begin, size);
         }
         Ok(())
+    }
+
+    fn check_unserved(&self, snapshot: &Snapshot, limit: usize) -> Result<(), TestCaseError> {
+        let mut names = NAMES.to_vec();
+        names.sort_unstable();
+        let expected = names.into_iter().filter(|name| self.named(name).count() > 0 && self.alive(name).count() == 0);
+        let expected: Vec<&str> = expected.take(limit).collect();
+        let found = unserved(snapshot, limit);
+        prop_assert_eq!(found.iter().map(LogicalId::as_str).collect::<Vec<_>>(), expected);
+        Ok(())
+    }
+
+    fn candidate(&self, row: &Entry) -> Candidate {
+        Candidate {
+            instance_id: row.instance.instance_id,
+            status: row.instance.status,
+            death: None,
+            epoch_is_current: row.instance.epoch == self.epoch(),
+            suspect: row.lease.is_suspect(NOW_MS),
+            started_at: row.instance.started_at,
+            excluded: false,
+            labels_match: true,
+        }
     }
 
     fn check_list(&self, snapshot: &Snapshot, filter: &Filter, size: usize) -> Result<(), TestCaseError> {
@@ -306,6 +334,7 @@ proptest! {
         let snapshot = both.view.snapshot();
         both.check_list(&snapshot, &filter, size)?;
         both.check_changes(&snapshot, &filter, size)?;
+        both.check_unserved(&snapshot, size)?;
         for (instance_id, row) in &both.rows {
             prop_assert_eq!(&snapshot.instance(*instance_id).unwrap().instance, &row.instance);
         }

@@ -146,7 +146,7 @@ async fn a_revision_that_does_not_come_is_answered_after_a_second() {
     let began = Instant::now();
     let get = v1::GetInstanceRequest { instance_id: id(1).to_string(), min_revision };
     let list = v1::ListInstancesRequest { min_revision, ..Default::default() };
-    let cluster = v1::GetClusterRequest { min_revision };
+    let cluster = v1::GetClusterRequest { min_revision, ..Default::default() };
     for refused in [
         refusal(served.clients.resolve("organ", min_revision).await),
         refusal(discovery.get_instance(get).await),

@@ -8,6 +8,12 @@ use crate::harness::{daemon::Daemon, postgres::TestDatabase};
 async fn an_actor_registers_beats_is_resolved_and_leaves() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
+    main_job(&daemon).await;
+    assert!(daemon.terminate().await.success());
+}
+
+/// What a daemon is for; it must be the only one of its registry, and new.
+pub(crate) async fn main_job(daemon: &Daemon) {
     let mut registry = daemon.registry().await;
     let mut discovery = daemon.discovery().await;
 
@@ -29,5 +35,4 @@ async fn an_actor_registers_beats_is_resolved_and_leaves() {
     assert!(registry.deregister(leave).await.unwrap().into_inner().already_dead);
     assert_eq!(discovery.resolve(resolve).await.unwrap_err().code(), tonic::Code::NotFound);
     assert_eq!(registry.beat(beat).await.unwrap_err().code(), tonic::Code::FailedPrecondition);
-    assert!(daemon.terminate().await.success());
 }

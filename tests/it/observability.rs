@@ -45,7 +45,7 @@ async fn probes_tell_people_and_machines_how_the_daemon_is() {
     assert_eq!(daemon.http_get("/livez").await.unwrap(), (200, "ok\n".to_owned()));
     let (status, text) = daemon.http_get("/readyz").await.unwrap();
     assert_eq!((status, text.lines().next()), (200, Some("ready")));
-    let conditions = ["database", "schema", "view", "feed", "flush", "not_shutting_down"];
+    let conditions = ["database", "schema", "view", "feed", "flush", "expiry", "not_shutting_down"];
     for condition in conditions {
         assert!(text.contains(&format!("[ok]      {condition}")), "{condition}:\n{text}");
     }

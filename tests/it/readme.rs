@@ -12,11 +12,15 @@ use std::{
 use clap::{Command, CommandFactory as _};
 use musterd::{
     cli::{Cli, exit},
-    metrics::names::{ALL, Kind},
-    proto::v1::ErrorReason,
+    metrics::names::{ALL, Kind, per_logical_id},
+    proto::v1::{self, ErrorReason},
 };
 
-use crate::harness::{daemon::Daemon, postgres::TestDatabase};
+use crate::harness::{
+    daemon::Daemon,
+    postgres::TestDatabase,
+    served::{Served, registration},
+};
 
 fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
@@ -113,6 +117,43 @@ async fn a_running_daemon_has_the_labels_of_the_metrics_table() {
         seen.insert(name.to_owned());
     }
     assert!(seen.len() > ALL.len() / 2, "only {seen:?} were scraped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_prometheus_is_given_is_told_of() {
+    let served = Served::start().await;
+    let everything = v1::RegisterRequest {
+        actor_name: "a".to_owned(),
+        serve_route: "/a".to_owned(),
+        version: "1".to_owned(),
+        port: 1,
+        labels: std::iter::once(("KEY".to_owned(), "value".to_owned())).collect(),
+        ..registration(1, "organ")
+    };
+    served.clients.register(everything).await;
+    let (_, listed) = served.daemon.http_get("/sd/prometheus").await.unwrap();
+    let names = |text: &str, start: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        words.filter(|word| word.starts_with(start)).map(str::to_owned).collect()
+    };
+    let rows = table(&readme(), "Label of a target");
+    let documented: BTreeSet<_> = rows.iter().flat_map(|row| names(&row[0], "__meta_")).collect();
+    assert_eq!(documented, names(&listed, "__meta_"));
+
+    let (_, refusal) = served.daemon.http_get("/sd/prometheus?unknown").await.unwrap();
+    let parameters = table(&readme(), "Parameter of /sd/prometheus");
+    let parameters: Vec<_> = parameters.iter().map(|row| row[0].clone()).collect();
+    assert!(refusal.ends_with(&format!("choose from {}\n", parameters.join(", "))), "{refusal}");
+
+    let (_, scraped) = served.daemon.http_get("/metrics/logical-ids").await.unwrap();
+    for (row, metric) in table(&readme(), "Metric by logical id").iter().zip(per_logical_id::ALL) {
+        let labels = row[1].split(", ").filter(|label| !label.is_empty()).map(|label| format!("{label}=\""));
+        let series = scraped.lines().find(|line| line.starts_with(&row[0])).unwrap();
+        assert!(labels.clone().all(|label| series.contains(&label)), "{row:?}: {series}");
+        assert_eq!(labels.count(), series.matches("=\"").count(), "{row:?}: {series}");
+        assert_eq!((row[0].as_str(), row[2].as_str()), (metric.name, metric.help.trim_end_matches('.')));
+    }
+    assert_eq!(table(&readme(), "Metric by logical id").len(), per_logical_id::ALL.len());
 }
 
 #[test]

@@ -76,7 +76,8 @@ async fn a_url_that_cannot_be_read_ends_with_78_and_is_not_quoted() {
         let complaint = refused(&["--database-url", url], 78, "--database-url: ").await;
         assert!(!complaint.contains("secret"), "{complaint}");
     }
-    refused(&["--database-url", "postgres://u@h/db?sslmode=require"], 78, "--database-url: TLS").await;
+    refused(&["--database-url", "postgres://u@h/db?sslmode=verify-ca"], 78, "--database-url: says sslmode=verify-ca")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,11 @@
 //! for the same faults of the same daemons; how threads and processes meet is not repeated. If a promise is broken, the
 //! whole history is written to a temporary file, one JSON object a line, and its path printed.
 //!
+//! Faults that change the world for good, or need a world of their own, are tests by themselves: failover to a standby
+//! ([`standby`]), what runs out ([`exhaustion`]), clocks ([`clock`]), hostile peers ([`hostile`]), ten thousand who come
+//! back at once ([`herd`]), the schema under load ([`schema`]), refused repetitions ([`honesty`]). [`soak`] runs for hours
+//! and says what grows.
+//!
 //! How to add a fault: a variant of [`nemesis::Fault`], its beginning and its end there, and what proves that it had an
 //! effect. How to add a rule: a variant of [`checker::Rule`], a function from evidence to violations, a history written
 //! by hand that breaks it, and a planted bug.
@@ -26,12 +31,20 @@ mod audit;
 mod campaign;
 mod checker;
 mod client;
+mod clock;
 mod dice;
+mod exhaustion;
 mod finish;
+mod herd;
 mod history;
+mod honesty;
+mod hostile;
 mod nemesis;
 mod planted;
 mod proxy;
 mod roles;
+mod schema;
+mod soak;
+mod standby;
 mod suite;
 mod world;

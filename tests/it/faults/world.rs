@@ -45,7 +45,8 @@ pub(crate) async fn database_link(url: &str) -> (String, Link) {
     let socket: PathBuf = directory.join(format!(".s.PGSQL.{}", config.get_ports().first().unwrap_or(&5432)));
     let link = Link::to(Upstream::Unix(socket)).await;
     let (user, name) = (config.get_user().unwrap(), config.get_dbname().unwrap());
-    (format!("postgres://{user}@{}/{name}", link.addr), link)
+    // A link understands what passes, as long as it is not encrypted.
+    (format!("postgres://{user}@{}/{name}?sslmode=disable", link.addr), link)
 }
 
 /// Where the registry is.

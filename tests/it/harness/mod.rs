@@ -8,4 +8,5 @@ pub(crate) mod postgres;
 pub(crate) mod registry;
 pub(crate) mod scratch;
 pub(crate) mod served;
+pub(crate) mod tls;
 pub(crate) mod wait;

@@ -6,7 +6,11 @@
 
 use std::{
     fs::{self, File},
-    os::unix::{fs::MetadataExt, process::CommandExt},
+    io::Write as _,
+    os::unix::{
+        fs::{MetadataExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -145,6 +149,11 @@ impl OwnCluster {
     pub(crate) async fn create() -> Self {
         let scratch = Scratch::on_disk();
         let data_dir = scratch.path().to_path_buf();
+        Self::create_in(scratch, data_dir).await
+    }
+
+    /// As [`OwnCluster::create`], in a directory that is there, in or below a scratch directory.
+    pub(crate) async fn create_in(scratch: Scratch, data_dir: PathBuf) -> Self {
         let server = LocalServer::start(options(&data_dir, Durability::Full)).await.unwrap();
         let url = server.database_url().to_owned();
         let program = program_of(&data_dir);
@@ -152,6 +161,67 @@ impl OwnCluster {
         let mut cluster = Self { url, program, data_dir, child: None, _scratch: scratch };
         cluster.start().await;
         cluster
+    }
+
+    /// A cluster that follows this one, through whatever leads to it at `address`, and takes no changes until it is
+    /// promoted.
+    pub(crate) async fn standby(&self, address: &str) -> Self {
+        let scratch = Scratch::on_disk();
+        let data_dir = scratch.path().to_path_buf();
+        let owner = fs::metadata(self.data_dir.join("postgres")).unwrap();
+        let run = data_dir.join("run");
+        fs::create_dir(&run).unwrap();
+        for directory in [&data_dir, &run] {
+            chown(directory, Some(owner.uid()), Some(owner.gid())).unwrap();
+        }
+        let mut command = Command::new(self.program.with_file_name("pg_basebackup"));
+        command.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--username=musterd", "-D"]);
+        command.arg(data_dir.join("postgres")).arg("-h").arg(self.data_dir.join("run"));
+        if geteuid().is_root() {
+            command.uid(owner.uid()).gid(owner.gid());
+        }
+        let copied = command.current_dir(&data_dir).stdin(Stdio::null()).output().unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let (host, port) = address.split_once(':').unwrap();
+        // The last of two settings counts, and the copy has those of its original.
+        let follow = format!(
+            "primary_conninfo = 'host={host} port={port} user=musterd sslmode=disable gssencmode=disable'
+             wal_retrieve_retry_interval = '200ms'\nsynchronous_standby_names = ''\n"
+        );
+        let settings = data_dir.join("postgres/postgresql.auto.conf");
+        File::options().append(true).open(settings).unwrap().write_all(follow.as_bytes()).unwrap();
+        let encoded = |path: &Path| path.to_str().unwrap().replace('/', "%2F");
+        let url = self.url.replace(&encoded(&self.data_dir), &encoded(&data_dir));
+        let mut standby = Self { url, program: self.program.clone(), data_dir, child: None, _scratch: scratch };
+        standby.start().await;
+        standby
+    }
+
+    /// Lets a standby take over.
+    pub(crate) async fn promote(&self) {
+        let promoted = connect(&self.url).await.query_one("SELECT pg_promote(true, 30)", &[]).await.unwrap();
+        assert!(promoted.get::<_, bool>(0), "the standby did not take over");
+    }
+
+    /// Changes a setting that needs no restart; `None`: back to its default.
+    pub(crate) async fn set(&self, setting: &str, value: Option<&str>) {
+        let client = connect(&self.url).await;
+        let sql = match value {
+            Some(value) => format!("ALTER SYSTEM SET {setting} = '{value}'"),
+            None => format!("ALTER SYSTEM RESET {setting}"),
+        };
+        client.batch_execute(&sql).await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    }
+
+    /// Where its files are.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where its socket is.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.data_dir.join("run/.s.PGSQL.5432")
     }
 
     /// The address of its database; the same after every start.
@@ -225,12 +295,20 @@ pub(crate) fn postmaster_pid(data_dir: &Path) -> Option<Pid> {
 
 /// Starts a server on the cluster of a data directory, as its owner, with nobody to look after it.
 pub(crate) fn spawn_server(program: &Path, data_dir: &Path) -> Child {
+    spawn_server_with(program, data_dir, &[])
+}
+
+/// As [`spawn_server`], with further settings, each as `NAME=VALUE`, that win over its own.
+pub(crate) fn spawn_server_with(program: &Path, data_dir: &Path, settings: &[String]) -> Child {
     let cluster = data_dir.join("postgres");
     let owner = fs::metadata(&cluster).unwrap();
     let log = File::options().append(true).create(true).open(data_dir.join("postgres.log")).unwrap();
     let mut command = Command::new(program);
     command.arg("-D").arg(&cluster).args(["-c", "listen_addresses=", "-c", "port=5432", "-c"]);
     command.arg(format!("unix_socket_directories={}", data_dir.join("run").display()));
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
     command.current_dir(&cluster).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
     if geteuid().is_root() {
         command.uid(owner.uid()).gid(owner.gid());

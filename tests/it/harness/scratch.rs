@@ -38,6 +38,8 @@ for signal in INT QUIT KILL; do
         sleep 0.1
     done
 done
+# A file system of limited size may be mounted in it.
+umount -l "$1/small" 2>/dev/null
 rm -rf "$1"
 "#;
 
@@ -60,6 +62,17 @@ impl Scratch {
         let shm = Path::new("/dev/shm");
         let free = statvfs(shm).map_or(0, |fs| fs.blocks_available() * fs.fragment_size());
         if free >= SHM_BYTES_MIN { Self::within(shm) } else { Self::on_disk() }
+    }
+
+    /// Makes a directory, `small` in it, on a file system of so many MiB of its own, until the directory goes. `None` where
+    /// that is not allowed: it takes root.
+    pub(crate) fn with_small(mebibytes: u32) -> Option<Self> {
+        let scratch = Self::on_disk();
+        let small = scratch.path.join("small");
+        fs::create_dir(&small).unwrap();
+        let size = format!("size={mebibytes}m,mode=0755");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&small).output().ok()?;
+        mount.status.success().then_some(scratch)
     }
 
     fn within(parent: &Path) -> Self {

@@ -81,6 +81,8 @@ struct State {
     /// Connections numbered below the first are swallowed, those below the second are reset.
     swallowed_and_reset: watch::Sender<(u64, u64)>,
     lose_answers: AtomicU64,
+    /// Nothing passes any more once an answer was lost.
+    block_after_loss: AtomicBool,
     mute: AtomicBool,
     counts: Counts,
 }
@@ -111,6 +113,7 @@ impl Link {
             mode: watch::Sender::new(Mode::Pass),
             swallowed_and_reset: watch::Sender::new((0, 0)),
             lose_answers: AtomicU64::new(0),
+            block_after_loss: AtomicBool::new(false),
             mute: AtomicBool::new(false),
             counts: Counts::default(),
         });
@@ -145,6 +148,12 @@ impl Link {
         self.state.lose_answers.store(count, Ordering::Relaxed);
     }
 
+    /// Takes away the answer to the next change, and lets nothing pass after that.
+    pub(crate) fn lose_an_answer_and_block(&self) {
+        self.state.block_after_loss.store(true, Ordering::Relaxed);
+        self.lose_answers(1);
+    }
+
     /// Whether notifications are lost.
     pub(crate) fn mute(&self, mute: bool) {
         self.state.mute.store(mute, Ordering::Relaxed);
@@ -153,6 +162,7 @@ impl Link {
     /// Passes everything again. What was half open is reset, as its other end would.
     pub(crate) fn heal(&self) {
         self.state.lose_answers.store(0, Ordering::Relaxed);
+        self.state.block_after_loss.store(false, Ordering::Relaxed);
         self.mute(false);
         self.set(Mode::Pass);
         self.state.swallowed_and_reset.send_modify(|(swallowed, reset)| *reset = (*reset).max(*swallowed));
@@ -312,6 +322,9 @@ impl Pump<'_> {
                 });
             } else if talk.loses() {
                 if postgres::is_ready(&message) {
+                    if self.state.block_after_loss.load(Ordering::Relaxed) {
+                        self.state.mode.send_replace(Mode::BlackHole { from_client: true, from_server: true });
+                    }
                     self.state.counts.answers_lost.fetch_add(1, Ordering::Relaxed);
                     return None;
                 }

@@ -1,0 +1,117 @@
+//! Which database: the flags that `serve` and `migrate` share, from wherever they are given.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    exit::Error,
+    serve::ServeArgs,
+    settings::{Layered, Origin, Setting},
+};
+use crate::{
+    config::{ConfigError, DatabaseUrl, file::ConfigFile, secret},
+    store::connect::Server,
+};
+
+const URL: &str = "database-url";
+const URL_FILE: &str = "database-url-file";
+
+/// Flags that name the database, and the file that may.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DatabaseArgs {
+    /// PostgreSQL of the registry: postgres://user:password@host:5432/dbname?sslmode=verify-full. Without it, serve
+    /// runs a private PostgreSQL
+    ///
+    /// Daemons with the same database form one cluster. Prefer --database-url-file or the environment variable:
+    /// arguments can be seen by other users of the machine. TLS is asked for as in libpq: sslmode (disable, prefer,
+    /// require, verify-ca, verify-full), sslrootcert (a PEM file, or "system"), sslcert and sslkey, channel_binding,
+    /// sslnegotiation.
+    #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    /// File that holds the database URL, for secrets that are mounted; newlines at its end do not count
+    #[arg(long, env = "MUSTERD_DATABASE_URL_FILE", value_name = "FILE")]
+    database_url_file: Option<PathBuf>,
+
+    /// Configuration file in TOML, a key for each flag of serve [default: /etc/musterd/musterd.toml, if there is one]
+    #[arg(long, env = "MUSTERD_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl AsRef<Self> for DatabaseArgs {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+/// Fills in from the configuration file, and says which database that makes: checked, with its certificates.
+///
+/// # Errors
+///
+/// File, secret or URL cannot be used.
+pub(super) fn resolve<A>(layered: &mut Layered<A>) -> Result<Option<DatabaseUrl>, Error>
+where
+    A: clap::Args + AsRef<DatabaseArgs>,
+{
+    let file = match &layered.args().as_ref().config {
+        Some(path) => Some(ConfigFile::read(path).map_err(ConfigError::from)?),
+        None => ConfigFile::read_default().map_err(ConfigError::from)?,
+    };
+    if let Some(file) = file {
+        layered.fill_in::<ServeArgs>(&file).map_err(ConfigError::from)?;
+    }
+    let url = match deciding(layered)? {
+        Some((_, Source::Text(url))) => Some(DatabaseUrl::parse(url).map_err(ConfigError::from)?),
+        Some((_, Source::File(path))) => {
+            let secret = secret::read("--database-url-file", path).map_err(ConfigError::from)?;
+            Some(DatabaseUrl::parse(&secret).map_err(ConfigError::from)?)
+        }
+        None => None,
+    };
+    if let Some(url) = &url {
+        Server::parse(url.expose())?.check()?;
+    }
+    Ok(url)
+}
+
+/// Where the URL stands.
+enum Source<'a> {
+    Text(&'a str),
+    File(&'a Path),
+}
+
+/// Of the two settings that name the database, the one that counts; none if none is given.
+fn deciding<A>(layered: &Layered<A>) -> Result<Option<(&'static str, Source<'_>)>, ConfigError>
+where
+    A: clap::Args + AsRef<DatabaseArgs>,
+{
+    let args = layered.args().as_ref();
+    let text = args.database_url.as_deref().map(|url| (URL, Source::Text(url)));
+    let file = args.database_url_file.as_deref().map(|path| (URL_FILE, Source::File(path)));
+    if text.is_none() || file.is_none() {
+        return Ok(text.or(file));
+    }
+    let name = |key: &str| layered.origin(key).source().unwrap_or_else(|| key.to_owned());
+    match layered.outranks(URL, URL_FILE) {
+        Some(true) => Ok(text),
+        Some(false) => Ok(file),
+        None => Err(ConfigError::Both { first: name(URL), second: name(URL_FILE) }),
+    }
+}
+
+/// Every setting, with what may be shown of the database.
+pub(super) fn settings<A>(layered: &Layered<A>, url: Option<&DatabaseUrl>) -> Result<Vec<Setting>, ConfigError>
+where
+    A: clap::Args + AsRef<DatabaseArgs>,
+{
+    let deciding = deciding(layered)?.map(|(key, _)| layered.origin(key));
+    let mut settings = layered.settings();
+    for setting in &mut settings {
+        if setting.key == URL {
+            setting.value = url.map(ToString::to_string);
+            setting.origin = deciding.clone().unwrap_or(Origin::Default);
+        } else if setting.is_secret {
+            setting.value = setting.value.take().map(|_| "(hidden)".to_owned());
+        }
+    }
+    Ok(settings)
+}

@@ -1,0 +1,275 @@
+//! The configuration file: TOML, one key for each flag of `serve`, without tables.
+//!
+//! ```toml
+//! grpc-addr = "0.0.0.0:7717"
+//! keep-dead = "7days"
+//! no-migrate = true
+//! ```
+//!
+//! The key is the flag without its dashes and the value is what the flag takes, so there is nothing to learn beside
+//! the flags, and one parser for each value. A switch takes `true` or `false`; numbers may stand without quotes.
+//!
+//! A file that is not understood to its last line is refused: a misspelt key that is passed over is a setting that
+//! somebody believes in. Errors name file, line and column, and never quote a value: it may be a secret.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use toml::de::{DeTable, DeValue};
+
+/// Where the file is looked for if nobody names one.
+pub const DEFAULT_PATH: &str = "/etc/musterd/musterd.toml";
+/// The longest file that is read, in bytes.
+pub const FILE_MAX_BYTES: u64 = 1 << 20;
+/// How alike an unknown key and a known one must be, from 0 to 1, for it to be meant.
+const ALIKE: f64 = 0.8;
+
+/// A configuration file that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    path: PathBuf,
+    entries: Vec<Entry>,
+}
+
+/// A key and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// As it is written.
+    pub key: String,
+    /// As the flag would take it.
+    pub value: String,
+    /// Whether it is `true` or `false`, rather than a text or a number.
+    pub is_switch: bool,
+    /// Where the key stands.
+    pub key_at: Position,
+    /// Where the value stands.
+    pub value_at: Position,
+}
+
+/// A place in a file, counted from 1; columns in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Its line.
+    pub line: usize,
+    /// Its column.
+    pub column: usize,
+}
+
+/// Why a configuration file was refused, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read the configuration file {}: {cause}; correct --config (MUSTERD_CONFIG), or the rights of the file", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: String,
+    },
+    /// A line of it is not understood.
+    #[error("{}:{at}: {what}", path.display())]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        at: Position,
+        /// What is wrong, and the way out.
+        what: String,
+    },
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`]: it cannot be read, is over [`FILE_MAX_BYTES`], or is no TOML of this form.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let unreadable = |cause: String| FileError::Unreadable { path: path.into(), cause };
+        let read = || -> io::Result<String> {
+            if fs::metadata(path)?.len() > FILE_MAX_BYTES {
+                return Err(io::Error::other("it is over 1 MiB"));
+            }
+            fs::read_to_string(path)
+        };
+        Self::parse(path, &read().map_err(|error| unreadable(error.to_string()))?)
+    }
+
+    /// Reads the file at [`DEFAULT_PATH`], if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConfigFile::read`]. One that is there and cannot be read is no reason to go on without it.
+    pub fn read_default() -> Result<Option<Self>, FileError> {
+        let path = Path::new(DEFAULT_PATH);
+        match fs::symlink_metadata(path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            _ => Self::read(path).map(Some),
+        }
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Line`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, FileError> {
+        let refuse = |offset: usize, what: String| {
+            let at = position(text, offset);
+            FileError::Line { path: path.into(), at, what }
+        };
+        let table = DeTable::parse(text).map_err(|error| {
+            let offset = error.span().map_or(text.len(), |span| span.start);
+            let what = error.message().replace('\n', " ");
+            refuse(offset, format!("{what}; write KEY = \"VALUE\", one on each line"))
+        })?;
+        let mut entries = Vec::new();
+        for (key, value) in table.get_ref() {
+            let (name, key_at) = (key.get_ref().to_string(), key.span().start);
+            let (written, is_switch) = read_value(value.get_ref()).map_err(|found| {
+                refuse(key_at, format!("{name} is {found}; write {name} = \"VALUE\", at the top level of the file"))
+            })?;
+            let (key_at, value_at) = (position(text, key_at), position(text, value.span().start));
+            entries.push(Entry { key: name, value: written, is_switch, key_at, value_at });
+        }
+        entries.sort_by_key(|entry| entry.key_at.line);
+        Ok(Self { path: path.into(), entries })
+    }
+
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its keys and values, in their order.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The error for a key that is none of `known`.
+    #[must_use]
+    pub fn unknown(&self, entry: &Entry, known: &[&str]) -> FileError {
+        let hint = match suggestion(&entry.key, known) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("use one of {}", known.join(", ")),
+        };
+        self.refuse(entry.key_at, format!("unknown key {:?}; {hint}", entry.key))
+    }
+
+    /// The error for a value that its flag would not take.
+    #[must_use]
+    pub fn wrong_value(&self, entry: &Entry, why: &str) -> FileError {
+        self.refuse(entry.value_at, format!("{}: {why}", entry.key))
+    }
+
+    fn refuse(&self, at: Position, what: String) -> FileError {
+        FileError::Line { path: self.path.clone(), at, what }
+    }
+}
+
+/// The text of a value and whether it is a switch; or what else it is.
+fn read_value(value: &DeValue<'_>) -> Result<(String, bool), &'static str> {
+    match value {
+        DeValue::String(text) => Ok((text.to_string(), false)),
+        DeValue::Integer(number) => Ok((number.to_string(), false)),
+        DeValue::Float(number) => Ok((number.to_string(), false)),
+        DeValue::Boolean(switch) => Ok((switch.to_string(), true)),
+        DeValue::Datetime(_) => Err("a date"),
+        DeValue::Array(_) => Err("an array"),
+        DeValue::Table(_) => Err("a table"),
+    }
+}
+
+fn position(text: &str, offset: usize) -> Position {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
+    Position { line, column }
+}
+
+/// The known key that was probably meant.
+fn suggestion<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let key = key.to_lowercase().replace('_', "-");
+    let scored = known.iter().map(|known| (strsim::jaro_winkler(&key, known), *known));
+    scored.filter(|(score, _)| *score >= ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: [&str; 4] = ["database-url", "grpc-addr", "http-addr", "keep-dead"];
+
+    fn parse(text: &str) -> Result<ConfigFile, FileError> {
+        ConfigFile::parse(Path::new("m.toml"), text)
+    }
+
+    #[test]
+    fn values_are_read_as_their_flags_would_take_them() {
+        let file =
+            parse("# c\nkeep-dead = '2h' # d\n\nno-migrate = true\n  limit = 1_000\nratio = 0.5\n").expect("valid");
+        let read: Vec<_> =
+            file.entries().iter().map(|e| (e.key.as_str(), e.value.as_str(), e.is_switch, e.key_at.line)).collect();
+        assert_eq!(
+            read,
+            [
+                ("keep-dead", "2h", false, 2),
+                ("no-migrate", "true", true, 4),
+                ("limit", "1000", false, 5),
+                ("ratio", "0.5", false, 6),
+            ]
+        );
+        assert_eq!(file.entries()[2].value_at, Position { line: 5, column: 11 });
+        assert_eq!(parse("").expect("an empty file").entries(), []);
+    }
+
+    #[test]
+    fn what_is_half_written_is_named_by_line_and_column_and_never_quoted() {
+        for (text, place) in [
+            ("keep-dead = \"24h\"\ndatabase-url = \"postgres://u:s3cret@h\n", "m.toml:2:"),
+            ("keep-dead =\n", "m.toml:1:"),
+            ("keep-dead\n", "m.toml:1:"),
+            ("grpc-addr = 'größe'\n'größe'  = s3cret\n", "m.toml:2:12"),
+            ("keep-dead = '1h'\nkeep-dead = '2h'\n", "m.toml:2:1"),
+            ("[serve]\nkeep-dead = '1h'\n", "m.toml:1:2: serve is a table; write "),
+            ("grpc.addr = 's3cret'\n", "m.toml:1:1: grpc is a table; write "),
+            ("grpc-addr = ['s3cret']\n", "m.toml:1:1: grpc-addr is an array; write "),
+            ("keep-dead = 2026-01-01\n", "m.toml:1:1: keep-dead is a date; write "),
+        ] {
+            let line = parse(text).expect_err(text).to_string();
+            assert!(line.starts_with(place) && line.contains(';'), "{text:?}: {line}");
+            assert!(!line.contains("s3cret") && !line.contains('\n'), "{text:?}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_met_with_the_one_that_was_meant() {
+        for (key, said) in [
+            ("grpc_addr", "did you mean grpc-addr?"),
+            ("GRPC-ADDR", "did you mean grpc-addr?"),
+            ("databse-url", "did you mean database-url?"),
+            ("htp-addr", "did you mean http-addr?"),
+            ("colour", "use one of database-url, grpc-addr, http-addr, keep-dead"),
+        ] {
+            let file = parse(&format!("\n{key} = 's3cret'\n")).expect("valid");
+            let line = file.unknown(&file.entries()[0], &KNOWN).to_string();
+            assert_eq!(line, format!("m.toml:2:1: unknown key {key:?}; {said}"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named_with_the_flag_that_named_it() {
+        let error = ConfigFile::read(Path::new("/nonexistent/m.toml")).expect_err("no file").to_string();
+        assert!(error.contains("/nonexistent/m.toml: ") && error.contains("--config"), "{error}");
+    }
+}

@@ -1,0 +1,166 @@
+//! What a daemon is told, as plain values that have been checked.
+//!
+//! Each setting has a flag, an environment variable and a key of the configuration file ([`file`]), in this order of
+//! precedence; `cli::settings` puts them together. This file holds the result and the rules that need no operating
+//! system to check. Everything below takes a [`ServeConfig`] and may rely on its promises: limits hold, the database
+//! URL can be parsed. A rule that is broken is reported before anything has been started, in one line that names the
+//! setting, the limit and the way out; the process then exits with 78 (`EX_CONFIG`), so that a supervisor can tell a
+//! wrong setting from a crash.
+
+pub mod file;
+pub mod secret;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::database_url::UrlError;
+pub use crate::{database_url::DatabaseUrl, telemetry::LogFormat};
+
+/// The shortest time for which dead instances may be kept.
+pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
+/// The longest time for which dead instances may be kept: 30 days.
+pub const KEEP_DEAD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest advertised address, in bytes.
+pub const ADVERTISE_ADDR_MAX_BYTES: usize = 253;
+
+/// What `musterd serve` runs with.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// The PostgreSQL that holds the registry. `None`: a private PostgreSQL under `data_dir`.
+    ///
+    /// Daemons with the same database are one cluster; a wrong database is another, empty registry.
+    pub database_url: Option<DatabaseUrl>,
+    /// Where gRPC is served. The wire is neither encrypted nor authenticated: on an address that others can reach,
+    /// everybody who reaches it may register, rotate the epoch and deregister. On a loopback address nobody else can.
+    pub grpc_addr: SocketAddr,
+    /// Where metrics and health are served. On a loopback address, Prometheus and probes of other machines fail.
+    pub http_addr: SocketAddr,
+    /// Absolute path of the directory of the private PostgreSQL; unused with `database_url`. On a volatile or slow
+    /// disk the registry is volatile or slow.
+    pub data_dir: PathBuf,
+    /// Directory of the PostgreSQL server programs (`initdb`, `postgres`). `None`: they are searched for. Programs of
+    /// another major version than the data directory's are refused.
+    pub postgres_bin_dir: Option<PathBuf>,
+    /// For how long dead instances are kept, 1 minute to 30 days. Too short: "why is it gone?" has no answer any more
+    /// and a reader that was away for longer starts over. Too long: the table, its indexes and every full load grow
+    /// with each instance that ever died.
+    pub keep_dead: Duration,
+    /// The address at which others reach this daemon, at most 253 bytes; shown to operators, never connected to.
+    /// `None`: the gRPC address as bound, which is of no use to others where that is a wildcard.
+    pub advertise_addr: Option<String>,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// Filter of the log, for example `info,musterd::registry=debug`; checked to be a valid `EnvFilter`. Too little:
+    /// deaths and rotations go by unseen. `debug` and below write for every call.
+    pub log_level: String,
+    /// Whether to migrate at start. `false`: refuse to start where a migration is pending, for operators who run
+    /// `musterd migrate up` themselves, with other rights.
+    pub migrate: bool,
+}
+
+/// Why a configuration was refused. Each text is one line and never contains a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The database URL cannot be used.
+    #[error("--database-url: {0}")]
+    DatabaseUrl(#[from] UrlError),
+    /// The configuration file cannot be used.
+    #[error(transparent)]
+    File(#[from] file::FileError),
+    /// The file of a secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] secret::SecretError),
+    /// The same thing was said in two ways, in the same place.
+    #[error("{first} and {second} are both given; leave one out")]
+    Both {
+        /// One of them, as it is written there.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Dead instances cannot be kept for so long or so short.
+    #[error("--keep-dead {} is outside 1m to 30days", humantime::format_duration(*.0))]
+    KeepDead(Duration),
+    /// The advertised address is empty, too long, or not printable.
+    #[error("--advertise-addr needs 1 to {ADVERTISE_ADDR_MAX_BYTES} bytes without blanks or control characters")]
+    AdvertiseAddr,
+    /// The log filter cannot be parsed.
+    #[error("--log-level {filter:?}: {cause}; use error, warn, info, debug, trace, or a list like info,musterd=debug")]
+    LogLevel {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Both servers were given the same address.
+    #[error("--grpc-addr and --http-addr are both {0}; give them different ports")]
+    SameAddress(SocketAddr),
+}
+
+impl ServeConfig {
+    /// Checks what a type alone cannot promise. Touches neither disk nor network.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that is broken, in the order of [`ConfigError`].
+    pub fn validate(self) -> Result<Self, ConfigError> {
+        if !(KEEP_DEAD_MIN..=KEEP_DEAD_MAX).contains(&self.keep_dead) {
+            return Err(ConfigError::KeepDead(self.keep_dead));
+        }
+        if self.advertise_addr.as_deref().is_some_and(|addr| !is_advertisable(addr)) {
+            return Err(ConfigError::AdvertiseAddr);
+        }
+        if let Err(cause) = tracing_subscriber::EnvFilter::try_new(&self.log_level) {
+            return Err(ConfigError::LogLevel { filter: self.log_level, cause: cause.to_string() });
+        }
+        // Port 0 asks for any free port, so two of them do not collide.
+        if self.grpc_addr == self.http_addr && self.grpc_addr.port() != 0 {
+            return Err(ConfigError::SameAddress(self.grpc_addr));
+        }
+        Ok(self)
+    }
+}
+
+fn is_advertisable(addr: &str) -> bool {
+    !addr.is_empty()
+        && addr.len() <= ADVERTISE_ADDR_MAX_BYTES
+        && !addr.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ServeConfig {
+        ServeConfig {
+            database_url: None,
+            grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7717)),
+            http_addr: SocketAddr::from(([127, 0, 0, 1], 7718)),
+            data_dir: PathBuf::from("/var/lib/musterd"),
+            postgres_bin_dir: None,
+            keep_dead: Duration::from_secs(86_400),
+            advertise_addr: None,
+            log_format: LogFormat::Auto,
+            log_level: "info".to_owned(),
+            migrate: true,
+        }
+    }
+
+    #[test]
+    fn limits_are_enforced_at_both_ends() {
+        assert!(config().validate().is_ok());
+        for (seconds, ok) in [(59, false), (60, true), (2_592_000, true), (2_592_001, false)] {
+            let config = ServeConfig { keep_dead: Duration::from_secs(seconds), ..config() };
+            assert_eq!(config.validate().is_ok(), ok, "{seconds}");
+        }
+        for (addr, ok) in [("", false), ("a b", false), ("h:1", true)] {
+            let config = ServeConfig { advertise_addr: Some(addr.to_owned()), ..config() };
+            assert_eq!(config.validate().is_ok(), ok, "{addr:?}");
+        }
+        let long = ServeConfig { advertise_addr: Some("a".repeat(254)), ..config() };
+        assert_eq!(long.validate().err(), Some(ConfigError::AdvertiseAddr));
+        let same = ServeConfig { http_addr: config().grpc_addr, ..config() };
+        assert!(matches!(same.validate(), Err(ConfigError::SameAddress(_))));
+        let filter = ServeConfig { log_level: "info,a=b=c".to_owned(), ..config() };
+        assert!(matches!(filter.validate(), Err(ConfigError::LogLevel { .. })));
+    }
+}

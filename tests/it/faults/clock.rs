@@ -1,0 +1,106 @@
+//! Steps of the clock under running daemons: the database's goes forward, back, to and fro; a daemon's own stands still
+//! for as long as it is stopped. Nobody who beats dies of it, and whoever is silent does in the end.
+
+use std::time::Duration;
+
+use musterd::proto::v1::InstanceStatus;
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use crate::harness::{
+    actor::{Actor, Caller, alive},
+    daemon::Daemon,
+    postgres::BOUND,
+    registry::{Registry, get, run},
+    wait::wait_until,
+};
+
+const TTL: Duration = Duration::from_secs(3);
+
+/// The database clock shows this much more than it should.
+async fn step(sql: &Registry, ahead: &str) {
+    let replace = format!(
+        "CREATE OR REPLACE FUNCTION muster_now() RETURNS timestamptz LANGUAGE sql VOLATILE
+         AS $$ SELECT clock_timestamp() + interval '{ahead}' $$"
+    );
+    run(&sql.client, &replace).await;
+}
+
+/// So many more beats of everybody are accepted.
+async fn go_on(actors: &[Actor], beats: u64) {
+    let goals: Vec<_> = actors.iter().map(|actor| actor.told().accepted + beats).collect();
+    for (actor, goal) in actors.iter().zip(goals) {
+        wait_until("beats are accepted", BOUND, async || match actor.told() {
+            told if told.accepted >= goal => Ok(()),
+            told => Err(told),
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_clock_that_is_stepped_again_and_again_kills_nobody_who_beats() {
+    let sql = Registry::head().await;
+    let url = sql.database.url();
+    let daemons: [Daemon; 2] = tokio::join!(Daemon::start(url), Daemon::start(url)).into();
+    let callers = [Caller::of(&daemons[0]), Caller::of(&daemons[1])];
+    let mut actors = Vec::new();
+    for number in 0..6 {
+        let mut callers = callers.clone();
+        callers.rotate_left(number % 2);
+        actors.push(Actor::start(&callers, "kept", TTL).await);
+    }
+    let silent = callers[0].register(alive("silent", TTL)).await.unwrap();
+    // To and fro faster than anybody looks; by less than a TTL and by far more; then back to the truth.
+    for ahead in ["2 s", "-2 s", "1 h", "0", "-1 h", "1 day", "0", "5 s", "0", "5 s", "0", "5 s", "0", "-30 s"] {
+        step(&sql, ahead).await;
+        go_on(&actors, 1).await;
+        assert_eq!(dead(&sql, "kept").await, 0, "{ahead}");
+    }
+    step(&sql, "0").await;
+    let held = "SELECT hold_reason FROM cluster_metadata";
+    wait_until("the steps were noticed", BOUND, async || match get::<Option<String>>(&sql.client, held).await {
+        // A step of many seconds may look like the loss of a daemon first.
+        Some(reason) if reason == "the database clock was stepped" || reason == "a daemon was lost" => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    wait_until("the silent one is dead", BOUND * 2, async || {
+        let instance = callers[1].instance(&silent.instance_id).await?;
+        if instance.status() == InstanceStatus::Dead { Ok(()) } else { Err(format!("{instance:?}")) }
+    })
+    .await;
+    go_on(&actors, 4).await;
+    assert_eq!(dead(&sql, "kept").await, 0);
+    assert!(actors.iter().all(|actor| actor.told().refused.is_empty()), "{:?}", actors[0].told());
+}
+
+async fn dead(sql: &Registry, logical_id: &str) -> i64 {
+    let count = "SELECT count(*) FROM registry_instance WHERE status = 'dead' AND logical_id = ";
+    get(&sql.client, &format!("{count}'{logical_id}'")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_stands_still_and_goes_on_kills_nobody_with_what_it_believed() {
+    let sql = Registry::head().await;
+    let url = sql.database.url();
+    let daemons: [Daemon; 2] = tokio::join!(Daemon::start(url), Daemon::start(url)).into();
+    let callers = [Caller::of(&daemons[1]), Caller::of(&daemons[0])];
+    let mut actors = Vec::new();
+    for _ in 0..4 {
+        actors.push(Actor::start(&callers, "kept", TTL).await);
+    }
+    run(&sql.client, "SELECT muster_release_expiry(1)").await;
+    for pause_ms in [1_500, 4_000, 17_000] {
+        daemons[0].signal(Signal::SIGSTOP);
+        sleep(Duration::from_millis(pause_ms)).await;
+        daemons[0].signal(Signal::SIGCONT);
+        go_on(&actors, 3).await;
+        assert_eq!(dead(&sql, "kept").await, 0, "after {pause_ms} ms");
+    }
+    wait_until("it is on the list again", BOUND, async || match callers[0].cluster().await?.daemons.len() {
+        2 => Ok(()),
+        count => Err(format!("{count} daemons")),
+    })
+    .await;
+}
