@@ -72,7 +72,8 @@ unpack_prometheus() (
     rm prometheus_*.deb
 )
 
-# Gets what is missing: arguments `server`, `compiler`, `prometheus`. To be called in the root of the repository.
+# Gets what is missing: arguments `server`, `compiler`, `client`, `python`, `curl`, `prometheus`. To be called in the root
+# of the repository.
 need() {
     local -a packages=()
     local what
@@ -80,6 +81,9 @@ need() {
         case $what in
             server) have_postgres_server || packages+=(postgresql) ;;
             compiler) command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
+            client) command -v psql >/dev/null || packages+=(postgresql-client) ;;
+            python) python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv) ;;
+            curl) command -v curl >/dev/null || packages+=(curl) ;;
             prometheus)
                 have_prometheus || {
                     command -v apt-get >/dev/null ||
@@ -104,4 +108,32 @@ need() {
     if [[ " ${packages[*]} " == *" postgresql "* ]]; then
         have_postgres_server || fail "the postgresql package is installed, but its server programs are not to be found"
     fi
+}
+
+# Where tools are kept that no package of the system has.
+tools_dir() { printf '%s\n' "${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/musterd-ci"; }
+
+# Prints how to run buf; installs it from its npm package into a cache where there is npm.
+find_buf() {
+    local cache
+    cache=$(tools_dir)
+    if command -v buf; then
+        return
+    fi
+    if [[ ! -x $cache/node_modules/.bin/buf ]]; then
+        command -v npm >/dev/null || return 1
+        mkdir -p "$cache"
+        npm install --silent --no-fund --no-audit --no-save --prefix "$cache" @bufbuild/buf@1 >&2 || return 1
+    fi
+    printf '%s\n' "$cache/node_modules/.bin/buf"
+}
+
+# What only the commands in the documentation need, which the tests run. MUSTERD_TEST_WITHOUT=python3,buf does without.
+need_documentation_tools() {
+    local without=,${MUSTERD_TEST_WITHOUT:-},
+    [[ $without == *,python3,* ]] || need python
+    [[ $without == *,psql,* ]] || need client
+    [[ $without == *,curl,* ]] || need curl
+    [[ $without == *,buf,* ]] || find_buf >/dev/null ||
+        say "buf is missing, and npm, which would get it; MUSTERD_TEST_WITHOUT=buf tests without it"
 }

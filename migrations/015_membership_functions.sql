@@ -242,7 +242,7 @@ $$;
 
 COMMENT ON FUNCTION muster_register_new(jsonb, cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement: several times as fast as one by one. Returns how many. The caller holds the cluster row, and has made sure of what it says here.';
 
-CREATE FUNCTION muster_apply(p_operations jsonb, p_decided_by text)
+CREATE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamptz DEFAULT NULL)
 RETURNS TABLE (
     verdict       text,
     changed       boolean,
@@ -267,6 +267,9 @@ DECLARE
     v_revision bigint;
 BEGIN
     v_cluster := muster_lock_cluster();
+    IF muster_now() > p_until THEN
+        RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
+    END IF;
     v_revision := v_cluster.revision;
 
     -- All rows of the group at once, in the order in which flushes lock theirs.
@@ -310,7 +313,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_apply(jsonb, text) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id.';
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by then, and may have asked for something else since.';
 
 CREATE FUNCTION muster_apply_one(p_operation muster_operation)
 RETURNS void

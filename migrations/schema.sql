@@ -363,8 +363,8 @@ END
 $function$;
 COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision). The caller holds the cluster row.';
 
---- function muster_apply(jsonb, text)
-CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text)
+--- function muster_apply(jsonb, text, timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, detail jsonb, cluster_epoch uuid, epoch_number bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -378,6 +378,9 @@ DECLARE
     v_revision bigint;
 BEGIN
     v_cluster := muster_lock_cluster();
+    IF muster_now() > p_until THEN
+        RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
+    END IF;
     v_revision := v_cluster.revision;
 
     -- All rows of the group at once, in the order in which flushes lock theirs.
@@ -420,8 +423,8 @@ BEGIN
     PERFORM muster_advance(v_revision);
 END
 $function$;
-COMMENT ON FUNCTION muster_apply(jsonb, text) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id.';
-REVOKE ALL ON FUNCTION muster_apply(jsonb, text) FROM PUBLIC;
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by then, and may have asked for something else since.';
+REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) FROM PUBLIC;
 
 --- function muster_apply_one(muster_operation)
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
@@ -774,6 +777,7 @@ COMMENT ON FUNCTION muster_error_code(text) IS 'The SQLSTATE with which a direct
 CREATE OR REPLACE FUNCTION muster_exchange_suspicions(p_lost bigint[], p_ages_ms bigint[], p_heard bigint[])
  RETURNS TABLE(lease_id bigint, age_ms bigint)
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 #variable_conflict use_column
@@ -813,6 +817,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) IS 'Notes leases that the calling daemon has lost contact with, last heard of p_ages_ms ago; withdraws those that it has heard of since (p_heard), that have ended, or of which a later beat is saved; and returns the ones that stand, each with its age in milliseconds. At most 10,000 stand at a time: of more, the other daemons learn when the TTL has passed.';
+REVOKE ALL ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) FROM PUBLIC;
 
 --- function muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[], p_saved_up_to timestamp with time zone DEFAULT NULL::timestamp with time zone)

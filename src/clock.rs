@@ -8,7 +8,13 @@
 //! Monotonic time is a plain `u64` of milliseconds so that it fits an atomic in a lease's slot, and is handed down
 //! as a value to the pure rules in `model`, which therefore can be tested at any time without waiting.
 
-use std::time::Instant;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 
@@ -49,6 +55,38 @@ impl Clock {
     }
 }
 
+/// What the database clock shows, as far as this daemon knows: from the last time that it was read. Clones share it.
+///
+/// It lags by the way that answer took, and by what the two clocks have drifted apart since: good enough to say until
+/// when somebody waits, and never to judge a lease with.
+#[derive(Clone, Debug)]
+pub struct DatabaseClock {
+    clock: Clock,
+    /// Milliseconds of Unix time on the database clock at zero of our own; `i64::MIN`: never read.
+    zero_ms: Arc<AtomicI64>,
+}
+
+impl DatabaseClock {
+    /// One that was never read, beside our own.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, zero_ms: Arc::new(AtomicI64::new(i64::MIN)) }
+    }
+
+    /// It has just been read, and shows this.
+    pub fn shows(&self, at: DateTime<Utc>) {
+        self.zero_ms.store(at.timestamp_millis() - self.clock.now_ms().cast_signed(), Ordering::Relaxed);
+    }
+
+    /// What it will show after so long; `None` if it was never read.
+    #[must_use]
+    pub fn after(&self, time: Duration) -> Option<DateTime<Utc>> {
+        let zero_ms = Some(self.zero_ms.load(Ordering::Relaxed)).filter(|zero_ms| *zero_ms != i64::MIN)?;
+        let in_ms = self.clock.now_ms().cast_signed() + i64::try_from(time.as_millis()).ok()?;
+        DateTime::from_timestamp_millis(zero_ms.checked_add(in_ms)?)
+    }
+}
+
 impl Default for Clock {
     fn default() -> Self {
         Self::new()
@@ -58,6 +96,16 @@ impl Default for Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_database_clock_goes_on_from_where_it_was_read() {
+        let database = DatabaseClock::new(Clock::new());
+        assert_eq!(database.after(Duration::ZERO), None);
+        let shown = DateTime::from_timestamp(1_000_000_000, 0).unwrap();
+        database.shows(shown);
+        let later = database.after(Duration::from_secs(2)).unwrap() - shown;
+        assert!((2_000..60_000).contains(&later.num_milliseconds()), "{later}");
+    }
 
     #[test]
     fn starts_above_every_ttl_and_never_goes_back() {

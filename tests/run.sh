@@ -10,6 +10,7 @@ source deploy/prerequisites.sh
 need_rust
 need server compiler
 tests/tools.sh
+need_documentation_tools
 if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
     need prometheus
 fi

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     exit::{self, Error},
-    output::{self, Format, OutputArgs, Table},
+    output::{self, OutputArgs, Table},
     serve::{self, ServeArgs},
     settings::{Layered, Setting},
 };
@@ -48,11 +48,15 @@ pub(super) fn run(command: ConfigCommand) -> Result<u8, Error> {
 
 fn show(args: ShowArgs) -> Result<u8, Error> {
     let (_, settings) = serve::resolve(args.serve)?;
-    match args.output.output {
-        Format::Json => output::print_json(&settings.iter().map(json).collect(), Format::Json)?,
-        Format::Jsonl => output::print(|out| settings.iter().try_for_each(|s| writeln!(out, "{}", json(s))))?,
-        Format::Table => output::print_table(&table(&settings))?,
-    }
+    let items = || settings.iter().map(json).collect();
+    let text = output::answer_list(
+        args.output.output,
+        || Value::Array(items()),
+        items,
+        || settings.iter().map(|setting| setting.key.clone()).collect(),
+        || table(&settings).text(),
+    )?;
+    output::print_text(&text)?;
     Ok(exit::OK)
 }
 

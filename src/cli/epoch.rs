@@ -84,19 +84,25 @@ async fn show(format: Format, client: &ClientArgs) -> Result<u8, Error> {
     let client = Client::connect(client).await?;
     let cluster = client.call(client.cluster().get_cluster(v1::GetClusterRequest::default())).await?;
     warn_if_stale(cluster.stale_for.as_ref());
-    if format != Format::Table {
-        output::print_json(&json::cluster(&cluster), format)?;
-        return Ok(exit::OK);
-    }
+    output::print_answer(
+        format,
+        || json::cluster(&cluster),
+        || vec![cluster.cluster_epoch.clone()],
+        || epoch_table(&cluster).text(),
+    )?;
+    Ok(exit::OK)
+}
+
+fn epoch_table(cluster: &v1::GetClusterResponse) -> Table<10> {
     let counts = cluster.counts.unwrap_or_default();
     let mut table = Table::new([
         "NUMBER", "EPOCH", "REVISION", "ALIVE", "STARTING", "DRAINING", "DEAD", "DAEMONS", "HOLD", "BRAKE",
     ]);
-    let hold = cluster.hold.map(|hold| format!("{} ({})", seconds(hold.remaining.as_ref()), hold.reason));
+    let hold = cluster.hold.as_ref().map(|hold| format!("{} ({})", seconds(hold.remaining.as_ref()), hold.reason));
     let brake = cluster.brake.as_ref().map(brake);
     table.row([
         cluster.epoch_number.to_string(),
-        cluster.cluster_epoch,
+        cluster.cluster_epoch.clone(),
         cluster.revision.to_string(),
         counts.alive.to_string(),
         counts.starting.to_string(),
@@ -106,12 +112,11 @@ async fn show(format: Format, client: &ClientArgs) -> Result<u8, Error> {
         hold.unwrap_or_default(),
         brake.unwrap_or_default(),
     ]);
-    output::print_table(&table)?;
-    Ok(exit::OK)
+    table
 }
 
 /// `protect (51 of 100 overdue)`.
-fn brake(brake: &v1::Brake) -> String {
+pub(super) fn brake(brake: &v1::Brake) -> String {
     let mode = match v1::BrakeMode::try_from(brake.mode) {
         Ok(v1::BrakeMode::Pace) => "pace".to_owned(),
         Ok(v1::BrakeMode::Protect) => "protect".to_owned(),
@@ -133,19 +138,22 @@ async fn rotate(args: RotateArgs, client: &ClientArgs) -> Result<u8, Error> {
             output::note(&format!("the epoch may have been rotated; repeat with --new {new}, it rotates once at most"));
         }
     })?;
-    if args.output.output != Format::Table {
-        output::print_json(&json::rotated(&response), args.output.output)?;
-        return Ok(exit::OK);
-    }
-    let mut table = Table::new(["NUMBER", "EPOCH", "REVISION", "PREVIOUS", "ROTATED"]);
-    table.row([
-        response.epoch_number.to_string(),
-        response.cluster_epoch,
-        response.revision.to_string(),
-        response.previous_epoch,
-        if response.rotated { "yes".to_owned() } else { "no".to_owned() },
-    ]);
-    output::print_table(&table)?;
+    output::print_answer(
+        args.output.output,
+        || json::rotated(&response),
+        || vec![response.cluster_epoch.clone()],
+        || {
+            let mut table = Table::new(["NUMBER", "EPOCH", "REVISION", "PREVIOUS", "ROTATED"]);
+            table.row([
+                response.epoch_number.to_string(),
+                response.cluster_epoch.clone(),
+                response.revision.to_string(),
+                response.previous_epoch.clone(),
+                if response.rotated { "yes".to_owned() } else { "no".to_owned() },
+            ]);
+            table.text()
+        },
+    )?;
     Ok(exit::OK)
 }
 
@@ -174,24 +182,27 @@ async fn list(format: Format, client: &ClientArgs) -> Result<u8, Error> {
         }
         request.page_token = page.next_page_token;
     }
-    match format {
-        Format::Json => output::print_json(&json::epochs(&all), format)?,
-        Format::Jsonl => output::print(|out| all.epochs.iter().try_for_each(|e| writeln!(out, "{}", json::epoch(e))))?,
-        Format::Table => output::print_table(&epochs_table(all.epochs))?,
-    }
+    let text = output::answer_list(
+        format,
+        || json::epochs(&all),
+        || all.epochs.iter().map(json::epoch).collect(),
+        || all.epochs.iter().map(|epoch| epoch.cluster_epoch.clone()).collect(),
+        || epochs_table(&all.epochs).text(),
+    )?;
+    output::print_text(&text)?;
     Ok(exit::OK)
 }
 
-fn epochs_table(epochs: Vec<v1::Epoch>) -> Table<6> {
+fn epochs_table(epochs: &[v1::Epoch]) -> Table<6> {
     let mut table = Table::new(["NUMBER", "EPOCH", "STARTED", "REVISION", "BY", "REASON"]);
     for epoch in epochs {
         table.row([
             epoch.epoch_number.to_string(),
-            epoch.cluster_epoch,
+            epoch.cluster_epoch.clone(),
             json::timestamp(epoch.started_at.as_ref()).as_str().unwrap_or_default().to_owned(),
             epoch.started_revision.to_string(),
-            epoch.rotated_by,
-            epoch.reason,
+            epoch.rotated_by.clone(),
+            epoch.reason.clone(),
         ]);
     }
     table

@@ -92,6 +92,14 @@ pub enum Error {
     /// Standard output or a signal handler failed.
     #[error("input or output failed")]
     Io(#[from] io::Error),
+    /// Another error, and what may help.
+    #[error("{error}; {hint}")]
+    Hinted {
+        /// The error.
+        error: Box<Error>,
+        /// What may help.
+        hint: String,
+    },
     /// The asynchronous runtime could not be built.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -115,6 +123,7 @@ impl Error {
             Self::Database(error) => error.exit_code(),
             Self::Daemon(error) => error.exit_code(),
             Self::Migrate(error) => error.exit_code(),
+            Self::Hinted { error, .. } => error.exit_code(),
             // The reader of a pipe has seen enough: not a failure of ours.
             Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => OK,
             Self::Incomplete(_) | Self::Io(_) | Self::Runtime(_) => NEGATIVE,
@@ -127,13 +136,29 @@ impl Error {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Rpc(status) => reason(status),
+            Self::Hinted { error, .. } => error.reason(),
             _ => None,
         }
     }
 
+    /// The same error, with what may help.
+    #[must_use]
+    pub(super) fn hinted(self, hint: impl Into<String>) -> Self {
+        Self::Hinted { error: Box::new(self), hint: hint.into() }
+    }
+
+    /// What to do about a daemon that cannot be reached.
+    fn fix(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "; is a daemon running there? See musterd check, or give another --addr",
+            Self::Timeout { .. } => "; see musterd check, or give it more with --timeout",
+            _ => "",
+        }
+    }
+
     /// The lines that tell a person what happened, without a prefix and escaped.
-    fn lines(&self) -> Vec<String> {
-        let mut lines = vec![output::escape(&chain(self)).into_owned()];
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![output::escape(&format!("{}{}", chain(self), self.fix())).into_owned()];
         if let Self::Rpc(status) = self
             && let Some(bad) = status.get_details_bad_request()
         {
@@ -241,6 +266,13 @@ mod tests {
         assert_eq!(Error::from(Status::unavailable("tcp connect error")).exit_code(), UNREACHABLE);
         assert_eq!(Error::from(Status::deadline_exceeded("")).exit_code(), UNREACHABLE);
         assert_eq!(Error::from(Status::unimplemented("")).exit_code(), NEGATIVE);
+    }
+
+    #[test]
+    fn a_hint_changes_nothing_but_the_words() {
+        let error = from_daemon(Code::NotFound, "UNKNOWN_LOGICAL_ID").hinted("did you mean `organ`?");
+        assert_eq!((error.exit_code(), error.reason().as_deref()), (NOT_FOUND, Some("UNKNOWN_LOGICAL_ID")));
+        assert_eq!(error.lines(), ["text (UNKNOWN_LOGICAL_ID); did you mean `organ`?"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
     exit::{self, Error},
     instances::seconds,
     json,
-    output::{self, Format, OutputArgs, Table},
+    output::{self, OutputArgs, Table},
 };
 use crate::proto::v1;
 
@@ -80,13 +80,16 @@ pub(super) async fn hold(args: HoldArgs, client: &ClientArgs) -> Result<u8, Erro
     let client = Client::connect(client).await?;
     let request = v1::HoldExpiryRequest { duration: args.duration, reason: args.reason };
     let response = client.call(client.cluster().hold_expiry(request)).await?;
-    if args.output.output != Format::Table {
-        output::print_json(&json::held(&response), args.output.output)?;
-        return Ok(exit::OK);
-    }
-    let mut table = Table::new(["HELD FOR"]);
-    table.row([seconds(response.remaining.as_ref())]);
-    output::print_table(&table)?;
+    output::print_answer(
+        args.output.output,
+        || json::held(&response),
+        Vec::new,
+        || {
+            let mut table = Table::new(["HELD FOR"]);
+            table.row([seconds(response.remaining.as_ref())]);
+            table.text()
+        },
+    )?;
     Ok(exit::OK)
 }
 
@@ -94,7 +97,7 @@ pub(super) async fn release(args: ReleaseArgs, client: &ClientArgs) -> Result<u8
     let client = Client::connect(client).await?;
     let request = v1::ReleaseExpiryRequest { duration: args.duration };
     client.call(client.cluster().release_expiry(request)).await?;
-    if args.output.output == Format::Table {
+    if args.output.output.is_table() {
         output::note("expiry goes on, without a brake for a while");
     } else {
         output::print_json(&serde_json::json!({}), args.output.output)?;
@@ -107,14 +110,17 @@ pub(super) async fn expire(args: ExpireArgs, client: &ClientArgs) -> Result<u8, 
     let instance_id = args.instance_id.to_string();
     let request = v1::ExpireInstanceRequest { instance_id: instance_id.clone(), lease_id: args.lease };
     let response = client.call(client.cluster().expire_instance(request)).await?;
-    if args.output.output != Format::Table {
-        output::print_json(&json::expired(&response), args.output.output)?;
-        return Ok(exit::OK);
-    }
-    let mut table = Table::new(["INSTANCE", "REVISION", "DEAD BEFORE"]);
-    let before = if response.already_dead { "yes" } else { "no" };
-    table.row([instance_id, response.revision.to_string(), before.to_owned()]);
-    output::print_table(&table)?;
+    output::print_answer(
+        args.output.output,
+        || json::expired(&response),
+        || vec![instance_id.clone()],
+        || {
+            let mut table = Table::new(["INSTANCE", "REVISION", "DEAD BEFORE"]);
+            let before = if response.already_dead { "yes" } else { "no" };
+            table.row([instance_id.clone(), response.revision.to_string(), before.to_owned()]);
+            table.text()
+        },
+    )?;
     Ok(exit::OK)
 }
 

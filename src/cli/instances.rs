@@ -1,12 +1,19 @@
-//! Columns that `resolve` and `list` share: an instance in words short enough for a table.
+//! An instance in words short enough for a table, and the tables of those commands that show instances.
 
 use std::time::Duration;
 
-use super::{json, output};
+use chrono::{DateTime, SecondsFormat};
+use uuid::Uuid;
+
+use super::{
+    json,
+    output::{self, Table},
+    paint,
+};
 use crate::proto::{std_duration, v1};
 
 /// A daemon that has not heard of PostgreSQL for longer than this is worth a warning. Around a second is normal.
-const STALE_AFTER: Duration = Duration::from_secs(5);
+pub(super) const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// `alive`, `alive(suspect)`, `dead(stale)`.
 pub(super) fn status(instance: &v1::Instance) -> String {
@@ -41,6 +48,122 @@ pub(super) fn seconds(duration: Option<&prost_types::Duration>) -> String {
     })
 }
 
+/// A table of instances; `wide` with all that is known of them.
+pub(super) fn table<'a>(instances: impl IntoIterator<Item = &'a v1::Instance>, wide: bool) -> String {
+    if wide {
+        let header = [
+            "LOGICAL ID",
+            "INSTANCE",
+            "STATUS",
+            "ADDRESS",
+            "NODE",
+            "EPOCH",
+            "LEASE",
+            "TTL",
+            "REMAINING",
+            "LAST BEAT",
+            "STARTED",
+            "ACTOR",
+            "ROUTE",
+            "PID",
+            "VERSION",
+            "LABELS",
+        ];
+        let mut table = Table::new(header).painted(2, paint::status);
+        instances.into_iter().for_each(|instance| table.row(wide_row(instance)));
+        return table.text();
+    }
+    let header = ["LOGICAL ID", "INSTANCE", "STATUS", "ADDRESS", "NODE", "EPOCH", "LEASE", "TTL", "REMAINING"];
+    let mut table = Table::new(header).painted(2, paint::status);
+    instances.into_iter().for_each(|instance| table.row(row(instance)));
+    table.text()
+}
+
+fn row(instance: &v1::Instance) -> [String; 9] {
+    [
+        instance.logical_id.clone(),
+        instance.instance_id.clone(),
+        status(instance),
+        address(instance),
+        instance.node_id.clone(),
+        instance.epoch_number.to_string(),
+        instance.lease_id.to_string(),
+        seconds(instance.ttl.as_ref()),
+        seconds(instance.lease_remaining.as_ref()),
+    ]
+}
+
+fn wide_row(instance: &v1::Instance) -> [String; 16] {
+    let [logical_id, instance_id, status, address, node, epoch, lease, ttl, remaining] = row(instance);
+    [
+        logical_id,
+        instance_id,
+        status,
+        address,
+        node,
+        epoch,
+        lease,
+        ttl,
+        remaining,
+        time(instance.last_beat.as_ref()),
+        time(instance.started_at.as_ref()),
+        instance.actor_name.clone(),
+        instance.serve_route.clone(),
+        known(instance.pid),
+        instance.version.clone(),
+        labels(instance).join(","),
+    ]
+}
+
+/// `key=value` of each label, by key.
+pub(super) fn labels(instance: &v1::Instance) -> Vec<String> {
+    let mut labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.sort_unstable();
+    labels
+}
+
+/// A time to the second, `2026-01-02T03:04:05Z`; nothing where unset.
+pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
+    moment(timestamp).map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+/// A time as a value; `None` where unset or outside the calendar.
+pub(super) fn moment(timestamp: Option<&prost_types::Timestamp>) -> Option<DateTime<chrono::Utc>> {
+    timestamp.and_then(|t| DateTime::from_timestamp(t.seconds, u32::try_from(t.nanos).ok()?))
+}
+
+/// How long ago, in the two largest units: `3h 12m ago`, `41s ago`.
+pub(super) fn ago(age: Duration) -> String {
+    format!("{} ago", age_text(age))
+}
+
+/// `12d 3h`, `3h 12m`, `41s`, `0.4s`.
+pub(super) fn age_text(age: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let seconds = age.as_secs();
+    if seconds < 10 {
+        return format!("{seconds}.{}s", age.subsec_millis() / 100);
+    }
+    let first = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(UNITS.len() - 1);
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (size, unit) in &UNITS[first..UNITS.len().min(first + 2)] {
+        if rest / size > 0 {
+            parts.push(format!("{}{unit}", rest / size));
+        }
+        rest %= size;
+    }
+    parts.join(" ")
+}
+
+/// Reads the id of an instance.
+pub(super) fn parse_instance_id(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| {
+        "is no instance id, which is a UUID; `musterd describe NAME` and `musterd list -o name` show those of a name"
+            .to_owned()
+    })
+}
+
 /// A number, nothing for 0 where 0 means unknown.
 pub(super) fn known(number: i64) -> String {
     if number == 0 { String::new() } else { number.to_string() }
@@ -48,12 +171,15 @@ pub(super) fn known(number: i64) -> String {
 
 /// Says so if the answer is old, because PostgreSQL is away: the data on standard output looks the same.
 pub(super) fn warn_if_stale(stale_for: Option<&prost_types::Duration>) {
-    if let Some(age) = stale_for
-        && std_duration(age).is_some_and(|age| age > STALE_AFTER)
-    {
-        let age = seconds(Some(age));
-        output::note(&format!("warning: PostgreSQL last confirmed this answer {age} ago"));
+    if let Some(warning) = stale_warning(stale_for) {
+        output::note(&warning);
     }
+}
+
+/// What there is to say about an answer that is old.
+pub(super) fn stale_warning(stale_for: Option<&prost_types::Duration>) -> Option<String> {
+    let age = stale_for.filter(|age| std_duration(age).is_some_and(|age| age > STALE_AFTER))?;
+    Some(format!("warning: PostgreSQL last confirmed this answer {} ago", seconds(Some(age))))
 }
 
 #[cfg(test)]
@@ -80,6 +206,24 @@ mod tests {
         assert_eq!(at("::1", 80), "[::1]:80");
         assert_eq!(at("::1", 0), "::1");
         assert_eq!(at("", 0), "");
+    }
+
+    #[test]
+    fn an_age_has_its_two_largest_units() {
+        for (seconds, text) in
+            [(0, "0.0s"), (9, "9.0s"), (41, "41s"), (60, "1m"), (3_720, "1h 2m"), (3_605, "1h"), (266_400, "3d 2h")]
+        {
+            assert_eq!(age_text(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(ago(Duration::from_millis(450)), "0.4s ago");
+    }
+
+    #[test]
+    fn a_wide_table_has_the_labels_in_order() {
+        let labels = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into_iter().collect();
+        let instance = v1::Instance { labels, logical_id: "organ".into(), ..Default::default() };
+        assert!(table([&instance], true).trim_end().ends_with("a=1,b=2"));
+        assert_eq!(table([&instance], false).lines().count(), 2);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn timestamp(timestamp: Option<&Timestamp>) -> Value {
 }
 
 /// A 64-bit integer. As a number it would be rounded by readers that know only doubles.
-fn long(number: impl ToString) -> Value {
+pub(super) fn long(number: impl ToString) -> Value {
     Value::String(number.to_string())
 }
 
@@ -178,6 +178,7 @@ fn counts(counts: &v1::InstanceCounts) -> Value {
         "dead": long(counts.dead),
         "logicalIdsLive": long(counts.logical_ids_live),
         "logicalIdsUnserved": long(counts.logical_ids_unserved),
+        "suspect": long(counts.suspect),
     })
 }
 
@@ -232,6 +233,30 @@ pub fn cluster(response: &v1::GetClusterResponse) -> Value {
         "daemonId": response.daemon_id,
         "version": response.version,
         "brake": response.brake.as_ref().map_or(Value::Null, brake),
+        "health": response.health.as_ref().map_or(Value::Null, health),
+        "databaseTime": timestamp(response.database_time.as_ref()),
+        "unservedLogicalIds": response.unserved_logical_ids,
+    })
+}
+
+fn health(health: &v1::DaemonHealth) -> Value {
+    json!({
+        "ready": health.ready,
+        "missing": health.missing,
+        "flushLag": duration(health.flush_lag.as_ref()),
+        "databaseLatency": duration(health.database_latency.as_ref()),
+        "lastReapAge": duration(health.last_reap_age.as_ref()),
+        "httpAddress": health.http_address,
+    })
+}
+
+/// `muster.v1.GetInstanceResponse`.
+#[must_use]
+pub fn got(response: &v1::GetInstanceResponse) -> Value {
+    json!({
+        "instance": response.instance.as_ref().map_or(Value::Null, instance),
+        "revision": long(response.revision),
+        "staleFor": duration(response.stale_for.as_ref()),
     })
 }
 

@@ -8,7 +8,7 @@ use super::{
     exit::{self, Error},
     instances::{address, seconds, status, warn_if_stale},
     json,
-    output::{self, Format, OutputArgs, Table},
+    output::{self, OutputArgs, Table},
 };
 use crate::proto::v1;
 
@@ -40,12 +40,13 @@ pub(super) async fn check(args: CheckLeaseArgs, client: &ClientArgs) -> Result<u
     let request = v1::CheckLeaseRequest { lease_id: args.lease_id, min_revision: args.min_revision };
     let response = client.call(client.discovery().check_lease(request)).await?;
     warn_if_stale(response.stale_for.as_ref());
-    if args.output.output != Format::Table {
-        output::print_json(&json::checked_lease(&response), args.output.output)?;
-        return Ok(exit::OK);
-    }
-    let instance = response.instance.ok_or(Error::Incomplete("the instance"))?;
-    output::print_table(&table(&instance))?;
+    let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
+    output::print_answer(
+        args.output.output,
+        || json::checked_lease(&response),
+        || vec![instance.instance_id.clone()],
+        || table(instance).text(),
+    )?;
     Ok(exit::OK)
 }
 

@@ -9,9 +9,9 @@ use super::{
     client::{Client, ClientArgs},
     exit::{self, Error},
     filter::FilterArgs,
-    instances::{address, seconds, status, warn_if_stale},
-    json,
-    output::{self, Format, OutputArgs, Table},
+    instances, json,
+    output::{self, Format, OutputArgs},
+    redraw::{self, Frame, RepeatArgs},
 };
 use crate::proto::v1::{self, InstanceStatus};
 
@@ -43,6 +43,9 @@ pub struct ListArgs {
     /// Answer at this revision or later; waits at most 1 s for it
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_revision: u64,
+
+    #[command(flatten)]
+    repeat: RepeatArgs,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -78,15 +81,26 @@ impl ListArgs {
 }
 
 pub(super) async fn run(args: ListArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let mut request = args.request()?;
+    let request = args.request()?;
     let client = Client::connect(client).await?;
-    let mut discovery = client.discovery();
     let format = args.output.output;
+    // Page by page only where the whole is one stream.
+    let stream = format == Format::Jsonl && !args.repeat.is_wanted();
+    redraw::show(args.repeat, format, async || frame(&client, request.clone(), format, stream).await).await
+}
+
+async fn frame(
+    client: &Client,
+    mut request: v1::ListInstancesRequest,
+    format: Format,
+    stream: bool,
+) -> Result<Frame, Error> {
+    let mut discovery = client.discovery();
     let mut all: Option<v1::ListInstancesResponse> = None;
     loop {
         let mut page = client.call(discovery.list_instances(request.clone())).await?;
         request.page_token = std::mem::take(&mut page.next_page_token);
-        if format == Format::Jsonl {
+        if stream {
             let instances = std::mem::take(&mut page.instances);
             output::print(|out| instances.iter().try_for_each(|i| writeln!(out, "{}", json::instance(i))))?;
         }
@@ -99,13 +113,32 @@ pub(super) async fn run(args: ListArgs, client: &ClientArgs) -> Result<u8, Error
         }
     }
     let all = all.unwrap_or_default();
-    warn_if_stale(all.stale_for.as_ref());
-    match format {
-        Format::Json => output::print_json(&json::list(&all), format)?,
-        Format::Table => output::print_table(&table(&all.instances))?,
-        Format::Jsonl => {}
+    let mut notes: Vec<String> = instances::stale_warning(all.stale_for.as_ref()).into_iter().collect();
+    if all.instances.is_empty() && (format.is_table() || format == Format::Name) {
+        notes.push(nothing(client).await);
     }
-    Ok(exit::OK)
+    let text = output::answer_list(
+        format,
+        || json::list(&all),
+        || all.instances.iter().map(json::instance).collect(),
+        || all.instances.iter().map(|instance| instance.instance_id.clone()).collect(),
+        || instances::table(&all.instances, format == Format::Wide),
+    )?;
+    Ok(Frame { text, notes, code: exit::OK })
+}
+
+/// What to say instead of nothing: a filter that is too narrow and an empty registry look alike.
+async fn nothing(client: &Client) -> String {
+    let request = v1::GetClusterRequest::default();
+    match client.call(client.cluster().get_cluster(request)).await {
+        Ok(v1::GetClusterResponse { counts: Some(counts), .. }) => {
+            let v1::InstanceCounts { alive, starting, draining, dead, .. } = counts;
+            format!(
+                "no instance matches; on record are {alive} alive, {starting} starting, {draining} draining, {dead} dead"
+            )
+        }
+        _ => "no instance matches".to_owned(),
+    }
 }
 
 /// Adds a page. What is said about the whole must hold for each page: the lowest revision, the greatest age.
@@ -116,25 +149,6 @@ fn append(all: &mut v1::ListInstancesResponse, page: v1::ListInstancesResponse) 
     if age(&page.stale_for) > age(&all.stale_for) {
         all.stale_for = page.stale_for;
     }
-}
-
-fn table(instances: &[v1::Instance]) -> Table<9> {
-    let mut table =
-        Table::new(["LOGICAL ID", "INSTANCE", "STATUS", "ADDRESS", "NODE", "EPOCH", "LEASE", "TTL", "REMAINING"]);
-    for instance in instances {
-        table.row([
-            instance.logical_id.clone(),
-            instance.instance_id.clone(),
-            status(instance),
-            address(instance),
-            instance.node_id.clone(),
-            instance.epoch_number.to_string(),
-            instance.lease_id.to_string(),
-            seconds(instance.ttl.as_ref()),
-            seconds(instance.lease_remaining.as_ref()),
-        ]);
-    }
-    table
 }
 
 #[cfg(test)]

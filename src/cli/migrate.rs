@@ -10,7 +10,7 @@ use super::{
     database::{self, DatabaseArgs},
     exit::{self, Error},
     host,
-    output::{self, Format, OutputArgs, Table},
+    output::{self, OutputArgs, Table},
     settings::Layered,
 };
 use crate::{
@@ -72,18 +72,24 @@ async fn up(args: Args) -> Result<u8, Error> {
     let url = database(args.database)?;
     let report = migrate::up(url.expose(), &host::operator()).await?;
     let format = args.output.output;
-    if format != Format::Table {
-        let applied = |a: &migrate::Applied| json!({ "version": a.version, "name": a.name, "durationSeconds": a.duration.as_secs_f64() });
-        let applied: Vec<Value> = report.applied.iter().map(applied).collect();
-        output::print_json(&json!({ "applied": applied, "current": report.current }), format)?;
+    output::print_answer(
+        format,
+        || {
+            let applied = |a: &migrate::Applied| json!({ "version": a.version, "name": a.name, "durationSeconds": a.duration.as_secs_f64() });
+            let applied: Vec<Value> = report.applied.iter().map(applied).collect();
+            json!({ "applied": applied, "current": report.current })
+        },
+        || report.applied.iter().map(|applied| applied.name.clone()).collect(),
+        || {
+            let mut table = Table::new(["VERSION", "NAME", "TOOK"]);
+            for applied in &report.applied {
+                table.row([number(applied.version), applied.name.clone(), millis(applied.duration)]);
+            }
+            if report.applied.is_empty() { String::new() } else { table.text() }
+        },
+    )?;
+    if !format.is_table() {
         return Ok(exit::OK);
-    }
-    let mut table = Table::new(["VERSION", "NAME", "TOOK"]);
-    for applied in &report.applied {
-        table.row([number(applied.version), applied.name.clone(), millis(applied.duration)]);
-    }
-    if !report.applied.is_empty() {
-        output::print_table(&table)?;
     }
     output::note(&format!("the database is at {}, {} applied now", number(report.current), report.applied.len()));
     Ok(exit::OK)
@@ -92,12 +98,15 @@ async fn up(args: Args) -> Result<u8, Error> {
 async fn status(args: StatusArgs) -> Result<u8, Error> {
     let url = database(args.database)?;
     let list = migrate::status(url.expose()).await?;
-    let format = args.output.output;
-    match format {
-        Format::Json => output::print_json(&Value::Array(list.iter().map(status_json).collect()), format)?,
-        Format::Jsonl => output::print(|out| list.iter().try_for_each(|s| writeln!(out, "{}", status_json(s))))?,
-        Format::Table => output::print_table(&status_table(&list))?,
-    }
+    let items = || list.iter().map(status_json).collect();
+    let text = output::answer_list(
+        args.output.output,
+        || Value::Array(items()),
+        items,
+        || list.iter().map(|status| status.name.clone()).collect(),
+        || status_table(&list).text(),
+    )?;
+    output::print_text(&text)?;
     let pending = list.iter().any(|migration| migration.state == State::Pending);
     Ok(if args.exit_code && pending { exit::NEGATIVE } else { exit::OK })
 }
@@ -105,12 +114,12 @@ async fn status(args: StatusArgs) -> Result<u8, Error> {
 async fn verify(args: Args) -> Result<u8, Error> {
     let url = database(args.database)?;
     let differences = migrate::verify(url.expose()).await?;
-    match args.output.output {
-        Format::Table => output::print(|out| {
-            differences.iter().try_for_each(|difference| writeln!(out, "{}", output::escape(difference)))
-        })?,
-        format => output::print_json(&json!({ "differences": differences }), format)?,
-    }
+    output::print_answer(
+        args.output.output,
+        || json!({ "differences": differences }),
+        || differences.clone(),
+        || differences.iter().map(|difference| format!("{}\n", output::escape(difference))).collect(),
+    )?;
     if differences.is_empty() {
         output::note("the database is as the migrations make it");
         return Ok(exit::OK);

@@ -6,24 +6,37 @@
 
 mod backoff;
 pub mod bench;
+pub mod change;
+pub mod check;
 pub mod client;
+pub mod completions;
 pub mod config;
 pub mod database;
+pub mod describe;
 pub mod epoch;
 pub mod exit;
 pub mod expiry;
+pub mod explain;
 mod filter;
+pub mod get;
+pub mod healthcheck;
 mod host;
+mod http;
 mod instances;
 pub mod json;
 pub mod lease;
 pub mod list;
 pub mod migrate;
 pub mod output;
+pub mod paint;
+pub mod redraw;
 pub mod resolve;
 pub mod run;
 pub mod serve;
 pub mod settings;
+pub mod status;
+mod suggest;
+pub mod wait;
 pub mod watch;
 
 use std::io;
@@ -31,6 +44,7 @@ use std::io;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
+use change::Change;
 use client::ClientArgs;
 use exit::Error;
 
@@ -43,6 +57,10 @@ pub struct Cli {
 
     #[command(flatten)]
     client: ClientArgs,
+
+    /// Colour: on terminals unless NO_COLOR is set, always, or never
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: paint::Color,
 }
 
 // Texts that are broken by hand have at most 80 columns: a narrow terminal must not break them again.
@@ -82,9 +100,30 @@ enum Command {
     /// List instances
     #[command(after_help = LIST_EXAMPLES)]
     List(list::ListArgs),
+    /// Print one instance, dead or alive
+    #[command(after_help = get::EXAMPLES)]
+    Get(get::GetArgs),
+    /// Tell in words all that is known of an instance or a name
+    #[command(after_help = describe::EXAMPLES)]
+    Describe(describe::DescribeArgs),
+    /// Tell why Resolve gives one instance of a name and none of the others
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::ExplainArgs),
+    /// Wait until a name is live, gone, or has so many instances
+    #[command(after_help = wait::HELP)]
+    Wait(wait::WaitArgs),
     /// Print instances and then every change among them, until told to end
     #[command(after_help = watch::HELP)]
     Watch(Box<watch::WatchArgs>),
+    /// Say whether the registry is well, in one screen; exit with 1 if it is not
+    #[command(after_help = status::HELP)]
+    Status(status::StatusArgs),
+    /// Look for what is wrong, between here and the database, and say how to mend it
+    #[command(after_help = check::HELP)]
+    Check(Box<check::CheckArgs>),
+    /// Say by the exit code alone whether the daemon beside is ready, for containers
+    #[command(after_help = healthcheck::HELP)]
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Show, rotate or list the epochs of the cluster
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
@@ -93,6 +132,14 @@ enum Command {
     Hold(expiry::HoldArgs),
     /// End a hold, and take the brake off for a while: whoever is overdue is declared dead
     Release(expiry::ReleaseArgs),
+    /// Have instances finish what they have: they keep their leases and are not resolved
+    #[command(after_help = change::DRAIN_EXAMPLES)]
+    Drain(change::ChangeArgs),
+    /// Have draining instances resolved again
+    Undrain(change::ChangeArgs),
+    /// End the leases of instances, as they would themselves
+    #[command(after_help = change::DEREGISTER_EXAMPLES)]
+    Deregister(change::ChangeArgs),
     /// Declare one instance dead, whatever hold and brake say
     #[command(after_help = expiry::EXPIRE_EXAMPLES)]
     Expire(expiry::ExpireArgs),
@@ -105,6 +152,12 @@ enum Command {
     /// Put load on a daemon, and say how it bore it
     #[command(after_help = bench::HELP)]
     Bench(Box<bench::BenchArgs>),
+    /// Print the completions of a shell
+    #[command(after_help = completions::COMPLETIONS_EXAMPLES)]
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_help = completions::MAN_EXAMPLES)]
+    Man(completions::ManArgs),
 }
 
 const SERVE_EXAMPLES: &str = "\
@@ -154,12 +207,25 @@ impl Cli {
     /// Whatever kept the command from its end; [`exit`] maps each to an exit code.
     pub async fn run(self) -> Result<u8, Error> {
         let client = &self.client;
+        paint::set(self.color);
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Config(command) => config::run(command),
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
             Command::Resolve(args) => resolve::run(*args, client).await,
             Command::List(args) => list::run(args, client).await,
+            Command::Get(args) => get::run(args, client).await,
+            Command::Describe(args) => describe::run(args, client).await,
+            Command::Explain(args) => explain::run(args, client).await,
+            Command::Wait(args) => wait::run(args, client).await,
+            Command::Status(args) => status::run(args, client).await,
+            Command::Check(args) => Box::pin(check::run(*args, client)).await,
+            Command::Healthcheck(args) => healthcheck::run(args, client).await,
+            Command::Drain(args) => change::run(Change::Drain, args, client).await,
+            Command::Undrain(args) => change::run(Change::Undrain, args, client).await,
+            Command::Deregister(args) => change::run(Change::Deregister, args, client).await,
+            Command::Completions(args) => completions::completions(&args),
+            Command::Man(args) => completions::man(&args),
             Command::Watch(args) => watch::run(*args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
             Command::Hold(args) => expiry::hold(args, client).await,

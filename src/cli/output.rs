@@ -1,7 +1,9 @@
 //! How commands print: data on standard output, words on standard error.
 //!
-//! Three forms of data. `table` is for eyes and may change with any version; `json` (one indented document) and `jsonl`
-//! (one object per line) are for programs and stay as they are, see [`super::json`].
+//! Forms of data: `table` and `wide` are for eyes and may change with any version; `json` (one indented document),
+//! `jsonl` (one object per line) and `yaml` (the same document) are for programs and stay as they are, see
+//! [`super::json`]; `name` is one name or id per line, for the next command of a script. A command makes each of them
+//! only when it is asked for ([`print_answer`]).
 //!
 //! What a registry holds was written by whoever registered, so a table shows control characters escaped: a serve route
 //! must not be able to clear the reader's screen or forge a row. JSON escapes them by its own rules.
@@ -14,7 +16,10 @@ use std::{
     io::{self, BufWriter, Write},
 };
 
+use anstyle::Style;
 use serde_json::Value;
+
+use super::paint;
 
 /// Form of the data on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -22,16 +27,30 @@ pub enum Format {
     /// Aligned columns for people; may change with any version.
     #[default]
     Table,
+    /// More columns.
+    Wide,
     /// One JSON document, in the protocol's JSON form; stable.
     Json,
     /// One JSON object per line; stable.
     Jsonl,
+    /// The JSON document as YAML; stable.
+    Yaml,
+    /// One name or id per line; stable.
+    Name,
+}
+
+impl Format {
+    /// Whether people read it.
+    #[must_use]
+    pub fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
 }
 
 /// The flag `-o`, shared by all commands that print data.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct OutputArgs {
-    /// How to print: a table for people, or JSON for programs (stable)
+    /// How to print: a table for people; JSON, YAML or bare names for programs (stable)
     #[arg(
         short = 'o',
         long = "output",
@@ -43,17 +62,28 @@ pub struct OutputArgs {
     pub output: Format,
 }
 
+/// The style of a cell, by what it says.
+pub type Painter = fn(&str) -> Style;
+
 /// Rows under a header, as aligned columns without borders.
 #[derive(Debug)]
 pub struct Table<const N: usize> {
     rows: Vec<[String; N]>,
+    painted: Option<(usize, Painter)>,
 }
 
 impl<const N: usize> Table<N> {
     /// A table with these column names.
     #[must_use]
     pub fn new(header: [&str; N]) -> Self {
-        Self { rows: vec![header.map(str::to_owned)] }
+        Self { rows: vec![header.map(str::to_owned)], painted: None }
+    }
+
+    /// Shows the cells of a column in the colour of what they say, where there are colours.
+    #[must_use]
+    pub fn painted(mut self, column: usize, style: Painter) -> Self {
+        self.painted = Some((column, style));
+        self
     }
 
     /// Adds a row. Empty cells are shown as `-`, so that columns can be counted.
@@ -74,16 +104,100 @@ impl<const N: usize> Table<N> {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        for row in &self.rows {
+        let style = self.painted.filter(|_| paint::is_on());
+        for (at, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths) {
-                line.push_str(cell);
+            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+                match style {
+                    Some((painted, style)) if painted == column && at > 0 => {
+                        line.push_str(&paint::paint(cell, style(cell)));
+                    }
+                    _ => line.push_str(cell),
+                }
                 line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
             }
             writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())
     }
+
+    /// The same as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        // A vector takes everything, and all that is written to it is text.
+        let _ = self.write(&mut out);
+        String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+/// An answer in the form that is asked for: the document of the protocol, the names of what it is about, or a table.
+///
+/// # Errors
+///
+/// A document that YAML has no form for; there is none.
+pub fn answer(
+    format: Format,
+    document: impl FnOnce() -> Value,
+    names: impl FnOnce() -> Vec<String>,
+    table: impl FnOnce() -> String,
+) -> io::Result<String> {
+    Ok(match format {
+        Format::Table | Format::Wide => table(),
+        Format::Json => format!("{:#}\n", document()),
+        Format::Jsonl => format!("{}\n", document()),
+        Format::Yaml => yaml(&document())?,
+        Format::Name => names().iter().map(|name| format!("{}\n", escape(name))).collect(),
+    })
+}
+
+/// Prints an answer in the form that is asked for.
+///
+/// # Errors
+///
+/// As [`answer`] and [`print()`].
+pub fn print_answer(
+    format: Format,
+    document: impl FnOnce() -> Value,
+    names: impl FnOnce() -> Vec<String>,
+    table: impl FnOnce() -> String,
+) -> io::Result<()> {
+    print_text(&answer(format, document, names, table)?)
+}
+
+/// As [`answer`], for an answer that is a list: `jsonl` has a line for each item.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub fn answer_list(
+    format: Format,
+    document: impl FnOnce() -> Value,
+    items: impl FnOnce() -> Vec<Value>,
+    names: impl FnOnce() -> Vec<String>,
+    table: impl FnOnce() -> String,
+) -> io::Result<String> {
+    match format {
+        Format::Jsonl => Ok(items().iter().map(|item| format!("{item}\n")).collect()),
+        _ => answer(format, document, names, table),
+    }
+}
+
+/// Writes text to standard output.
+///
+/// # Errors
+///
+/// As [`print()`].
+pub fn print_text(text: &str) -> io::Result<()> {
+    print(|out| out.write_all(text.as_bytes()))
+}
+
+/// One document of YAML, which says at its beginning that it is one.
+fn yaml(document: &Value) -> io::Result<String> {
+    // Strings on one line and in quotes where they need them: a block would show control characters as they are.
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    let text = serde_saphyr::to_string_with_options(document, options).map_err(io::Error::other)?;
+    Ok(format!("---\n{text}"))
 }
 
 /// Writes to standard output and flushes it.
@@ -97,13 +211,14 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result
     out.flush()
 }
 
-/// Prints one value: indented as `json`, on one line as `jsonl`.
+/// Prints one value in a form for programs; as `json` where it is no such form.
 ///
 /// # Errors
 ///
-/// As [`print()`].
+/// As [`print_answer`].
 pub fn print_json(value: &Value, format: Format) -> io::Result<()> {
-    print(|out| if format == Format::Jsonl { writeln!(out, "{value}") } else { writeln!(out, "{value:#}") })
+    let format = if format.is_table() { Format::Json } else { format };
+    print_answer(format, || value.clone(), Vec::new, String::new)
 }
 
 /// Prints a table.
@@ -160,6 +275,24 @@ mod tests {
         table.write(&mut out).expect("a vector takes everything");
         let expected = "NAME   NODE  LEASE\ngröße  n1    7\na      -     123456\n";
         assert_eq!(String::from_utf8(out).expect("text"), expected);
+    }
+
+    #[test]
+    fn each_form_shows_the_same_answer() {
+        let document = || serde_json::json!({ "leaseId": "7", "labels": { "zone": "a: b" }, "death": null });
+        let shown = |format| {
+            answer(format, document, || vec!["organ\u{1b}".into()], || "TABLE\n".into()).expect("a form of its own")
+        };
+        assert_eq!(shown(Format::Table), "TABLE\n");
+        assert_eq!(shown(Format::Jsonl), "{\"death\":null,\"labels\":{\"zone\":\"a: b\"},\"leaseId\":\"7\"}\n");
+        assert_eq!(shown(Format::Yaml), "---\ndeath: null\nlabels:\n  zone: \"a: b\"\nleaseId: \"7\"\n");
+        assert_eq!(shown(Format::Name), "organ\\u{1b}\n");
+    }
+
+    #[test]
+    fn yaml_cannot_drive_the_terminal_either() {
+        let text = yaml(&serde_json::json!({ "route": "a\n\u{1b}[2J\0" })).expect("a document");
+        assert!(!text.contains('\u{1b}') && text.lines().count() == 2, "{text:?}");
     }
 
     #[test]

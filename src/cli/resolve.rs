@@ -11,7 +11,8 @@ use super::{
     exit::{self, Error},
     instances::{address, known, seconds, status, warn_if_stale},
     json,
-    output::{self, Format, OutputArgs, Table},
+    output::{self, OutputArgs, Table},
+    paint, suggest,
 };
 use crate::proto::v1;
 
@@ -113,19 +114,24 @@ pub(super) async fn run(mut args: ResolveArgs, client: &ClientArgs) -> Result<u8
     if args.names.len() > 1 {
         return batch(args, choice, &client).await;
     }
-    let logical_id = args.names.pop().unwrap_or_default();
-    let request = v1::ResolveRequest { logical_id, min_revision: args.min_revision, choice };
-    let response = client.call(client.discovery().resolve(request)).await?;
+    let name = args.names.pop().unwrap_or_default();
+    let request = v1::ResolveRequest { logical_id: name.clone(), min_revision: args.min_revision, choice };
+    let response = match client.call(client.discovery().resolve(request)).await {
+        Ok(response) => response,
+        Err(error) => return Err(suggest::name(error, &name, &client).await),
+    };
     let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
     warn_if_stale(response.stale_for.as_ref());
-    match args.output.output {
-        format @ (Format::Json | Format::Jsonl) => output::print_json(&json::resolve(&response), format)?,
-        Format::Table => {
+    output::print_answer(
+        args.output.output,
+        || json::resolve(&response),
+        || vec![instance.instance_id.clone()],
+        || {
             let mut table = table();
             table.row(row(instance, response.alternatives));
-            output::print_table(&table)?;
-        }
-    }
+            table.text()
+        },
+    )?;
     Ok(exit::OK)
 }
 
@@ -139,17 +145,18 @@ async fn batch(args: ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Cl
         return Err(Error::Incomplete("a result for each name"));
     }
     warn_if_stale(response.stale_for.as_ref());
-    match args.output.output {
-        Format::Json => output::print_json(&json::batch_resolve(&response, &results), Format::Json)?,
-        Format::Jsonl => output::print(|out| {
-            names.iter().zip(&results).try_for_each(|(name, result)| {
-                let mut value = json::batch_result(result);
-                // A line has to say what it is about also when it is alone.
-                value["logicalId"] = name.as_str().into();
-                writeln!(out, "{value}")
-            })
-        })?,
-        Format::Table => {
+    let item = |(name, result): (&String, &v1::BatchResolveResult)| {
+        let mut value = json::batch_result(result);
+        // A line has to say what it is about also when it is alone.
+        value["logicalId"] = name.as_str().into();
+        value
+    };
+    let text = output::answer_list(
+        args.output.output,
+        || json::batch_resolve(&response, &results),
+        || names.iter().zip(&results).map(item).collect(),
+        || results.iter().filter_map(|result| Some(result.instance.as_ref()?.instance_id.clone())).collect(),
+        || {
             let mut table = table();
             for (name, result) in names.iter().zip(&results) {
                 table.row(match &result.instance {
@@ -157,9 +164,10 @@ async fn batch(args: ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Cl
                     None => nobody(name, result.reason()),
                 });
             }
-            output::print_table(&table)?;
-        }
-    }
+            table.text()
+        },
+    )?;
+    output::print_text(&text)?;
     let mut code = exit::OK;
     for (name, result) in names.iter().zip(&results).filter(|(_, result)| result.instance.is_none()) {
         output::note(&format!("`{}` has no live instance ({})", output::escape(name), reason(result.reason())));
@@ -185,6 +193,7 @@ fn table() -> Table<10> {
         "REMAINING",
         "ALTERNATIVES",
     ])
+    .painted(2, paint::status)
 }
 
 fn row(instance: &v1::Instance, alternatives: u32) -> [String; 10] {

@@ -74,7 +74,7 @@ pub struct ServeArgs {
     no_migrate: Option<bool>,
 }
 
-fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:7717, 0.0.0.0:7717 or [::]:7717".to_owned())
 }
 

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use self::applier::Applier;
 pub use self::error::Error;
 use crate::{
-    clock::Clock,
+    clock::{Clock, DatabaseClock},
     config::{DatabaseUrl, ServeConfig},
     feed::Feed,
     grpc::{
@@ -242,10 +242,11 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let feed = Feed::new(parts.url.clone(), applier, *clock, view.wanted());
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
-    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name));
+    let database_clock = DatabaseClock::new(*clock);
+    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), database_clock.clone());
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
     let (identity, health) = (parts.identity.clone(), Arc::clone(&parts.health));
-    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, identity, Arc::clone(&health));
+    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, database_clock, identity, Arc::clone(&health));
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);

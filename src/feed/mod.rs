@@ -113,6 +113,7 @@ impl<S: Sink> Feed<S> {
         let connection = Connection::open(&self.url).await?;
         connection.confirm_history(self.applied).await?;
         self.load(&connection, cause).await?;
+        self.read_daemons(&connection).await?;
         loop {
             // An elapsed second means no more than that nothing rang.
             let _ = timeout(POLL_PERIOD, self.rung_or_asked(&connection)).await;

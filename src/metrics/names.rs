@@ -3,7 +3,8 @@
 //! A name is an interface: dashboards and alerts outlive releases. So all names stand here, once, and the code and the
 //! `HELP` lines are made from the same entry. Units are base units (seconds, not milliseconds), counters end in
 //! `_total`, and label sets are closed: a logical id or an instance id is never a label, because a fleet of a million
-//! instances would become a million time series.
+//! instances would become a million time series. Only what is asked for on a path of its own, and bounded there, has the
+//! logical id ([`per_logical_id`]).
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

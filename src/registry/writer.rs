@@ -6,7 +6,8 @@
 //!
 //! Callers only wait. One that goes away cancels nothing, because the group does not belong to it. Every change is
 //! safe to repeat, so a call without an answer is repeated on a new connection until its deadline; if still nobody
-//! knows, that is what the callers are told. An operation that makes PostgreSQL refuse a whole group (which no
+//! knows, that is what the callers are told. PostgreSQL is told the deadline as well: what is on the way for longer is
+//! not made behind the back of a caller that has gone on to something else. An operation that makes PostgreSQL refuse a whole group (which no
 //! validated one should) fails alone: the group is then applied one by one.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use crate::{
+    clock::DatabaseClock,
     metrics::WriterMetrics,
     model::{Operation, Outcome, Verdict},
     store::{self, Pool},
@@ -30,6 +32,9 @@ pub const GROUP_MAX: usize = 256;
 pub const QUEUE_MAX: usize = 4_096;
 /// How long a change may take, from being asked for to its answer (promise 10).
 pub const WRITE_TIMEOUT: Duration = Duration::from_millis(1_900);
+
+/// How much later than its deadline a change may still be made: what may be wrong with our idea of the database clock.
+const LATE: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 struct Job {
@@ -50,15 +55,16 @@ pub struct WriterTask {
     queue: mpsc::Receiver<Job>,
     pool: Pool,
     decided_by: Arc<str>,
+    database_clock: DatabaseClock,
     metrics: WriterMetrics,
 }
 
 impl Writer {
     /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`.
     #[must_use]
-    pub fn new(pool: Pool, decided_by: Arc<str>) -> (Self, WriterTask) {
+    pub fn new(pool: Pool, decided_by: Arc<str>, database_clock: DatabaseClock) -> (Self, WriterTask) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        (Self { queue: sender }, WriterTask { queue, pool, decided_by, metrics: WriterMetrics::new() })
+        (Self { queue: sender }, WriterTask { queue, pool, decided_by, database_clock, metrics: WriterMetrics::new() })
     }
 
     /// Asks for a change and waits for its outcome.
@@ -132,7 +138,10 @@ impl WriterTask {
         let mut pause = Duration::from_millis(20);
         loop {
             let operations = group.iter().map(|job| &job.operation);
-            let error = match store::membership::apply(&self.pool, operations, &self.decided_by, deadline).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let until = self.database_clock.after(left + LATE);
+            let applied = store::membership::apply(&self.pool, operations, &self.decided_by, until, deadline).await;
+            let error = match applied {
                 Ok(outcomes) => {
                     return Ok(outcomes.into_iter().map(|outcome| honest(outcome, may_be_applied)).collect());
                 }

@@ -1,5 +1,6 @@
 //! Membership changes: a group of operations in one call of `muster_apply`, which is one commit.
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_postgres::{Row, types::Json};
@@ -10,9 +11,10 @@ use crate::model::{
 };
 
 const APPLY: &str = "SELECT verdict, changed, lease_id, revision, status::text, detail, cluster_epoch, epoch_number \
-                     FROM muster_apply($1, $2)";
+                     FROM muster_apply($1, $2, $3)";
 
-/// Applies a group of changes in order and returns one outcome for each.
+/// Applies a group of changes in order and returns one outcome for each. What arrives after `until`, by the database
+/// clock, changes nothing.
 ///
 /// # Errors
 /// None of them was applied, or ([`Error::may_be_applied`]) nobody can say; repeating the call is safe either way.
@@ -20,13 +22,14 @@ pub async fn apply(
     pool: &Pool,
     operations: impl IntoIterator<Item = &Operation>,
     decided_by: &str,
+    until: Option<DateTime<Utc>>,
     deadline: Instant,
 ) -> Result<Vec<Outcome>, Error> {
     let arguments: Vec<Value> = operations.into_iter().map(argument).collect();
     let rows = pool
         .run(Lane::Engine, deadline, async |client| {
             let statement = client.prepare_cached(APPLY).await?;
-            client.query(&statement, &[&Json(&arguments), &decided_by]).await
+            client.query(&statement, &[&Json(&arguments), &decided_by, &until]).await
         })
         .await?;
     if rows.len() != arguments.len() {

@@ -7,6 +7,7 @@ pub mod beats;
 pub mod connect;
 pub mod epoch;
 pub mod error;
+pub mod examine;
 pub mod expiry;
 pub mod feed;
 pub mod local;

@@ -17,6 +17,7 @@ mod cli_watch;
 mod deploy;
 mod discovery;
 mod disruptions;
+mod docs;
 mod expiry;
 mod failover;
 mod faults;

@@ -78,7 +78,7 @@ impl Report {
     /// Those of standard output.
     pub(super) fn print(&self) -> Result<(), Error> {
         match self.format {
-            Format::Table => self.print_table()?,
+            Format::Table | Format::Wide => self.print_table()?,
             format => output::print_json(&self.json(), format)?,
         }
         Ok(())

@@ -8,7 +8,7 @@
 //!
 //! `progress` knows what was seen, `text` how it looks; here is the order of things.
 
-mod progress;
+pub(super) mod progress;
 mod text;
 
 use std::{io, pin::pin, time::Duration};
@@ -96,8 +96,8 @@ pub struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs, client: &ClientArgs) -> Result<u8, Error> {
-    if args.output.output == Format::Json {
-        let text = "a watch never becomes one JSON document; use -o jsonl, or `musterd list -o json` for the present";
+    if matches!(args.output.output, Format::Json | Format::Yaml | Format::Name) {
+        let text = "a watch never becomes one document; use -o jsonl, or `musterd list` for the present";
         return Err(Error::Usage(text.to_owned()));
     }
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -149,7 +149,7 @@ impl Watch {
             progress: Progress::new(position.clone()),
             printed: position,
             left: args.count.unwrap_or(u64::MAX),
-            has_header: args.output.output != Format::Table,
+            has_header: !args.output.output.is_table(),
             in_trouble: false,
             args,
             client,
@@ -211,8 +211,8 @@ impl Watch {
         for line in lines {
             if line.what != What::Bookmark || self.args.bookmarks {
                 match self.args.output.output {
-                    Format::Table => text::push_row(&mut text, &line, &time),
-                    Format::Json | Format::Jsonl => text::push_json(&mut text, &line),
+                    Format::Table | Format::Wide => text::push_row(&mut text, &line, &time),
+                    _ => text::push_json(&mut text, &line),
                 }
             }
             if matches!(line.what, What::Event(_)) {
@@ -254,7 +254,7 @@ impl Watch {
     /// A table does not show the history, so it is told at the end. Before the snapshot is complete there is nothing.
     fn tell_position(&self) {
         let Position { revision, history_id } = &self.printed;
-        if self.args.output.output == Format::Table && *revision != 0 {
+        if self.args.output.output.is_table() && *revision != 0 {
             let history_id = output::escape(history_id);
             output::note(&format!("to go on from here: --resume-after {revision} --history {history_id}"));
         }
@@ -262,7 +262,7 @@ impl Watch {
 }
 
 /// Whether the same may go well later, here or at another daemon.
-fn is_passing(error: &Error) -> bool {
+pub(super) fn is_passing(error: &Error) -> bool {
     match error {
         Error::Connect { .. } | Error::Timeout { .. } => true,
         Error::Rpc(status) => {

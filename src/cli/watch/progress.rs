@@ -15,16 +15,16 @@ use crate::{
 
 /// Where a watch can go on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Position {
+pub(in crate::cli) struct Position {
     /// Seen up to this revision; 0 for not at all.
-    pub(super) revision: u64,
+    pub(in crate::cli) revision: u64,
     /// The history that the revision belongs to.
-    pub(super) history_id: String,
+    pub(in crate::cli) history_id: String,
 }
 
 /// What a line tells.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum What {
+pub(in crate::cli) enum What {
     /// Something happened to an instance.
     Event(Box<v1::WatchEvent>),
     /// Drop everything: a snapshot follows.
@@ -39,19 +39,19 @@ pub(super) enum What {
 
 /// One line to print.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Line {
-    pub(super) what: What,
+pub(in crate::cli) struct Line {
+    pub(in crate::cli) what: What,
     /// Where to go on after this line.
-    pub(super) position: Position,
+    pub(in crate::cli) position: Position,
     /// UUID of the current epoch.
-    pub(super) cluster_epoch: String,
+    pub(in crate::cli) cluster_epoch: String,
     /// Its number.
-    pub(super) epoch_number: u64,
+    pub(in crate::cli) epoch_number: u64,
 }
 
 /// The state of a watch over all its streams.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
     position: Position,
     epoch_number: u64,
     /// Whether the stream is in its snapshot.
@@ -65,23 +65,23 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Goes on after a position; with revision 0, begins with a snapshot.
-    pub(super) fn new(position: Position) -> Self {
+    pub(in crate::cli) fn new(position: Position) -> Self {
         let in_snapshot = position.revision == 0;
         Self { position, epoch_number: 0, in_snapshot, unsynced: true, torn: false, has_begun: false }
     }
 
     /// Where the next stream is to go on.
-    pub(super) fn position(&self) -> &Position {
+    pub(in crate::cli) fn position(&self) -> &Position {
         &self.position
     }
 
     /// Whether there has been a response.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(in crate::cli) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
     /// The stream broke; the next response is that of another.
-    pub(super) fn broken(&mut self) {
+    pub(in crate::cli) fn broken(&mut self) {
         self.torn = self.in_snapshot && self.has_begun;
     }
 
@@ -90,7 +90,7 @@ impl Progress {
     /// # Errors
     ///
     /// [`Error::Incomplete`] if an event cannot be read.
-    pub(super) fn take(&mut self, response: shared::WatchResponse) -> Result<Vec<Line>, Error> {
+    pub(in crate::cli) fn take(&mut self, response: shared::WatchResponse) -> Result<Vec<Line>, Error> {
         let mut lines = Vec::with_capacity(response.events.len() + 3);
         let line = |what, position: &Position| Line {
             what,

@@ -1,8 +1,12 @@
 //! The command line as people and scripts meet it: the built program, its output and its exit code.
 
+mod changing;
+mod check;
 mod client;
 mod config;
+mod definitions;
 mod operators;
+mod reading;
 mod run;
 mod serve_errors;
 

@@ -30,7 +30,8 @@ fn the_package_takes_what_is_there_and_what_the_unit_needs() {
     let assets = assets(&package);
     for (source, _, mode) in &assets {
         assert!(source.starts_with("target/release/") || path(source).is_file(), "{source}");
-        let is_script = source.starts_with("target/") || source == "deploy/init-db.sh" || source == "deploy/verify-db.sh";
+        let is_script =
+            source.starts_with("target/") || source == "deploy/init-db.sh" || source == "deploy/verify-db.sh";
         assert_eq!(mode == "755", is_script, "{source} with mode {mode}");
     }
     let goes_to = |source: &str| assets.iter().find(|asset| asset.0 == source).map(|asset| asset.1.clone()).unwrap();

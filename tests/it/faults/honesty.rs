@@ -1,7 +1,8 @@
 //! What a caller is told when the answer to its change was lost and the repetition is refused: that nobody can say.
 //!
 //! A link takes away the answer to one change that PostgreSQL has made, and holds back everything after it. Meanwhile
-//! the world changes, so that the repetition, let through at last, finds another one than the first try did.
+//! the world changes, so that the repetition, let through at last, finds another one than the first try did. Or it holds
+//! back the change itself, until whoever asked for it has gone on to something else.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use musterd::proto::v1::{self, InstanceStatus};
 use tokio::task::JoinHandle;
 
 use super::{
-    proxy::{Counts, Link},
+    proxy::{Counts, Link, Mode},
     world::database_link,
 };
 use crate::harness::{
@@ -108,4 +109,33 @@ async fn a_repetition_that_finds_the_database_busy_does_not_make_the_first_try_u
     let sql = format!("SELECT lease_id FROM registry_instance WHERE instance_id = '{}'", request.instance_id);
     assert_eq!(get::<i64>(&scene.sql.client, &sql).await, i64::try_from(granted).unwrap());
     assert_eq!(get::<i64>(&scene.sql.client, "SELECT revision FROM cluster_metadata").await, 2, "once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_arrives_after_its_caller_has_gone_on_is_not_made() {
+    let scene = Scene::start().await;
+    let daemon = Daemon::start(scene.sql.database.url()).await;
+    let other = Caller::of(&daemon);
+    // Every connection has the statement prepared: what is sent from now on needs nobody's answer to be executed.
+    for _ in 0..20 {
+        scene.register(alive("before", TTL)).await.unwrap();
+    }
+    scene.link.set(Mode::BlackHole { from_client: true, from_server: true });
+    let request = alive("organ", TTL);
+    assert_eq!(scene.register(request.clone()).await.unwrap_err(), "MAYBE_APPLIED");
+    let lease = other.register(request.clone()).await.unwrap();
+    let end = v1::DeregisterRequest { lease_id: lease.lease_id, ..Default::default() };
+    other.registry.clone().deregister(end).await.unwrap();
+    scene.link.heal();
+    wait_until("changes arrive again", BOUND, async || scene.caller.register(alive("marker", TTL)).await).await;
+    // One that waits for the row, if there is one, has it by now.
+    let busy = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND state = 'active' AND query LIKE '%muster_apply($1%' AND pid <> pg_backend_pid()";
+    wait_until("nothing is under way", BOUND, async || match get::<i64>(&scene.sql.client, busy).await {
+        0 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    let sql = format!("SELECT status::text FROM registry_instance WHERE instance_id = '{}'", request.instance_id);
+    assert_eq!(get::<String>(&scene.sql.client, &sql).await, "dead", "it was ended, and nobody has begun it anew");
 }

@@ -1,0 +1,212 @@
+//! What the database says of itself: pure judgement of what was read from it.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use super::{cluster::millis, finding::Finding};
+use crate::{
+    cli::instances::age_text,
+    store::{
+        connect::{ConnectError, OLDEST_SERVER},
+        examine::{ExamineError, Examined},
+    },
+};
+
+/// Connections of one daemon.
+const PER_DAEMON: u64 = 7;
+/// A trivial question that takes longer makes every change slow.
+const SLOW_ANSWER: Duration = Duration::from_millis(100);
+/// Clocks that differ by more mislead people.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// What the failure to look says.
+pub(super) fn unreachable(error: &ExamineError) -> Finding {
+    let text = error.to_string();
+    // Most of these errors name their fix themselves, after the last semicolon.
+    let (found, fix) = match text.rsplit_once("; ") {
+        Some((found, fix)) => (found.to_owned(), fix.to_owned()),
+        None => (text, "check --database-url, and that PostgreSQL is well: its log says more".to_owned()),
+    };
+    if matches!(error, ExamineError::Connect(ConnectError::Unreachable { reason, .. }) if is_exhausted(reason)) {
+        let fix = "end connections that nobody needs, or raise max_connections; a daemon needs 7";
+        return Finding::fail("connections", found, fix);
+    }
+    Finding::fail("connect", found, fix)
+}
+
+/// Whether the server has no connection left, by its words in any version.
+fn is_exhausted(reason: &str) -> bool {
+    reason.contains("too many") || reason.contains("remaining connection slots")
+}
+
+/// Judges what was read; `history` is what the daemon says it holds.
+pub(super) fn judge(seen: &Examined, history: Option<&str>) -> Vec<Finding> {
+    let mut findings = vec![connect(seen), durability(seen), connections(seen)];
+    findings.extend(same(seen, history));
+    findings.extend(clock(seen));
+    findings.extend(notifications(seen));
+    findings
+}
+
+fn connect(seen: &Examined) -> Finding {
+    let found = format!("PostgreSQL {}, answers in {}", seen.version, millis(seen.latency));
+    if seen.is_standby {
+        let fix = "give the address of the primary; with several hosts, add target_session_attrs=read-write";
+        return Finding::fail("connect", format!("{found}, but it is a standby and takes no changes"), fix);
+    }
+    if seen.latency > SLOW_ANSWER {
+        return Finding::warn("connect", found, "run daemons near their PostgreSQL, and look at its load");
+    }
+    Finding::ok("connect", format!("{found}; {OLDEST_SERVER} or later is needed"))
+}
+
+fn durability(seen: &Examined) -> Finding {
+    if !seen.fsync {
+        let found = "fsync is off: a crash of its machine may lose the registry";
+        return Finding::fail("durability", found, "set fsync = on, and start PostgreSQL again");
+    }
+    if seen.synchronous_commit == "off" {
+        let found = "synchronous_commit is off: a registration that was confirmed may be lost in a crash";
+        return Finding::fail("durability", found, "set synchronous_commit = on, for this user and database at least");
+    }
+    if !seen.full_page_writes {
+        let found = "full_page_writes is off: a crash may leave torn pages";
+        return Finding::warn("durability", found, "set full_page_writes = on, unless the file system rules them out");
+    }
+    Finding::ok("durability", format!("fsync on, synchronous_commit {}", seen.synchronous_commit))
+}
+
+fn connections(seen: &Examined) -> Finding {
+    let free = seen.connections_max.saturating_sub(seen.connections);
+    let found = format!("{} of {} in use", seen.connections, seen.connections_max);
+    let fix = format!("raise max_connections, or end what nobody needs; a daemon needs {PER_DAEMON}");
+    match free {
+        0 => Finding::fail("connections", found, fix),
+        free if free < PER_DAEMON => {
+            Finding::warn("connections", format!("{found}, not enough for one daemon more"), fix)
+        }
+        _ => Finding::ok("connections", found),
+    }
+}
+
+/// Whether the daemon that answers works on this database.
+fn same(seen: &Examined, history: Option<&str>) -> Option<Finding> {
+    let (ours, theirs) = (seen.history_id?.to_string(), history?);
+    if ours == theirs {
+        return Some(Finding::ok("same", "the daemon works on this database"));
+    }
+    let found = format!("the daemon holds another history ({theirs}) than this database ({ours})");
+    Some(Finding::fail("same", found, "give both the same --database-url; after a restore, wait until it has noticed"))
+}
+
+fn clock(seen: &Examined) -> Option<Finding> {
+    let ahead = seen.clock_ahead?;
+    let off = ahead.abs().to_std().unwrap_or_default();
+    if off <= CLOCK_TOLERANCE + seen.latency {
+        return Some(Finding::ok("db clock", format!("agrees with this machine to {}", millis(off))));
+    }
+    let direction = if ahead > TimeDelta::zero() { "ahead of" } else { "behind" };
+    let found = format!("the database clock is {} {direction} that of this machine", age_text(off));
+    Some(Finding::warn("db clock", found, "set both by NTP; see also schema, if the function muster_now was changed"))
+}
+
+fn notifications(seen: &Examined) -> Option<Finding> {
+    if seen.notifies? {
+        return Some(Finding::ok("notify", "notifications arrive"));
+    }
+    let found = "notifications do not arrive: changes show on other daemons up to a second later";
+    Some(Finding::warn("notify", found, "connect to PostgreSQL itself, or through a pooler in session mode"))
+}
+
+/// What differs from the schema that the migrations make.
+pub(super) fn schema(differences: &[String]) -> Finding {
+    const SHOWN: usize = 3;
+    let Some(first) = differences.first() else { return Finding::ok("schema", "as the migrations make it") };
+    let more = match differences.len() {
+        0..=SHOWN => String::new(),
+        count => format!("; and {} more", count - SHOWN),
+    };
+    let found = format!("{}{more}", differences[..differences.len().min(SHOWN)].join("; "));
+    let fix = if first.starts_with("migration ") && first.ends_with("is pending") {
+        "apply it: musterd migrate up"
+    } else if first.starts_with("migration ") {
+        "use the musterd that has migrated this database, or a later one"
+    } else {
+        "put functions and views back with musterd migrate up; musterd migrate verify shows all that differs"
+    };
+    Finding::fail("schema", found, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::finding::{Level, worst},
+        *,
+    };
+
+    fn well() -> Examined {
+        Examined {
+            version: "15.3".into(),
+            is_standby: false,
+            fsync: true,
+            full_page_writes: true,
+            synchronous_commit: "on".into(),
+            connections_max: 97,
+            connections: 12,
+            latency: Duration::from_millis(1),
+            clock_ahead: Some(TimeDelta::zero()),
+            history_id: Some(uuid::Uuid::nil()),
+            notifies: Some(true),
+        }
+    }
+
+    fn judged(seen: &Examined) -> Vec<Finding> {
+        judge(seen, Some(&uuid::Uuid::nil().to_string()))
+    }
+
+    #[test]
+    fn a_database_that_is_well_gives_no_cause() {
+        assert_eq!(worst(&judged(&well())), Level::Ok, "{:?}", judged(&well()));
+        let empty = Examined { clock_ahead: None, history_id: None, notifies: None, ..well() };
+        assert_eq!(judged(&empty).len(), 3, "what cannot be known is not judged");
+    }
+
+    #[test]
+    fn each_trouble_is_found_alone() {
+        for (seen, level, check) in [
+            (Examined { is_standby: true, ..well() }, Level::Fail, "connect"),
+            (Examined { latency: Duration::from_millis(200), ..well() }, Level::Warn, "connect"),
+            (Examined { fsync: false, ..well() }, Level::Fail, "durability"),
+            (Examined { synchronous_commit: "off".into(), ..well() }, Level::Fail, "durability"),
+            (Examined { full_page_writes: false, ..well() }, Level::Warn, "durability"),
+            (Examined { connections: 97, ..well() }, Level::Fail, "connections"),
+            (Examined { connections: 91, ..well() }, Level::Warn, "connections"),
+            (Examined { history_id: Some(uuid::Uuid::max()), ..well() }, Level::Fail, "same"),
+            (Examined { clock_ahead: Some(TimeDelta::hours(1)), ..well() }, Level::Warn, "db clock"),
+            (Examined { notifies: Some(false), ..well() }, Level::Warn, "notify"),
+        ] {
+            let trouble: Vec<_> = judged(&seen).into_iter().filter(|finding| finding.level != Level::Ok).collect();
+            assert_eq!(trouble.len(), 1, "{check}: {trouble:?}");
+            assert!(
+                trouble[0].level == level && trouble[0].check == check && !trouble[0].fix.is_empty(),
+                "{trouble:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_schema_has_the_fix_that_helps() {
+        assert_eq!(schema(&[]).level, Level::Ok);
+        for (difference, fix) in [
+            ("migration 18 (protection) is pending", "migrate up"),
+            ("migration 99 (x) is unknown to this binary", "later one"),
+            ("function beat(uuid) is another than the migrations make", "migrate verify"),
+        ] {
+            let finding = schema(&[difference.to_owned()]);
+            assert!(finding.level == Level::Fail && finding.fix.contains(fix), "{finding:?}");
+        }
+        let many: Vec<String> = (0..9).map(|number| format!("index i{number} is missing")).collect();
+        assert!(schema(&many).found.ends_with("; and 6 more"));
+    }
+}

@@ -1,0 +1,194 @@
+//! `musterd check`: a doctor. Looks at everything between here and the database, and names the fix of what is wrong.
+//!
+//! Outside in: the address, what is spoken there, what the daemon says of the registry, its HTTP port, and with
+//! `--database-url` the database itself. Each of these works without the others, because a doctor is called when
+//! something does not: a daemon that says nothing over gRPC may still tell over HTTP what it waits for.
+//!
+//! `reach` asks, the others judge what was answered, without asking anything themselves.
+
+pub(super) mod cluster;
+mod database;
+pub(super) mod finding;
+mod reach;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+
+use self::{
+    cluster::Here,
+    finding::{Finding, Level, worst},
+};
+use super::{
+    client::{Client, ClientArgs},
+    database::DatabaseArgs,
+    exit::{self, Error},
+    healthcheck, http,
+    output::{self, OutputArgs},
+    serve::parse_socket_addr,
+    settings::Layered,
+};
+use crate::{
+    clock::Clock,
+    config::DatabaseUrl,
+    proto::v1,
+    store::{examine, migrate},
+};
+
+/// Where a daemon serves HTTP unless it says or was told otherwise.
+const HTTP_PORT: u16 = 7718;
+/// How long the database may take to be compared with the schema.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) const HELP: &str = "\
+Exits with 1 if a check fails; a warning is no failure.
+
+Examples:
+  musterd check
+  musterd check --addr db-7:7717
+  # Also the database itself: version, schema, settings, clock, connections
+  musterd check --database-url postgres://reader:secret@db/registry";
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// With a database, it is looked at as well
+    #[command(flatten)]
+    database: Layered<DatabaseArgs>,
+
+    /// Address of the daemon's metrics and health [default: as the daemon says, on the host of --addr]
+    #[arg(long, env = "MUSTERD_HTTP_ADDR", value_name = "ADDR", value_parser = parse_socket_addr)]
+    http_addr: Option<SocketAddr>,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let url = super::database::resolve(&mut args.database)?;
+    let (mut findings, cluster) = daemon(client).await;
+    findings.extend(probe(&args, client, cluster.as_ref()).await);
+    if let Some(url) = url {
+        findings.extend(look_at_database(&url, cluster.as_ref()).await);
+    }
+    let failures = findings.iter().filter(|finding| finding.level == Level::Fail).count();
+    let text = output::answer_list(
+        args.output.output,
+        || {
+            let all: Vec<_> = findings.iter().map(Finding::json).collect();
+            serde_json::json!({ "well": failures == 0, "findings": all })
+        },
+        || findings.iter().map(Finding::json).collect(),
+        || {
+            findings
+                .iter()
+                .filter(|finding| finding.level != Level::Ok)
+                .map(|finding| finding.check.to_owned())
+                .collect()
+        },
+        || findings.iter().map(Finding::lines).collect(),
+    )?;
+    output::print_text(&text)?;
+    if worst(&findings) == Level::Fail {
+        let checks = if failures == 1 { "1 check fails" } else { &format!("{failures} checks fail") };
+        output::note(checks);
+        return Ok(exit::NEGATIVE);
+    }
+    Ok(exit::OK)
+}
+
+/// From the address to what the daemon says.
+async fn daemon(client: &ClientArgs) -> (Vec<Finding>, Option<v1::GetClusterResponse>) {
+    let mut findings = Vec::new();
+    // What is under TLS cannot be told from outside.
+    if client.addr.scheme_str() == Some("http")
+        && let Some(authority) = client.addr.authority()
+    {
+        let (reached, go_on) = reach::look(authority.as_str(), client.timeout).await;
+        findings.extend(reached);
+        if !go_on {
+            return (findings, None);
+        }
+    }
+    let began = Instant::now();
+    match ask(client).await {
+        Ok((cluster, round_trip)) => {
+            let host = client.addr.host().unwrap_or_default().to_owned();
+            let here = Here { now: Clock::new().wall() - began.elapsed() / 2, round_trip, host };
+            findings.push(Finding::ok("answer", format!("GetCluster takes {}", cluster::millis(round_trip))));
+            findings.extend(cluster::judge(&cluster, &here));
+            (findings, Some(cluster))
+        }
+        Err(error) => {
+            let fix = match error.reason().as_deref() {
+                Some("NOT_YET_SEEN") => {
+                    "wait: the daemon has not loaded the registry yet; its log says what it waits for"
+                }
+                _ => "look at the log of the daemon",
+            };
+            findings.push(Finding::fail("answer", error.lines().join(" "), fix));
+            (findings, None)
+        }
+    }
+}
+
+async fn ask(client: &ClientArgs) -> Result<(v1::GetClusterResponse, Duration), Error> {
+    let client = Client::connect(client).await?;
+    let began = Instant::now();
+    let cluster = client.call(client.cluster().get_cluster(v1::GetClusterRequest::default())).await?;
+    Ok((cluster, began.elapsed()))
+}
+
+/// What the HTTP port says, where it can be found.
+async fn probe(args: &CheckArgs, client: &ClientArgs, cluster: Option<&v1::GetClusterResponse>) -> Option<Finding> {
+    let host = client.addr.host()?;
+    let told = cluster.and_then(|cluster| cluster.health.as_ref()?.http_address.parse::<SocketAddr>().ok());
+    let authority = match (args.http_addr, told) {
+        (Some(given), _) => http::reachable(given).to_string(),
+        (None, Some(told)) => format!("{host}:{}", told.port()),
+        (None, None) => format!("{host}:{HTTP_PORT}"),
+    };
+    let is_asked_for = args.http_addr.is_some();
+    match http::get(&authority, "/readyz", client.timeout).await {
+        Ok((200, _)) => Some(Finding::ok("http", format!("{authority} says it is ready"))),
+        Ok((503, body)) => {
+            let found = format!("{authority} is not ready: {}", healthcheck::missing(&body));
+            let fix = "if the daemon is starting, wait; if not, its log says what it waits for";
+            Some(Finding::fail("http", found, fix))
+        }
+        // Somebody else's port: a guess proves nothing.
+        Ok(_) | Err(_) if !is_asked_for && told.is_none() => None,
+        Ok((status, _)) => {
+            let fix = "check --http-addr: metrics and health of the daemon, port 7718 unless it was told another";
+            Some(Finding::fail("http", format!("{authority} answers {status} for /readyz"), fix))
+        }
+        Err(_) if !is_asked_for && told.is_some_and(|told| told.ip().is_loopback()) => {
+            Some(Finding::ok("http", format!("{} is for its own machine only", told?)))
+        }
+        Err(error) => {
+            let fix = "probes and Prometheus fail like this: see --http-addr of the daemon, and the firewall";
+            Some(Finding::warn("http", format!("{authority} does not answer: {error}"), fix))
+        }
+    }
+}
+
+async fn look_at_database(url: &DatabaseUrl, cluster: Option<&v1::GetClusterResponse>) -> Vec<Finding> {
+    let seen = match examine::examine(url.expose()).await {
+        Ok(seen) => seen,
+        Err(error) => return vec![database::unreachable(&error)],
+    };
+    let history = cluster.map(|cluster| cluster.history_id.as_str());
+    let mut findings = database::judge(&seen, history);
+    findings.push(match timeout(VERIFY_TIMEOUT, migrate::verify(url.expose())).await {
+        Ok(Ok(differences)) => database::schema(&differences),
+        Ok(Err(error)) => Finding::fail("schema", error.to_string(), "see that the user may read the catalogue"),
+        Err(_) => {
+            let found = format!("could not be compared within {}", humantime::format_duration(VERIFY_TIMEOUT));
+            Finding::fail("schema", found, "see who holds locks on the tables of the registry")
+        }
+    });
+    findings
+}

@@ -1,0 +1,142 @@
+//! Whether anybody is there, and what it speaks: below gRPC, whose own errors for a wrong port tell little.
+//!
+//! The beginning of an HTTP/2 connection is sent, which is also no harm to what is not a daemon, and the first bytes of
+//! the answer tell who is there.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use super::{cluster::millis, finding::Finding};
+use crate::cli::http;
+
+/// The beginning of an HTTP/2 connection: the preface, and empty settings.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// How many bytes tell.
+const TELLING: usize = 9;
+/// No answer within so long is none.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What answers at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Http2,
+    Http1,
+    Tls,
+    Nothing,
+    Other,
+}
+
+/// Recognizes who speaks by the first bytes of the answer to [`HELLO`].
+fn recognize(answer: &[u8]) -> Speaks {
+    match answer {
+        [] => Speaks::Nothing,
+        // An alert or a handshake of TLS, version 3.x on the wire.
+        [0x14..=0x16, 3, ..] => Speaks::Tls,
+        _ if answer.starts_with(b"HTTP/1.") => Speaks::Http1,
+        // A frame of HTTP/2: three bytes of length, then the type, which is SETTINGS first.
+        [_, _, _, 4, ..] => Speaks::Http2,
+        _ => Speaks::Other,
+    }
+}
+
+/// Looks at `authority` (`host:port`). Returns what was found, and whether it makes sense to go on.
+pub(super) async fn look(authority: &str, limit: Duration) -> (Vec<Finding>, bool) {
+    let limit = limit.min(PATIENCE.max(limit / 2));
+    let began = Instant::now();
+    let stream = match timeout(limit, TcpStream::connect(authority)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return (vec![unreachable(authority, &error)], false),
+        Err(_) => {
+            let found = format!("{authority} does not answer within {}", humantime::format_duration(limit));
+            let fix = "check the address and the route to it, and that no firewall drops the packets";
+            return (vec![Finding::fail("address", found, fix)], false);
+        }
+    };
+    let reached = Finding::ok("address", format!("{authority} accepts connections, {}", millis(began.elapsed())));
+    let mut speaks = recognize(&ask(stream, HELLO, limit).await);
+    if speaks != Speaks::Tls {
+        speaks = match http::get(authority, "/livez", limit).await {
+            // The HTTP port of a daemon, which would understand HTTP/2 as well.
+            Ok((200, body)) if body == "ok\n" => Speaks::Http1,
+            Ok(_) if speaks != Speaks::Http2 => Speaks::Http1,
+            _ => speaks,
+        };
+    }
+    let understood = judge(authority, speaks);
+    (vec![reached, understood], speaks == Speaks::Http2)
+}
+
+fn unreachable(authority: &str, error: &io::Error) -> Finding {
+    let fix = match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "start a daemon there (musterd serve), or give the address of one: --addr or MUSTERD_ADDR"
+        }
+        _ => "check the address: --addr or MUSTERD_ADDR",
+    };
+    Finding::fail("address", format!("nobody is reached at {authority}: {error}"), fix)
+}
+
+fn judge(authority: &str, speaks: Speaks) -> Finding {
+    let fail = |found: &str, fix: &str| Finding::fail("protocol", format!("{authority} {found}"), fix);
+    match speaks {
+        Speaks::Http2 => Finding::ok("protocol", "HTTP/2 without TLS"),
+        Speaks::Http1 => fail(
+            "speaks HTTP/1: it is the port of a daemon's metrics and health, or no daemon at all",
+            "give the address of gRPC, port 7717 unless the daemon was told another",
+        ),
+        Speaks::Tls => fail("speaks TLS, and this command does not", "give an https:// address, or one without TLS"),
+        Speaks::Nothing => fail(
+            "accepts connections and says nothing: the daemon is still starting, or stands still",
+            "wait, and look at /readyz of its HTTP port and at its log; if it stands still, start it again",
+        ),
+        Speaks::Other => {
+            fail("speaks neither HTTP nor TLS: it is no daemon", "check the address: --addr or MUSTERD_ADDR")
+        }
+    }
+}
+
+/// The first bytes of the answer; none if there is no answer.
+async fn ask(mut stream: TcpStream, question: &[u8], limit: Duration) -> Vec<u8> {
+    let mut answer = Vec::with_capacity(TELLING);
+    let exchange = async {
+        stream.write_all(question).await?;
+        while answer.len() < TELLING && stream.read_buf(&mut answer).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // However it ends, what has come tells.
+    let _ = timeout(limit, exchange).await;
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::finding::Level, *};
+
+    #[test]
+    fn who_answers_is_known_by_the_first_bytes() {
+        for (answer, speaks) in [
+            (&b"\0\0\x18\x04\0\0\0\0\0"[..], Speaks::Http2),
+            (b"HTTP/1.1 400 Bad Request\r\n", Speaks::Http1),
+            (b"\x15\x03\x01\0\x02\x02\x46", Speaks::Tls),
+            (b"", Speaks::Nothing),
+            (b"SSH-2.0-OpenSSH_9.2", Speaks::Other),
+            (b"\0", Speaks::Other),
+        ] {
+            assert_eq!(recognize(answer), speaks, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_daemon_is_no_failure() {
+        for speaks in [Speaks::Http1, Speaks::Tls, Speaks::Nothing, Speaks::Other] {
+            let finding = judge("h:1", speaks);
+            assert!(finding.level == Level::Fail && !finding.fix.is_empty(), "{finding:?}");
+        }
+        assert_eq!(judge("h:1", Speaks::Http2).level, Level::Ok);
+    }
+}

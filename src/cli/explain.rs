@@ -1,0 +1,190 @@
+//! `musterd explain NAME`: why Resolve gives this instance and none of the others.
+//!
+//! The rules are those of the daemon (`model::explain`), applied to what it lists: every instance of the name on record,
+//! with its rank if it was a candidate, and why it lost.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    client::{Client, ClientArgs, label_map, parse_label},
+    describe::{named, unknown},
+    exit::{self, Error},
+    instances::{address, moment, status, time, warn_if_stale},
+    json,
+    output::{self, Format, OutputArgs, Table},
+    paint,
+};
+use crate::{
+    model::{
+        DeathReason, InstanceId, InstanceStatus,
+        explain::{Candidate, Explained, Standing, explain},
+    },
+    proto::v1,
+};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  musterd explain cognitive_organ_1
+  # As for musterd resolve with the same flags
+  musterd explain web --label zone=eu-1 \\
+    --exclude 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10";
+
+/// Arguments of `explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The logical id
+    #[arg(value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: String,
+
+    /// An instance not to choose; may be repeated
+    #[arg(long, value_name = "ID")]
+    exclude: Vec<Uuid>,
+
+    /// Only instances with this label; may be repeated, all must match
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn run(args: ExplainArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let labels = label_map(&args.label)?;
+    let client = Client::connect(client).await?;
+    let all = named(&args.name, &client).await?;
+    if all.instances.is_empty() {
+        return Err(unknown(&args.name, &client).await);
+    }
+    warn_if_stale(all.stale_for.as_ref());
+    let candidates = all.instances.iter().map(|one| candidate(one, &args.exclude, &labels));
+    let candidates = candidates.collect::<Option<Vec<_>>>().ok_or(Error::Incomplete("a readable instance"))?;
+    let explained = explain(&candidates);
+    let lines: Vec<_> =
+        explained.iter().filter_map(|line| Some((line, find(&all.instances, line.instance_id)?))).collect();
+    let format = args.output.output;
+    let text = output::answer_list(
+        format,
+        || {
+            let items: Vec<_> = lines.iter().map(|(line, one)| item(line, one)).collect();
+            let (revision, stale_for) = (json::long(all.revision), json::duration(all.stale_for.as_ref()));
+            json!({ "logicalId": args.name, "instances": items, "revision": revision, "staleFor": stale_for })
+        },
+        || lines.iter().map(|(line, one)| item(line, one)).collect(),
+        || explained.iter().filter(|line| line.rank.is_some()).map(|line| line.instance_id.to_string()).collect(),
+        || table(&lines, format == Format::Wide),
+    )?;
+    output::print_text(&text)?;
+    Ok(exit::OK)
+}
+
+fn find(instances: &[v1::Instance], instance_id: InstanceId) -> Option<&v1::Instance> {
+    let text = instance_id.to_string();
+    instances.iter().find(|one| one.instance_id == text)
+}
+
+/// An instance as the rules see it; `None` if a newer daemon tells what this version does not know.
+fn candidate(one: &v1::Instance, excluded: &[Uuid], labels: &HashMap<String, String>) -> Option<Candidate> {
+    let instance_id = Uuid::try_parse(&one.instance_id).ok()?;
+    let status = match v1::InstanceStatus::try_from(one.status).ok()? {
+        v1::InstanceStatus::Starting => InstanceStatus::Starting,
+        v1::InstanceStatus::Alive => InstanceStatus::Alive,
+        v1::InstanceStatus::Draining => InstanceStatus::Draining,
+        v1::InstanceStatus::Dead => InstanceStatus::Dead,
+        v1::InstanceStatus::Unspecified => return None,
+    };
+    Some(Candidate {
+        instance_id: InstanceId(instance_id),
+        status,
+        death: one.death.as_ref().and_then(death),
+        // The daemon lists instances as its epoch sees them: who is of another is dead there.
+        epoch_is_current: true,
+        suspect: one.suspect,
+        started_at: moment(one.started_at.as_ref())?,
+        excluded: excluded.contains(&instance_id),
+        labels_match: labels.iter().all(|(key, value)| one.labels.get(key) == Some(value)),
+    })
+}
+
+fn death(death: &v1::Death) -> Option<DeathReason> {
+    match death.reason() {
+        v1::DeathReason::Unspecified => None,
+        v1::DeathReason::Stale => Some(DeathReason::Stale),
+        v1::DeathReason::OldEpoch => Some(DeathReason::OldEpoch),
+        v1::DeathReason::Deregistered => Some(DeathReason::Deregistered),
+        v1::DeathReason::Replaced => Some(DeathReason::Replaced),
+        v1::DeathReason::Operator => Some(DeathReason::Operator),
+    }
+}
+
+fn item(line: &Explained, one: &v1::Instance) -> Value {
+    json!({
+        "rank": line.rank,
+        "standing": line.standing.as_str(),
+        "because": line.standing.because(),
+        "why": line.to_string(),
+        "instance": json::instance(one),
+    })
+}
+
+fn table(lines: &[(&Explained, &v1::Instance)], wide: bool) -> String {
+    let why = |line: &Explained| match line.standing {
+        // In full it would be as wide as the screen.
+        Standing::Outranked { by, .. } if !wide => line.to_string().replace(&by.to_string(), "the first"),
+        _ => line.to_string(),
+    };
+    let mut table = Table::new(["RANK", "INSTANCE", "STATUS", "ADDRESS", "STARTED", "WHY"]).painted(2, paint::status);
+    for (line, one) in lines {
+        table.row([
+            line.rank.map(|rank| rank.to_string()).unwrap_or_default(),
+            one.instance_id.clone(),
+            status(one),
+            address(one),
+            time(one.started_at.as_ref()),
+            why(line),
+        ]);
+    }
+    table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(number: u128, seconds: i64) -> v1::Instance {
+        v1::Instance {
+            instance_id: Uuid::from_u128(number).to_string(),
+            status: v1::InstanceStatus::Alive.into(),
+            started_at: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            labels: HashMap::from([("zone".to_owned(), "a".to_owned())]),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn flags_decide_who_is_a_candidate() {
+        let zone = |zone: &str| HashMap::from([("zone".to_owned(), zone.to_owned())]);
+        let one = instance(1, 5);
+        let read = |excluded: &[Uuid], labels| candidate(&one, excluded, &labels).expect("readable");
+        assert!(!read(&[], HashMap::new()).excluded && read(&[], zone("a")).labels_match);
+        assert!(!read(&[], zone("b")).labels_match);
+        assert!(read(&[Uuid::from_u128(1)], zone("a")).excluded);
+        assert!(candidate(&v1::Instance { status: 99, ..one }, &[], &HashMap::new()).is_none());
+    }
+
+    #[test]
+    fn the_first_row_is_whom_resolve_gives() {
+        let all = [instance(2, 9), instance(1, 5)];
+        let candidates: Vec<_> = all.iter().filter_map(|one| candidate(one, &[], &HashMap::new())).collect();
+        let explained = explain(&candidates);
+        let lines: Vec<_> = explained.iter().filter_map(|line| Some((line, find(&all, line.instance_id)?))).collect();
+        let text = table(&lines, false);
+        let rows: Vec<&str> = text.lines().collect();
+        assert!(rows[1].starts_with("1     00000000-0000-0000-0000-000000000001  alive"), "{text}");
+        assert!(rows[1].ends_with("chosen: the longest serving"), "{text}");
+        assert!(rows[2].ends_with("outranked by the first: that one has served for longer"), "{text}");
+        assert_eq!(item(lines[0].0, lines[0].1)["because"], "seniority");
+    }
+}

@@ -1,0 +1,51 @@
+//! `musterd get INSTANCE_ID`: one instance, the dead included while they are kept.
+
+use uuid::Uuid;
+
+use super::{
+    client::{Client, ClientArgs},
+    exit::{self, Error},
+    instances::{self, parse_instance_id, warn_if_stale},
+    json,
+    output::{self, Format, OutputArgs},
+};
+use crate::proto::v1;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  musterd get 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10 -o wide
+  musterd get 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10 -o json \\
+    | jq -r .instance.death.reason
+
+musterd describe says the same in words.";
+
+/// Arguments of `get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// The instance
+    #[arg(value_name = "INSTANCE_ID", value_parser = parse_instance_id)]
+    instance_id: Uuid,
+
+    /// Answer at this revision or later; waits at most 1 s for it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_revision: u64,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn run(args: GetArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let client = Client::connect(client).await?;
+    let request = v1::GetInstanceRequest { instance_id: args.instance_id.to_string(), min_revision: args.min_revision };
+    let response = client.call(client.discovery().get_instance(request)).await?;
+    warn_if_stale(response.stale_for.as_ref());
+    let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
+    let format = args.output.output;
+    output::print_answer(
+        format,
+        || json::got(&response),
+        || vec![instance.instance_id.clone()],
+        || instances::table([instance], format == Format::Wide),
+    )?;
+    Ok(exit::OK)
+}

@@ -1,0 +1,68 @@
+//! One GET to the HTTP port of a daemon: for its probes, which answer also while gRPC is not served yet.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use http::{Request, header::HOST};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+/// The largest answer that is read, in bytes.
+const ANSWER_MAX_BYTES: usize = 64 << 10;
+
+/// Where the probes of a daemon are reached from the same machine: a wildcard address is no place to go to.
+pub(super) fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, v6.port())),
+        addr => addr,
+    }
+}
+
+/// Asks for a path of `authority` (`host:port`); returns the status and the text. Takes no longer than `limit`.
+///
+/// # Errors
+///
+/// Nobody answers in HTTP there, or not in time.
+pub(super) async fn get(authority: &str, path: &str, limit: Duration) -> io::Result<(u16, String)> {
+    match timeout(limit, exchange(authority, path)).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let text = format!("no answer within {}", humantime::format_duration(limit));
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+    }
+}
+
+async fn exchange(authority: &str, path: &str) -> io::Result<(u16, String)> {
+    let stream = TcpStream::connect(authority).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+    let driver = tokio::spawn(connection);
+    let answer = async {
+        let (parts, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
+        let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(io::Error::other)?.to_bytes();
+        Ok((parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
+    };
+    let answer = answer.await;
+    driver.abort();
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_reached_on_the_loopback() {
+        for (bound, reached) in [
+            ("0.0.0.0:7718", "127.0.0.1:7718"),
+            ("[::]:7718", "[::1]:7718"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+        ] {
+            assert_eq!(reachable(bound.parse().expect("an address")).to_string(), reached);
+        }
+    }
+}

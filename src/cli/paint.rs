@@ -1,0 +1,77 @@
+//! Colour, where somebody sees it: on terminals, unless `NO_COLOR` or `--color` says otherwise.
+//!
+//! Colour only repeats what the words say. Whether there is any is decided once for the process, by `anstream`, which
+//! knows `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb`; the flag wins over all of them.
+
+use std::io;
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Color {
+    /// On terminals, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// What is as it should be.
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+/// What deserves a look.
+pub(super) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+/// What is broken, or over.
+pub(super) const BAD: Style = AnsiColor::Red.on_default();
+/// What is neither.
+pub(super) const PLAIN: Style = Style::new();
+
+/// Takes over what the command line says.
+pub(super) fn set(color: Color) {
+    match color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    }
+    .write_global();
+}
+
+/// Whether standard output shows colour.
+pub(super) fn is_on() -> bool {
+    AutoStream::choice(&io::stdout()) != ColorChoice::Never
+}
+
+/// The text in a style.
+pub(super) fn paint(text: &str, style: Style) -> String {
+    if style.is_plain() { text.to_owned() } else { format!("{style}{text}{style:#}") }
+}
+
+/// The style of a status as [`super::instances::status`] words it.
+pub(super) fn status(text: &str) -> Style {
+    match text {
+        "alive" => GOOD,
+        "draining" | "starting" => PLAIN,
+        _ if text.ends_with("(suspect)") => DOUBTFUL,
+        _ if text.starts_with("dead") => BAD,
+        _ => PLAIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_repeats_what_the_words_say() {
+        for (text, style) in
+            [("alive", GOOD), ("alive(suspect)", DOUBTFUL), ("dead(stale)", BAD), ("draining", PLAIN), ("-", PLAIN)]
+        {
+            assert_eq!(status(text), style, "{text}");
+        }
+        assert_eq!(paint("alive", GOOD), "\u{1b}[32malive\u{1b}[0m");
+        assert_eq!(paint("draining", PLAIN), "draining");
+    }
+}
