@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
+        .codec_path("crate::proto::codec::Codec")
         // Their parts are encoded once and shared: see `src/proto.rs`.
         .extern_path(".muster.v1.WatchResponse", "crate::proto::shared::WatchResponse")
         .extern_path(".muster.v1.BatchResolveResponse", "crate::proto::shared::BatchResolveResponse")

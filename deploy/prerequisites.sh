@@ -65,7 +65,7 @@ have_prometheus() {
 unpack_prometheus() (
     say "Unpacking Prometheus below target/"
     mkdir -p target/prometheus
-    cd target/prometheus
+    cd target/prometheus || exit
     apt-get download -q prometheus || { as_root apt-get update -q && apt-get download -q prometheus; } ||
         fail "apt-get cannot get the package prometheus; see above"
     dpkg-deb --extract prometheus_*.deb .

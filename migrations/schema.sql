@@ -259,6 +259,7 @@ COMMENT ON FUNCTION alive_at(timestamp with time zone) IS 'Who was alive at a ti
 CREATE OR REPLACE FUNCTION assert_lease(p_lease_id bigint)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -280,11 +281,13 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION assert_lease(bigint) IS 'Raises unless the lease is alive in the current epoch. Called inside an application''s own transaction it also keeps it so until the end of that transaction: expiry passes the instance over and a rotation waits meanwhile, while beats and registrations pass. Keep such transactions short: a rotation gives up after its lock_timeout (2 s from a daemon). The instance''s own deregistration does not wait. Errors: MU002 epoch not current, MU004 unknown, MU005 ended.';
+REVOKE ALL ON FUNCTION assert_lease(bigint) FROM PUBLIC;
 
 --- function beat(uuid)
 CREATE OR REPLACE FUNCTION beat(p_instance_id uuid)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -313,21 +316,25 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION beat(uuid) IS 'Renews the lease of a live instance of the current epoch. A HOT update of one row: no revision, no notification, no lock but the row''s. Errors: MU002 epoch not current, MU004 unknown, MU005 dead.';
+REVOKE ALL ON FUNCTION beat(uuid) FROM PUBLIC;
 
 --- function expire_old_epoch_instances()
 CREATE OR REPLACE FUNCTION expire_old_epoch_instances()
  RETURNS integer
  LANGUAGE sql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
     SELECT muster_reap_old_epoch(1000, 'sql');
 $function$;
 COMMENT ON FUNCTION expire_old_epoch_instances() IS 'Writes down the deaths of instances of older epochs, at most 1,000 a call. Returns how many.';
+REVOKE ALL ON FUNCTION expire_old_epoch_instances() FROM PUBLIC;
 
 --- function expire_stale_instances(integer)
 CREATE OR REPLACE FUNCTION expire_stale_instances(p_timeout_seconds integer DEFAULT 15)
  RETURNS integer
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 BEGIN
@@ -339,6 +346,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it has none of its own; at most 1,000 instances a call, none while expiry is on hold. Returns how many.';
+REVOKE ALL ON FUNCTION expire_stale_instances(integer) FROM PUBLIC;
 
 --- function muster_advance(bigint)
 CREATE OR REPLACE FUNCTION muster_advance(p_revision bigint)
@@ -359,6 +367,7 @@ COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings t
 CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, detail jsonb, cluster_epoch uuid, epoch_number bigint)
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 #variable_conflict use_column
@@ -415,6 +424,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by then, and may have asked for something else since.';
+REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) FROM PUBLIC;
 
 --- function muster_apply_one(muster_operation)
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
@@ -607,6 +617,7 @@ COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, big
 CREATE OR REPLACE FUNCTION muster_break_history()
  RETURNS trigger
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 BEGIN
@@ -615,6 +626,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_break_history() IS 'Makes every reader load everything anew, after rows vanished in a way the feed cannot show.';
+REVOKE ALL ON FUNCTION muster_break_history() FROM PUBLIC;
 
 --- function muster_check_text(text, text, integer)
 CREATE OR REPLACE FUNCTION muster_check_text(p_field text, p_value text, p_max_bytes integer)
@@ -639,6 +651,7 @@ COMMENT ON FUNCTION muster_check_text(text, text, integer) IS 'Refuses a text th
 CREATE OR REPLACE FUNCTION muster_confirm_history(p_seen_revision bigint)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -665,11 +678,13 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_confirm_history(bigint) IS 'Called by a daemon on every new connection of its feed, with the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
+REVOKE ALL ON FUNCTION muster_confirm_history(bigint) FROM PUBLIC;
 
 --- function muster_daemon_started(uuid, text, text, text)
 CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT ''::text)
  RETURNS bigint
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -697,21 +712,25 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats; if its own former run did not leave in order, beats are lost: then expiry is put on hold: returns for how many milliseconds. Should another one have died just then, its row holds expiry until it is given up, which begins a hold.';
+REVOKE ALL ON FUNCTION muster_daemon_started(uuid, text, text, text) FROM PUBLIC;
 
 --- function muster_daemon_stopped(uuid)
 CREATE OR REPLACE FUNCTION muster_daemon_stopped(p_daemon_id uuid)
  RETURNS void
  LANGUAGE sql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
     DELETE FROM registry_daemon WHERE daemon_id = p_daemon_id;
 $function$;
 COMMENT ON FUNCTION muster_daemon_stopped(uuid) IS 'Removes a daemon that has saved all its beats and leaves.';
+REVOKE ALL ON FUNCTION muster_daemon_stopped(uuid) FROM PUBLIC;
 
 --- function muster_ensure_epoch(text)
 CREATE OR REPLACE FUNCTION muster_ensure_epoch(p_by text)
  RETURNS uuid
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -731,6 +750,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_ensure_epoch(text) IS 'Returns the current epoch, beginning the first one if there is none.';
+REVOKE ALL ON FUNCTION muster_ensure_epoch(text) FROM PUBLIC;
 
 --- function muster_error_code(text)
 CREATE OR REPLACE FUNCTION muster_error_code(p_verdict text)
@@ -801,6 +821,7 @@ COMMENT ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) IS 
 CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[], p_saved_up_to timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(saved integer, entered boolean, read_at timestamp with time zone)
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 BEGIN
@@ -826,11 +847,13 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. p_saved_up_to: with this call everything that it had heard by then is saved; a time it has read from this database before it gathered what it saves. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved (dead leases are passed over); whether the daemon is on the list, if not it was given up and has to enter anew; and the database clock.';
+REVOKE ALL ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) FROM PUBLIC;
 
 --- function muster_hold_expiry(text, bigint)
 CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text, p_for_ms bigint DEFAULT NULL::bigint)
  RETURNS bigint
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -860,6 +883,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of the living plus 5 s, so that all of them can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already stays.';
+REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;
 
 --- function muster_lock_cluster()
 CREATE OR REPLACE FUNCTION muster_lock_cluster()
@@ -919,6 +943,7 @@ COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begin
 CREATE OR REPLACE FUNCTION muster_note_deletion()
  RETURNS trigger
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 BEGIN
@@ -940,6 +965,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, or that should have been purged before, because readers take the purge to be complete up to its revision.';
+REVOKE ALL ON FUNCTION muster_note_deletion() FROM PUBLIC;
 
 --- function muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_notice_disruption(p_now timestamp with time zone, p_expected_now timestamp with time zone, p_tolerance_ms bigint)
@@ -988,6 +1014,7 @@ COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything
 CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
  RETURNS integer
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -1011,11 +1038,13 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first. A trigger remembers up to which revision.';
+REVOKE ALL ON FUNCTION muster_purge_dead(bigint, integer) FROM PUBLIC;
 
 --- function muster_reap_old_epoch(integer, text)
 CREATE OR REPLACE FUNCTION muster_reap_old_epoch(p_limit integer, p_decided_by text)
  RETURNS integer
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -1057,6 +1086,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_reap_old_epoch(integer, text) IS 'Writes down, for at most p_limit instances of older epochs, the death they died when the epoch was rotated.';
+REVOKE ALL ON FUNCTION muster_reap_old_epoch(integer, text) FROM PUBLIC;
 
 --- function muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, bigint, integer, text)
 CREATE OR REPLACE FUNCTION muster_reap_rows(p_cluster cluster_metadata, p_now timestamp with time zone, p_horizon timestamp with time zone, p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
@@ -1101,6 +1131,7 @@ COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone,
 CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text, p_expected_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tolerance_ms bigint DEFAULT 1000)
  RETURNS TABLE(reaped integer, next_in_ms bigint, held_for_ms bigint, hold_reason text, brake text, read_at timestamp with time zone)
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 #variable_conflict use_column
@@ -1159,6 +1190,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
+REVOKE ALL ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) FROM PUBLIC;
 
 --- function muster_register_new(jsonb, cluster_metadata)
 CREATE OR REPLACE FUNCTION muster_register_new(p_operations jsonb, p_cluster cluster_metadata)
@@ -1189,6 +1221,7 @@ COMMENT ON FUNCTION muster_register_new(jsonb, cluster_metadata) IS 'Registers a
 CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 BEGIN
@@ -1200,6 +1233,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and takes the brake off for p_for_ms: an operator who knows better. What disrupts the registry afterwards holds again.';
+REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
 
 --- function muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_renew_registration(p_row registry_instance, p_op muster_operation, p_now timestamp with time zone, p_revision bigint)
@@ -1242,6 +1276,7 @@ COMMENT ON FUNCTION muster_renew_registration(registry_instance, muster_operatio
 CREATE OR REPLACE FUNCTION muster_rotate_epoch(p_new uuid, p_expected uuid, p_reason text, p_rotated_by text)
  RETURNS TABLE(verdict text, cluster_epoch uuid, epoch_number bigint, revision bigint, previous_epoch uuid)
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 #variable_conflict use_column
@@ -1298,6 +1333,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch. Verdicts: rotated, unchanged (it is current already), epoch_mismatch (p_expected is not current), epoch_reused. Takes the transaction-level advisory lock 42, which vanishes with the transaction whatever happens, then the cluster row. Touches no instance: those of older epochs are dead by definition, and written down later by muster_reap_old_epoch.';
+REVOKE ALL ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) FROM PUBLIC;
 
 --- function muster_same_database(cluster_metadata)
 CREATE OR REPLACE FUNCTION muster_same_database(p_cluster cluster_metadata)
@@ -1328,6 +1364,7 @@ COMMENT ON FUNCTION muster_same_owner(registry_instance, muster_operation) IS 'W
 CREATE OR REPLACE FUNCTION muster_stamp_epoch()
  RETURNS trigger
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -1358,11 +1395,13 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_stamp_epoch() IS 'Gives an epoch that was written by hand its number, its revision and its place in the history. muster_rotate_epoch does so itself and never comes here for an update.';
+REVOKE ALL ON FUNCTION muster_stamp_epoch() FROM PUBLIC;
 
 --- function muster_stamp_row()
 CREATE OR REPLACE FUNCTION muster_stamp_row()
  RETURNS trigger
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -1388,6 +1427,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_stamp_row() IS 'Gives a row that was inserted or changed by hand the revision it needs to be noticed. The functions give it themselves and never come here.';
+REVOKE ALL ON FUNCTION muster_stamp_row() FROM PUBLIC;
 
 --- function muster_system_id()
 CREATE OR REPLACE FUNCTION muster_system_id()
@@ -1407,6 +1447,7 @@ COMMENT ON FUNCTION muster_timeline() IS 'Timeline of the write-ahead log: chang
 CREATE OR REPLACE FUNCTION register_instance(p_instance_id uuid, p_logical_id text, p_cluster_epoch uuid, p_actor_name text, p_serve_route text, p_node_id text, p_ip inet, p_pid integer)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -1437,11 +1478,13 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION register_instance(uuid, text, uuid, text, text, text, inet, integer) IS 'Registers an instance as starting in the current epoch, with the default TTL of 15 s. Repeated by the same owner it keeps the lease and takes over what changed; a dead instance gets a new lease. Errors: MU001 no epoch yet, MU002 epoch not current, MU003 id held by another owner, 22023 bad input.';
+REVOKE ALL ON FUNCTION register_instance(uuid, text, uuid, text, text, text, inet, integer) FROM PUBLIC;
 
 --- function set_current_epoch(uuid)
 CREATE OR REPLACE FUNCTION set_current_epoch(new_epoch uuid)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -1456,11 +1499,13 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION set_current_epoch(uuid) IS 'Begins the epoch new_epoch; does nothing if it is current already. Instances of other epochs are dead from then on.';
+REVOKE ALL ON FUNCTION set_current_epoch(uuid) FROM PUBLIC;
 
 --- function set_instance_status(uuid, instancestatus)
 CREATE OR REPLACE FUNCTION set_instance_status(p_instance_id uuid, p_status instancestatus)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
@@ -1476,6 +1521,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION set_instance_status(uuid, instancestatus) IS 'Changes the status: starting to alive, alive to draining and back, anything to dead. Errors: MU002 epoch not current, MU004 unknown, MU005 dead (final), MU006 not allowed.';
+REVOKE ALL ON FUNCTION set_instance_status(uuid, instancestatus) FROM PUBLIC;
 
 --- view active_instance
 CREATE OR REPLACE VIEW active_instance AS

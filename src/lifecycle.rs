@@ -22,6 +22,7 @@
 
 mod readiness;
 mod reason;
+mod service_manager;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ use crate::telemetry;
 
 pub use readiness::{Condition, ConditionState, Readiness, Snapshot};
 pub use reason::Reason;
+pub use service_manager::ServiceManager;
 pub use stage::Stage;
 
 /// How long all stages together may take: 9 s, which leaves 1 s of the promised 10 for aborting and exiting.
@@ -263,6 +265,12 @@ impl Lifecycle {
             // Reached only if somebody cancelled the token instead of calling `shut_down`.
             None => Reason::Requested("stopping token cancelled"),
         }
+    }
+
+    /// Returns why a shutdown was asked for, if one was.
+    #[must_use]
+    pub fn asked(&self) -> Option<Reason> {
+        self.inner.asked.get().map(|(reason, _)| reason.clone())
     }
 
     /// Ends a stage: cancels its token and waits for its tasks, for at most `within` and never beyond

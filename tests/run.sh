@@ -13,4 +13,5 @@ need_documentation_tools
 if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
     need prometheus
 fi
+tests/tools.sh
 exec cargo test --locked "$@"

@@ -1,26 +1,32 @@
 //! A bare tonic server that answers with messages made beforehand: what gRPC itself costs on this machine.
+//!
+//! It is put together by hand from what tonic itself has, its router and its codec included: the services that are
+//! generated for the daemon bring the daemon's own.
 
 use std::{
+    convert::Infallible,
+    future::{Ready, ready},
     io::Read as _,
-    sync::atomic::{AtomicU64, Ordering},
+    marker::PhantomData,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures_util::stream::Empty;
-use musterd::proto::{
-    shared,
-    v1::{
-        self,
-        discovery_service_server::{DiscoveryService, DiscoveryServiceServer},
-        registry_service_server::{RegistryService, RegistryServiceServer},
-    },
+use futures_util::future::BoxFuture;
+use http::Request;
+use musterd::proto::v1::{
+    self, discovery_service_server::DiscoveryServiceServer, registry_service_server::RegistryServiceServer,
 };
-use prost::Message as _;
+use prost::Message;
 use tonic::{
-    Request, Response, Status, Streaming,
+    Response, Status,
+    body::Body,
+    server::{Grpc, NamedService, UnaryService},
     transport::server::{Server, TcpIncoming},
 };
+use tonic_prost::ProstCodec;
+use tower::Service;
 
 /// The variable that makes this program the echo server, and carries its answers.
 pub(crate) const ANSWERS: &str = "MUSTERD_WIRE_ECHO_ANSWERS";
@@ -49,26 +55,19 @@ impl Answers {
     }
 }
 
-#[derive(Debug)]
-struct Echo {
-    answers: Answers,
-    leases: AtomicU64,
-}
-
 /// Serves until standard input ends, which it does with the parent, and prints its address first.
 pub(crate) async fn serve(answers: &str) {
     let answers = Answers::from_text(answers);
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap().with_nodelay(Some(true));
     println!("{}", incoming.local_addr().unwrap());
-    let echo = || Echo { answers: answers.clone(), leases: AtomicU64::new(1) };
     // The settings of src/grpc/server.rs.
     let served = Server::builder()
         .max_concurrent_streams(256)
         .timeout(Duration::from_secs(5))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(RegistryServiceServer::new(echo()))
-        .add_service(DiscoveryServiceServer::new(echo()))
+        .add_service(Echo::<RegistryServiceServer<()>>(answers.clone(), PhantomData))
+        .add_service(Echo::<DiscoveryServiceServer<()>>(answers.clone(), PhantomData))
         .serve_with_incoming(incoming);
     let parent = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     tokio::select! {
@@ -77,69 +76,59 @@ pub(crate) async fn serve(answers: &str) {
     }
 }
 
-#[tonic::async_trait]
-impl RegistryService for Echo {
-    async fn register(&self, _: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let lease_id = self.leases.fetch_add(1, Ordering::Relaxed);
-        Ok(Response::new(v1::RegisterResponse { lease_id, ..self.answers.register.clone() }))
-    }
+/// A service with the name of `S`.
+#[derive(Debug)]
+struct Echo<S>(Answers, PhantomData<fn() -> S>);
 
-    async fn beat(&self, _: Request<v1::BeatRequest>) -> Result<Response<v1::BeatResponse>, Status> {
-        Ok(Response::new(self.answers.beat.clone()))
-    }
-
-    type BeatStreamStream = Empty<Result<v1::BeatStreamResponse, Status>>;
-
-    async fn beat_stream(
-        &self,
-        _: Request<Streaming<v1::BeatStreamRequest>>,
-    ) -> Result<Response<Self::BeatStreamStream>, Status> {
-        Err(Status::unimplemented("echo"))
-    }
-
-    async fn set_status(&self, _: Request<v1::SetStatusRequest>) -> Result<Response<v1::SetStatusResponse>, Status> {
-        Err(Status::unimplemented("echo"))
-    }
-
-    async fn deregister(&self, _: Request<v1::DeregisterRequest>) -> Result<Response<v1::DeregisterResponse>, Status> {
-        Ok(Response::new(v1::DeregisterResponse::default()))
+impl<S> Clone for Echo<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), PhantomData)
     }
 }
 
-#[tonic::async_trait]
-impl DiscoveryService for Echo {
-    async fn resolve(&self, _: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
-        Ok(Response::new(self.answers.resolve.clone()))
+impl<S: NamedService> NamedService for Echo<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Echo<S> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn batch_resolve(
-        &self,
-        _: Request<v1::BatchResolveRequest>,
-    ) -> Result<Response<shared::BatchResolveResponse>, Status> {
-        Err(Status::unimplemented("echo"))
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match request.uri().path().rsplit('/').next() {
+            Some("Resolve") => answer::<v1::ResolveRequest, _>(self.0.resolve.clone(), request),
+            Some("Beat") => answer::<v1::BeatRequest, _>(self.0.beat.clone(), request),
+            Some("Register") => answer::<v1::RegisterRequest, _>(self.0.register.clone(), request),
+            Some("Deregister") => answer::<v1::DeregisterRequest, _>(v1::DeregisterResponse::default(), request),
+            _ => Box::pin(ready(Ok(Status::unimplemented("echo").into_http()))),
+        }
     }
+}
 
-    async fn get_instance(
-        &self,
-        _: Request<v1::GetInstanceRequest>,
-    ) -> Result<Response<v1::GetInstanceResponse>, Status> {
-        Err(Status::unimplemented("echo"))
-    }
+fn answer<Q, A>(answer: A, request: Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, Infallible>>
+where
+    Q: Message + Default + 'static,
+    A: Message + Default + 'static,
+{
+    Box::pin(async move { Ok(Grpc::new(ProstCodec::<A, Q>::default()).unary(Answer(Some(answer)), request).await) })
+}
 
-    async fn check_lease(&self, _: Request<v1::CheckLeaseRequest>) -> Result<Response<v1::CheckLeaseResponse>, Status> {
-        Err(Status::unimplemented("echo"))
-    }
+/// A method that gives its answer whatever it is asked.
+struct Answer<A>(Option<A>);
 
-    async fn list_instances(
-        &self,
-        _: Request<v1::ListInstancesRequest>,
-    ) -> Result<Response<v1::ListInstancesResponse>, Status> {
-        Err(Status::unimplemented("echo"))
-    }
+impl<A, Q> UnaryService<Q> for Answer<A>
+where
+    A: Default,
+{
+    type Response = A;
+    type Future = Ready<Result<Response<A>, Status>>;
 
-    type WatchStream = Empty<Result<shared::WatchResponse, Status>>;
-
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("echo"))
+    fn call(&mut self, _: tonic::Request<Q>) -> Self::Future {
+        ready(Ok(Response::new(self.0.take().unwrap_or_default())))
     }
 }

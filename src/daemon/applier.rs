@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::{SecondsFormat, TimeDelta};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::{
     feed::Sink,
@@ -30,21 +30,6 @@ pub(super) struct Applier {
 impl Applier {
     pub(super) fn new(view: ViewWriter, leases: Arc<Leases>, alarm: Arc<Alarm>, readiness: Readiness) -> Self {
         Self { view, leases, alarm, readiness, epoch: None, expiry: (false, None) }
-    }
-
-    fn track(&self, cluster: &Cluster, instances: Vec<Instance>, at_ms: u64) -> Vec<Arc<Entry>> {
-        instances
-            .into_iter()
-            .map(|instance| {
-                let age_ms = (cluster.read_at - instance.last_beat).num_milliseconds();
-                let heard_ms = at_ms.saturating_sub(u64::try_from(age_ms).unwrap_or_default());
-                let lease = self.leases.track(&instance, heard_ms);
-                if instance.status != InstanceStatus::Dead {
-                    self.alarm.lease_granted(heard_ms, instance.ttl);
-                }
-                Arc::new(Entry { instance, lease })
-            })
-            .collect()
     }
 
     fn set_cluster(&mut self, cluster: &Cluster) {
@@ -84,11 +69,31 @@ fn expiry_detail(cluster: &Cluster) -> String {
     format!("{how} since {since}: {} of {} are overdue", brake.overdue, brake.live)
 }
 
+/// Turns instances, read at `read_at`, into entries, each when it is asked for.
+fn track(
+    leases: &Leases,
+    alarm: &Alarm,
+    read_at: DateTime<Utc>,
+    instances: impl IntoIterator<Item = Instance>,
+    at_ms: u64,
+) -> impl Iterator<Item = Arc<Entry>> {
+    instances.into_iter().map(move |instance| {
+        let age_ms = (read_at - instance.last_beat).num_milliseconds();
+        let heard_ms = at_ms.saturating_sub(u64::try_from(age_ms).unwrap_or_default());
+        let lease = leases.track(&instance, heard_ms);
+        if instance.status != InstanceStatus::Dead {
+            alarm.lease_granted(heard_ms, instance.ttl);
+        }
+        Arc::new(Entry { instance, lease })
+    })
+}
+
 impl Sink for Applier {
-    fn load(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
+    fn load(&mut self, cluster: Cluster, instances: impl Iterator<Item = Instance>, at_ms: u64) {
         self.set_cluster(&cluster);
         let read_at = cluster.read_at;
-        let entries = self.track(&cluster, instances, at_ms);
+        // Into the leases one by one, into the view all at once at the end.
+        let entries = track(&self.leases, &self.alarm, read_at, instances, at_ms);
         let gone = self.view.replace(cluster, entries);
         self.forget(&gone);
         self.view.confirm(at_ms, read_at);
@@ -99,7 +104,7 @@ impl Sink for Applier {
     fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
         self.set_cluster(&cluster);
         let read_at = cluster.read_at;
-        let entries = self.track(&cluster, instances, at_ms);
+        let entries = track(&self.leases, &self.alarm, read_at, instances, at_ms);
         let gone = self.view.apply(cluster, entries);
         self.forget(&gone);
         self.view.confirm(at_ms, read_at);

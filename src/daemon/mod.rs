@@ -31,7 +31,7 @@ use crate::{
         server::{self, Services},
     },
     http::{self, routes::Http},
-    lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, Stage},
+    lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, ServiceManager, Stage},
     metrics::{self, FeedMetrics, PoolMetrics},
     model::{Lease, Revision},
     registry::{
@@ -182,6 +182,11 @@ async fn start(
         view,
         lifecycle,
     };
+    if let Some(manager) = ServiceManager::from_environment() {
+        let stop = parts.lifecycle.token(Stage::Store);
+        let informing = manager.keep_informed(parts.readiness.clone(), parts.lifecycle.clone(), stop);
+        parts.lifecycle.spawn_background(Stage::Store, "service manager", informing);
+    }
     serve_http(&parts, metrics, http);
     prepare_database(&parts).await?;
     serve_grpc(&parts, view_writer, grpc).await;

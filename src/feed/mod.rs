@@ -38,13 +38,15 @@ const ASKED_PAUSE: Duration = Duration::from_millis(10);
 const DAEMONS_PERIOD: Duration = Duration::from_secs(2);
 /// Most instances of one read.
 const BATCH: i64 = 5_000;
+/// Instances of a load that are kept, and let go, together: a million in one piece would be there twice for a moment.
+const CHUNK: usize = 4_096;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Where the feed leads. Called by one task, in order.
 pub trait Sink: Send + 'static {
-    /// Everything on record as of one moment; `at_ms` is when it was asked for.
-    fn load(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64);
+    /// Everything on record as of one moment; `at_ms` is when it was asked for. Instances are let go as they are taken.
+    fn load(&mut self, cluster: Cluster, instances: impl Iterator<Item = Instance>, at_ms: u64);
     /// What changed since, by revision, as of the moment of `cluster`.
     fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64);
     /// The daemons that share the database.
@@ -143,21 +145,22 @@ impl<S: Sink> Feed<S> {
         }
         let started = Instant::now();
         let at_ms = self.clock.now_ms();
-        let mut instances = Vec::new();
-        let Some(cluster) = connection.load(|_, instance| instances.push(instance)).await? else {
+        let mut chunks: Vec<Vec<Instance>> = Vec::new();
+        let keep = |instance| match chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
+            Some(chunk) => chunk.push(instance),
+            None => chunks.push(vec![instance]),
+        };
+        let Some(cluster) = connection.load(keep).await? else {
             // No epoch yet: the next look will find it.
             return Ok(());
         };
-        tracing::info!(
-            ?cause,
-            instances = instances.len(),
-            revision = cluster.revision.0,
-            elapsed_ms = started.elapsed().as_millis(),
-            "loaded the registry"
-        );
-        self.history_id = Some(cluster.history_id);
-        self.applied = cluster.revision;
-        self.sink.load(cluster, instances, at_ms);
+        let count = chunks.iter().map(Vec::len).sum::<usize>();
+        let (revision, history_id, read_ms) = (cluster.revision, cluster.history_id, started.elapsed().as_millis());
+        self.sink.load(cluster, chunks.into_iter().flatten(), at_ms);
+        self.history_id = Some(history_id);
+        self.applied = revision;
+        let elapsed_ms = started.elapsed().as_millis();
+        tracing::info!(?cause, instances = count, revision = revision.0, read_ms, elapsed_ms, "loaded the registry");
         Ok(())
     }
 

@@ -11,10 +11,10 @@ use futures_util::{Stream, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::{convert::duration, failure::Failure};
+use super::{convert::duration, failure::Failure, reader};
 use crate::{
     clock::Clock,
-    model::{Epoch, Lease, LeaseId, Revision, input::invalid},
+    model::{Epoch, Lease, LeaseId, input::invalid},
     proto::v1::{self, ErrorReason},
     registry::{BeatError, Error as WriteError, Leases},
     view::View,
@@ -24,8 +24,6 @@ use crate::{
 pub const LEASES_MAX: usize = 100_000;
 /// Most leases a stream remembers. Beyond, it forgets all of them and begins anew: slower, never wrong.
 const REMEMBERED_MAX: usize = 2_000_000;
-/// How long a request waits for leases that the feed has not brought yet.
-const WAIT: Duration = Duration::from_secs(1);
 
 /// The responses.
 pub type Responses = Pin<Box<dyn Stream<Item = Result<v1::BeatStreamResponse, Status>> + Send>>;
@@ -156,14 +154,21 @@ impl Session {
         Ok(unknown)
     }
 
-    /// Leases that were not known may be too new for this daemon: they are looked up again once it has caught up.
+    /// Leases that were not known may be too new for this daemon: they are looked up again once it has caught up. One
+    /// that may still come is not called unknown, because its owner would give it up.
     async fn renew_late(&mut self, unknown: Vec<LeaseId>, answer: &mut Answer) -> Result<(), Failure> {
-        let applied = self.view.applied().unwrap_or_default();
-        if let Some(newest) = unknown.iter().max().filter(|newest| newest.0 > applied.0) {
-            self.view.wait_for(Revision(newest.0), WAIT).await;
-        }
+        let newest = unknown.iter().max().copied().filter(|newest| reader::may_still_come(&self.view, *newest));
+        let behind = match newest {
+            Some(newest) => reader::lease(&self.view, newest).await == Err(Failure::NotYetSeen),
+            None => false,
+        };
         for lease_id in unknown {
-            answer.take(lease_id, self.leases.beat(lease_id))?;
+            let verdict = self.leases.beat(lease_id);
+            if behind && verdict == Err(BeatError::Unknown) && reader::may_still_come(&self.view, lease_id) {
+                answer.except(lease_id, ErrorReason::NotYetSeen);
+            } else {
+                answer.take(lease_id, verdict)?;
+            }
         }
         Ok(())
     }
@@ -226,7 +231,11 @@ impl Answer {
             Err(BeatError::Replaced) => ErrorReason::LeaseReplaced,
             Err(BeatError::Fenced(_)) => ErrorReason::EpochFenced,
         };
-        self.exceptions.push(v1::BeatException { lease_id: lease_id.0, reason: reason.into() });
+        self.except(lease_id, reason);
         Ok(())
+    }
+
+    fn except(&mut self, lease_id: LeaseId, reason: ErrorReason) {
+        self.exceptions.push(v1::BeatException { lease_id: lease_id.0, reason: reason.into() });
     }
 }

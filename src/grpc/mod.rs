@@ -3,7 +3,7 @@
 //! - [`registry`], [`discovery`], [`cluster`]: the services; a handler parses, calls, converts.
 //! - [`convert`]: requests into values (with every violation at once), values into answers.
 //! - [`failure`]: everything that can go wrong as one closed list, and its one translation into a status.
-//! - [`server`]: puts them together with health, reflection, limits and counting ([`observe`], [`incoming`]).
+//! - [`server`]: puts them together with health, reflection, limits and counting ([`observe`], [`incoming`], [`direct`]).
 //!
 //! How to add a call: the method and its comments in `proto/`, a handler in the service's file, conversions in
 //! [`convert`], a test in `tests/it/`.
@@ -11,6 +11,7 @@
 pub mod beat_stream;
 pub mod cluster;
 pub mod convert;
+mod direct;
 pub mod discovery;
 pub mod failure;
 pub mod incoming;

@@ -1,9 +1,6 @@
 //! RegistryService: actors register, beat, change status, leave.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -16,9 +13,7 @@ use super::{
 };
 use crate::{
     metrics::RegistrationMetrics,
-    model::{
-        DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, Revision, StatusChange, Verdict, input,
-    },
+    model::{DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange, Verdict, input},
     proto::v1::{self, registry_service_server::RegistryService},
     registry::{Accepted, BeatError, Leases, Writer},
     view::View,
@@ -80,8 +75,8 @@ impl Registry {
             self.current_lease(request.lease_id, &request.instance_id).await?
         };
         let mut verdict = self.leases.beat(lease_id);
-        if verdict == Err(BeatError::Unknown) && self.may_still_come(lease_id) {
-            self.wait_for(lease_id).await?;
+        if verdict == Err(BeatError::Unknown) && reader::may_still_come(&self.view, lease_id) {
+            reader::lease(&self.view, lease_id).await?;
             verdict = self.leases.beat(lease_id);
         }
         beat_response(lease_id, verdict)
@@ -100,35 +95,14 @@ impl Registry {
         }
     }
 
-    /// Whether a lease that is not known may be one that the feed has not brought yet.
-    fn may_still_come(&self, lease_id: LeaseId) -> bool {
-        self.view.applied().is_none_or(|applied| lease_id.0 > applied.0)
-    }
-
-    /// Waits for the feed to bring a lease. Fails with "unknown" only if PostgreSQL has confirmed meanwhile that the
-    /// feed holds all there is: an owner that is told so gives its lease up.
-    async fn wait_for(&self, lease_id: LeaseId) -> Result<(), Failure> {
-        let asked = Instant::now();
-        // Twice, because the feed may look as seldom as once in the time of one wait.
-        for _ in 0..2 {
-            if reader::wait(&self.view, Revision(lease_id.0)).await.is_ok() {
-                return Ok(());
-            }
-            if self.view.stale_for() < asked.elapsed() {
-                return Err(Failure::UnknownLease(lease_id));
-            }
-        }
-        Err(Failure::NotYetSeen)
-    }
-
     /// Reads whom a request means.
     async fn target(&self, lease_id: u64, instance_id: &str) -> Result<Target, Failure> {
         let (lease_id, instance_id) = convert::target(lease_id, instance_id)?;
         if let Some(lease_id) = lease_id
             && self.leases.get(lease_id).is_none()
-            && self.may_still_come(lease_id)
+            && reader::may_still_come(&self.view, lease_id)
         {
-            self.wait_for(lease_id).await?;
+            reader::lease(&self.view, lease_id).await?;
         }
         let owner = lease_id.and_then(|lease_id| self.leases.get(lease_id)).map(|lease| lease.instance_id);
         if instance_id.is_some_and(|named| owner.is_some_and(|owner| owner != named)) {

@@ -10,6 +10,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     cluster::Cluster,
+    direct::Direct,
     discovery::Discovery,
     incoming::{DEFAULT_MAX_CONNECTIONS, Incoming},
     observe::Observe,
@@ -79,8 +80,14 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let incoming = Incoming::new(listener, DEFAULT_MAX_CONNECTIONS, IncomingMetrics::new());
+    let direct = Direct {
+        registry: RegistryServiceServer::new(services.registry).max_decoding_message_size(REQUEST_MAX_BYTES),
+        discovery: DiscoveryServiceServer::new(services.discovery).max_decoding_message_size(REQUEST_MAX_BYTES),
+        cluster: ClusterServiceServer::new(services.cluster).max_decoding_message_size(REQUEST_MAX_BYTES),
+    };
     let served = Server::builder()
         .layer(Observe::new()?)
+        .layer(direct)
         .max_concurrent_streams(STREAMS_MAX)
         .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -88,9 +95,6 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
-        .add_service(RegistryServiceServer::new(services.registry).max_decoding_message_size(REQUEST_MAX_BYTES))
-        .add_service(DiscoveryServiceServer::new(services.discovery).max_decoding_message_size(REQUEST_MAX_BYTES))
-        .add_service(ClusterServiceServer::new(services.cluster).max_decoding_message_size(REQUEST_MAX_BYTES))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tokio::select! {
         served = served => Ok(served?),

@@ -1,10 +1,19 @@
 //! Watch: a snapshot, then every change among the instances that match.
 //!
-//! A watcher subscribes to the hub before it looks at the snapshot, so nothing falls between the two. It is driven by
-//! its client: nothing is read from the hub until the client has taken the response before. One that falls too far
-//! behind is told so and ended; it resumes after what it has seen and gets the difference.
+//! ```text
+//!   begin --> the instances, a page at a time --> what changed meanwhile --> changes, as the hub brings them
+//!   resume -----------------------------------------------^     ^                 |
+//!                                                               +-- history broken: reset, and from the start
+//! ```
+//!
+//! A watcher is driven by its client: nothing is read, from the view or from the hub, until the client has taken the
+//! response before. In between it holds no snapshot and no list, only how far it has come, because it may stop reading
+//! for as long as it likes: each page is read from the registry as it is then, and what has changed since the first one
+//! is told at the end, before the snapshot is called complete. A watcher subscribes to the hub before it looks at the
+//! view, so nothing falls between the two. One that falls too far behind the hub is told so and ended; it resumes after
+//! what it has seen and gets the difference.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -27,21 +36,21 @@ use crate::{
     registry::Error as WriteError,
     view::{
         Entry, Snapshot, View,
-        hub::{Batch, Change, Hint},
-        list::{Filter, Position, can_tell_changes, changed_after, page},
+        hub::{Batch, Change, Hint, Slot},
+        list::{Changed, Filter, Page, Position, can_tell_changes, changed_after, page},
     },
 };
 
 /// Most watchers of one daemon.
-pub const WATCHERS_MAX: usize = 16_384;
+pub const WATCHERS_MAX: usize = 10_000;
 /// How often a watcher without changes is told the revision.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(5);
-/// Instances of one response of a snapshot.
+/// Instances of one response of a snapshot or a resumption.
 const PAGE: usize = 500;
 /// Events after which a response takes up no more...
 const EVENTS_ENOUGH: usize = 1_000;
-/// ...or their bytes: clients refuse messages over 4 MiB, and a client that does not read holds one of them.
-const BYTES_ENOUGH: usize = 1024 * 1024;
+/// ...or their bytes: a client that does not read makes the daemon hold one of them.
+const BYTES_ENOUGH: usize = 64 * 1024;
 
 /// The responses.
 pub type Responses = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
@@ -54,18 +63,16 @@ pub(super) async fn begin(
     permit: OwnedSemaphorePermit,
 ) -> Result<Responses, Failure> {
     let (filter, history) = selection::watch(&request)?;
-    // Before the snapshot: what comes between the two is seen twice, and left out by its revision.
     let batches = view.hub().subscribe();
     let resume_after = Revision(request.resume_after);
     let same_history = view.snapshot().cluster().is_some_and(|cluster| Some(cluster.history_id) == history);
     let snapshot = reader::snapshot(&view, if same_history { resume_after.0 } else { 0 }).await?;
-    let seen = Seen::of(snapshot.cluster().ok_or(Failure::NotYetSeen)?);
-    let next = match history {
-        None => Next::Snapshot { snapshot: Arc::clone(&snapshot), after: None, reset: false },
-        Some(history_id) if seen.history_id == history_id && can_tell_changes(&snapshot, &filter, resume_after) => {
-            Next::Resume { target: seen, changed: changed_after(&snapshot, &filter, resume_after).into() }
+    let now = Seen::of(snapshot.cluster().ok_or(Failure::NotYetSeen)?);
+    let (seen, next) = match history {
+        None => (now, Next::Snapshot { after: None, reset: false }),
+        Some(history_id) => {
+            (Seen { revision: resume_after, history_id, ..now }, Next::Difference { ends_snapshot: false })
         }
-        Some(_) => Next::Snapshot { snapshot: Arc::clone(&snapshot), after: None, reset: true },
     };
     let watcher = Watcher { view, filter, batches, rest: None, seen, next, stop, _permit: permit };
     Ok(Box::pin(stream::unfold(watcher, async |mut watcher| {
@@ -76,15 +83,14 @@ pub(super) async fn begin(
 
 /// What the next response tells.
 enum Next {
+    /// The instances after a position, by name. Those before it were told as of `seen` or later.
     Snapshot {
-        snapshot: Arc<Snapshot>,
         after: Option<Position>,
         reset: bool,
     },
-    /// What changed up to the target, as far as it is not yet told.
-    Resume {
-        target: Seen,
-        changed: VecDeque<Arc<Entry>>,
+    /// What changed after `seen`.
+    Difference {
+        ends_snapshot: bool,
     },
     Changes,
     Nothing,
@@ -104,6 +110,11 @@ struct Seen {
 impl Seen {
     fn of(cluster: &Cluster) -> Self {
         Self { revision: cluster.revision, history_id: cluster.history_id, epoch: cluster.epoch }
+    }
+
+    /// Whether this is no more than `other`.
+    fn is_at(self, other: Self) -> bool {
+        (self.revision, self.history_id) == (other.revision, other.history_id)
     }
 
     /// A response that tells so, and nothing else yet.
@@ -126,6 +137,15 @@ struct Events {
 }
 
 impl Events {
+    /// Takes up an event if there is room. Returns whether there was: for one there always is.
+    fn take(&mut self, event: impl FnOnce() -> Bytes) -> bool {
+        let room = !self.are_enough();
+        if room {
+            self.push(event());
+        }
+        room
+    }
+
     fn push(&mut self, event: Bytes) {
         self.bytes += event.len();
         self.encoded.push(event);
@@ -139,9 +159,10 @@ impl Events {
 struct Watcher {
     view: View,
     filter: Filter,
-    batches: Receiver<Arc<Batch>>,
+    batches: Receiver<Arc<Slot>>,
     /// A batch that was too much for one response, and how many of its changes were taken.
-    rest: Option<(Arc<Batch>, usize)>,
+    rest: Option<(Arc<Slot>, usize)>,
+    /// What is told; while a snapshot is, what was there at its beginning.
     seen: Seen,
     next: Next,
     stop: CancellationToken,
@@ -151,8 +172,8 @@ struct Watcher {
 impl Watcher {
     async fn respond(&mut self) -> Option<Result<WatchResponse, Failure>> {
         match std::mem::replace(&mut self.next, Next::Nothing) {
-            Next::Snapshot { snapshot, after, reset } => Some(Ok(self.page(snapshot, after, reset))),
-            Next::Resume { target, changed } => Some(Ok(self.resume(target, changed))),
+            Next::Snapshot { after, reset } => Some(Ok(self.page(after.as_ref(), reset))),
+            Next::Difference { ends_snapshot } => Some(Ok(self.difference(ends_snapshot))),
             Next::Changes => {
                 let stop = self.stop.clone();
                 match stop.run_until_cancelled(self.changes()).await {
@@ -164,48 +185,57 @@ impl Watcher {
         }
     }
 
-    fn page(&mut self, snapshot: Arc<Snapshot>, after: Option<Position>, reset: bool) -> WatchResponse {
-        let seen = snapshot.cluster().map_or(self.seen, Seen::of);
-        let mut response = WatchResponse { reset, ..seen.response() };
-        let page = page(&snapshot, &self.filter, after.as_ref(), PAGE);
-        let mut events = Events::default();
-        let mut last = None;
-        for entry in &page.entries {
-            if events.are_enough() {
-                break;
-            }
-            events.push(self.event(entry, seen.epoch, true));
-            last = Some(entry);
-        }
-        let cut = events.encoded.len() < page.entries.len();
-        response.events = events.encoded;
-        self.next = match if cut { last.map(|last| Position::of(last)) } else { page.next } {
-            // Until it is complete, nothing may be resumed from it.
-            Some(next) => {
-                response.revision = 0;
-                Next::Snapshot { snapshot, after: Some(next), reset: false }
-            }
-            None => {
-                response.snapshot_complete = true;
-                self.seen = seen;
-                Next::Changes
-            }
-        };
-        response
+    /// The registry as it is, and what comes after it.
+    fn current(&mut self) -> (Arc<Snapshot>, Seen) {
+        // First, and anew: what came before is in the snapshot, and nothing between the two is missed.
+        self.batches = self.view.hub().subscribe();
+        self.rest = None;
+        let snapshot = Arc::clone(&self.view.snapshot());
+        let now = snapshot.cluster().map_or(self.seen, Seen::of);
+        (snapshot, now)
     }
 
-    fn resume(&mut self, target: Seen, mut changed: VecDeque<Arc<Entry>>) -> WatchResponse {
-        self.seen = target;
-        let mut events = Events::default();
-        while !events.are_enough()
-            && let Some(entry) = changed.pop_front()
-        {
-            events.push(self.event(&entry, target.epoch, self.filter.matches(&entry, target.epoch)));
-            // As far as this: the rest has later revisions.
-            self.seen.revision = if changed.is_empty() { target.revision } else { entry.instance.revision };
+    fn page(&mut self, after: Option<&Position>, reset: bool) -> WatchResponse {
+        let (snapshot, now) = self.current();
+        if after.is_none() {
+            self.seen = now;
         }
-        self.next = if changed.is_empty() { Next::Changes } else { Next::Resume { target, changed } };
-        WatchResponse { events: events.encoded, ..self.seen.response() }
+        let Page { entries, next } = page(&snapshot, &self.filter, after, PAGE);
+        let mut events = Events::default();
+        let taken = entries.iter().take_while(|entry| events.take(|| self.event(entry, now.epoch, true))).count();
+        let next = if taken < entries.len() { entries[..taken].last().map(|last| Position::of(last)) } else { next };
+        let complete = next.is_none() && now.is_at(self.seen);
+        self.next = match next {
+            Some(after) => Next::Snapshot { after: Some(after), reset: false },
+            None if complete => Next::Changes,
+            None => Next::Difference { ends_snapshot: true },
+        };
+        // Until it is complete, nothing may be resumed from it.
+        let revision = if complete { now.revision.0 } else { 0 };
+        WatchResponse { reset, snapshot_complete: complete, events: events.encoded, revision, ..now.response() }
+    }
+
+    fn difference(&mut self, ends_snapshot: bool) -> WatchResponse {
+        let (snapshot, now) = self.current();
+        if now.history_id != self.seen.history_id || !can_tell_changes(&snapshot, &self.filter, self.seen.revision) {
+            return self.page(None, true);
+        }
+        let Changed { entries, mut reached } = changed_after(&snapshot, &self.filter, self.seen.revision, PAGE);
+        let mut events = Events::default();
+        let event = |entry| self.event(entry, now.epoch, self.filter.matches(entry, now.epoch));
+        let taken = entries.iter().take_while(|entry| events.take(|| event(entry))).count();
+        if taken < entries.len()
+            && let Some(last) = entries[..taken].last()
+        {
+            // As far as this: the rest has later revisions.
+            reached = last.instance.revision;
+        }
+        self.seen = Seen { revision: reached, ..now };
+        let complete = now.is_at(self.seen);
+        self.next = if complete { Next::Changes } else { Next::Difference { ends_snapshot } };
+        let revision = if ends_snapshot && !complete { 0 } else { reached.0 };
+        let snapshot_complete = ends_snapshot && complete;
+        WatchResponse { events: events.encoded, revision, snapshot_complete, ..now.response() }
     }
 
     async fn changes(&mut self) -> Result<WatchResponse, Failure> {
@@ -217,20 +247,20 @@ impl Watcher {
             let mut next = match self.rest.take() {
                 Some(rest) => Some(rest),
                 None => match timeout_at(bookmark_at, self.batches.recv()).await {
-                    Ok(Ok(batch)) => Some((batch, 0)),
+                    Ok(Ok(slot)) => Some((slot, 0)),
                     Ok(Err(RecvError::Lagged(_))) => return Err(Failure::WatcherTooSlow),
                     Ok(Err(RecvError::Closed)) => return Err(Failure::Write(WriteError::ShuttingDown)),
                     Err(_) => break,
                 },
             };
-            while let Some((batch, taken)) = next {
+            while let Some((slot, taken)) = next {
+                let batch = slot.batch().ok_or(Failure::WatcherTooSlow)?;
                 if batch.reset {
-                    let snapshot = Arc::clone(&self.view.snapshot());
-                    return Ok(self.page(snapshot, None, true));
+                    return Ok(self.page(None, true));
                 }
-                self.rest = self.take(batch, taken, &mut events);
+                self.rest = self.take(&batch, taken, &mut events).map(|taken| (slot, taken));
                 let more = self.rest.is_none() && !events.are_enough();
-                next = if more { self.batches.try_recv().ok().map(|batch| (batch, 0)) } else { None };
+                next = if more { self.batches.try_recv().ok().map(|slot| (slot, 0)) } else { None };
             }
             if !events.encoded.is_empty() || self.seen.epoch != told || Instant::now() >= bookmark_at {
                 break;
@@ -240,14 +270,15 @@ impl Watcher {
         Ok(WatchResponse { events: events.encoded, ..self.seen.response() })
     }
 
-    /// Takes over what of a batch concerns this watcher, but for so many changes. Returns it if more is left than fits.
-    fn take(&mut self, batch: Arc<Batch>, taken: usize, events: &mut Events) -> Option<(Arc<Batch>, usize)> {
+    /// Takes over what of a batch concerns this watcher, but for so many changes. If more is left than fits, returns how
+    /// many changes were taken.
+    fn take(&mut self, batch: &Batch, taken: usize, events: &mut Events) -> Option<usize> {
         let epoch = batch.cluster.epoch;
         if batch.cluster.revision > self.seen.revision && batch.hints.is_empty() {
             self.seen = Seen { revision: self.seen.revision, ..Seen::of(&batch.cluster) };
             for (at, change) in batch.changes.iter().enumerate().skip(taken) {
                 if events.are_enough() {
-                    return Some((batch, at));
+                    return Some(at);
                 }
                 if let Some(event) = self.change_event(change, epoch) {
                     events.push(event);

@@ -153,6 +153,12 @@ impl Labels {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// How many bytes keys and values have in all.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
 }
 
 /// Accepts a text: at most `max_bytes`, no control characters (which PostgreSQL cannot hold, or which would reach

@@ -69,6 +69,14 @@ impl Instance {
         if self.epoch.id == current.id { self.status } else { InstanceStatus::Dead }
     }
 
+    /// How many bytes its texts have: what may be large about it.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let texts = [&self.actor_name, &self.serve_route, &self.node_id, &self.version];
+        let texts = texts.into_iter().flatten().map(|text| text.len());
+        self.logical_id.as_str().len() + texts.sum::<usize>() + self.labels.text_bytes()
+    }
+
     /// Whether it lived at a time, as far as is written down. An instance of an older epoch whose death is not yet
     /// written down counts as alive: it is written down seconds after the rotation.
     #[must_use]

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, future::poll_fn, pin_mut};
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, Client, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Row, Statement, types::ToSql};
 use uuid::Uuid;
 
 use super::{
@@ -113,23 +113,17 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused. `each` may have been called then.
-    pub async fn load(&self, mut each: impl FnMut(&Cluster, Instance)) -> Result<Option<Cluster>, Error> {
-        let everything: [i64; 1] = [-1];
-        let no_limit: Option<i64> = None;
-        let rows = answer(
-            self.client
-                .query_raw(&self.changes, [&everything[0] as &(dyn tokio_postgres::types::ToSql + Sync), &no_limit]),
-        )
-        .await?
-        .map_err(Error::from);
+    pub async fn load(&self, mut each: impl FnMut(Instance)) -> Result<Option<Cluster>, Error> {
+        let no_parameters: [&(dyn ToSql + Sync); 0] = [];
+        let rows = answer(self.client.query_raw(load_sql().as_str(), no_parameters)).await?.map_err(Error::from);
         pin_mut!(rows);
         let mut seen = None;
         while let Some(row) = timeout(ANSWER_TIMEOUT, rows.try_next()).await.map_err(|_| Error::Unanswered(None))?? {
             if seen.is_none() {
                 seen = Some(cluster(&row)?);
             }
-            if let (Some(cluster), Some(instance)) = (&seen, joined_instance(&row)?) {
-                each(cluster, instance);
+            if let Some(instance) = joined_instance(&row)? {
+                each(instance);
             }
         }
         Ok(seen)
@@ -169,17 +163,26 @@ async fn answer<T>(call: impl Future<Output = Result<T, tokio_postgres::Error>>)
     }
 }
 
-/// One statement, so that the cluster row and the instances are of the same moment: every change up to the revision
-/// it shows is among them.
+/// What changed. One statement, so that the cluster row and the instances are of the same moment: every change up to the
+/// revision it shows is among them.
 fn changes_sql() -> String {
+    let changed = "SELECT * FROM registry_instance WHERE revision > $1 ORDER BY revision LIMIT $2";
+    format!("{} LEFT JOIN LATERAL ({changed}) i ON true WHERE c.id = 1 ORDER BY i.revision", select_sql())
+}
+
+/// Everything, in no order: to sort a million rows takes longer than a first answer may, and nobody needs it.
+fn load_sql() -> String {
+    format!("{} LEFT JOIN registry_instance i ON true WHERE c.id = 1", select_sql())
+}
+
+/// The cluster row beside each instance. The clock is read in subqueries, and so once and not for each row.
+fn select_sql() -> String {
     format!(
         "SELECT c.current_epoch, c.epoch_number, c.revision, c.history_id, c.purged_revision, \
-         CASE WHEN c.hold_until > muster_now() \
-              THEN (extract(epoch FROM c.hold_until - muster_now()) * 1000)::bigint END, \
-         c.hold_reason, muster_now(), c.brake, c.brake_since, c.brake_overdue, c.brake_live, {INSTANCE_COLUMNS} \
-         FROM cluster_metadata c \
-         LEFT JOIN LATERAL (SELECT * FROM registry_instance WHERE revision > $1 ORDER BY revision LIMIT $2) i ON true \
-         WHERE c.id = 1 ORDER BY i.revision"
+         CASE WHEN c.hold_until > (SELECT muster_now()) \
+              THEN (extract(epoch FROM c.hold_until - (SELECT muster_now())) * 1000)::bigint END, \
+         c.hold_reason, (SELECT muster_now()), c.brake, c.brake_since, c.brake_overdue, c.brake_live, \
+         {INSTANCE_COLUMNS} FROM cluster_metadata c"
     )
 }
 

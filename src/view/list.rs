@@ -3,7 +3,10 @@
 //! A page is read from one snapshot. The place where it ended is a name and an instance id, so the next page goes on
 //! from there whatever has changed in between: nobody who was there all the time is left out or shown twice.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{Entry, Snapshot};
 use chrono::{DateTime, Utc};
@@ -47,6 +50,8 @@ pub struct Page {
 
 /// Most instances looked at for one page: a filter that finds little ends its page early instead of holding a thread.
 const EXAMINED_MAX: usize = 100_000;
+/// Most changes looked at to tell some of them, likewise.
+const CHANGES_EXAMINED_MAX: usize = 20_000;
 
 /// Lists at most `size` instances after `after`.
 #[must_use]
@@ -84,23 +89,46 @@ pub fn unserved(snapshot: &Snapshot, limit: usize) -> Vec<LogicalId> {
     unserved.take(limit.min(known)).collect()
 }
 
-/// Everything that changed after a revision in the names of a filter, whether or not it matches, and what left these
-/// names since, by revision.
+/// What changed in the names of a filter, or as much of it as is told at once.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// The instances, by revision.
+    pub entries: Vec<Arc<Entry>>,
+    /// Everything up to this revision is among them, or was seen before.
+    pub reached: Revision,
+}
+
+/// What changed after a revision in the names of a filter, whether or not it matches, and what left these names since;
+/// at most `size` instances.
 #[must_use]
-pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision) -> Vec<Arc<Entry>> {
-    let mut changed: Vec<_> = snapshot
-        .names_from(filter.first_name())
-        .take_while(|(logical_id, _)| filter.names(logical_id))
-        .flat_map(|(_, name)| name.all.iter())
-        .filter(|entry| entry.instance.revision > revision)
-        .map(Arc::clone)
+pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision, size: usize) -> Changed {
+    let left: HashSet<InstanceId> = snapshot
+        .moves_after(revision)
+        .filter(|moved| filter.names(&moved.from))
+        .map(|moved| moved.instance_id)
         .collect();
-    let left = snapshot.moves_after(revision).filter(|moved| filter.names(&moved.from));
-    let left = left.filter_map(|moved| snapshot.instance(moved.instance_id));
-    changed.extend(left.filter(|entry| !filter.names(&entry.instance.logical_id)).map(Arc::clone));
-    changed.sort_unstable_by_key(|entry| entry.instance.revision);
-    // Who left more than once is there more than once.
-    changed.dedup_by_key(|entry| entry.instance.revision);
+    let mut changed = Changed { entries: Vec::new(), reached: snapshot.revision() };
+    let named = snapshot.name(&filter.logical_id).map(|name| name.all.as_slice()).unwrap_or_default();
+    if !filter.logical_id.is_empty() && named.len() + left.len() <= size {
+        // One name, while a million others may have changed: those are not looked at.
+        let left = left.iter().filter_map(|instance_id| snapshot.instance(*instance_id));
+        let left = left.filter(|entry| !filter.names(&entry.instance.logical_id));
+        let named = named.iter().filter(|entry| entry.instance.revision > revision);
+        changed.entries = named.chain(left).map(Arc::clone).collect();
+        changed.entries.sort_unstable_by_key(|entry| entry.instance.revision);
+        return changed;
+    }
+    let mut examined = revision;
+    for (count, entry) in snapshot.changed_after(revision).enumerate() {
+        if changed.entries.len() == size || count == CHANGES_EXAMINED_MAX {
+            changed.reached = examined;
+            break;
+        }
+        if filter.names(&entry.instance.logical_id) || left.contains(&entry.instance.instance_id) {
+            changed.entries.push(Arc::clone(entry));
+        }
+        examined = entry.instance.revision;
+    }
     changed
 }
 

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::{HashMap, OrdMap, OrdSet};
+use smallvec::SmallVec;
 
 use crate::model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, Lease, LogicalId, Revision, ranking::Rank};
 
@@ -30,13 +31,16 @@ impl Entry {
     }
 }
 
+/// Instances of one logical id. Most have one or two, which then need no memory of their own: there may be a million.
+pub type Entries = SmallVec<[Arc<Entry>; 2]>;
+
 /// The instances of one logical id.
 #[derive(Clone, Debug, Default)]
 pub struct Name {
     /// Those written as alive, in the order of their ranks as long as none is suspect.
-    pub alive: Vec<Arc<Entry>>,
+    pub alive: Entries,
     /// All on record, by instance id.
-    pub all: Vec<Arc<Entry>>,
+    pub all: Entries,
 }
 
 impl Name {
@@ -93,7 +97,12 @@ pub struct Move {
 pub struct Snapshot {
     cluster: Option<Cluster>,
     instances: HashMap<InstanceId, Arc<Entry>>,
-    names: OrdMap<LogicalId, Arc<Name>>,
+    /// By hash, because a lookup in an ordered map compares with twenty names, each somewhere else in memory.
+    by_name: HashMap<LogicalId, Arc<Name>>,
+    /// The same names in order, for lists.
+    names: OrdSet<LogicalId>,
+    /// Every instance at its latest change, so that who resumes pays for what changed and not for what is there.
+    by_revision: OrdMap<Revision, Arc<Entry>>,
     counts: Counts,
     moves: OrdMap<Revision, Move>,
     moves_known_after: Revision,
@@ -121,17 +130,23 @@ impl Snapshot {
     /// The instances of a logical id.
     #[must_use]
     pub fn name(&self, logical_id: &str) -> Option<&Arc<Name>> {
-        self.names.get(logical_id)
+        self.by_name.get(logical_id)
     }
 
     /// All logical ids from `first` on, in order.
     pub fn names_from(&self, first: &str) -> impl Iterator<Item = (&LogicalId, &Arc<Name>)> {
-        self.names.range(LogicalId::from_record(first)..)
+        let names = self.names.range(LogicalId::from_record(first)..);
+        names.filter_map(|logical_id| self.by_name.get_key_value(logical_id))
+    }
+
+    /// Instances that changed after a revision, by revision.
+    pub fn changed_after(&self, revision: Revision) -> impl Iterator<Item = &Arc<Entry>> {
+        self.by_revision.range(after(revision)..).map(|(_, entry)| entry)
     }
 
     /// Instances that left a logical id after a revision, by revision.
     pub fn moves_after(&self, revision: Revision) -> impl Iterator<Item = &Move> {
-        self.moves.range(Revision(revision.0.saturating_add(1))..).map(|(_, moved)| moved)
+        self.moves.range(after(revision)..).map(|(_, moved)| moved)
     }
 
     /// Moves up to this revision may be unknown.
@@ -164,9 +179,12 @@ impl Snapshot {
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let before = self.remove(entry.instance.instance_id);
         let epoch = self.epoch();
-        let name = self.names.entry(entry.instance.logical_id.clone()).or_default();
+        let name = self.by_name.entry(entry.instance.logical_id.clone()).or_default();
         let served_before = is_served(name, epoch);
         let known_before = !name.all.is_empty();
+        if !known_before {
+            self.names.insert(entry.instance.logical_id.clone());
+        }
         let members = Arc::make_mut(name);
         let at = members.all.partition_point(|other| other.instance.instance_id < entry.instance.instance_id);
         insert(&mut members.all, at, &entry);
@@ -180,6 +198,7 @@ impl Snapshot {
         if let Some(before) = &before {
             self.note_move(&before.instance, &entry.instance);
         }
+        self.by_revision.insert(entry.instance.revision, Arc::clone(&entry));
         self.instances.insert(entry.instance.instance_id, entry);
         before
     }
@@ -222,9 +241,10 @@ impl Snapshot {
     /// Removes an instance from the record.
     pub(super) fn remove(&mut self, instance_id: InstanceId) -> Option<Arc<Entry>> {
         let entry = self.instances.remove(&instance_id)?;
+        self.by_revision.remove(&entry.instance.revision);
         let epoch = self.epoch();
         *self.counts.of(effective_status(&entry, epoch)) -= 1;
-        if let Some(name) = self.names.get_mut(&entry.instance.logical_id) {
+        if let Some(name) = self.by_name.get_mut(&entry.instance.logical_id) {
             let served_before = is_served(name, epoch);
             let members = Arc::make_mut(name);
             members.all.retain(|other| other.instance.instance_id != instance_id);
@@ -232,6 +252,7 @@ impl Snapshot {
             let empty = members.all.is_empty();
             let served = (!empty).then(|| is_served(name, epoch));
             if empty {
+                self.by_name.remove(&entry.instance.logical_id);
                 self.names.remove(&entry.instance.logical_id);
             }
             self.count_name(Some(served_before), served);
@@ -263,7 +284,7 @@ impl Snapshot {
         for entry in self.instances.values() {
             *counts.of(effective_status(entry, epoch)) += 1;
         }
-        for name in self.names.values() {
+        for name in self.by_name.values() {
             if is_served(name, epoch) {
                 counts.logical_ids_live += 1;
             } else {
@@ -274,12 +295,17 @@ impl Snapshot {
     }
 }
 
-/// Inserts, growing by no more than half: most names have one instance, and there may be a million of them.
-fn insert(entries: &mut Vec<Arc<Entry>>, at: usize, entry: &Arc<Entry>) {
+/// Inserts, growing by no more than half.
+fn insert(entries: &mut Entries, at: usize, entry: &Arc<Entry>) {
     if entries.len() == entries.capacity() {
         entries.reserve_exact(1 + entries.len() / 2);
     }
     entries.insert(at, Arc::clone(entry));
+}
+
+/// The least revision after one.
+fn after(revision: Revision) -> Revision {
+    Revision(revision.0.saturating_add(1))
 }
 
 fn effective_status(entry: &Entry, epoch: Option<Epoch>) -> InstanceStatus {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Counts, Entry, Snapshot, View, ViewWriter,
-    list::{Filter, page, unserved},
+    list::{Filter, changed_after, page, unserved},
     resolve::{Choice, Nobody, resolve},
 };
 use crate::{
@@ -244,6 +244,31 @@ impl Both {
         }
     }
 
+    /// Resumed anywhere, in pieces of any size: everything that changed since, once, in order.
+    fn check_changes(&self, snapshot: &Snapshot, filter: &Filter, size: usize) -> Result<(), TestCaseError> {
+        for begin in 0..=self.revision {
+            let since = self.rows.values().filter(|row| row.instance.revision > Revision(begin));
+            let named = since.filter(|row| row.instance.logical_id.as_str().starts_with(&filter.logical_id_prefix));
+            let mut expected: Vec<_> = named.map(|row| row.instance.revision).collect();
+            expected.sort();
+            let (mut told, mut reached) = (Vec::new(), Revision(begin));
+            while reached < snapshot.revision() {
+                let changed = changed_after(snapshot, filter, reached, size);
+                prop_assert!(changed.entries.len() <= size && changed.reached > reached);
+                let revisions: Vec<_> = changed.entries.iter().map(|entry| entry.instance.revision).collect();
+                prop_assert!(
+                    revisions.iter().all(|revision| (reached.0 + 1..=changed.reached.0).contains(&revision.0))
+                );
+                let named = changed.entries.iter().map(|entry| &entry.instance);
+                let named = named.filter(|it| it.logical_id.as_str().starts_with(&filter.logical_id_prefix));
+                told.extend(named.map(|it| it.revision));
+                reached = changed.reached;
+            }
+            prop_assert_eq!(told, expected, "after {} in pieces of {}", begin, size);
+        }
+        Ok(())
+    }
+
     fn check_list(&self, snapshot: &Snapshot, filter: &Filter, size: usize) -> Result<(), TestCaseError> {
         let mut expected: Vec<_> = self
             .rows
@@ -309,6 +334,7 @@ proptest! {
         let snapshot = both.view.snapshot();
         both.check_list(&snapshot, &filter, size)?;
         both.check_unserved(&snapshot, size)?;
+        both.check_changes(&snapshot, &filter, size)?;
         for (instance_id, row) in &both.rows {
             prop_assert_eq!(&snapshot.instance(*instance_id).unwrap().instance, &row.instance);
         }

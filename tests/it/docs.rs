@@ -1,4 +1,4 @@
-//! What the pages in docs/ tell a reader to type is typed, and what they show must come out.
+//! What README.md and the pages in docs/ tell a reader to type is typed, and what they show must come out.
 //!
 //! Documentation that was once true is worse than none. So the commands are taken from the pages themselves, run in
 //! their order in one shell against a real daemon, and their output is compared ([`compare`]). SQL runs in the page's
@@ -27,7 +27,7 @@ use crate::harness::{
 };
 
 /// How many blocks of all pages are not run.
-const NOT_RUN: usize = 1;
+const NOT_RUN: usize = 3;
 
 /// What commands of the pages need besides musterd, and how to get it.
 const TOOLS: &[(&str, &str)] = &[
@@ -80,11 +80,11 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Every page in docs/.
+/// README.md and every page in docs/.
 fn pages() -> Vec<String> {
     let entries = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let pages = entries.filter_map(|name| name.into_string().ok()).filter(|name| name.ends_with(".md"));
-    pages.map(|name| format!("docs/{name}")).collect()
+    std::iter::once("README.md".to_owned()).chain(pages.map(|name| format!("docs/{name}"))).collect()
 }
 
 /// The database, the daemon and the shell of a page.
@@ -223,6 +223,16 @@ fn has_tools(page: &str, command: &Command) -> bool {
         );
         found && !skipped
     })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_does_what_it_says() {
+    follow("README.md", Before::Nothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_is_as_it_is_shown() {
+    follow("docs/reference.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
-//! What README.md says about the program is held equal to the program: flags, metrics, commands, codes and reasons.
+//! What README.md and docs/ say about the program is held equal to the program: flags, metrics, commands, codes, reasons.
 //!
-//! The README is the first thing a user believes, and the last that anybody remembers to change. Each table that can be
-//! derived from the code is compared with it here, in both directions.
+//! Documentation is the first thing a user believes, and the last that anybody remembers to change. Each table that can
+//! be derived from the code is compared with it here, in both directions; on which page it stands does not matter.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,8 +22,14 @@ use crate::harness::{
     served::{Served, registration},
 };
 
+/// README.md and the pages it leads to, one after the other.
 fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut pages: Vec<_> = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
+    pages.sort();
+    pages.insert(0, root.join("README.md"));
+    pages.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
 /// The rows of the table whose first column has this title: the cells of each, without backquotes.
@@ -33,7 +39,7 @@ fn table(text: &str, first_column: &str) -> Vec<Vec<String>> {
         inner.split('|').map(|cell| cell.trim().replace('`', "")).collect()
     };
     let mut lines = text.lines().skip_while(|line| !(line.starts_with('|') && cells(line)[0] == first_column));
-    assert!(lines.next().is_some(), "README.md has no table whose first column is {first_column}");
+    assert!(lines.next().is_some(), "neither README.md nor docs/ has a table whose first column is {first_column}");
     lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect()
 }
 
@@ -162,6 +168,26 @@ fn the_exit_codes_are_those_of_the_program() {
     let actual =
         [exit::OK, exit::NEGATIVE, exit::USAGE, exit::UNREACHABLE, exit::NOT_FOUND, exit::PRECONDITION, exit::CONFIG];
     assert_eq!(documented, BTreeSet::from(actual));
+}
+
+#[test]
+fn log_messages_that_are_explained_are_those_of_the_program() {
+    fn sources(directory: &Path, text: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, text)
+            } else {
+                text.push_str(&fs::read_to_string(&path).unwrap_or_default())
+            }
+        }
+    }
+    let mut code = String::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
+    let rows = table(&readme(), "Message");
+    for message in rows.iter().flat_map(|row| row[0].split(", ")) {
+        assert!(code.contains(&format!("\"{message}\"")), "no log says {message:?}");
+    }
 }
 
 #[test]

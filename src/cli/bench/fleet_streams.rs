@@ -4,6 +4,7 @@
 //! takes new leases from an inbox, and puts them into its latest request until that is full.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,7 +19,10 @@ use super::{
     record::{Latencies, Recorder},
     streams::{Beats, count},
 };
-use crate::{model::spread::mix, proto::v1::registry_service_client::RegistryServiceClient};
+use crate::{
+    model::spread::mix,
+    proto::v1::{self, registry_service_client::RegistryServiceClient},
+};
 
 /// How often the inbox is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -137,7 +141,9 @@ impl FleetStream {
                 seen.gaps.add(now - before);
             }
             // One that has ended has been counted; its owner would register anew.
-            next.lease_ids.retain(|lease_id| !answer.exceptions.iter().any(|ended| ended.lease_id == *lease_id));
+            let ended = answer.exceptions.iter().filter(|it| it.reason() != v1::ErrorReason::NotYetSeen);
+            let ended: HashSet<u64> = ended.map(|ended| ended.lease_id).collect();
+            next.lease_ids.retain(|lease_id| !ended.contains(lease_id));
             next.due = (next.due + self.interval).max(now);
         }
         stream.close(self.grace).await;

@@ -43,7 +43,7 @@ const BEGIN: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 pub(super) struct WatchArgs {
     /// Watchers
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     watchers: u32,
 
     /// Connections they share [default: one for every 100 watchers]

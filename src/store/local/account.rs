@@ -91,6 +91,8 @@ pub(super) fn command(program: &OsStr, account: Option<&Account>, work_dir: &Pat
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
         command.env_remove(name);
     }
+    // To the service manager only the daemon itself speaks.
+    command.env_remove("NOTIFY_SOCKET");
     command.env("LC_ALL", "C").current_dir(work_dir).stdin(Stdio::null()).process_group(0);
     if let Some(account) = account {
         command.uid(account.uid.as_raw()).gid(account.gid.as_raw());

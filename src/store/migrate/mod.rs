@@ -3,12 +3,14 @@
 //! The migrations are numbered SQL files (`migrations/`), embedded in the binary. What a database has gone through
 //! stands in its table `muster_migration`, with a checksum of each text.
 //!
-//! Three decisions carry the rest:
+//! Four decisions carry the rest:
 //!
 //! - **One transaction for each migration**, its entry in the history included: it has happened or it has not.
 //! - **A transaction-level advisory lock**, never a session-level one, and the history read again under it. Daemons
 //!   that start together queue up, the first one migrates, the others find nothing to do. Nothing is left behind when a
 //!   daemon dies on the way, and a transaction pooler in between does no harm.
+//! - **Everything is made by the owner of the registry's tables**, whichever of its members, or superuser, runs the
+//!   migration: the functions act with the rights of their owner, which must be those over the tables.
 //! - **The search path is pinned** to the schema the connection works in. The functions carry it along
 //!   (`SET search_path FROM CURRENT`), so a caller cannot put another `registry_instance` before ours.
 //!
@@ -239,7 +241,18 @@ async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
         .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK_KEY])
         .await
         .map_err(Error::during("waiting for another migration"))?;
-    set_lock_timeout(transaction, LOCK_TIMEOUT).await
+    set_lock_timeout(transaction, LOCK_TIMEOUT).await?;
+    become_owner(transaction).await
+}
+
+/// Goes on as the owner of the registry's tables, until the end of the transaction, if they are another's.
+async fn become_owner(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let statement = "SELECT set_config('role', pg_get_userbyid(class.relowner), true)
+                  FROM pg_class AS class
+                  WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
+                    AND class.relowner <> quote_ident(current_user)::regrole
+                    AND pg_has_role(class.relowner, 'MEMBER')";
+    transaction.execute(statement, &[]).await.map(drop).map_err(Error::during("migrating"))
 }
 
 async fn set_lock_timeout(transaction: &Transaction<'_>, limit: Duration) -> Result<(), Error> {

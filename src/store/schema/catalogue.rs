@@ -107,7 +107,9 @@ WHERE owner.relnamespace = quote_ident(current_schema())::regnamespace
   AND NOT EXISTS (SELECT FROM pg_constraint AS con WHERE con.conindid = class.oid AND con.contype IN ('p', 'u', 'x'))"#;
 
 /// Functions. The server prints the schema before the name whatever the search path is, and a pinned search path by
-/// the schema's name: both are taken out, so that the text creates the function wherever it is run.
+/// the schema's name: both are taken out, so that the text creates the function wherever it is run. One that runs with
+/// the rights of its owner must not be everybody's to call: that it is not belongs to its text, and so does not get lost
+/// in a dump without privileges.
 const FUNCTIONS: &str = r#"
 SELECT
     proc.proname || '(' || oidvectortypes(proc.proargtypes) || ')' AS name,
@@ -117,7 +119,12 @@ SELECT
     END
     || E';\n'
     || coalesce(format('COMMENT ON FUNCTION %I(%s) IS ', proc.proname, oidvectortypes(proc.proargtypes))
-        || quote_literal(obj_description(proc.oid, 'pg_proc')) || E';\n', '') AS text
+        || quote_literal(obj_description(proc.oid, 'pg_proc')) || E';\n', '')
+    || CASE WHEN proc.prosecdef AND NOT EXISTS (
+            SELECT FROM aclexplode(coalesce(proc.proacl, acldefault('f', proc.proowner))) AS acl WHERE acl.grantee = 0)
+        THEN format(E'REVOKE ALL ON FUNCTION %I(%s) FROM PUBLIC;\n', proc.proname, oidvectortypes(proc.proargtypes))
+        ELSE ''
+    END AS text
 FROM pg_proc AS proc
 CROSS JOIN LATERAL (
     SELECT 'CREATE OR REPLACE FUNCTION ' || substr(

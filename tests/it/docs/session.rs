@@ -63,7 +63,7 @@ impl Session {
     pub(crate) fn start(world: World) -> Self {
         let scratch = Scratch::on_disk();
         let directory = scratch.path().join("musterd");
-        prepare(&directory);
+        prepare(&directory, &world);
         let background = scratch.path().join("background.log");
         let mut command = Command::new("bash");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTERD_")) {
@@ -76,9 +76,6 @@ impl Session {
             .current_dir(&directory)
             .env("PATH", format!("{}:{}:{path}", bin.display(), node_tools().display()))
             .env("MUSTERD_ADDR", &world.grpc_addr)
-            .env("MUSTERD_GRPC_ADDR", &world.grpc_addr)
-            .env("MUSTERD_HTTP_ADDR", &world.http_addr)
-            .env("MUSTERD_DATA_DIR", scratch.path().join("data"))
             .envs([("LC_ALL", "C.UTF-8"), ("PSQLRC", "/dev/null"), ("PAGER", "cat"), ("NO_COLOR", "1")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -139,6 +136,9 @@ impl Session {
     }
 
     fn led_here(&self, command: &str) -> String {
+        if command.starts_with("musterd config") {
+            return command.to_owned();
+        }
         let mut command = command.replace(DATABASE, &self.world.database_url);
         // Made once, and only looked at from then on: what it needs comes from far away.
         command = command.replace("target/venv", &cache().join("docs-venv").display().to_string());
@@ -199,18 +199,28 @@ fn is_a_daemon(command: &str) -> bool {
 }
 
 /// Makes a directory that looks like the repository, where nothing that is written reaches the real one.
-fn prepare(directory: &Path) {
+fn prepare(directory: &Path, world: &World) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let bin = directory.join("target/docs/bin");
     fs::create_dir_all(&bin).unwrap();
     for name in ["deploy", "docs", "migrations", "proto", "tests"] {
         symlink(root.join(name), directory.join(name)).unwrap();
     }
-    symlink(env!("CARGO_BIN_EXE_musterd"), bin.join("musterd")).unwrap();
+    // Its defaults are the ports and the folder of the machine. What it says of its settings has to be the truth.
+    let (grpc_addr, http_addr) = (&world.grpc_addr, &world.http_addr);
+    let data_dir = directory.with_file_name("data");
+    let led_here = format!(
+        "[ \"$1\" = config ] || export MUSTERD_GRPC_ADDR={grpc_addr} MUSTERD_HTTP_ADDR={http_addr} MUSTERD_DATA_DIR={}",
+        data_dir.display()
+    );
+    script(&bin.join("musterd"), &format!("{led_here}\nexec '{}' \"$@\"", env!("CARGO_BIN_EXE_musterd")));
     // Cargo knows its packages by their paths, so it is called in the real place.
-    let cargo = format!("#!/bin/sh\ncd '{}' && exec '{}' \"$@\"\n", root.display(), env!("CARGO"));
-    fs::write(bin.join("cargo"), cargo).unwrap();
-    fs::set_permissions(bin.join("cargo"), PermissionsExt::from_mode(0o755)).unwrap();
+    script(&bin.join("cargo"), &format!("cd '{}' && exec '{}' \"$@\"", root.display(), env!("CARGO")));
+}
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// Where tools for tests are kept, as `deploy/prerequisites.sh` has it.

@@ -80,9 +80,15 @@ impl Daemon {
 
     /// Starts a daemon and waits until it listens, ready or not.
     pub(crate) async fn spawn(flags: &[&str]) -> Self {
+        Self::spawn_in(&[], flags).await
+    }
+
+    /// As [`Self::spawn`], with more in its environment.
+    pub(crate) async fn spawn_in(environment: &[(&str, &str)], flags: &[&str]) -> Self {
         let scratch = Scratch::in_memory();
         let log = scratch.path().join("daemon.log");
         let mut command = program();
+        command.envs(environment.iter().copied());
         command.args(["serve", "--log-format", "json", "--log-level", "info,musterd=debug"]);
         if !flags.contains(&"--grpc-addr") {
             command.args(["--grpc-addr", "127.0.0.1:0"]);

@@ -1,0 +1,134 @@
+-- Roles for the registry, each with what its work needs and no more.
+--
+--   musterd_owner        owns every object of the registry; nobody logs in as it
+--   musterd_migrator     becomes the owner at login; for `musterd migrate up`, and for nothing that runs all the time
+--   musterd_daemon       `musterd serve --no-migrate`: reads, and calls the functions of the registry
+--   musterd_reader       reads; for dashboards, reports, people
+--   musterd_application  may call assert_lease(); grant it to the role of your application
+--
+-- Whoever has the daemon's password can do what a daemon can: register, rotate, expire. It cannot delete, change or forge
+-- a row, nor change the schema.
+--
+-- Run it in the database of the registry, as a superuser or as a role with CREATEROLE that owns the database or the
+-- registry's tables, after the first `musterd migrate up`:
+--
+--   psql -X -v ON_ERROR_STOP=1 -f deploy/roles.sql "$ADMIN_DATABASE_URL"
+--
+-- Then give a password to whom you let in, for example with \password musterd_daemon. Running it again changes nothing; it
+-- needs to be run again for nothing but a new version of this file: what later migrations make comes with these rights.
+-- It works in the first schema of the search path, "public" by default. Plain SQL, so that any client can run it.
+
+BEGIN;
+
+-- Roles belong to the whole server, and another database may be given the same ones at this moment.
+DO $$
+DECLARE
+    v_role text;
+BEGIN
+    FOREACH v_role IN ARRAY ARRAY[
+        'musterd_owner NOLOGIN', 'musterd_migrator LOGIN', 'musterd_daemon LOGIN', 'musterd_reader LOGIN',
+        'musterd_application NOLOGIN']
+    LOOP
+        CONTINUE WHEN to_regrole(split_part(v_role, ' ', 1)) IS NOT NULL;
+        BEGIN
+            EXECUTE 'CREATE ROLE ' || v_role;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;
+        END;
+        IF v_role = 'musterd_migrator LOGIN' THEN
+            -- So that what it makes belongs to the owner.
+            ALTER ROLE musterd_migrator SET role = 'musterd_owner';
+        ELSIF v_role = 'musterd_reader LOGIN' THEN
+            -- A long query on a registry keeps PostgreSQL from cleaning up after the beats.
+            ALTER ROLE musterd_reader SET statement_timeout = '60s';
+            ALTER ROLE musterd_reader SET default_transaction_read_only = on;
+        END IF;
+    END LOOP;
+    IF NOT pg_has_role('musterd_migrator', 'musterd_owner', 'MEMBER') THEN
+        GRANT musterd_owner TO musterd_migrator;
+    END IF;
+    -- Only a member may hand over to the owner what it owns.
+    IF NOT pg_has_role('musterd_owner', 'MEMBER') THEN
+        EXECUTE format('GRANT musterd_owner TO %I', current_user);
+    END IF;
+END
+$$;
+
+-- The schema. A function with the rights of its owner trusts what stands in it, so it must not be everybody's to fill;
+-- up to PostgreSQL 14 "public" is. Whoever else makes objects in it needs CREATE granted by name.
+DO $$
+DECLARE
+    v_schema text := quote_ident(current_schema());
+BEGIN
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO musterd_migrator, musterd_daemon, musterd_reader', current_database());
+    EXECUTE format('REVOKE CREATE ON SCHEMA %s FROM PUBLIC', v_schema);
+    EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO musterd_owner', v_schema);
+    EXECUTE format('GRANT USAGE ON SCHEMA %s TO musterd_migrator, musterd_daemon, musterd_reader, musterd_application', v_schema);
+END
+$$;
+
+-- What is there already goes to the owner. In a database that the seed system has made, its former owner becomes a member,
+-- so that the seed system's own deployments can do what they could.
+DO $$
+DECLARE
+    v_object record;
+BEGIN
+    FOR v_object IN
+        SELECT
+            'TABLE' AS kind, class.oid::regclass::text AS name, class.relowner AS owner, true AS is_data
+        FROM pg_class AS class
+        WHERE class.relnamespace = quote_ident(current_schema())::regnamespace
+          AND class.relname IN ('cluster_metadata', 'registry_instance', 'registry_epoch', 'registry_daemon',
+              'registry_suspicion', 'muster_migration', 'active_instances', 'active_instance')
+        UNION ALL
+        SELECT 'TYPE', typ.oid::regtype::text, typ.typowner, false
+        FROM pg_type AS typ
+        WHERE typ.typnamespace = quote_ident(current_schema())::regnamespace
+          AND typ.typname IN ('instancestatus', 'muster_operation', 'muster_outcome')
+        UNION ALL
+        SELECT 'FUNCTION', proc.oid::regprocedure::text, proc.proowner, false
+        FROM pg_proc AS proc
+        WHERE proc.pronamespace = quote_ident(current_schema())::regnamespace
+          AND (proc.proname ~ '^muster_' OR proc.proname IN (
+              'set_current_epoch', 'register_instance', 'set_instance_status', 'beat', 'expire_stale_instances',
+              'expire_old_epoch_instances', 'assert_lease', 'alive_at'))
+    LOOP
+        IF v_object.owner <> 'musterd_owner'::regrole THEN
+            IF NOT pg_has_role(v_object.owner, 'musterd_owner', 'MEMBER') THEN
+                EXECUTE format('GRANT musterd_owner TO %s', v_object.owner::regrole);
+            END IF;
+            EXECUTE format('ALTER %s %s OWNER TO musterd_owner', v_object.kind, v_object.name);
+        END IF;
+        IF v_object.is_data THEN
+            EXECUTE format('GRANT SELECT ON %s TO musterd_daemon, musterd_reader', v_object.name);
+        ELSIF v_object.kind = 'FUNCTION' THEN
+            CASE
+                WHEN v_object.name ~ '(^|\.)muster_now\(' THEN
+                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO musterd_daemon, musterd_reader', v_object.name);
+                WHEN v_object.name ~ '(^|\.)muster_' THEN
+                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO musterd_daemon', v_object.name);
+                WHEN v_object.name ~ '(^|\.)alive_at\(' THEN
+                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO musterd_reader', v_object.name);
+                WHEN v_object.name ~ '(^|\.)assert_lease\(' THEN
+                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO musterd_application', v_object.name);
+                ELSE
+                    NULL;
+            END CASE;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- What later migrations make, they make as the owner, and it comes with these.
+DO $$
+DECLARE
+    v_schema text := quote_ident(current_schema());
+BEGIN
+    EXECUTE format('ALTER DEFAULT PRIVILEGES FOR ROLE musterd_owner IN SCHEMA %s
+        GRANT SELECT ON TABLES TO musterd_daemon, musterd_reader', v_schema);
+    EXECUTE format('ALTER DEFAULT PRIVILEGES FOR ROLE musterd_owner IN SCHEMA %s
+        GRANT EXECUTE ON FUNCTIONS TO musterd_daemon', v_schema);
+END
+$$;
+
+COMMIT;
