@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # What building and running musterd needs, and how to get it. Sourced by deploy/quickstart.sh and tests/run.sh.
 #
-# Needed are Rust, a C compiler with its linker, and the server programs of PostgreSQL. The last two are installed on
-# Debian and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice. The tests also
-# need Prometheus, which is unpacked below target/ and not installed: its package would start a service.
+# Needed are Rust, a C compiler with its linker, and the server programs of PostgreSQL. All but Rust are installed on Debian
+# and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice. The tests also need
+# Prometheus, which is unpacked below target/ and not installed: its package would start a service; and they want Chromium,
+# of which Ubuntu has no package: where there is none, the tests of the status page in a browser are skipped, loudly.
 
 say() { printf '==> %s\n' "$*"; }
 
@@ -30,6 +31,17 @@ have_postgres_server() {
     return 1
 }
 
+# The same names as tests/it/harness/browser.rs.
+have_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome-stable google-chrome; do
+        if command -v "$name" >/dev/null; then
+            return 0
+        fi
+    done
+    return 1
+}
+
 as_root() {
     if [[ $(id -u) -eq 0 ]]; then
         "$@"
@@ -46,6 +58,20 @@ need_rust() {
     fi
     command -v cargo >/dev/null ||
         fail "Rust is missing (cargo, 1.89 or later): install it with rustup, then run this again"
+}
+
+# Installs a browser where that is possible (Debian has a package, Ubuntu none): without one the tests that need it say
+# that they are skipped, which is no failure.
+want_browser() {
+    if [[ -n ${MUSTERD_SKIP_BROWSER:-} ]] || have_browser; then
+        return
+    fi
+    if command -v apt-get >/dev/null; then
+        say "Installing chromium"
+        as_root apt-get update -q
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium || true
+    fi
+    have_browser || say "There is no Chromium: the tests of the status page in a browser will be SKIPPED"
 }
 
 # The same places, in the same order, as tests/it/prometheus/tools.rs.
@@ -65,15 +91,15 @@ have_prometheus() {
 unpack_prometheus() (
     say "Unpacking Prometheus below target/"
     mkdir -p target/prometheus
-    cd target/prometheus
+    cd target/prometheus || exit
     apt-get download -q prometheus || { as_root apt-get update -q && apt-get download -q prometheus; } ||
         fail "apt-get cannot get the package prometheus; see above"
     dpkg-deb --extract prometheus_*.deb .
     rm prometheus_*.deb
 )
 
-# Gets what is missing: arguments `server`, `compiler`, `client`, `python`, `curl`, `prometheus`. To be called in the root
-# of the repository.
+# Gets what is missing: arguments `server`, `compiler`, `client`, `python`, `curl`, `prometheus`, `browser`. To be called in
+# the root of the repository.
 need() {
     local -a packages=()
     local what
@@ -81,6 +107,7 @@ need() {
         case $what in
             server) have_postgres_server || packages+=(postgresql) ;;
             compiler) command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
+            browser) want_browser ;;
             client) command -v psql >/dev/null || packages+=(postgresql-client) ;;
             python) python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv) ;;
             curl) command -v curl >/dev/null || packages+=(curl) ;;

@@ -13,8 +13,8 @@ DECLARE
     -- What daemons call.
     v_daemon constant text[] := ARRAY[
         'muster_apply', 'muster_confirm_history', 'muster_daemon_started', 'muster_daemon_stopped', 'muster_ensure_epoch',
-        'muster_flush_beats', 'muster_hold_expiry', 'muster_purge_dead', 'muster_reap_old_epoch', 'muster_reap_stale',
-        'muster_release_expiry', 'muster_rotate_epoch'];
+        'muster_exchange_suspicions', 'muster_flush_beats', 'muster_hold_expiry', 'muster_purge_dead',
+        'muster_reap_old_epoch', 'muster_reap_stale', 'muster_release_expiry', 'muster_rotate_epoch'];
     -- What others call with SQL.
     v_callers constant text[] := ARRAY[
         'assert_lease', 'beat', 'expire_old_epoch_instances', 'expire_stale_instances', 'register_instance',

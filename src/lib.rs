@@ -23,7 +23,7 @@
 //! ```text
 //!  actors --Register/SetStatus--> registry::writer (group commit) --> store --> PostgreSQL
 //!         --Beat----------------> registry::beats (memory) --flusher--> store --> PostgreSQL
-//!  PostgreSQL --doorbell + poll--> feed --> view (memory) --> grpc: Resolve, List; http: metrics, targets
+//!  PostgreSQL --doorbell + poll--> feed --> view (memory) --> grpc: Resolve, List; http: page, metrics, targets
 //!  registry::reaper --one call--> store --> PostgreSQL --> same feed --> every daemon
 //! ```
 //!

@@ -59,7 +59,7 @@ pub struct Cli {
     client: ClientArgs,
 
     /// Colour: on terminals unless NO_COLOR is set, always, or never
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    #[arg(long, global = true, env = "MUSTERD_COLOR", value_name = "WHEN", value_enum, default_value_t)]
     color: paint::Color,
 }
 
@@ -79,7 +79,7 @@ Exit codes:
   5   a precondition does not hold, for example a stale epoch
   78  bad configuration
 
-Every flag of serve, and --addr and --timeout, can also be given as an
+Every flag of serve, and --addr, --timeout and --color, can also be given as an
 environment variable MUSTERD_<FLAG>; those of serve also in a TOML file
 (--config). The flag wins over the variable, the variable over the file.";
 

@@ -30,7 +30,11 @@ use crate::{
         registry::Registry as RegistryRpc,
         server::{self, Services},
     },
-    http::{self, routes::Http},
+    http::{
+        self,
+        board::{Board, Engine, Sources},
+        routes::Http,
+    },
     lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, ServiceManager, Stage},
     metrics::{self, FeedMetrics, PoolMetrics},
     model::{Lease, Revision},
@@ -195,9 +199,32 @@ async fn start(
 
 fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
-    let routes = Http::new(handle.clone(), parts.readiness.clone(), parts.view.clone(), gauges(parts));
+    let board = Board::new(sources(parts), stop.clone());
+    let routes = Http::new(handle.clone(), parts.readiness.clone(), board, gauges(parts));
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
     parts.lifecycle.spawn_background(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
+}
+
+/// What the status page shows.
+fn sources(parts: &Parts) -> Sources {
+    let (leases, health, clock) = (Arc::clone(&parts.leases), Arc::clone(&parts.health), parts.clock);
+    let epochs = Arc::new(Epochs::new(parts.pool.clone(), Arc::clone(&parts.name)));
+    Sources {
+        view: parts.view.clone(),
+        readiness: parts.readiness.clone(),
+        daemon_id: parts.identity.daemon_id,
+        grpc_address: parts.identity.address.clone(),
+        engine: Arc::new(move || Engine {
+            flush_lag: Duration::from_millis(leases.save_lag_ms(clock.now_ms())),
+            database_latency: health.database_latency(),
+            last_reap_age: health.last_reap_age(),
+            beats_received: leases.renewed(),
+        }),
+        epoch: Arc::new(move || {
+            let epochs = Arc::clone(&epochs);
+            Box::pin(async move { epochs.list(u64::MAX >> 1, 1).await.ok()?.into_iter().next() })
+        }),
+    }
 }
 
 /// Sets the gauges that change by themselves.

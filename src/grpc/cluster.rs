@@ -63,17 +63,15 @@ impl Cluster {
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let cluster = snapshot.cluster().ok_or(Failure::NotYetSeen)?;
         let stale_for = self.view.stale_for();
-        let hold = cluster.hold.as_ref().and_then(|hold| {
-            let remaining = self.view.remaining(cluster.read_at, hold.remaining)?;
-            Some(v1::Hold { remaining: Some(duration(remaining)), reason: hold.reason.clone() })
-        });
+        let hold = self.view.hold(cluster);
+        let hold = hold.map(|hold| v1::Hold { remaining: Some(duration(hold.remaining)), reason: hold.reason });
         let unserved = unserved(&snapshot, unserved_limit);
         Ok(v1::GetClusterResponse {
             cluster_epoch: cluster.epoch.id.to_string(),
             epoch_number: cluster.epoch.number,
             revision: cluster.revision.0,
             history_id: cluster.history_id.to_string(),
-            daemons: self.view.daemons().iter().map(|daemon| convert::daemon(daemon, stale_for)).collect(),
+            daemons: self.view.daemons().present.iter().map(|daemon| convert::daemon(daemon, stale_for)).collect(),
             hold,
             counts: Some(self.counts(&snapshot)),
             stale_for: Some(duration(stale_for)),

@@ -1,9 +1,10 @@
 //! Accepts HTTP connections within fixed limits.
 //!
-//! The HTTP port serves a scraper and some probes, so a small cap costs nothing and keeps a client that opens
-//! connections and forgets them from eating the file descriptors that actors need. Over the cap, connections wait in the
-//! kernel's backlog; a connection on which nothing moves for [`IDLE_LIMIT`] is closed and makes room. (A client
-//! that drips bytes on purpose can hold its place for longer. The port is for operators and on loopback by default.)
+//! The HTTP port serves a scraper, some probes and a few browsers, so a small cap costs nothing and keeps a client that
+//! opens connections and forgets them from eating the file descriptors that actors need. Over the cap, connections wait in
+//! the kernel's backlog; a connection on which nothing moves for [`IDLE_LIMIT`] is closed and makes room, and so is one
+//! that does not take what is written to it for [`STALL_LIMIT`]. (A client that drips bytes on purpose can hold its
+//! place for longer. The port is for operators and on loopback by default.)
 
 use std::{
     io,
@@ -22,10 +23,13 @@ use tokio::{
 };
 
 /// Most HTTP connections that are open at once.
-pub const MAX_CONNECTIONS: usize = 64;
+pub const MAX_CONNECTIONS: usize = 128;
 
 /// How long nothing may move on a connection; longer than the usual scrape interval of one minute.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a client may leave unread what is written to it: a browser that is stopped while it is sent events.
+pub const STALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long to wait after a failed accept, which mostly means that the process has no file descriptor left: trying
 /// again at once would turn that into a busy loop.
@@ -36,13 +40,14 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub struct Listener {
     tcp: TcpListener,
     places: Arc<Semaphore>,
+    stall_limit: Duration,
 }
 
 impl Listener {
     /// Accepts from `tcp`, at most `max_connections` at a time.
     #[must_use]
     pub fn new(tcp: TcpListener, max_connections: usize) -> Self {
-        Self { tcp, places: Arc::new(Semaphore::new(max_connections)) }
+        Self { tcp, places: Arc::new(Semaphore::new(max_connections)), stall_limit: STALL_LIMIT }
     }
 }
 
@@ -60,7 +65,8 @@ impl axum::serve::Listener for Listener {
             match self.tcp.accept().await {
                 Ok((stream, peer)) => {
                     let idle = Box::pin(sleep(IDLE_LIMIT));
-                    return (Connection { stream, idle, _place: place }, peer);
+                    let stall_limit = self.stall_limit;
+                    return (Connection { stream, idle, stall_limit, stalled: None, _place: place }, peer);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept an http connection");
@@ -80,6 +86,9 @@ impl axum::serve::Listener for Listener {
 pub struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    stall_limit: Duration,
+    /// Set while something waits to be written.
+    stalled: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -107,7 +116,16 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.moved(written)
+        if written.is_ready() {
+            self.stalled = None;
+            return self.moved(written);
+        }
+        let limit = self.stall_limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -116,5 +134,33 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::serve::Listener as _;
+    use tokio::{io::AsyncWriteExt, net::TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_closed() {
+        let socket = TcpSocket::new_v4().unwrap();
+        // Small, and inherited by what is accepted: otherwise the kernel takes megabytes before it says no.
+        socket.set_send_buffer_size(4_096).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut listener = Listener::new(socket.listen(1).unwrap(), 1);
+        listener.stall_limit = Duration::from_millis(50);
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4_096).unwrap();
+        let _client = client.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut connection, _) = listener.accept().await;
+        let error = loop {
+            if let Err(error) = connection.write_all(&[0; 65_536]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

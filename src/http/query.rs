@@ -4,9 +4,11 @@
 //! instead of ten instances, and nobody would see why. So a parameter that is unknown, given twice or not UTF-8 is
 //! refused, by name.
 
+use std::collections::HashMap;
+
 use percent_encoding::percent_decode_str;
 
-use crate::model::{InvalidInput, input::invalid};
+use crate::model::{InvalidInput, Labels, input::invalid};
 
 /// Most characters of a text of the caller's that an answer repeats.
 const ECHO_MAX: usize = 64;
@@ -51,6 +53,31 @@ impl Query {
     /// All values of a parameter.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(given, _)| *given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter; empty if it is not given.
+    ///
+    /// # Errors
+    /// Given more than once.
+    pub fn text(&self, name: &str) -> Result<&str, InvalidInput> {
+        Ok(self.one(name)?.unwrap_or_default())
+    }
+
+    /// The labels that are asked for, each as `label=KEY=VALUE`.
+    ///
+    /// # Errors
+    /// Not of that form, a key given twice, or beyond the limits of labels.
+    pub fn labels(&self) -> Result<Labels, InvalidInput> {
+        let mut labels = HashMap::new();
+        for label in self.all("label") {
+            let Some((key, value)) = label.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+                return invalid("label", format!("is {}; write label=KEY=VALUE", quoted(label)));
+            };
+            if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+                return invalid("label", format!("has the key {} twice; give each key once", quoted(key)));
+            }
+        }
+        Labels::from_input("label", &labels)
     }
 }
 

@@ -17,11 +17,10 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{logical_ids, service_discovery};
+use super::{api, board::Board, logical_ids, page, service_discovery};
 use crate::{
     lifecycle::{Readiness, Snapshot},
     metrics::{Handle, ReadyMetrics},
-    view::View,
 };
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -31,11 +30,17 @@ pub(super) const JSON: &str = "application/json";
 const INDEX: &str = "\
 musterd
 
+/                     the status page, for a browser
 /metrics              metrics in the Prometheus text format
 /metrics/logical-ids  metrics by logical id, the worst served first: prefix, limit
 /sd/prometheus        living instances as targets for http_sd: name, prefix, label, status, node, max_stale
 /livez                200 while the process runs
 /readyz               200 if callers should come here, 503 and what is missing if not; JSON with Accept: application/json
+/api/v1/summary       JSON: is the registry well, how many instances, what changed last
+/api/v1/names         JSON: logical ids, the worst first: filter, state, limit, after
+/api/v1/instances     JSON: instances: name, prefix, status, node, label, limit, after
+/api/v1/explain       JSON: how each instance of a logical id stands, and why: name, limit
+/api/v1/events        the summary every second, as server-sent events
 ";
 
 /// What the routes answer from. Cheap to clone.
@@ -43,9 +48,9 @@ musterd
 pub struct Http {
     metrics: Handle,
     readiness: Readiness,
+    board: Board,
     ready: ReadyMetrics,
     refresh: Arc<dyn Fn() + Send + Sync>,
-    view: View,
 }
 
 impl fmt::Debug for Http {
@@ -55,28 +60,42 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// Answers from `metrics`, `readiness` and `view`. `refresh` is called before each rendering of the metrics and sets the
+    /// Answers from `metrics`, `readiness` and `board`. `refresh` is called before each rendering of the metrics and sets the
     /// gauges that change by themselves; it must not block.
     #[must_use]
-    pub fn new(metrics: Handle, readiness: Readiness, view: View, refresh: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { metrics, readiness, ready: ReadyMetrics::new(), refresh: Arc::new(refresh), view }
+    pub fn new(
+        metrics: Handle,
+        readiness: Readiness,
+        board: Board,
+        refresh: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self { metrics, readiness, board, ready: ReadyMetrics::new(), refresh: Arc::new(refresh) }
     }
 
     /// Returns the routes.
     pub fn router(self) -> Router {
+        let (page, api) = (page::router(), api::router(self.board.clone()));
+        let view = self.board.view().clone();
+        let (logical_ids, service_discovery) = (logical_ids::router(view.clone()), service_discovery::router(view));
         Router::new()
-            .route("/", get(|| async { text(StatusCode::OK, INDEX.to_owned()) }))
+            .route("/", get(index))
             .route("/metrics", get(metrics))
             .route("/livez", get(|| async { text(StatusCode::OK, "ok\n".to_owned()) }))
             .route("/readyz", get(readyz))
-            .merge(logical_ids::router(self.view.clone()))
-            .merge(service_discovery::router(self.view.clone()))
+            .with_state(self)
+            .merge(page)
+            .merge(api)
+            .merge(logical_ids)
+            .merge(service_discovery)
             .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n".to_owned()) })
             .method_not_allowed_fallback(|| async {
                 text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n".to_owned())
             })
-            .with_state(self)
     }
+}
+
+async fn index(headers: HeaderMap) -> Response {
+    if page::wants_html(&headers) { page::html() } else { text(StatusCode::OK, INDEX.to_owned()) }
 }
 
 async fn metrics(State(http): State<Http>) -> Response {

@@ -55,6 +55,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
+        http::board::{Board, Engine, Sources},
         lifecycle::{Condition, Readiness},
         metrics,
         view::View,
@@ -72,13 +73,23 @@ mod tests {
         let (recorder, handle) = metrics::build().unwrap();
         let (readiness, refreshed) = (Readiness::new(), Arc::new(AtomicUsize::new(0)));
         let counter = Arc::clone(&refreshed);
+        let token = CancellationToken::new();
+        let sources = Sources {
+            view: View::new(Clock::new()).0,
+            readiness: readiness.clone(),
+            daemon_id: uuid::Uuid::nil(),
+            grpc_address: "127.0.0.1:7717".to_owned(),
+            engine: Arc::new(Engine::default),
+            epoch: Arc::new(|| Box::pin(async { None })),
+        };
+        let board = Board::new(sources, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {
-            Http::new(handle, readiness.clone(), View::new(Clock::new()).0, move || {
+            Http::new(handle, readiness.clone(), board, move || {
                 counter.fetch_add(1, Ordering::SeqCst);
             })
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, token) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, http, token.clone()));
         Served { address, readiness, refreshed, token, server }
     }

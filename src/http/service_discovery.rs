@@ -9,7 +9,7 @@
 //! it is sent, so that a large one is never in memory as text.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -110,7 +110,7 @@ fn read(query: &Query) -> Result<(Filter, Duration), InvalidInput> {
         logical_id_prefix: text_of("prefix", LOGICAL_ID_MAX_BYTES)?,
         statuses: statuses(query)?,
         node_id: text_of("node", NAME_MAX_BYTES)?,
-        labels: labels(query)?,
+        labels: query.labels()?,
         alive_at: None,
     };
     if !filter.logical_id.is_empty() && !filter.logical_id_prefix.is_empty() {
@@ -128,19 +128,6 @@ fn statuses(query: &Query) -> Result<BTreeSet<InstanceStatus>, InvalidInput> {
         };
     }
     Ok(statuses)
-}
-
-fn labels(query: &Query) -> Result<Labels, InvalidInput> {
-    let mut labels = HashMap::new();
-    for label in query.all("label") {
-        let Some((key, value)) = label.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-            return invalid("label", format!("is {}; write label=KEY=VALUE", quoted(label)));
-        };
-        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
-            return invalid("label", format!("has the key {} twice; give each key once", quoted(key)));
-        }
-    }
-    Labels::from_input("label", &labels)
 }
 
 fn max_stale(query: &Query) -> Result<Duration, InvalidInput> {

@@ -239,7 +239,7 @@ impl Lease {
 
     /// Whether the latest beat arrived here. What PostgreSQL tells of our own beats is later by the time it took to
     /// save them; a beat elsewhere is later by about an interval.
-    fn beats_here(&self) -> bool {
+    pub fn beats_here(&self) -> bool {
         let here_ms = self.here_ms.load(Ordering::Relaxed);
         here_ms > 0 && self.heard_ms() <= here_ms + self.ttl().beat_interval_ms() / 2
     }

@@ -65,6 +65,7 @@ pub struct Leases {
     lost: Mutex<Vec<Arc<Lease>>>,
     losing: Notify,
     confirmed_ms: AtomicU64,
+    renewed: AtomicU64,
     suspects: AtomicU64,
     metrics: BeatMetrics,
 }
@@ -81,6 +82,7 @@ impl Leases {
             lost: Mutex::default(),
             losing: Notify::new(),
             confirmed_ms: AtomicU64::new(clock.now_ms()),
+            renewed: AtomicU64::new(0),
             suspects: AtomicU64::new(0),
             metrics: BeatMetrics::new(),
         }
@@ -116,6 +118,13 @@ impl Leases {
     /// Counts beats that were accepted through [`Leases::beats`].
     pub fn count_renewed(&self, count: u64) {
         self.metrics.ok.increment(count);
+        self.renewed.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Beats accepted since the start. The counter of the metrics cannot be read.
+    #[must_use]
+    pub fn renewed(&self) -> u64 {
+        self.renewed.load(Ordering::Relaxed)
     }
 
     /// The current epoch; `None` before the registry is loaded.

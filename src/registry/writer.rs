@@ -33,9 +33,6 @@ pub const QUEUE_MAX: usize = 4_096;
 /// How long a change may take, from being asked for to its answer (promise 10).
 pub const WRITE_TIMEOUT: Duration = Duration::from_millis(1_900);
 
-/// How much later than its deadline a change may still be made: what may be wrong with our idea of the database clock.
-const LATE: Duration = Duration::from_millis(500);
-
 #[derive(Debug)]
 struct Job {
     operation: Operation,
@@ -139,7 +136,8 @@ impl WriterTask {
         loop {
             let operations = group.iter().map(|job| &job.operation);
             let left = deadline.saturating_duration_since(Instant::now());
-            let until = self.database_clock.after(left + LATE);
+            // Never later than the deadline: our idea of that clock lags, and an answer needs its time as well.
+            let until = self.database_clock.after(left);
             let applied = store::membership::apply(&self.pool, operations, &self.decided_by, until, deadline).await;
             let error = match applied {
                 Ok(outcomes) => {

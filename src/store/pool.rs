@@ -18,8 +18,8 @@ use super::{Error, connect::Server};
 
 /// How long a session waits for a lock before it gives up.
 const SESSION_SETUP: &str = "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '10s'";
-/// Connections of the engine: writer, flusher, reaper, and what asks for overdue leases.
-const ENGINE_CONNECTIONS: usize = 4;
+/// Connections of the engine: writer, flusher, reaper, and what asks for overdue leases and for suspicions.
+const ENGINE_CONNECTIONS: usize = 5;
 /// Connections for rotations and histories of epochs.
 const OPERATOR_CONNECTIONS: usize = 2;
 

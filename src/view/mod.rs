@@ -3,17 +3,21 @@
 //! - [`snapshot`]: the registry at one revision, an immutable value; making the next one from it costs only what
 //!   changed.
 //! - [`writer`]: the one place that makes snapshots, from what the feed brings.
-//! - [`resolve`], [`list`], [`tally`]: questions, as pure functions of a snapshot.
+//! - [`resolve`], [`list`], [`tally`], [`survey`], [`names`]: questions, as pure functions of a snapshot.
+//! - [`daemons`]: who shares the database, and who was lost.
 //! - [`hub`]: changes on their way to watchers.
 //!
 //! One writer, any number of readers, no lock: a reader takes the current snapshot and is done with it in its own time.
 //! What it reads may be a moment old; [`View::stale_for`] says how old, and [`View::wait_for`] waits until a revision
 //! has arrived. Nothing here knows PostgreSQL.
 
+pub mod daemons;
 pub mod hub;
 pub mod list;
+pub mod names;
 pub mod resolve;
 pub mod snapshot;
+pub mod survey;
 pub mod tally;
 pub mod writer;
 
@@ -38,13 +42,14 @@ use tokio::{
     time::timeout,
 };
 
+pub use daemons::Daemons;
 pub use hub::Hub;
 pub use snapshot::{Counts, Entry, Snapshot};
 pub use writer::ViewWriter;
 
 use crate::{
     clock::Clock,
-    model::{DaemonRecord, Lease, Revision},
+    model::{Cluster, Hold, Lease, Revision},
 };
 
 /// How long a revision is waited for before it is asked for: where notifications arrive, it is here by then.
@@ -56,7 +61,7 @@ pub struct View {
     current: Arc<ArcSwap<Snapshot>>,
     applied: watch::Receiver<Option<Revision>>,
     confirmed: Arc<Confirmed>,
-    daemons: Arc<ArcSwap<Vec<DaemonRecord>>>,
+    daemons: Arc<ArcSwap<Daemons>>,
     hub: Hub,
     wanted: Arc<Notify>,
     clock: Clock,
@@ -131,9 +136,17 @@ impl View {
         remaining.checked_sub(passed).filter(|left| !left.is_zero())
     }
 
-    /// The daemons that share the database, as last read.
+    /// The hold that a cluster row tells of, with what is left of it now; `None` if it is over.
     #[must_use]
-    pub fn daemons(&self) -> Arc<Vec<DaemonRecord>> {
+    pub fn hold(&self, cluster: &Cluster) -> Option<Hold> {
+        let hold = cluster.hold.as_ref()?;
+        let remaining = self.remaining(cluster.read_at, hold.remaining)?;
+        Some(Hold { remaining, reason: hold.reason.clone() })
+    }
+
+    /// The daemons that share the database, as last read, and those that were lost.
+    #[must_use]
+    pub fn daemons(&self) -> Arc<Daemons> {
         self.daemons.load_full()
     }
 

@@ -106,7 +106,9 @@ impl ViewWriter {
 
     /// Takes over the list of daemons.
     pub fn set_daemons(&self, daemons: Vec<DaemonRecord>) {
-        self.view.daemons.store(Arc::new(daemons));
+        let now_ms = self.view.clock.now_ms();
+        let next = self.view.daemons.load().next(daemons, now_ms);
+        self.view.daemons.store(Arc::new(next));
     }
 
     fn hold_changed(&self) -> bool {

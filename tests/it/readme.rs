@@ -176,9 +176,9 @@ fn log_messages_that_are_explained_are_those_of_the_program() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                sources(&path, text)
+                sources(&path, text);
             } else {
-                text.push_str(&fs::read_to_string(&path).unwrap_or_default())
+                text.push_str(&fs::read_to_string(&path).unwrap_or_default());
             }
         }
     }

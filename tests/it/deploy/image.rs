@@ -7,8 +7,6 @@ use std::{
     process::Command,
 };
 
-use clap::CommandFactory as _;
-use musterd::cli::Cli;
 use serde_json::Value;
 
 use super::{
@@ -121,9 +119,7 @@ fn what_the_image_runs_is_understood_by_the_program() {
     let health = json_words(health.split_once("CMD ").unwrap().1);
     let words: Vec<&str> = health.iter().map(String::as_str).collect();
     assert_eq!(words[0], "/usr/bin/musterd");
-    if Cli::command().find_subcommand(words[1]).is_some() {
-        assert_eq!(misunderstood(&words[1..], &BTreeMap::new()), None);
-    }
+    assert_eq!(misunderstood(&words[1..], &BTreeMap::new()), None);
     let user = of("USER").remove(0);
     assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "a number, not root: {user}");
     let ports = |name: &str| environment[name].rsplit_once(':').unwrap().1.to_owned();

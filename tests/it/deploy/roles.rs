@@ -20,6 +20,12 @@ use crate::harness::{
 
 const NOT_ALLOWED: &str = "42501";
 
+/// Who owns what is in the schema.
+const OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
+                      WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
+                      UNION SELECT pg_get_userbyid(proowner)::text FROM pg_proc
+                      WHERE pronamespace = 'public'::regnamespace";
+
 /// Roles belong to the cluster that all tests share: one database at a time is given them.
 pub(super) static TURN: Mutex<()> = Mutex::const_new(());
 
@@ -208,10 +214,7 @@ async fn what_the_migrator_makes_belongs_to_the_owner_and_serves_the_daemon() {
     let url = url_for(&registry.database, "musterd_migrator");
     let report = migrate::up(&url, "test").await.unwrap();
     assert!(!report.applied.is_empty());
-    let owners = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
-                  WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
-                  UNION SELECT pg_get_userbyid(proowner)::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace";
-    assert_eq!(column::<String>(&registry.client, owners).await, ["musterd_owner"]);
+    assert_eq!(column::<String>(&registry.client, OWNERS).await, ["musterd_owner"]);
     assert_eq!(migrate::verify(&url).await.unwrap(), [""; 0]);
     // The roles were handed out before these tables and functions were there.
     let daemon = url_for(&registry.database, "musterd_daemon");
@@ -241,6 +244,7 @@ async fn to_hand_out_the_roles_again_changes_nothing() {
                   ) AS rights WHERE entry IS NOT NULL";
     let before: String = get(&registry.client, rights).await;
     assert!(before.contains("musterd_daemon=r/musterd_owner"), "{before}");
+    assert_eq!(column::<String>(&registry.client, OWNERS).await, ["musterd_owner"], "nothing was forgotten");
     give_roles(&registry.client).await;
     assert_eq!(get::<String>(&registry.client, rights).await, before);
     assert_eq!(migrate::verify(registry.database.url()).await.unwrap(), [""; 0]);
@@ -316,4 +320,27 @@ async fn what_runs_with_the_rights_of_its_owner_is_pinned_and_nobody_elses_to_ca
     assert_eq!(migrate::verify(url).await.unwrap(), [differs]);
     migrate::up(url, "test").await.unwrap();
     assert_eq!(column::<String>(&registry.client, loose).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn every_function_that_a_daemon_calls_runs_with_the_rights_of_its_owner() {
+    let registry = Registry::head().await;
+    let definers = "SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef";
+    let definers = column::<String>(&registry.client, definers).await;
+    let sources = std::fs::read_dir(super::path("src/store")).unwrap().map(|entry| entry.unwrap().path());
+    let sources: Vec<String> = sources.filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    let mut called = std::collections::BTreeSet::new();
+    for source in &sources {
+        for (at, _) in source.match_indices("muster_") {
+            let name = source[at..].split(|c: char| !(c.is_ascii_lowercase() || c == '_')).next().unwrap();
+            if source[at + name.len()..].starts_with('(') {
+                called.insert(name);
+            }
+        }
+    }
+    assert!(called.len() >= 12, "{called:?}");
+    // A clock reads nothing and writes nothing.
+    called.remove("muster_now");
+    called.retain(|name| !definers.iter().any(|definer| definer == name));
+    assert!(called.is_empty(), "019 does not know {called:?}");
 }

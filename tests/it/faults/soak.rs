@@ -62,8 +62,7 @@ impl World {
         let sql = Registry::head().await;
         let mut daemons = Vec::new();
         for _ in 0..3 {
-            let flags =
-                ["--database-url", sql.database.url(), "--keep-dead", KEEP_DEAD, "--log-level", "warn,musterd=info"];
+            let flags = ["--database-url", sql.database.url(), "--keep-dead", KEEP_DEAD];
             daemons.push(Daemon::start_with(&flags).await);
         }
         Self { sql, daemons, latencies: Arc::default() }

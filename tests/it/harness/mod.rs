@@ -1,6 +1,7 @@
 //! What the tests stand on.
 
 pub(crate) mod actor;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod fleet;

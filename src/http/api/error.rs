@@ -1,0 +1,55 @@
+//! Refusals, in one form: `{"error": {"reason": "INVALID_FIELD", "field": "limit", "message": "..."}}`, with the
+//! reasons of gRPC.
+
+use axum::{
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::model::InvalidInput;
+
+/// Why a question is not answered.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    reason: &'static str,
+    field: Option<String>,
+    message: String,
+}
+
+impl ApiError {
+    /// A refusal that is not about one parameter.
+    #[must_use]
+    pub fn new(status: StatusCode, reason: &'static str, message: String) -> Self {
+        Self { status, reason, field: None, message }
+    }
+
+    /// The registry is not loaded yet.
+    #[must_use]
+    pub fn not_yet_seen() -> Self {
+        let message = "the registry is not loaded yet; ask again in a moment".to_owned();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_YET_SEEN", message)
+    }
+}
+
+impl From<InvalidInput> for ApiError {
+    fn from(invalid: InvalidInput) -> Self {
+        let message = invalid.to_string();
+        Self { status: StatusCode::BAD_REQUEST, reason: "INVALID_FIELD", field: Some(invalid.field), message }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut error = json!({"reason": self.reason, "message": self.message});
+        if let (Some(field), Some(error)) = (self.field, error.as_object_mut()) {
+            error.insert("field".to_owned(), field.into());
+        }
+        let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+        (self.status, headers, json!({"error": error}).to_string()).into_response()
+    }
+}

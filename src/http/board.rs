@@ -1,0 +1,236 @@
+//! What everybody who looks at the registry over HTTP shares: one survey and one summary, however many look.
+//!
+//! A summary is made when somebody asks and the last one is older than [`SUMMARY_PERIOD`]; all who ask meanwhile wait
+//! for the same one, and nobody asking costs nothing. The survey behind it looks at every instance, so it is made anew
+//! at most once a second and never takes more than a twentieth of a processor: after one that took 0.2 s the next
+//! comes 4 s later. How old it is stands in the summary.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::api::{ApiError, summary};
+use crate::{
+    lifecycle::Readiness,
+    model::EpochRecord,
+    view::{
+        View,
+        survey::{Moment, Survey},
+    },
+};
+
+/// How often a summary is made at most.
+pub const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
+/// By how much longer than it takes a survey is used.
+const SURVEY_SHARE: u32 = 20;
+/// How long the history of epochs is waited for...
+const EPOCH_TIMEOUT: Duration = Duration::from_millis(500);
+/// ...and how long after a vain attempt it is asked again.
+const EPOCH_PAUSE: Duration = Duration::from_secs(3);
+/// Over how long the rate of beats is taken: the interval of beats of most fleets, a few times.
+const BEATS_WINDOW: Duration = Duration::from_secs(15);
+/// Most streams of events at once.
+pub const STREAMS_MAX: usize = 32;
+
+/// How the background work of this daemon goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Engine {
+    /// By how much saving beats is late.
+    pub flush_lag: Duration,
+    /// How long PostgreSQL took for the latest save; `None` before the first.
+    pub database_latency: Option<Duration>,
+    /// How long ago the reaper last looked; `None` before its first look.
+    pub last_reap_age: Option<Duration>,
+    /// Beats accepted since the daemon started.
+    pub beats_received: u64,
+}
+
+/// Asks for the current entry of the history of epochs.
+pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Send + Sync>;
+
+/// Where the board reads from; the composition root hands it over.
+#[derive(Clone)]
+pub struct Sources {
+    /// The registry.
+    pub view: View,
+    /// Whether callers should come.
+    pub readiness: Readiness,
+    /// This run of the daemon.
+    pub daemon_id: Uuid,
+    /// Its gRPC address, as it tells others.
+    pub grpc_address: String,
+    /// How its background work goes; must not block.
+    pub engine: Arc<dyn Fn() -> Engine + Send + Sync>,
+    /// The history of epochs: asked once per epoch.
+    pub epoch: AskEpoch,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("daemon_id", &self.daemon_id).finish_non_exhaustive()
+    }
+}
+
+/// One summary.
+#[derive(Debug)]
+pub struct Published {
+    /// When the next one may be made.
+    pub due: Instant,
+    /// The survey behind it.
+    pub survey: Arc<Survey>,
+    /// As JSON.
+    pub json: Bytes,
+    /// As a server-sent event.
+    pub event: Bytes,
+}
+
+/// The board. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Board {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    sources: Sources,
+    published: ArcSwapOption<Published>,
+    state: Mutex<State>,
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    survey: Option<(Arc<Survey>, Instant)>,
+    epoch: Option<EpochRecord>,
+    epoch_asked: Option<Instant>,
+    beats: VecDeque<(Instant, u64)>,
+}
+
+impl Board {
+    /// A board over these sources. Streams of events end when `stop` is cancelled.
+    #[must_use]
+    pub fn new(sources: Sources, stop: CancellationToken) -> Self {
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        let (published, state) = (ArcSwapOption::empty(), Mutex::default());
+        Self { inner: Arc::new(Inner { sources, published, state, streams, stop }) }
+    }
+
+    /// The registry.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.inner.sources.view
+    }
+
+    /// Cancelled when the daemon stops.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.inner.stop
+    }
+
+    /// The places for streams of events.
+    pub(super) fn streams(&self) -> &Arc<Semaphore> {
+        &self.inner.streams
+    }
+
+    /// Now, by both clocks.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        let now_ms = self.view().clock().now_ms();
+        Moment { now_ms, database: self.view().database_time(now_ms) }
+    }
+
+    /// The summary of this second.
+    ///
+    /// # Errors
+    /// It could not be made, which only a fault in the program explains.
+    pub async fn summary(&self) -> Result<Arc<Published>, ApiError> {
+        if let Some(published) = self.published() {
+            return Ok(published);
+        }
+        // In a task of its own: one who goes away while it is made must not make the next one begin anew.
+        let board = self.clone();
+        tokio::spawn(async move { board.publish().await }).await.map_err(|error| {
+            tracing::error!(%error, "the summary could not be made");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the daemon's log has the cause".to_owned())
+        })
+    }
+
+    /// The last summary, if it is not too old.
+    fn published(&self) -> Option<Arc<Published>> {
+        self.inner.published.load_full().filter(|published| Instant::now() < published.due)
+    }
+
+    async fn publish(&self) -> Arc<Published> {
+        let mut state = self.inner.state.lock().await;
+        // Whoever waited for the same finds it.
+        if let Some(published) = self.published() {
+            return published;
+        }
+        let due = Instant::now() + SUMMARY_PERIOD;
+        let survey = self.survey(&mut state).await;
+        self.learn_epoch(&mut state).await;
+        let sources = &self.inner.sources;
+        let engine = (sources.engine)();
+        let beats = state.beats_per_second(engine.beats_received);
+        let json = summary::render(sources, engine, beats, &survey, state.epoch.as_ref(), self.moment());
+        let event = Bytes::from(format!("event: summary\ndata: {json}\n\n"));
+        let published = Arc::new(Published { due, survey, json: Bytes::from(json), event });
+        self.inner.published.store(Some(Arc::clone(&published)));
+        published
+    }
+
+    /// The last survey, or a new one if it is time.
+    async fn survey(&self, state: &mut State) -> Arc<Survey> {
+        if let Some((survey, _)) = state.survey.as_ref().filter(|(_, due)| Instant::now() < *due) {
+            return Arc::clone(survey);
+        }
+        let (snapshot, moment, began) = (Arc::clone(&self.view().snapshot()), self.moment(), Instant::now());
+        // Away from the threads that answer callers: with a million instances it takes a while.
+        let taken = tokio::task::spawn_blocking(move || Survey::take(&snapshot, moment)).await;
+        let survey = Arc::new(taken.unwrap_or_default());
+        let due = Instant::now() + (began.elapsed() * SURVEY_SHARE).max(SUMMARY_PERIOD);
+        state.survey = Some((Arc::clone(&survey), due));
+        survey
+    }
+
+    /// When and why the current epoch began. It never changes, so it is asked once.
+    async fn learn_epoch(&self, state: &mut State) {
+        let Some(current) = self.view().snapshot().cluster().map(|cluster| cluster.epoch) else { return };
+        let known = state.epoch.as_ref().is_some_and(|record| record.epoch == current);
+        let asked_lately = state.epoch_asked.is_some_and(|asked| asked.elapsed() < EPOCH_PAUSE);
+        if known || asked_lately {
+            return;
+        }
+        let asked = timeout(EPOCH_TIMEOUT, (self.inner.sources.epoch)()).await;
+        state.epoch = asked.ok().flatten().filter(|record| record.epoch == current);
+        state.epoch_asked = Some(Instant::now()).filter(|_| state.epoch.is_none());
+    }
+}
+
+impl State {
+    /// Beats per second over the last seconds; `None` before there is a second sample.
+    fn beats_per_second(&mut self, received: u64) -> Option<f64> {
+        let now = Instant::now();
+        self.beats.retain(|(at, _)| now.duration_since(*at) <= BEATS_WINDOW);
+        let rate = self.beats.front().map(|(at, before)| {
+            let beats = u32::try_from(received.saturating_sub(*before)).unwrap_or(u32::MAX);
+            f64::from(beats) / now.duration_since(*at).as_secs_f64().max(0.001)
+        });
+        self.beats.push_back((now, received));
+        rate
+    }
+}

@@ -1,0 +1,296 @@
+// The status page: asks the daemon, and shows what it says. It changes nothing: there is no request but GET.
+//
+// A summary arrives every second as a server-sent event. With each one the names on show are asked for again, and the
+// instances of those that are open. What is chosen (filter, state, open names) stands in the URL, so that a link shows
+// the same to somebody else.
+
+import { age, command, count, freeze, h, millis, quote, sync, tick, write } from "./dom.js";
+import { STATES, name, reason, since, word } from "./names.js";
+
+const OPEN_MAX = 5;
+const SILENT_MS = 4000;
+const $ = (id) => document.getElementById(id);
+
+const chosen = { text: "", state: "", open: [], limit: 100 };
+let summary = null;
+let heard = performance.now();
+let paused = false;
+let source = null;
+let asking = null;
+
+const page = {
+  now: () => summary.now,
+  isOpen: (id) => chosen.open.includes(id),
+  toggle(id) {
+    chosen.open = page.isOpen(id) ? chosen.open.filter((other) => other !== id) : [...chosen.open, id].slice(-OPEN_MAX);
+    remember();
+    askNames();
+  },
+  cli(words) {
+    const [host, port] = [summary.grpcAddress.replace(/:\d+$/, ""), summary.grpcAddress.match(/\d+$/)?.[0]];
+    if (summary.grpcAddress === "127.0.0.1:7717") return `musterd ${words}`;
+    const reachable = ["0.0.0.0", "[::]"].includes(host) ? location.hostname : host;
+    return `musterd --addr ${quote(`${reachable}:${port}`)} ${words}`;
+  },
+};
+
+// ---- What is chosen ----
+
+function recall() {
+  const url = new URLSearchParams(location.search);
+  chosen.text = url.get("filter") ?? "";
+  chosen.state = url.get("state") in STATES ? url.get("state") : "";
+  chosen.open = url.getAll("open").slice(-OPEN_MAX);
+  $("text").value = chosen.text;
+}
+
+function remember() {
+  const url = new URLSearchParams();
+  if (chosen.text) url.set("filter", chosen.text);
+  if (chosen.state) url.set("state", chosen.state);
+  for (const id of chosen.open) url.append("open", id);
+  const query = url.toString();
+  history.replaceState(null, "", query ? `?${query}` : location.pathname);
+}
+
+// ---- Asking ----
+
+async function get(path, params, signal) {
+  const answer = await fetch(`/api/v1/${path}?${new URLSearchParams(params)}`, { signal });
+  return answer.json();
+}
+
+async function askNames() {
+  asking?.abort();
+  const mine = (asking = new AbortController());
+  const params = { limit: chosen.limit };
+  if (chosen.text) params.filter = chosen.text;
+  if (chosen.state) params.state = chosen.state;
+  try {
+    const [names, ...answers] = await Promise.all([
+      get("names", params, mine.signal),
+      ...chosen.open.map((id) => get("explain", { name: id }, mine.signal)),
+    ]);
+    showNames(names);
+    const bodies = new Map([...$("names").querySelectorAll("tbody")].map((body) => [body.dataset.key, body]));
+    chosen.open.forEach((id, at) => answers[at] && bodies.get(`name ${id}`)?.explain(answers[at]));
+  } catch (error) {
+    // Another question took its place, or the daemon is away, which the watch below tells.
+    if (error.name !== "AbortError") console.info(error.message);
+  } finally {
+    if (asking === mine) asking = null;
+  }
+}
+
+function receive(next) {
+  if (summary && summary.version !== next.version) return location.reload();
+  heard = performance.now();
+  summary = next;
+  showSummary();
+  if (!asking) askNames();
+}
+
+function connect() {
+  source?.close();
+  source = new EventSource("/api/v1/events");
+  source.addEventListener("summary", (event) => receive(JSON.parse(event.data)));
+  source.addEventListener("error", async () => {
+    if (source.readyState !== EventSource.CLOSED || paused) return;
+    // Refused: all places may be taken. Ask once, and try again in a while.
+    setTimeout(() => paused || connect(), 3000);
+    await get("summary", {}).then(receive, () => {});
+  });
+}
+
+// ---- Showing ----
+
+/** What is wrong in a few words; the problem itself tells the whole of it. */
+const BRIEFLY = {
+  database_away: "PostgreSQL is away",
+  not_ready: "this daemon is not ready",
+  beats_not_saved: "beats are not saved",
+  reaper_late: "the reaper is late",
+  brake_protect: "nobody is declared dead",
+  brake_pace: "deaths are paced",
+  hold: "expiry is on hold",
+  daemon_lost: "a daemon was lost",
+  daemon_silent: "a daemon is silent",
+  versions_differ: "daemons of several versions",
+  unserved: "logical ids without a live instance",
+  all_suspect: "logical ids with suspect instances only",
+};
+
+function showVerdict() {
+  const problems = summary.problems;
+  document.body.dataset.verdict = summary.verdict;
+  const brief = [...new Set(problems.map((problem) => BRIEFLY[problem.code] ?? problem.text))].join(", ");
+  const { alive, logicalIdsLive: served } = summary.counts;
+  const well = `All is well: ${count(alive)} ${alive === 1 ? "instance serves" : "instances serve"} ${count(served)} ${served === 1 ? "logical id" : "logical ids"}.`;
+  write($("verdict"), problems.length ? `${summary.verdict === "trouble" ? "In trouble" : "Needs attention"}: ${brief}.` : well);
+  document.title = { trouble: "✖ musterd", attention: "! musterd" }[summary.verdict] ?? "musterd";
+  const numbered = problems.map((it, at, all) => ({ ...it, number: all.slice(0, at).filter((other) => other.code === it.code).length }));
+  sync($("problems"), numbered, (it) => `${it.code} ${it.number}`, (it) => {
+    const text = h("strong");
+    const element = h("li", { "data-severity": it.severity }, text, h("p", null, it.advice), it.command ? command(page.cli(it.command.slice(8))) : null);
+    element.update = (problem) => write(text, problem.text);
+    return element;
+  });
+}
+
+/** One of the facts: a title, a large value, and lines that explain it. */
+function fact([key, title]) {
+  const value = h("strong");
+  const lines = h("span", { class: "lines" });
+  const element = h("div", null, h("dt", null, title), h("dd", null, value, lines));
+  element.update = ([, , large, small, tone]) => {
+    element.dataset.tone = tone ?? "";
+    write(value, large);
+    sync(lines, small.filter(Boolean).map((text, at) => [at, text]), ([at]) => at, () => {
+      const line = h("span");
+      line.update = ([, text]) => write(line, text);
+      return line;
+    });
+  };
+  element.dataset.key = key;
+  return element;
+}
+
+function facts() {
+  const { counts, names, deathsLately: deaths, beats, cluster, hold, brake } = summary;
+  const away = millis(summary.staleFor) > 3000;
+  const late = beats.received !== null && beats.expectedHere > 1 && beats.received < beats.expectedHere * 0.8;
+  const reaped = summary.lastReapAge ? `reaper looked ${age(millis(summary.lastReapAge))} ago` : null;
+  const expiry = brake ? `braked: ${word(brake.mode)}` : hold ? "on hold" : "running";
+  const why = brake ? `${count(brake.overdue)} of ${count(brake.live)} overdue` : hold ? `${hold.reason}; ${age(millis(hold.remaining))} to go` : null;
+  const epochAge = cluster?.epochStartedAt ? `began ${age(since(cluster.epochStartedAt, summary.now))} ago` : null;
+  const dead = ["stale", "operator", "old_epoch", "replaced", "deregistered"].filter((key) => deaths[key]);
+  return [
+    ["alive", "Alive", count(counts.alive), [`${count(counts.suspect)} suspect`, `${count(counts.starting)} starting, ${count(counts.draining)} draining`], counts.suspect ? "attention" : ""],
+    ["names", "Unserved", count(names.unserved), [summary.unserved.slice(0, 3).join(", ") + (names.unserved > 3 ? ", …" : ""), `${count(counts.logicalIdsLive)} served`], names.unserved ? "bad" : "good"],
+    ["dead", "Died in 10 min", count(deaths.total), dead.map((key) => `${count(deaths[key])} ${key.replace("_", " ")}`), deaths.stale ? "attention" : ""],
+    ["beats", "Beats/s here", beats.received === null ? "…" : count(beats.received), [`${count(beats.expectedHere)} expected here`, `${count(beats.expected)} on all daemons`], late ? "attention" : ""],
+    ["expiry", "Expiry", expiry, [why, reaped], brake?.mode.endsWith("PROTECT") ? "bad" : brake || hold ? "attention" : "good"],
+    ["database", "PostgreSQL", away ? "away" : "answers", [`confirmed ${age(millis(summary.staleFor))} ago`, summary.databaseLatency ? `a save takes ${Math.max(1, Math.round(millis(summary.databaseLatency)))} ms` : null, millis(summary.flushLag) ? `beats unsaved for ${age(millis(summary.flushLag))}` : "beats are saved"], away ? "bad" : "good"],
+    ["epoch", "Epoch", cluster ? `no. ${cluster.epochNumber}` : "…", [epochAge, cluster?.epochReason, cluster ? `revision ${count(cluster.revision)}` : null], ""],
+  ];
+}
+
+function daemon() {
+  const [badge, where, lines] = [h("span", { class: "badge" }), h("strong"), h("span", { class: "note" })];
+  const element = h("li", null, badge, where, lines);
+  element.update = (it) => {
+    badge.dataset.state = it.state;
+    write(badge, it.state);
+    write(where, it.address);
+    const saved = it.state === "lost" ? "last heard of" : "saved";
+    const about = it.answering ? `this one, ${it.version}` : it.version;
+    tick(lines, millis(it.lastFlushAge), (ms) => write(lines, `${about}, ${saved} ${age(ms)} ago`));
+  };
+  return element;
+}
+
+function change(it) {
+  const id = it.logicalId;
+  const [what, detail, when] = [h("span", { class: "badge", "data-state": it.what }, it.what), h("span", { class: "note" }), h("span", { class: "when" })];
+  const subject = id === undefined ? h("strong", null, `epoch no. ${it.epochNumber}`)
+    : h("button", { type: "button", class: "name", click: () => (page.isOpen(id) || page.toggle(id), find(id)) }, h("bdi", null, id));
+  const element = h("li", null, what, subject, when, detail);
+  element.update = (it) => {
+    const by = it.death ? reason(it.death) : it.reason || (it.instanceId ?? it.by);
+    write(detail, by ?? "");
+    if (it.at) tick(when, since(it.at, summary.now), (ms) => write(when, `${age(ms)} ago`));
+    else write(when, `rev. ${it.revision}`);
+  };
+  return element;
+}
+
+/** Shows one name alone. */
+function find(id) {
+  $("text").value = chosen.text = id;
+  chosen.state = "";
+  remember();
+  askNames();
+}
+
+function showSummary() {
+  showVerdict();
+  sync($("facts"), facts(), ([key]) => key, fact);
+  sync($("daemons"), summary.daemons, (it) => it.daemonId + it.state, daemon);
+  sync($("latest"), summary.latest, (it) => `${it.revision} ${it.instanceId}`, change);
+  const all = Object.values(summary.names).reduce((sum, number) => sum + number, 0);
+  sync($("states"), [["", "all", all], ...Object.entries(STATES).map(([state, text]) => [state, text, summary.names[state]])], ([state]) => state, ([state, text]) => {
+    const number = h("span", { class: "number" });
+    const button = h("button", { type: "button", "data-state": state, click: () => { chosen.state = chosen.state === state ? "" : state; remember(); showSummary(); askNames(); } }, `${text} `, number);
+    button.update = ([, , total]) => {
+      write(number, count(total));
+      button.setAttribute("aria-pressed", String(chosen.state === state));
+      button.hidden = !total && chosen.state !== state && state !== "";
+    };
+    return button;
+  });
+  const filtered = chosen.text ? `list --all-statuses | grep -F -- ${quote(chosen.text)}` : "list --all-statuses";
+  for (const [place, words] of [["names-command", filtered], ["latest-command", "watch"], ["daemons-command", "status"]]) {
+    if (!$(place).firstChild) $(place).append(command(""));
+    $(place).firstChild.update(page.cli(words));
+  }
+  write($("about"), `musterd ${summary.version} at ${summary.grpcAddress}. Names were last looked over ${age(millis(summary.surveyAge))} ago.`);
+}
+
+function showNames(answer) {
+  if (answer.error) return showEmpty(answer.error.message);
+  sync($("names").querySelector("table"), [null, ...answer.names], (row) => (row ? `name ${row.logicalId}` : "head"), (row) => name(row, page));
+  $("more").hidden = !answer.next || chosen.limit >= 500;
+  const shown = count(answer.names.length);
+  write($("names-note"), answer.next ? `the first ${shown}, the worst first` : `${shown}, the worst first`);
+  const nothing = chosen.text || chosen.state ? "No logical id matches." : "Nobody has registered yet. Try: musterd run --logical-id my_service --port 8000 -- sleep 600";
+  showEmpty(answer.names.length ? "" : nothing);
+}
+
+function showEmpty(text) {
+  write($("empty"), text);
+  $("empty").hidden = !text;
+}
+
+// ---- Wiring ----
+
+$("pause").addEventListener("click", () => {
+  paused = !paused;
+  freeze(paused);
+  $("pause").setAttribute("aria-pressed", String(paused));
+  write($("pause"), paused ? "Resume" : "Pause");
+  if (paused) source?.close();
+  else connect();
+});
+$("filter").addEventListener("submit", (event) => event.preventDefault());
+$("text").addEventListener("input", () => {
+  chosen.text = $("text").value;
+  chosen.limit = 100;
+  remember();
+  askNames();
+});
+$("more").addEventListener("click", () => {
+  chosen.limit = 500;
+  askNames();
+});
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  $("text").focus();
+});
+addEventListener("popstate", () => (recall(), askNames()));
+
+setInterval(() => {
+  const silent = performance.now() - heard;
+  const lost = !paused && silent > SILENT_MS;
+  const live = paused ? "paused" : lost ? "lost" : summary ? "live" : "connecting";
+  $("live").dataset.live = document.body.dataset.live = live;
+  write($("live"), live);
+  $("lost").hidden = !lost;
+  if (lost) {
+    const since = summary ? ` What you see is as of ${summary.now.slice(11, 19)} UTC.` : "";
+    write($("lost"), `No answer from this daemon for ${age(silent)}.${since} It connects again by itself.`);
+  }
+}, 500);
+
+recall();
+connect();

@@ -1,0 +1,288 @@
+//! One look at everything: what an operator wants to know first, and which logical ids need attention.
+//!
+//! Counters that the snapshot keeps do not tell who is suspect (that changes with time alone), who died lately, or
+//! which of a million names is in trouble. So somebody has to look at all of it now and then: here, in one pass, for
+//! everybody who asks. What the pass remembers is bounded: of names in trouble the first [`LISTED_MAX`] of each kind, of
+//! changes the latest [`LATEST_MAX`]; names that are well are walked in the snapshot itself ([`super::names`]).
+
+#[cfg(test)]
+mod tests;
+
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Entry, Snapshot, snapshot::Name};
+use crate::model::{DeathReason, Epoch, InstanceStatus, LogicalId, Revision};
+
+/// Most names that are remembered of each state but [`NameState::Served`].
+pub const LISTED_MAX: usize = 10_000;
+/// Most changes that are remembered.
+pub const LATEST_MAX: usize = 30;
+/// A death is "lately" for so long.
+pub const LATELY: Duration = Duration::from_secs(600);
+/// A name with more instances is summed up by the survey alone, not by each reader.
+const LARGE: usize = 1_000;
+
+/// How a logical id is doing; the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NameState {
+    /// Nobody is alive, and it is not because all have left.
+    Unserved,
+    /// Every instance that is alive is suspect.
+    AllSuspect,
+    /// Some are suspect.
+    SomeSuspect,
+    /// All is well now, but an instance fell silent and died within [`LATELY`].
+    LostLately,
+    /// All is well.
+    Served,
+    /// Nobody is alive: the last one was deregistered by its owner.
+    Left,
+}
+
+impl NameState {
+    /// Every state, the worst first.
+    pub const ALL: [Self; 6] =
+        [Self::Unserved, Self::AllSuspect, Self::SomeSuspect, Self::LostLately, Self::Served, Self::Left];
+
+    /// The word for it, for programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unserved => "unserved",
+            Self::AllSuspect => "all_suspect",
+            Self::SomeSuspect => "some_suspect",
+            Self::LostLately => "lost_lately",
+            Self::Served => "served",
+            Self::Left => "left",
+        }
+    }
+
+    /// The state for a word, if it is one.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// When a look is taken: by this daemon's clock, and what the database clock then showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// By this daemon's monotonic clock, in milliseconds.
+    pub now_ms: u64,
+    /// By the database clock.
+    pub database: DateTime<Utc>,
+}
+
+/// One logical id, summed up.
+#[derive(Clone, Debug)]
+pub struct NameSummary {
+    /// How it is doing.
+    pub state: NameState,
+    /// Instances that are alive.
+    pub alive: u64,
+    /// Those of them that are suspect.
+    pub suspect: u64,
+    /// Instances that are starting.
+    pub starting: u64,
+    /// Instances that are draining.
+    pub draining: u64,
+    /// Dead instances on record.
+    pub dead: u64,
+    /// The one that Resolve gives.
+    pub best: Option<Arc<Entry>>,
+    /// The latest that died.
+    pub last_dead: Option<Arc<Entry>>,
+}
+
+/// Deaths by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deaths {
+    /// No beat within the TTL.
+    pub stale: u64,
+    /// The epoch was rotated.
+    pub old_epoch: u64,
+    /// By their owners' wish.
+    pub deregistered: u64,
+    /// A new registration took their place.
+    pub replaced: u64,
+    /// By an operator's decision.
+    pub operator: u64,
+}
+
+/// What one look at everything found.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The revision it was taken at.
+    pub revision: Revision,
+    /// When, by this daemon's clock.
+    pub taken_ms: u64,
+    /// Of the instances that are starting, alive or draining, those that are suspect.
+    pub suspect: u64,
+    /// Deaths within [`LATELY`].
+    pub deaths: Deaths,
+    /// Beats that the living owe each second, in thousandths.
+    pub beats_expected_milli: u64,
+    /// Of these, what those owe that beat at this daemon.
+    pub beats_expected_here_milli: u64,
+    /// The instances that changed last, the latest first.
+    pub latest: Vec<Arc<Entry>>,
+    /// Changes up to this revision are not among the latest.
+    floor: Revision,
+    counts: [u64; NameState::ALL.len()],
+    listed: [Vec<LogicalId>; NameState::ALL.len()],
+    large: BTreeMap<LogicalId, NameSummary>,
+}
+
+impl Survey {
+    /// Looks at everything, which takes a while if there is much.
+    #[must_use]
+    pub fn take(snapshot: &Snapshot, now: Moment) -> Self {
+        let mut survey = Self { revision: snapshot.revision(), taken_ms: now.now_ms, ..Self::default() };
+        let Some(cluster) = snapshot.cluster() else { return survey };
+        for (logical_id, name) in snapshot.names_from("") {
+            for entry in &name.all {
+                survey.see(entry, cluster.epoch, now);
+            }
+            let summary = NameSummary::of(name, cluster.epoch, now);
+            survey.counts[summary.state as usize] += 1;
+            let listed = &mut survey.listed[summary.state as usize];
+            if summary.state != NameState::Served && listed.len() < LISTED_MAX {
+                listed.push(logical_id.clone());
+            }
+            if name.all.len() > LARGE {
+                survey.large.insert(logical_id.clone(), summary);
+            }
+        }
+        survey.keep_latest();
+        survey
+    }
+
+    /// How many names are in a state.
+    #[must_use]
+    pub fn count(&self, state: NameState) -> u64 {
+        self.counts[state as usize]
+    }
+
+    /// The first names in a state, by name; those that are served are not remembered.
+    #[must_use]
+    pub fn listed(&self, state: NameState) -> &[LogicalId] {
+        &self.listed[state as usize]
+    }
+
+    /// Whether a name is among those remembered of any state.
+    pub(super) fn lists(&self, logical_id: &LogicalId) -> bool {
+        self.listed.iter().any(|listed| listed.binary_search(logical_id).is_ok())
+    }
+
+    /// A name summed up: as of now, or as of the survey if that would take long.
+    pub(super) fn summary(&self, logical_id: &LogicalId, name: &Name, epoch: Epoch, now: Moment) -> NameSummary {
+        match self.large.get(logical_id) {
+            Some(summary) if name.all.len() > LARGE => summary.clone(),
+            _ => NameSummary::of(name, epoch, now),
+        }
+    }
+
+    fn see(&mut self, entry: &Arc<Entry>, epoch: Epoch, now: Moment) {
+        if entry.instance.status_in(epoch) == InstanceStatus::Dead {
+            self.deaths.count(entry, epoch, now.database);
+        } else {
+            let lease = &entry.lease;
+            self.suspect += u64::from(lease.is_suspect(now.now_ms));
+            let owed = 1_000_000 / lease.ttl().beat_interval_ms().max(1);
+            self.beats_expected_milli += owed;
+            if lease.beats_here() {
+                self.beats_expected_here_milli += owed;
+            }
+        }
+        if entry.instance.revision > self.floor {
+            self.latest.push(Arc::clone(entry));
+            if self.latest.len() >= 16 * LATEST_MAX {
+                self.keep_latest();
+            }
+        }
+    }
+
+    fn keep_latest(&mut self) {
+        self.latest.sort_unstable_by_key(|entry| Reverse(entry.instance.revision));
+        self.latest.truncate(LATEST_MAX);
+        self.floor = self.latest.get(LATEST_MAX - 1).map(|entry| entry.instance.revision).unwrap_or_default();
+    }
+}
+
+impl Deaths {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.stale + self.old_epoch + self.deregistered + self.replaced + self.operator
+    }
+
+    fn count(&mut self, entry: &Entry, epoch: Epoch, now: DateTime<Utc>) {
+        let Some(death) = entry.instance.death_in(epoch).filter(|death| is_lately(death.at, now)) else { return };
+        match death.reason {
+            Some(DeathReason::Stale) => self.stale += 1,
+            Some(DeathReason::OldEpoch) => self.old_epoch += 1,
+            Some(DeathReason::Deregistered) => self.deregistered += 1,
+            Some(DeathReason::Replaced) => self.replaced += 1,
+            Some(DeathReason::Operator) => self.operator += 1,
+            None => {}
+        }
+    }
+}
+
+/// A death that is not written down yet has only just come.
+fn is_lately(at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+    let lately = TimeDelta::from_std(LATELY).unwrap_or_default();
+    at.is_none_or(|at| at > now - lately)
+}
+
+impl NameSummary {
+    /// Sums up a name.
+    #[must_use]
+    pub fn of(name: &Name, epoch: Epoch, now: Moment) -> Self {
+        let (mut starting, mut draining, mut dead) = (0, 0, 0);
+        let (mut lost_lately, mut last_dead) = (false, None::<&Arc<Entry>>);
+        for entry in &name.all {
+            match entry.instance.status_in(epoch) {
+                InstanceStatus::Starting => starting += 1,
+                InstanceStatus::Draining => draining += 1,
+                InstanceStatus::Alive => {}
+                InstanceStatus::Dead => {
+                    dead += 1;
+                    let death = entry.instance.death.as_deref();
+                    let stale = death.filter(|death| death.reason == Some(DeathReason::Stale));
+                    lost_lately |= stale.is_some_and(|death| is_lately(death.at, now.database));
+                    if last_dead.is_none_or(|last| last.instance.revision < entry.instance.revision) {
+                        last_dead = Some(entry);
+                    }
+                }
+            }
+        }
+        let alive = || name.alive.iter().filter(|entry| entry.instance.status_in(epoch) == InstanceStatus::Alive);
+        let is_suspect = |entry: &&Arc<Entry>| entry.lease.is_suspect(now.now_ms);
+        let (count, suspect) = (alive().count() as u64, alive().filter(is_suspect).count() as u64);
+        let best = alive().find(|entry| !is_suspect(entry)).or_else(|| alive().next());
+        let left = last_dead.is_some_and(|last| {
+            last.instance.death_in(epoch).is_some_and(|death| death.reason == Some(DeathReason::Deregistered))
+        });
+        let state = match count {
+            0 if left && starting + draining == 0 => NameState::Left,
+            0 => NameState::Unserved,
+            _ if suspect == count => NameState::AllSuspect,
+            _ if suspect > 0 => NameState::SomeSuspect,
+            _ if lost_lately => NameState::LostLately,
+            _ => NameState::Served,
+        };
+        Self {
+            state,
+            alive: count,
+            suspect,
+            starting,
+            draining,
+            dead,
+            best: best.cloned(),
+            last_dead: last_dead.cloned(),
+        }
+    }
+}

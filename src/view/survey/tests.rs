@@ -1,0 +1,212 @@
+//! The survey and the pages of names, against plain scans over all rows.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proptest::{collection::vec, prelude::*};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    clock::Clock,
+    model::{
+        Cluster, Death, EpochId, Instance, InstanceId, Labels, Lease, LeaseId, Ttl,
+        explain::{Candidate, explain},
+    },
+    view::{
+        View,
+        names::{NameFilter, NamesPage, names},
+    },
+};
+
+const NOW_MS: u64 = 2_000_000;
+const NAMES: [&str; 5] = ["a", "organ", "organ_1", "Utility", "z"];
+
+fn now() -> Moment {
+    Moment { now_ms: NOW_MS, database: DateTime::from_timestamp(1_000_000, 0).unwrap() }
+}
+
+fn epoch(number: u64) -> Epoch {
+    Epoch { id: EpochId(Uuid::from_u128(number.into())), number }
+}
+
+/// A row: of which name, epoch 1 (old) or 2, its status, silent for how long, why and how long ago it died.
+#[derive(Clone, Debug)]
+struct Row {
+    name: usize,
+    epoch: u64,
+    status: InstanceStatus,
+    silent_s: u64,
+    here: bool,
+    death: (Option<DeathReason>, u64),
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    let status = prop::sample::select(&InstanceStatus::ALL[..]);
+    let death = (prop::option::of(prop::sample::select(&DeathReason::ALL[..])), 0..1_200u64);
+    (0..NAMES.len(), 1..3u64, status, 0..30u64, any::<bool>(), death)
+        .prop_map(|(name, epoch, status, silent_s, here, death)| Row { name, epoch, status, silent_s, here, death })
+}
+
+fn entry(number: u64, row: &Row) -> Arc<Entry> {
+    let (instance_id, lease_id) = (InstanceId(Uuid::from_u128(number.into())), LeaseId(number));
+    let (ttl, heard_ms) = (Ttl::from_record(Some(15_000)), NOW_MS - row.silent_s * 1_000);
+    let lease = Lease::new(lease_id, instance_id, row.epoch, None, ttl, heard_ms);
+    if row.here {
+        lease.beat(heard_ms);
+    }
+    let (reason, ago_s) = row.death;
+    let at = now().database - TimeDelta::seconds(i64::try_from(ago_s).unwrap());
+    let death = Death { reason, at: Some(at), deadline: None, decided_by: None };
+    let instance = Instance {
+        instance_id,
+        logical_id: LogicalId::from_record(NAMES[row.name]),
+        lease_id,
+        replaces: None,
+        epoch: epoch(row.epoch),
+        revision: Revision(number),
+        status: row.status,
+        actor_name: None,
+        serve_route: None,
+        node_id: None,
+        ip_address: None,
+        port: None,
+        pid: None,
+        version: None,
+        labels: Labels::default(),
+        ttl,
+        started_at: now().database,
+        last_beat: now().database,
+        death: (row.status == InstanceStatus::Dead).then(|| Box::new(death)),
+    };
+    Arc::new(Entry { instance, lease: Arc::new(lease) })
+}
+
+/// A snapshot of these rows, in epoch 2; revisions and lease ids count from 1.
+fn snapshot(rows: &[Row]) -> (Arc<Snapshot>, Vec<Arc<Entry>>) {
+    let entries: Vec<_> = (1..).zip(rows).map(|(number, row)| entry(number, row)).collect();
+    let (view, mut writer) = View::new(Clock::new());
+    let cluster = Cluster {
+        epoch: epoch(2),
+        revision: Revision(rows.len() as u64),
+        history_id: Uuid::nil(),
+        purged: Revision(0),
+        hold: None,
+        brake: None,
+        read_at: now().database,
+    };
+    writer.replace(cluster, entries.clone());
+    (Arc::clone(&view.snapshot()), entries)
+}
+
+/// The state of a name, told from its rows in plain words.
+fn state(rows: &[&Row], entries: &[&Arc<Entry>]) -> NameState {
+    let current = |row: &Row| row.epoch == 2;
+    let alive: Vec<_> =
+        (0..rows.len()).filter(|at| current(rows[*at]) && rows[*at].status == InstanceStatus::Alive).collect();
+    let suspects = alive.iter().filter(|at| entries[**at].lease.is_suspect(NOW_MS)).count();
+    let dead = |row: &&&Row| row.status == InstanceStatus::Dead || !current(row);
+    let coming = rows.iter().any(|row| !dead(&row) && row.status != InstanceStatus::Alive);
+    let left = rows
+        .iter()
+        .rev()
+        .find(dead)
+        .is_some_and(|last| last.status == InstanceStatus::Dead && last.death.0 == Some(DeathReason::Deregistered));
+    let lately =
+        |row: &&Row| row.status == InstanceStatus::Dead && row.death.0 == Some(DeathReason::Stale) && row.death.1 < 600;
+    match (alive.len(), suspects) {
+        (0, _) if left && !coming => NameState::Left,
+        (0, _) => NameState::Unserved,
+        (all, suspects) if all == suspects => NameState::AllSuspect,
+        (_, 1..) => NameState::SomeSuspect,
+        _ if rows.iter().any(lately) => NameState::LostLately,
+        _ => NameState::Served,
+    }
+}
+
+fn all(snapshot: &Snapshot, survey: &Survey, filter: &NameFilter, size: usize) -> Vec<(LogicalId, NameState)> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let NamesPage { rows, next } = names(snapshot, survey, filter, after.as_ref(), size, now());
+        found.extend(rows.into_iter().map(|(name, summary)| (name, summary.state)));
+        assert!(found.len() <= NAMES.len(), "the pages lead in a circle: {found:?}");
+        match next {
+            Some(next) => after = Some(next),
+            None => return found,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_survey_finds_what_a_scan_over_all_rows_finds(rows in vec(row(), 0..40), size in 1..4usize) {
+        let (snapshot, entries) = snapshot(&rows);
+        let survey = Survey::take(&snapshot, now());
+        let mut states: BTreeMap<&str, NameState> = BTreeMap::new();
+        for (at, name) in NAMES.into_iter().enumerate() {
+            let of = || rows.iter().zip(&entries).filter(|(row, _)| row.name == at);
+            let (rows, entries): (Vec<_>, Vec<_>) = of().unzip();
+            if !rows.is_empty() {
+                states.insert(name, state(&rows, &entries));
+            }
+        }
+        for state in NameState::ALL {
+            let count = states.values().filter(|other| **other == state).count() as u64;
+            prop_assert_eq!(survey.count(state), count, "{:?}", state);
+        }
+        // The worst first, each name once, by name among equals.
+        let mut expected: Vec<_> = states.iter().map(|(name, state)| (*state, *name)).collect();
+        expected.sort_unstable();
+        let expected: Vec<_> = expected.into_iter().map(|(state, name)| (LogicalId::from_record(name), state)).collect();
+        prop_assert_eq!(all(&snapshot, &survey, &NameFilter::default(), size), expected.clone());
+        let filter = NameFilter { text: "U".to_owned(), state: Some(NameState::Unserved) };
+        let filtered: Vec<_> = expected.into_iter()
+            .filter(|(name, state)| name.as_str().to_lowercase().contains('u') && *state == NameState::Unserved)
+            .collect();
+        prop_assert_eq!(all(&snapshot, &survey, &filter, size), filtered);
+
+        let live = || rows.iter().zip(&entries).filter(|(row, _)| row.epoch == 2 && row.status != InstanceStatus::Dead);
+        prop_assert_eq!(survey.suspect, live().filter(|(_, entry)| entry.lease.is_suspect(NOW_MS)).count() as u64);
+        prop_assert_eq!(survey.beats_expected_milli, live().count() as u64 * 200, "one in 5 s each");
+        prop_assert_eq!(survey.beats_expected_here_milli, live().filter(|(row, _)| row.here).count() as u64 * 200);
+        let stale = rows.iter().filter(|row| row.status == InstanceStatus::Dead && row.death.0 == Some(DeathReason::Stale));
+        prop_assert_eq!(survey.deaths.stale, stale.filter(|row| row.death.1 < 600).count() as u64);
+        let latest: Vec<_> = survey.latest.iter().map(|entry| entry.instance.revision.0).collect();
+        let expected: Vec<_> = (1..=rows.len() as u64).rev().take(LATEST_MAX).collect();
+        prop_assert_eq!(latest, expected);
+    }
+
+    #[test]
+    fn the_best_of_a_summary_is_the_one_explained_as_chosen(rows in vec(row(), 1..12)) {
+        let (snapshot, entries) = snapshot(&rows);
+        let candidate = |entry: &Arc<Entry>| Candidate {
+            instance_id: entry.instance.instance_id,
+            status: entry.instance.status,
+            death: None,
+            epoch_is_current: entry.instance.epoch == epoch(2),
+            suspect: entry.lease.is_suspect(NOW_MS),
+            started_at: entry.instance.started_at,
+            excluded: false,
+            labels_match: true,
+        };
+        for (name, members) in snapshot.names_from("") {
+            let best = NameSummary::of(members, epoch(2), now()).best.map(|entry| entry.instance.instance_id);
+            let of_name = entries.iter().filter(|entry| entry.instance.logical_id == *name).map(candidate);
+            let explained = explain(&of_name.collect::<Vec<_>>());
+            let chosen = explained.first().filter(|first| first.rank.is_some()).map(|first| first.instance_id);
+            prop_assert_eq!(best, chosen, "{}", name);
+        }
+    }
+}
+
+#[test]
+fn what_a_survey_remembers_is_bounded() {
+    let row = Row { name: 0, epoch: 2, status: InstanceStatus::Starting, silent_s: 0, here: false, death: (None, 0) };
+    let (snapshot, _) = snapshot(&vec![row; 2 * LARGE]);
+    let survey = Survey::take(&snapshot, now());
+    assert_eq!(survey.latest.len(), LATEST_MAX);
+    assert_eq!(survey.latest[0].instance.revision, Revision(2_000));
+    let name = LogicalId::from_record(NAMES[0]);
+    let later = Moment { now_ms: NOW_MS, database: now().database + Duration::from_secs(1) };
+    let summary = survey.summary(&name, snapshot.name(NAMES[0]).unwrap(), epoch(1), later);
+    assert_eq!((summary.state, summary.starting), (NameState::Unserved, 2_000), "not summed up anew: it takes long");
+}
