@@ -158,8 +158,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let cache = Cache::default();
     let (filled, mut is_filled) = watch::channel(false);
-    tokio::spawn(cache.clone().run(discovery, logical_id, filled));
+    let watching = tokio::spawn(cache.clone().run(discovery, logical_id, filled));
     timeout(Duration::from_secs(10), is_filled.wait_for(|filled| *filled)).await??;
     say(&format!("best of {} in the cache", cache.instances().len()), cache.best().as_ref());
+    // A router that goes on would go on watching.
+    watching.abort();
+    let _ = watching.await;
     Ok(())
 }
