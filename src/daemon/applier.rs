@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use crate::{
+    clock::DatabaseClock,
     feed::Sink,
     lifecycle::{Condition, Readiness},
     model::{BrakeMode, Cluster, DaemonRecord, Epoch, Instance, InstanceStatus},
@@ -22,17 +23,26 @@ pub(super) struct Applier {
     leases: Arc<Leases>,
     alarm: Arc<Alarm>,
     readiness: Readiness,
+    database_clock: DatabaseClock,
     epoch: Option<Epoch>,
     /// Whether expiry is held, and how it is braked.
     expiry: (bool, Option<BrakeMode>),
 }
 
 impl Applier {
-    pub(super) fn new(view: ViewWriter, leases: Arc<Leases>, alarm: Arc<Alarm>, readiness: Readiness) -> Self {
-        Self { view, leases, alarm, readiness, epoch: None, expiry: (false, None) }
+    /// What is read of the database clock is told `database_clock`: from before the first change is taken.
+    pub(super) fn new(
+        view: ViewWriter,
+        leases: Arc<Leases>,
+        alarm: Arc<Alarm>,
+        readiness: Readiness,
+        database_clock: DatabaseClock,
+    ) -> Self {
+        Self { view, leases, alarm, readiness, database_clock, epoch: None, expiry: (false, None) }
     }
 
     fn set_cluster(&mut self, cluster: &Cluster) {
+        self.database_clock.shows(cluster.read_at);
         self.leases.set_epoch(cluster.epoch);
         if self.epoch.replace(cluster.epoch).is_some_and(|before| before != cluster.epoch) {
             tracing::info!(epoch = %cluster.epoch.id, number = cluster.epoch.number, "the epoch was rotated");

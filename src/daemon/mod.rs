@@ -265,15 +265,16 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let Parts { lifecycle, pool, leases, view, clock, .. } = parts;
     let stop = lifecycle.token(Stage::Engine);
     let alarm = Arc::new(Alarm::default());
-    let applier = Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), parts.readiness.clone());
+    let database_clock = DatabaseClock::new(*clock);
+    let readiness = parts.readiness.clone();
+    let applier = Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, database_clock.clone());
     let feed = Feed::new(parts.url.clone(), applier, *clock, view.wanted());
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
-    let database_clock = DatabaseClock::new(*clock);
-    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), database_clock.clone());
+    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), database_clock);
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
     let (identity, health) = (parts.identity.clone(), Arc::clone(&parts.health));
-    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, database_clock, identity, Arc::clone(&health));
+    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, identity, Arc::clone(&health));
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);

@@ -25,7 +25,7 @@ use super::{
     leases::{FLUSH_PERIOD_MS, Leases},
 };
 use crate::{
-    clock::{Clock, DatabaseClock},
+    clock::Clock,
     metrics::FlushMetrics,
     model::{Lease, lease::LeaseState},
     store::{self, Lane, Pool, expiry::DaemonEntry},
@@ -89,40 +89,19 @@ pub struct Flusher {
     answered_ms: u64,
     /// The database clock, as that write was answered: earlier than whatever is gathered from then on.
     read_at: Option<DateTime<Utc>>,
-    database_clock: DatabaseClock,
     failing: bool,
     health: Arc<Health>,
     metrics: FlushMetrics,
 }
 
 impl Flusher {
-    /// A flusher for a daemon; what it reads of the database clock it tells `database_clock`.
+    /// A flusher for a daemon.
     #[must_use]
-    pub fn new(
-        pool: Pool,
-        leases: Arc<Leases>,
-        clock: Clock,
-        database_clock: DatabaseClock,
-        identity: Identity,
-        health: Arc<Health>,
-    ) -> Self {
+    pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, identity: Identity, health: Arc<Health>) -> Self {
         let confirmed_ms = clock.now_ms();
         let (due, metrics) = (BTreeMap::new(), FlushMetrics::new());
         let (answered_ms, read_at, failing) = (confirmed_ms, None, false);
-        Self {
-            pool,
-            leases,
-            clock,
-            identity,
-            due,
-            confirmed_ms,
-            answered_ms,
-            read_at,
-            database_clock,
-            failing,
-            health,
-            metrics,
-        }
+        Self { pool, leases, clock, identity, due, confirmed_ms, answered_ms, read_at, failing, health, metrics }
     }
 
     /// Saves until told to stop, then saves what is left.
@@ -238,7 +217,6 @@ impl Flusher {
         }
         self.answered_ms = asked_ms;
         self.read_at = Some(read_at);
-        self.database_clock.shows(read_at);
         if leases > 0 {
             let millis = u32::try_from(self.clock.now_ms().saturating_sub(asked_ms)).unwrap_or(u32::MAX);
             self.metrics.leases.record(u32::try_from(leases).unwrap_or(u32::MAX));

@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 use crate::harness::{
     actor::{Actor, Caller, TRANSPORT, alive},
     daemon::{DAEMON_BOUND, Daemon},
-    postgres::{OwnCluster, TestDatabase, connect},
+    postgres::{MIGRATIONS, OwnCluster, TestDatabase, connect},
     registry::{column, get, run},
     wait::wait_until,
 };
@@ -88,7 +88,7 @@ async fn daemons_that_start_together_on_an_empty_database_agree_on_one_epoch() {
         .await;
         assert_eq!((cluster.cluster_epoch, cluster.epoch_number), (epochs[0].to_string(), 1));
     }
-    assert_eq!(get::<i64>(&client, "SELECT count(*) FROM muster_migration").await, 8);
+    assert_eq!(get::<i64>(&client, "SELECT count(*) FROM muster_migration").await, i64::try_from(MIGRATIONS).unwrap());
 }
 
 /// Eight clients that register, each until it has an acknowledgement, whatever goes on meanwhile.

@@ -8,7 +8,7 @@ use super::{Ended, musterd};
 use crate::harness::{
     actor::{Caller, alive},
     daemon::Daemon,
-    postgres::{TestDatabase, connect},
+    postgres::{MIGRATIONS, TestDatabase, connect},
     registry::{get, run},
 };
 
@@ -146,11 +146,16 @@ async fn a_fresh_database_is_migrated_and_verified() {
     };
     let pending = migrate(&["status", "--exit-code"]).await;
     assert_eq!(pending.code, Some(1), "{pending:?}");
-    assert_eq!(pending.stdout.lines().filter(|line| line.contains("pending")).count(), 8, "{}", pending.stdout);
+    assert_eq!(
+        pending.stdout.lines().filter(|line| line.contains("pending")).count(),
+        MIGRATIONS,
+        "{}",
+        pending.stdout
+    );
     assert_eq!(migrate(&["verify"]).await.code, Some(1));
 
     let up = migrate(&["up", "-o", "json"]).await.json();
-    assert_eq!((up["applied"].as_array().unwrap().len(), &up["current"]), (8, &18.into()));
+    assert_eq!((up["applied"].as_array().unwrap().len(), &up["current"]), (MIGRATIONS, &19.into()));
     assert_eq!(migrate(&["up", "-o", "json"]).await.json()["applied"].as_array().unwrap().len(), 0);
     let status = migrate(&["status", "--exit-code", "-o", "json"]).await.json();
     assert!(status.as_array().unwrap().iter().all(|one| one["state"] == "applied"), "{status}");

@@ -102,7 +102,8 @@ async fn without_a_connection_to_be_had_changes_are_definitely_refused_and_reads
     let role = format!("limited_{}", uuid::Uuid::new_v4().simple());
     let grants = format!(
         "CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
-         GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
+         GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {role}"
     );
     run(&sql.client, &grants).await;
     let url = sql.database.url().replace("musterd@", &format!("{role}@"));

@@ -54,7 +54,11 @@ impl Traffic {
                 while !stop.load(Ordering::Relaxed) {
                     match caller.register(alive("load", LONG)).await {
                         Ok(_) => drop(granted.fetch_add(1, Ordering::Relaxed)),
-                        Err(reason) => refused.push(reason),
+                        Err(reason) => {
+                            refused.push(reason);
+                            // As a client does; and a task that never waits could not be ended.
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
                     }
                 }
                 refused

@@ -30,6 +30,9 @@ use super::{scratch::Scratch, wait::wait_until};
 /// How long a server may take to do what it is told, on a loaded machine.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
+/// How many migrations there are.
+pub(crate) const MIGRATIONS: usize = 9;
+
 /// Options of a private PostgreSQL for tests. `MUSTERD_TEST_POSTGRES_BIN` names the server programs to use.
 pub(crate) fn options(data_dir: &Path, durability: Durability) -> Options {
     let bin_dir = std::env::var_os("MUSTERD_TEST_POSTGRES_BIN").map(PathBuf::from);
