@@ -245,6 +245,8 @@ The daemon keeps running, and so does the actor that is left. Try next:
   $binary epoch rotate$addr_hint
   curl http://$MUSTERD_HTTP_ADDR/metrics
 
+In a browser: http://$MUSTERD_HTTP_ADDR/
+
 Logs: $state
 Stop everything: deploy/quickstart.sh --stop$data_dir_hint
 NEXT
