@@ -10,10 +10,10 @@ use super::{
     output::{self, Table},
     paint,
 };
-use crate::proto::{std_duration, v1};
-
-/// A daemon that has not heard of PostgreSQL for longer than this is worth a warning. Around a second is normal.
-pub(super) const STALE_AFTER: Duration = Duration::from_secs(5);
+use crate::{
+    model::wellness,
+    proto::{std_duration, v1},
+};
 
 /// `alive`, `alive(suspect)`, `dead(stale)`.
 pub(super) fn status(instance: &v1::Instance) -> String {
@@ -178,7 +178,7 @@ pub(super) fn warn_if_stale(stale_for: Option<&prost_types::Duration>) {
 
 /// What there is to say about an answer that is old.
 pub(super) fn stale_warning(stale_for: Option<&prost_types::Duration>) -> Option<String> {
-    let age = stale_for.filter(|age| std_duration(age).is_some_and(|age| age > STALE_AFTER))?;
+    let age = stale_for.filter(|age| std_duration(age).is_some_and(|age| age > wellness::STALE_AFTER))?;
     Some(format!("warning: PostgreSQL last confirmed this answer {} ago", seconds(Some(age))))
 }
 

@@ -14,6 +14,7 @@ pub mod operation;
 pub mod ranking;
 pub mod spread;
 pub mod status;
+pub mod wellness;
 
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochRecord, Hold};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};

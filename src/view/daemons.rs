@@ -4,14 +4,8 @@
 //! too long, and the operator who comes to look would find no trace of it. What tells the two apart is how it looked when
 //! it was last there.
 
-use std::time::Duration;
+use crate::model::{DaemonRecord, wellness};
 
-use crate::model::DaemonRecord;
-
-/// A daemon that has not saved for so long is silent: nobody is declared dead meanwhile.
-pub const SILENT: Duration = Duration::from_secs(3);
-/// Silent for so long, it is given up.
-pub const GIVEN_UP: Duration = Duration::from_secs(15);
 /// How long a lost daemon is remembered, in milliseconds.
 const REMEMBERED_MS: u64 = 3_600_000;
 /// How many lost daemons are remembered.
@@ -42,7 +36,7 @@ impl Daemons {
     pub fn next(&self, present: Vec<DaemonRecord>, now_ms: u64) -> Self {
         let gone = |record: &&DaemonRecord| !present.iter().any(|other| other.daemon_id == record.daemon_id);
         // Whoever leaves in good order was heard of until the end.
-        let lost = self.present.iter().filter(gone).filter(|record| record.last_flush_age > SILENT);
+        let lost = self.present.iter().filter(gone).filter(|record| record.last_flush_age > wellness::SILENT_AFTER);
         let lost = lost.map(|record| LostDaemon { record: record.clone(), lost_ms: now_ms });
         let remembered = self.lost.iter().filter(|lost| now_ms.saturating_sub(lost.lost_ms) < REMEMBERED_MS).cloned();
         let served = |lost: &LostDaemon| present.iter().any(|other| other.address == lost.record.address);
@@ -53,6 +47,8 @@ impl Daemons {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use chrono::DateTime;
     use uuid::Uuid;
 

@@ -10,19 +10,16 @@ use super::finding::Finding;
 use crate::{
     cli::{
         epoch,
-        instances::{STALE_AFTER, age_text, moment, seconds},
+        instances::{age_text, moment, seconds},
     },
+    model::wellness::{REAPER_LATE_AFTER, SILENT_AFTER, STALE_AFTER},
     proto::{std_duration, v1},
 };
 
 /// A save that takes longer is slow: a healthy PostgreSQL takes a few milliseconds.
 const SLOW_SAVE: Duration = Duration::from_millis(250);
-/// A daemon that has not saved for longer keeps everybody from being declared dead.
-const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// Saving that is late by less is what a busy machine does.
 const LATE_AFTER: Duration = Duration::from_secs(1);
-/// A reaper looks every 30 s at least, and may wait 10 s for an answer.
-const REAPER_MISSED_AFTER: Duration = Duration::from_secs(45);
 /// Clocks that differ by more mislead people.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -115,7 +112,7 @@ fn flush(health: &v1::DaemonHealth) -> Finding {
     let lag = span(health.flush_lag.as_ref());
     match lag {
         lag if lag <= LATE_AFTER => Finding::ok("flush", "beats are saved in time"),
-        lag if lag > STALLED_AFTER => {
+        lag if lag > SILENT_AFTER => {
             let found = format!(
                 "saving beats is {} late: beyond a third of their TTL they are refused, and nobody is declared dead",
                 age_text(lag)
@@ -130,7 +127,7 @@ fn reaper(health: &v1::DaemonHealth, stale_for: Duration) -> Finding {
     const FIX: &str = "if PostgreSQL is well, restart the daemon; its log says why a reaper failed";
     match health.last_reap_age.as_ref().and_then(std_duration) {
         None => Finding::ok("reaper", "has not looked yet: the daemon has just started"),
-        Some(age) if age > REAPER_MISSED_AFTER => {
+        Some(age) if age > REAPER_LATE_AFTER => {
             let found = format!("has not looked for {}: this daemon declares nobody dead", age_text(age));
             Finding::fail("reaper", found, FIX)
         }
@@ -175,7 +172,7 @@ fn daemons(cluster: &v1::GetClusterResponse, stale_for: Duration) -> Vec<Finding
             daemon.address,
             age_text(age)
         );
-        (age > STALLED_AFTER).then(|| Finding::fail("daemons", found, "see why it stands still, or start it again"))
+        (age > SILENT_AFTER).then(|| Finding::fail("daemons", found, "see why it stands still, or start it again"))
     });
     let mut late: Vec<_> = late.collect();
     // In the first moments of a daemon the list is not read yet.

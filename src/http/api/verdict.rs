@@ -9,19 +9,15 @@ use serde_json::{Value, json};
 
 use crate::{
     lifecycle::{Condition, Snapshot as Readiness},
-    model::{Brake, BrakeMode, Hold},
-    view::{
-        Daemons,
-        daemons::{GIVEN_UP, SILENT},
+    model::{
+        Brake, BrakeMode, Hold,
+        wellness::{GIVEN_UP_AFTER, REAPER_LATE_AFTER, SILENT_AFTER, STALE_AFTER},
     },
+    view::Daemons,
 };
 
-/// Confirmed less often than this, the registry in memory may be behind. The feed polls once a second.
-pub const STALE: Duration = Duration::from_secs(3);
 /// Later than this, saving beats is late enough to say so.
 const FLUSH_LATE: Duration = Duration::from_secs(2);
-/// The reaper looks every 30 s at least.
-const REAPER_LATE: Duration = Duration::from_secs(60);
 
 /// How bad something is; the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +112,7 @@ fn registry(facts: &Facts, found: &mut Vec<Problem>) {
     let mut add = |severity, code, text, advice, command| {
         found.push(Problem { severity, code, text, advice, command });
     };
-    let away = facts.stale_for > STALE;
+    let away = facts.stale_for > STALE_AFTER;
     if facts.loaded && away {
         let at = facts.confirmed_at.format("%Y-%m-%d %H:%M:%S UTC");
         let text = format!("PostgreSQL has not answered for {}. Everything here is as of {at}", short(facts.stale_for));
@@ -139,7 +135,7 @@ fn registry(facts: &Facts, found: &mut Vec<Problem>) {
             "Once that is a third of a TTL this daemon refuses beats, so that actors go to another one in time.";
         add(Severity::Trouble, "beats_not_saved", text, advice, "");
     }
-    if let Some(age) = facts.last_reap_age.filter(|age| *age > REAPER_LATE && !away) {
+    if let Some(age) = facts.last_reap_age.filter(|age| *age > REAPER_LATE_AFTER && !away) {
         let text = format!("The reaper of this daemon last looked {} ago", short(age));
         let advice =
             "It looks at least every 30 s. Other daemons reap as well; the log of this one tells why it does not.";
@@ -188,13 +184,13 @@ fn daemons(facts: &Facts, found: &mut Vec<Problem>) {
                       since, or are gone. Start it again, or forget it: this note goes after an hour.";
         add("daemon_lost", format!("The daemon at {address} was lost"), advice);
     }
-    if facts.stale_for > STALE {
+    if facts.stale_for > STALE_AFTER {
         // Nobody can say how the others are.
         return;
     }
     for record in &facts.daemons.present {
         let age = record.last_flush_age + facts.stale_for;
-        if age > SILENT {
+        if age > SILENT_AFTER {
             let text = format!("The daemon at {} has not saved for {}", record.address, short(age));
             let advice = "Nobody is declared dead for silence meanwhile, because its beats may be on the way. After 15 s \
                           it is given up.";
@@ -231,9 +227,9 @@ fn names(facts: &Facts, found: &mut Vec<Problem>) {
 #[must_use]
 pub fn daemon_state(age: Duration, stale_for: Duration) -> &'static str {
     match age {
-        _ if stale_for > STALE => "unknown",
-        age if age > GIVEN_UP => "lost",
-        age if age > SILENT => "silent",
+        _ if stale_for > STALE_AFTER => "unknown",
+        age if age > GIVEN_UP_AFTER => "lost",
+        age if age > SILENT_AFTER => "silent",
         _ => "well",
     }
 }
@@ -297,7 +293,7 @@ mod tests {
     fn an_outage_is_told_once_with_the_age_of_the_data_and_not_by_its_consequences() {
         let daemons = Daemons { present: vec![daemon(1, "a:1", 0), daemon(2, "b:1", 1)], lost: Vec::new() };
         let facts =
-            Facts { stale_for: Duration::from_secs(42), last_reap_age: Some(REAPER_LATE * 2), daemons, ..well() };
+            Facts { stale_for: Duration::from_secs(42), last_reap_age: Some(REAPER_LATE_AFTER * 2), daemons, ..well() };
         let text = "PostgreSQL has not answered for 42 s. Everything here is as of 1970-01-01 00:00:00 UTC";
         assert_eq!(told(&facts), [("database_away", text.to_owned())]);
     }
@@ -329,11 +325,11 @@ mod tests {
             readiness.set(condition, condition != Condition::Schema, "a migration is pending");
         }
         let (readiness, flush_lag) = (readiness.snapshot(), Duration::from_secs(5));
-        let facts = Facts { readiness, flush_lag, last_reap_age: Some(REAPER_LATE * 2), ..well() };
+        let facts = Facts { readiness, flush_lag, last_reap_age: Some(REAPER_LATE_AFTER * 2), ..well() };
         let expected = [
             ("not_ready", "This daemon is not ready: schema: a migration is pending"),
             ("beats_not_saved", "Beats have not been saved for 5 s"),
-            ("reaper_late", "The reaper of this daemon last looked 2 min ago"),
+            ("reaper_late", "The reaper of this daemon last looked 90 s ago"),
         ];
         assert_eq!(told(&facts), expected.map(|(code, text)| (code, text.to_owned())));
     }
