@@ -1143,6 +1143,9 @@ DECLARE
     v_next    timestamptz;
     v_live    bigint;
     v_overdue bigint;
+    v_window  timestamptz;
+    v_before  bigint;
+    v_died    bigint;
     v_horizon timestamptz;
     v_stalled timestamptz;
     v_budget  integer;
@@ -1152,7 +1155,11 @@ BEGIN
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
     -- Beats heard after this may still be on the way from a daemon.
     SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
-    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon) INTO v_next, v_live, v_overdue
+    -- One statement, one moment: the window of the brake as it is in what is counted.
+    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon),
+           (SELECT window_at FROM cluster_metadata WHERE id = 1),
+           (SELECT window_reaped FROM cluster_metadata WHERE id = 1)
+    INTO v_next, v_live, v_overdue, v_window, v_before
     FROM (
         SELECT instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS deadline
         FROM registry_instance AS instance
@@ -1170,7 +1177,10 @@ BEGIN
         SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
         SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
         IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
-            v_budget := muster_brake(v_cluster, v_now, v_live, v_overdue);
+            -- Whom another daemon has declared dead since they were counted is overdue no more, and must not be held
+            -- against the window twice.
+            v_died := v_cluster.window_reaped - CASE WHEN v_cluster.window_at = v_window THEN v_before ELSE 0 END;
+            v_budget := muster_brake(v_cluster, v_now, v_live - v_died, greatest(v_overdue - v_died, 0));
             reaped := muster_reap_rows(v_cluster, v_now, v_horizon, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
             UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
             RETURNING * INTO v_cluster;

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use crate::harness::{
     fleet::{cluster, daemons_heard_of, enter, fleet, living, look, look_as_it_is, silent},
-    registry::{column, get, id, run},
+    registry::{Background, column, get, id, run},
 };
 
 /// The present window began 16 s ago, and so is over.
@@ -49,6 +49,22 @@ async fn deaths_of_one_window_add_up() {
     assert_eq!(look(client).await, "10");
     silent(client, 10).await;
     assert_eq!(look(client).await, "5 pace", "15 of 100 in one window, however they come");
+}
+
+#[tokio::test]
+async fn whom_another_daemon_has_just_declared_dead_is_not_counted_twice() {
+    let registry = fleet(40, true).await;
+    let client = &registry.client;
+    silent(client, 8).await;
+    let first = registry.connect().await;
+    run(&first, "BEGIN").await;
+    assert_eq!(look(&first).await, "8");
+    let reap = "SELECT FROM muster_reap_stale(15000, 500, 'another')";
+    let second = Background::start(registry.connect().await, reap.to_owned()).await;
+    second.blocked(client).await;
+    run(&first, "COMMIT").await;
+    second.end().await.unwrap();
+    assert_eq!(cluster(client, "concat_ws(' ', brake, window_reaped)").await, "8", "10 may die, 8 are dead");
 }
 
 #[tokio::test]

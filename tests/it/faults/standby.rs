@@ -144,7 +144,7 @@ async fn a_failover_with_lost_commits_resets_readers_holds_expiry_and_uses_no_re
 async fn a_failover_to_a_synchronous_standby_loses_nothing_that_was_acknowledged() {
     let mut pair = Pair::create().await;
     let (_daemons, callers, actors, mut watchers) = scene(&pair.url()).await;
-    pair.primary.set("synchronous_standby_names", Some("*")).await;
+    pair.primary.require_standby("*").await;
     pair.caught_up().await;
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..8 {
@@ -189,7 +189,7 @@ async fn commits_that_hang_for_want_of_a_standby_are_reported_as_unknown_and_tak
     let cluster = OwnCluster::create().await;
     let (_daemons, callers, actors, _watchers) = scene(cluster.url()).await;
     let before = callers[0].cluster().await.unwrap().revision;
-    cluster.set("synchronous_standby_names", Some("nobody")).await;
+    cluster.require_standby("nobody").await;
     let request = alive("hung", LONG);
     // The first one hangs in its commit, the others behind it.
     for attempt in 0..3 {

@@ -217,6 +217,26 @@ impl OwnCluster {
         client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     }
 
+    /// Makes commits wait for standbys of this name, and waits until they do: each process of the server takes a changed
+    /// setting over when it comes to it.
+    pub(crate) async fn require_standby(&self, name: &str) {
+        let probe = connect(&self.url).await;
+        probe.batch_execute("CREATE TABLE probe (n int)").await.unwrap();
+        self.set("synchronous_standby_names", Some(name)).await;
+        let hanging =
+            tokio::spawn(async move { while probe.batch_execute("INSERT INTO probe VALUES (1)").await.is_ok() {} });
+        let watcher = connect(&self.url).await;
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        wait_until("a commit waits for a standby", BOUND, async || {
+            match watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) {
+                0 => Err("none does"),
+                _ => Ok(()),
+            }
+        })
+        .await;
+        hanging.abort();
+    }
+
     /// Where its files are.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
