@@ -48,6 +48,7 @@ use crate::{
     },
     store::{
         self, Lane, Pool,
+        handover::handover,
         local::{Durability, LocalServer, Options},
     },
     telemetry::{self, chain},
@@ -268,10 +269,11 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let database_clock = DatabaseClock::new(*clock);
     let readiness = parts.readiness.clone();
     let applier = Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, database_clock.clone());
-    let feed = Feed::new(parts.url.clone(), applier, *clock, view.wanted());
+    let (handover, handed) = handover();
+    let feed = Feed::new(parts.url.clone(), applier, *clock, view.wanted(), handed);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
-    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), database_clock);
+    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), *clock, database_clock, handover);
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
     let (identity, health) = (parts.identity.clone(), Arc::clone(&parts.health));
     let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, identity, Arc::clone(&health));

@@ -17,7 +17,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -26,7 +26,11 @@ use crate::{
     clock::Clock,
     metrics::FeedMetrics,
     model::{Cluster, DaemonRecord, Instance, Revision},
-    store::{self, feed::Connection},
+    store::{
+        self,
+        feed::{Changes, Connection},
+        handover::Handed,
+    },
     telemetry::chain,
 };
 
@@ -34,6 +38,8 @@ use crate::{
 pub const POLL_PERIOD: Duration = Duration::from_secs(1);
 /// How long a read that somebody asks for is put off: those who ask meanwhile share it.
 const ASKED_PAUSE: Duration = Duration::from_millis(10);
+/// How long a doorbell waits for the writer, if that is reading the same.
+const HANDED_PATIENCE: Duration = Duration::from_millis(20);
 /// How often the list of daemons is read.
 const DAEMONS_PERIOD: Duration = Duration::from_secs(2);
 /// Most instances of one read.
@@ -74,14 +80,28 @@ pub struct Feed<S> {
     applied: Revision,
     daemons_read: Option<Instant>,
     wanted: Arc<Notify>,
+    /// When to ask for those who wait, if somebody does.
+    ask_at: Option<Instant>,
+    handed: Handed,
     metrics: FeedMetrics,
 }
 
+/// Why the feed wakes.
+#[derive(Debug)]
+enum Wake {
+    /// To ask PostgreSQL.
+    Ask,
+    /// To take what the writer has asked.
+    Take(Changes),
+}
+
 impl<S: Sink> Feed<S> {
-    /// A feed from the database at `url` into `sink`, that looks at once when `wanted` is notified.
-    pub fn new(url: String, sink: S, clock: Clock, wanted: Arc<Notify>) -> Self {
+    /// A feed from the database at `url` into `sink`, that looks at once when `wanted` is notified, and takes what it is
+    /// `handed`.
+    pub fn new(url: String, sink: S, clock: Clock, wanted: Arc<Notify>, handed: Handed) -> Self {
         let metrics = FeedMetrics::new();
-        Self { url, sink, clock, history_id: None, applied: Revision(0), daemons_read: None, wanted, metrics }
+        let (history_id, applied, daemons_read, ask_at) = (None, Revision(0), None, None);
+        Self { url, sink, clock, history_id, applied, daemons_read, wanted, ask_at, handed, metrics }
     }
 
     /// Feeds until told to stop.
@@ -103,6 +123,7 @@ impl<S: Sink> Feed<S> {
                 pause = FIRST_PAUSE;
             }
             tracing::warn!(error = %chain(&error), "the feed lost its connection and loads everything anew");
+            self.handed.set_applied(None);
             self.sink.lost(&error);
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 return Ok(());
@@ -116,23 +137,62 @@ impl<S: Sink> Feed<S> {
         connection.confirm_history(self.applied).await?;
         self.load(&connection, cause).await?;
         self.read_daemons(&connection).await?;
+        let mut asked_at = Instant::now();
         loop {
-            // An elapsed second means no more than that nothing rang.
-            let _ = timeout(POLL_PERIOD, self.rung_or_asked(&connection)).await;
-            self.read_changes(&connection).await?;
+            match self.wake(&connection, asked_at + POLL_PERIOD).await {
+                Wake::Take(changes) => self.take(changes),
+                Wake::Ask => {
+                    asked_at = Instant::now();
+                    self.ask_at = None;
+                    self.read_changes(&connection).await?;
+                }
+            }
             self.read_daemons(&connection).await?;
         }
     }
 
-    async fn rung_or_asked(&self, connection: &Connection) {
-        let asked = async {
-            self.wanted.notified().await;
-            sleep(ASKED_PAUSE).await;
-        };
-        tokio::select! {
-            () = connection.rung() => {}
-            () = asked => {}
+    /// Waits for a reason to go on; that the poll is due is one, however much is handed over: it is what finds a dead
+    /// connection.
+    async fn wake(&mut self, connection: &Connection, poll_at: Instant) -> Wake {
+        loop {
+            let ask_at = self.ask_at.map_or(poll_at, |ask_at| ask_at.min(poll_at));
+            tokio::select! {
+                biased;
+                () = sleep_until(ask_at) => return Wake::Ask,
+                () = self.wanted.notified(), if self.ask_at.is_none() => {
+                    self.ask_at = Some(Instant::now() + ASKED_PAUSE);
+                }
+                changes = self.handed.next() => return Wake::Take(changes),
+                revision = connection.rung() => {
+                    if revision <= self.applied {
+                        continue;
+                    }
+                    if self.handed.is_under_way()
+                        && let Ok(changes) = timeout(HANDED_PATIENCE, self.handed.next()).await
+                        && changes.cluster.revision >= revision
+                    {
+                        return Wake::Take(changes);
+                    }
+                    return Wake::Ask;
+                }
+            }
         }
+    }
+
+    /// Applies what the writer has asked, if that continues what is applied; if not, it is left for the feed to ask.
+    fn take(&mut self, changes: Changes) {
+        let Changes { after, cluster, mut instances, at_ms } = changes;
+        if after > self.applied || cluster.revision <= self.applied || self.broken_by(&cluster).is_some() {
+            return;
+        }
+        instances.retain(|instance| instance.revision > self.applied);
+        self.apply(cluster, instances, at_ms);
+    }
+
+    fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
+        self.applied = cluster.revision;
+        self.handed.set_applied(Some(self.applied));
+        self.sink.apply(cluster, instances, at_ms);
     }
 
     async fn load(&mut self, connection: &Connection, cause: Cause) -> Result<(), store::Error> {
@@ -159,6 +219,7 @@ impl<S: Sink> Feed<S> {
         self.sink.load(cluster, chunks.into_iter().flatten(), at_ms);
         self.history_id = Some(history_id);
         self.applied = revision;
+        self.handed.set_applied(Some(revision));
         let elapsed_ms = started.elapsed().as_millis();
         tracing::info!(?cause, instances = count, revision = revision.0, read_ms, elapsed_ms, "loaded the registry");
         Ok(())
@@ -167,7 +228,8 @@ impl<S: Sink> Feed<S> {
     async fn read_changes(&mut self, connection: &Connection) -> Result<(), store::Error> {
         loop {
             let at_ms = self.clock.now_ms();
-            let (Some(mut cluster), instances) = connection.changes(self.applied, BATCH).await? else { return Ok(()) };
+            let Some(changes) = connection.changes(self.applied, BATCH, at_ms).await? else { return Ok(()) };
+            let Changes { mut cluster, instances, .. } = changes;
             if let Some(cause) = self.broken_by(&cluster) {
                 // What was lost becomes another history before it can be used again.
                 connection.confirm_history(self.applied).await?;
@@ -178,8 +240,7 @@ impl<S: Sink> Feed<S> {
                 // More follows: so far only this much is known.
                 cluster.revision = last.revision;
             }
-            self.applied = cluster.revision;
-            self.sink.apply(cluster, instances, at_ms);
+            self.apply(cluster, instances, at_ms);
             if !full {
                 return Ok(());
             }
@@ -203,5 +264,127 @@ impl<S: Sink> Feed<S> {
             self.daemons_read = Some(Instant::now());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::Mutex};
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::{
+        model::{Epoch, EpochId, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Ttl},
+        store::handover::{Handover, handover},
+    };
+
+    const EPOCH: Epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };
+
+    /// Up to which revision, and the revisions of the instances.
+    type Applied = (u64, Vec<u64>);
+
+    /// What it was told to apply.
+    #[derive(Clone, Debug, Default)]
+    struct Told(Arc<Mutex<Vec<Applied>>>);
+
+    impl Sink for Told {
+        fn load(&mut self, _: Cluster, _: impl Iterator<Item = Instance>, _: u64) {}
+        fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, _: u64) {
+            let revisions = instances.iter().map(|instance| instance.revision.0).collect();
+            self.0.lock().unwrap().push((cluster.revision.0, revisions));
+        }
+        fn daemons(&mut self, _: Vec<DaemonRecord>) {}
+        fn lost(&mut self, _: &store::Error) {}
+    }
+
+    fn instance(revision: u64) -> Instance {
+        Instance {
+            instance_id: InstanceId(Uuid::from_u128(revision.into())),
+            logical_id: LogicalId::from_record("organ"),
+            lease_id: LeaseId(revision),
+            replaces: None,
+            epoch: EPOCH,
+            revision: Revision(revision),
+            status: InstanceStatus::Alive,
+            actor_name: None,
+            serve_route: None,
+            node_id: None,
+            ip_address: Some(Ipv4Addr::LOCALHOST.into()),
+            port: None,
+            pid: None,
+            version: None,
+            labels: Labels::default(),
+            ttl: Ttl::from_record(None),
+            started_at: DateTime::default(),
+            last_beat: DateTime::default(),
+            death: None,
+        }
+    }
+
+    /// All changes after one revision, up to another.
+    fn changes(after: u64, up_to: u64) -> Changes {
+        let cluster = Cluster {
+            epoch: EPOCH,
+            revision: Revision(up_to),
+            history_id: Uuid::nil(),
+            purged: Revision(0),
+            hold: None,
+            brake: None,
+            read_at: DateTime::default(),
+        };
+        Changes { after: Revision(after), cluster, instances: (after + 1..=up_to).map(instance).collect(), at_ms: 0 }
+    }
+
+    /// A feed that has applied revision 10.
+    fn feed() -> (Feed<Told>, Told, Handover) {
+        let (told, (writer, handed)) = (Told::default(), handover());
+        let mut feed = Feed::new(String::new(), told.clone(), Clock::new(), Arc::default(), handed);
+        (feed.history_id, feed.applied) = (Some(Uuid::nil()), Revision(10));
+        (feed, told, writer)
+    }
+
+    #[test]
+    fn what_the_writer_asked_is_applied_where_it_continues_what_is_known() {
+        let (mut feed, told, writer) = feed();
+        assert_eq!(writer.after(), None, "before anything is loaded there is nothing to continue");
+        feed.take(changes(10, 12));
+        assert_eq!(writer.after(), Some(Revision(12)));
+        // Asked before the feed knew of 12.
+        feed.take(changes(10, 13));
+        assert_eq!(*told.0.lock().unwrap(), [(12, vec![11, 12]), (13, vec![13])]);
+    }
+
+    #[test]
+    fn what_the_writer_asked_is_left_aside_where_it_is_old_or_leaves_a_gap_or_is_of_another_history() {
+        let (mut feed, told, _writer) = feed();
+        let with = |change: fn(&mut Cluster)| {
+            let mut changes = changes(10, 12);
+            change(&mut changes.cluster);
+            changes
+        };
+        for answer in [
+            changes(5, 10),
+            changes(11, 12),
+            with(|cluster| cluster.history_id = Uuid::from_u128(2)),
+            with(|cluster| cluster.purged = Revision(11)),
+        ] {
+            feed.take(answer);
+        }
+        assert_eq!((told.0.lock().unwrap().len(), feed.applied), (0, Revision(10)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_expected_while_the_writer_asks_and_until_it_is_taken() {
+        let (mut feed, _told, writer) = feed();
+        let under_way = writer.begin();
+        assert!(feed.handed.is_under_way());
+        writer.hand(changes(10, 12));
+        drop(under_way);
+        assert!(feed.handed.is_under_way(), "it waits to be taken");
+        assert_eq!(feed.handed.next().await.cluster.revision, Revision(12));
+        assert!(!feed.handed.is_under_way());
+        // More than anybody takes are dropped, and nobody waits.
+        (0..10).for_each(|_| writer.hand(changes(10, 12)));
     }
 }

@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use crate::{
-    clock::DatabaseClock,
+    clock::{Clock, DatabaseClock},
     metrics::WriterMetrics,
     model::{Operation, Outcome, Verdict},
-    store::{self, Pool},
+    store::{self, Pool, handover::Handover, membership::Question},
 };
 
 /// Most changes of one commit.
@@ -52,16 +52,26 @@ pub struct WriterTask {
     queue: mpsc::Receiver<Job>,
     pool: Pool,
     decided_by: Arc<str>,
+    clock: Clock,
     database_clock: DatabaseClock,
+    handover: Handover,
     metrics: WriterMetrics,
 }
 
 impl Writer {
-    /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`.
+    /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`. What it reads
+    /// behind its changes goes to `handover`.
     #[must_use]
-    pub fn new(pool: Pool, decided_by: Arc<str>, database_clock: DatabaseClock) -> (Self, WriterTask) {
+    pub fn new(
+        pool: Pool,
+        decided_by: Arc<str>,
+        clock: Clock,
+        database_clock: DatabaseClock,
+        handover: Handover,
+    ) -> (Self, WriterTask) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        (Self { queue: sender }, WriterTask { queue, pool, decided_by, database_clock, metrics: WriterMetrics::new() })
+        let metrics = WriterMetrics::new();
+        (Self { queue: sender }, WriterTask { queue, pool, decided_by, clock, database_clock, handover, metrics })
     }
 
     /// Asks for a change and waits for its outcome.
@@ -138,9 +148,15 @@ impl WriterTask {
             let left = deadline.saturating_duration_since(Instant::now());
             // Never later than the deadline: our idea of that clock lags, and an answer needs its time as well.
             let until = self.database_clock.after(left);
-            let applied = store::membership::apply(&self.pool, operations, &self.decided_by, until, deadline).await;
+            let question = self.handover.after().map(|after| Question { after, at_ms: self.clock.now_ms() });
+            let _under_way = self.handover.begin();
+            let applied =
+                store::membership::apply(&self.pool, operations, &self.decided_by, until, deadline, question).await;
             let error = match applied {
-                Ok(outcomes) => {
+                Ok((outcomes, changes)) => {
+                    if let Some(changes) = changes {
+                        self.handover.hand(changes);
+                    }
                     return Ok(outcomes.into_iter().map(|outcome| honest(outcome, may_be_applied)).collect());
                 }
                 Err(error) => error,

@@ -4,11 +4,17 @@
 //! [`Connection::changes`] reads what there is. Where LISTEN does not exist or is lost on the way (a distributed
 //! engine, a pooler), everything works all the same, a poll interval later.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryStreamExt, future::poll_fn, pin_mut};
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, Client, Row, Statement, types::ToSql};
+use tokio_postgres::{AsyncMessage, Client, Notification, Row, Statement, types::ToSql};
 use uuid::Uuid;
 
 use super::{
@@ -24,12 +30,44 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Columns of the cluster row, before those of an instance.
 const CLUSTER_COLUMNS: usize = 12;
 
+/// What one look found: the cluster row, and the instances changed after a revision, as of one moment.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// What was asked for: all changes after this revision.
+    pub after: Revision,
+    /// The cluster row.
+    pub cluster: Cluster,
+    /// The instances, by revision.
+    pub instances: Vec<Instance>,
+    /// When it was asked, by this daemon's clock.
+    pub at_ms: u64,
+}
+
+/// The doorbell: that it rang, and the highest revision it rang for.
+#[derive(Debug, Default)]
+struct Doorbell {
+    rang: Notify,
+    revision: AtomicU64,
+}
+
+impl Doorbell {
+    fn ring(&self, revision: Revision) {
+        self.revision.fetch_max(revision.0, Ordering::AcqRel);
+        self.rang.notify_one();
+    }
+}
+
+/// For which revision it rings. What is no revision may be any.
+fn rung_for(notification: &Notification) -> Revision {
+    Revision(notification.payload().parse().unwrap_or(u64::MAX))
+}
+
 /// The dedicated connection of a feed.
 #[derive(Debug)]
 pub struct Connection {
     client: Client,
     changes: Statement,
-    doorbell: Arc<Notify>,
+    doorbell: Arc<Doorbell>,
     driver: JoinHandle<()>,
 }
 
@@ -46,16 +84,16 @@ impl Connection {
     /// No connection in time, or PostgreSQL refused.
     pub async fn open(url: &str) -> Result<Self, Error> {
         let (client, mut connection) = Server::parse(url)?.for_sessions().open(ANSWER_TIMEOUT).await?;
-        let doorbell = Arc::new(Notify::new());
+        let doorbell = Arc::new(Doorbell::default());
         let bell = Arc::clone(&doorbell);
         let driver = tokio::spawn(async move {
             // Ends when the connection does; the next call then fails, and the feed connects anew.
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if matches!(message, AsyncMessage::Notification(_)) {
-                    bell.notify_one();
+                if let AsyncMessage::Notification(notification) = message {
+                    bell.ring(rung_for(&notification));
                 }
             }
-            bell.notify_one();
+            bell.ring(Revision(u64::MAX));
         });
         let changes = answer(client.prepare(&changes_sql())).await;
         let mut connection = match changes {
@@ -88,25 +126,20 @@ impl Connection {
         answer(self.client.execute("SELECT muster_confirm_history($1)", &[&seen])).await.map(drop)
     }
 
-    /// Waits until something changed, as far as notifications tell. Also returns when the connection is lost.
-    pub async fn rung(&self) {
-        self.doorbell.notified().await;
+    /// Waits until something changed, as far as notifications tell, and returns up to which revision. Also returns when
+    /// the connection is lost.
+    pub async fn rung(&self) -> Revision {
+        self.doorbell.rang.notified().await;
+        Revision(self.doorbell.revision.swap(0, Ordering::AcqRel))
     }
 
-    /// The cluster row, and at most `limit` instances changed after `after`, by revision, as of one moment.
+    /// The cluster row, and at most `limit` instances changed after `after`. `None` without an epoch.
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused.
-    pub async fn changes(&self, after: Revision, limit: i64) -> Result<(Option<Cluster>, Vec<Instance>), Error> {
+    pub async fn changes(&self, after: Revision, limit: i64, at_ms: u64) -> Result<Option<Changes>, Error> {
         let rows = answer(self.client.query(&self.changes, &[&signed(after.0), &limit])).await?;
-        let Some(first) = rows.first() else { return Ok((None, Vec::new())) };
-        let mut instances = Vec::with_capacity(rows.len());
-        for row in &rows {
-            if let Some(instance) = joined_instance(row)? {
-                instances.push(instance);
-            }
-        }
-        Ok((Some(cluster(first)?), instances))
+        read_changes(&rows, after, at_ms)
     }
 
     /// Everything on record as of one moment, streamed to `each`. Returns the cluster row; `None` without an epoch.
@@ -163,9 +196,21 @@ async fn answer<T>(call: impl Future<Output = Result<T, tokio_postgres::Error>>)
     }
 }
 
+/// Reads what [`changes_sql`] returned.
+pub(super) fn read_changes(rows: &[Row], after: Revision, at_ms: u64) -> Result<Option<Changes>, Error> {
+    let Some(first) = rows.first() else { return Ok(None) };
+    let mut instances = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let Some(instance) = joined_instance(row)? {
+            instances.push(instance);
+        }
+    }
+    Ok(Some(Changes { after, cluster: cluster(first)?, instances, at_ms }))
+}
+
 /// What changed. One statement, so that the cluster row and the instances are of the same moment: every change up to the
 /// revision it shows is among them.
-fn changes_sql() -> String {
+pub(super) fn changes_sql() -> String {
     let changed = "SELECT * FROM registry_instance WHERE revision > $1 ORDER BY revision LIMIT $2";
     format!("{} LEFT JOIN LATERAL ({changed}) i ON true WHERE c.id = 1 ORDER BY i.revision", select_sql())
 }

@@ -1,20 +1,47 @@
 //! Membership changes: a group of operations in one call of `muster_apply`, which is one commit.
 
-use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
-use tokio::time::Instant;
-use tokio_postgres::{Row, types::Json};
+use std::{net::IpAddr, pin::pin, time::Duration};
 
-use super::{Error, Lane, Pool, row::unsigned};
+use chrono::{DateTime, Utc};
+use futures_util::future::{Either, select};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::{
+    Row,
+    types::{Json, ToSql},
+};
+use uuid::Uuid;
+
+use super::{
+    Error, Lane, Pool,
+    feed::{Changes, changes_sql, read_changes},
+    row::{signed, unsigned},
+};
 use crate::model::{
-    Epoch, EpochId, InstanceStatus, LeaseId, Operation, Outcome, Owner, Registration, Revision, StatusChange, Verdict,
+    Epoch, EpochId, InstanceStatus, Labels, LeaseId, Operation, Outcome, Owner, Registration, Revision, Verdict,
 };
 
 const APPLY: &str = "SELECT verdict, changed, lease_id, revision, status::text, detail, cluster_epoch, epoch_number \
                      FROM muster_apply($1, $2, $3)";
 
+/// Most instances read behind a group. If there are more, other daemons are busy, and the feed asks for all of it.
+const READ_MAX: i64 = 1_000;
+/// How long the answer of a group waits for what is read behind it.
+const READ_PATIENCE: Duration = Duration::from_millis(200);
+
+/// What the feed would ask next: after which revision, and when that is asked by this daemon's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// All changes after it.
+    pub after: Revision,
+    /// Now.
+    pub at_ms: u64,
+}
+
 /// Applies a group of changes in order and returns one outcome for each. What arrives after `until`, by the database
-/// clock, changes nothing.
+/// clock, changes nothing. The question of the feed follows on the same connection; without an answer to it in time, the
+/// group is applied all the same.
 ///
 /// # Errors
 /// None of them was applied, or ([`Error::may_be_applied`]) nobody can say; repeating the call is safe either way.
@@ -24,56 +51,104 @@ pub async fn apply(
     decided_by: &str,
     until: Option<DateTime<Utc>>,
     deadline: Instant,
-) -> Result<Vec<Outcome>, Error> {
-    let arguments: Vec<Value> = operations.into_iter().map(argument).collect();
-    let rows = pool
+    question: Option<Question>,
+) -> Result<(Vec<Outcome>, Option<Changes>), Error> {
+    let arguments: Vec<Argument<'_>> = operations.into_iter().map(argument).collect();
+    let (rows, read) = pool
         .run(Lane::Engine, deadline, async |client| {
             let statement = client.prepare_cached(APPLY).await?;
-            client.query(&statement, &[&Json(&arguments), &decided_by, &until]).await
+            let arguments = Json(&arguments);
+            let parameters: [&(dyn ToSql + Sync); 3] = [&arguments, &decided_by, &until];
+            let applying = client.query(&statement, &parameters);
+            let Some(question) = question else { return Ok((applying.await?, Vec::new())) };
+            let statement = client.prepare_cached(&changes_sql()).await?;
+            let after = signed(question.after.0);
+            let parameters: [&(dyn ToSql + Sync); 2] = [&after, &READ_MAX];
+            let reading = pin!(client.query(&statement, &parameters));
+            // Both are sent at once; PostgreSQL begins the second when the first is committed.
+            match select(pin!(applying), reading).await {
+                Either::Left((applied, reading)) => {
+                    let patience = deadline.min(Instant::now() + READ_PATIENCE);
+                    let read = timeout_at(patience, reading).await.unwrap_or(Ok(Vec::new()));
+                    Ok((applied?, read.unwrap_or_default()))
+                }
+                // It never answers in another order; if the connection fails, both say so.
+                Either::Right((_, applying)) => Ok((applying.await?, Vec::new())),
+            }
         })
         .await?;
     if rows.len() != arguments.len() {
         return Err(Error::Malformed("number of outcomes"));
     }
-    rows.iter().map(outcome).collect()
+    let outcomes = rows.iter().map(outcome).collect::<Result<_, _>>()?;
+    let full = i64::try_from(read.len()).is_ok_and(|count| count >= READ_MAX);
+    let changes = question.filter(|_| !full).and_then(|question| {
+        // What cannot be read is the feed's to find out.
+        read_changes(&read, question.after, question.at_ms).unwrap_or_default()
+    });
+    Ok((outcomes, changes))
 }
 
-fn argument(operation: &Operation) -> Value {
+/// An operation as `muster_operation` names its parts.
+#[derive(Debug, Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+enum Argument<'a> {
+    Register {
+        instance_id: Uuid,
+        logical_id: &'a str,
+        cluster_epoch: Option<Uuid>,
+        status: &'static str,
+        actor_name: Option<&'a str>,
+        serve_route: Option<&'a str>,
+        node_id: Option<&'a str>,
+        ip_address: Option<IpAddr>,
+        port: Option<u16>,
+        pid: Option<u32>,
+        version: Option<&'a str>,
+        #[serde(serialize_with = "as_map")]
+        labels: &'a Labels,
+        ttl_ms: u32,
+    },
+    Status {
+        instance_id: Uuid,
+        lease_id: Option<u64>,
+        status: &'static str,
+        reason: &'static str,
+    },
+}
+
+fn as_map<S: Serializer>(labels: &Labels, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(labels.iter())
+}
+
+fn argument(operation: &Operation) -> Argument<'_> {
     match operation {
         Operation::Register(registration) => register_argument(registration),
-        Operation::SetStatus(change) => status_argument(change),
+        Operation::SetStatus(change) => Argument::Status {
+            instance_id: change.instance_id.0,
+            lease_id: change.lease_id.map(|lease_id| lease_id.0),
+            status: change.status.as_str(),
+            reason: change.reason.as_str(),
+        },
     }
 }
 
-fn register_argument(registration: &Registration) -> Value {
-    let labels: serde_json::Map<String, Value> =
-        registration.labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
-    json!({
-        "op": "register",
-        "instance_id": registration.instance_id.0,
-        "logical_id": registration.logical_id.as_str(),
-        "cluster_epoch": registration.epoch.map(|epoch| epoch.0),
-        "status": registration.status.as_str(),
-        "actor_name": registration.actor_name,
-        "serve_route": registration.serve_route,
-        "node_id": registration.node_id,
-        "ip_address": registration.ip_address,
-        "port": registration.port,
-        "pid": registration.pid,
-        "version": registration.version,
-        "labels": labels,
-        "ttl_ms": registration.ttl.as_millis(),
-    })
-}
-
-fn status_argument(change: &StatusChange) -> Value {
-    json!({
-        "op": "status",
-        "instance_id": change.instance_id.0,
-        "lease_id": change.lease_id.map(|lease_id| lease_id.0),
-        "status": change.status.as_str(),
-        "reason": change.reason.as_str(),
-    })
+fn register_argument(registration: &Registration) -> Argument<'_> {
+    Argument::Register {
+        instance_id: registration.instance_id.0,
+        logical_id: registration.logical_id.as_str(),
+        cluster_epoch: registration.epoch.map(|epoch| epoch.0),
+        status: registration.status.as_str(),
+        actor_name: registration.actor_name.as_deref(),
+        serve_route: registration.serve_route.as_deref(),
+        node_id: registration.node_id.as_deref(),
+        ip_address: registration.ip_address,
+        port: registration.port,
+        pid: registration.pid,
+        version: registration.version.as_deref(),
+        labels: &registration.labels,
+        ttl_ms: registration.ttl.as_millis(),
+    }
 }
 
 fn outcome(row: &Row) -> Result<Outcome, Error> {

@@ -10,6 +10,7 @@ pub mod error;
 pub mod examine;
 pub mod expiry;
 pub mod feed;
+pub mod handover;
 pub mod local;
 pub mod membership;
 pub mod migrate;

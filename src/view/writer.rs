@@ -36,8 +36,9 @@ impl ViewWriter {
         let mut loaded = Snapshot::default();
         loaded.set_cluster(cluster.clone());
         for entry in entries {
-            loaded.insert(entry);
+            loaded.load(entry);
         }
+        loaded.order_changes();
         // What was purged before it was seen has left no tombstone: watchers are where a resumption would be.
         let continued = self.next.cluster().is_some_and(|before| {
             before.history_id == cluster.history_id
@@ -100,6 +101,10 @@ impl ViewWriter {
 
     /// PostgreSQL has confirmed at `at_ms` that the view holds all there is; its own clock then showed `read_at`.
     pub fn confirm(&self, at_ms: u64, read_at: DateTime<Utc>) {
+        // What the writer asked may come after what the feed asked later.
+        if at_ms < self.view.confirmed_ms() {
+            return;
+        }
         self.view.confirmed.here_ms.store(at_ms, Ordering::Relaxed);
         self.view.confirmed.database_ms.store(read_at.timestamp_millis(), Ordering::Relaxed);
     }
