@@ -216,15 +216,15 @@ $$;
 
 COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision. Allowed: starting to alive, alive to draining and back, anything to dead; the present status is accepted and changes nothing. The caller holds the cluster row and the instance row.';
 
-CREATE FUNCTION muster_register_new(p_operations jsonb, p_cluster cluster_metadata)
-RETURNS bigint
+CREATE FUNCTION muster_register_new(p_ops muster_operation[], p_cluster cluster_metadata)
+RETURNS SETOF registry_instance
 LANGUAGE plpgsql
 VOLATILE
 AS $$
 DECLARE
-    v_now   timestamptz := muster_now();
-    v_count bigint;
+    v_now timestamptz := muster_now();
 BEGIN
+    RETURN QUERY
     INSERT INTO registry_instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version
@@ -234,13 +234,12 @@ BEGIN
         op.serve_route, op.node_id, op.ip_address, op.pid, v_now, v_now, p_cluster.revision + op.ordinality,
         p_cluster.revision + op.ordinality, p_cluster.epoch_number, op.ttl_ms, op.port, coalesce(op.labels, '{}'),
         op.version
-    FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) WITH ORDINALITY AS op;
-    GET DIAGNOSTICS v_count = ROW_COUNT;
-    RETURN v_count;
+    FROM unnest(p_ops) WITH ORDINALITY AS op
+    RETURNING *;
 END
 $$;
 
-COMMENT ON FUNCTION muster_register_new(jsonb, cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement: several times as fast as one by one. Returns how many. The caller holds the cluster row, and has made sure of what it says here.';
+COMMENT ON FUNCTION muster_register_new(muster_operation[], cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement: several times as fast as one by one. Returns their rows. The caller holds the cluster row, and has made sure of what it says here.';
 
 CREATE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamptz DEFAULT NULL)
 RETURNS TABLE (
@@ -262,10 +261,13 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_cluster  cluster_metadata;
+    v_ops      muster_operation[];
     v_op       muster_operation;
     v_outcome  muster_outcome;
     v_revision bigint;
 BEGIN
+    -- Read once, and before anybody has to wait for it.
+    v_ops := ARRAY(SELECT ROW(op.*)::muster_operation FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op);
     v_cluster := muster_lock_cluster();
     IF muster_now() > p_until THEN
         RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
@@ -274,9 +276,7 @@ BEGIN
 
     -- All rows of the group at once, in the order in which flushes lock theirs.
     PERFORM FROM registry_instance AS instance
-    WHERE instance.instance_id = ANY (
-        SELECT (operation ->> 'instance_id')::uuid FROM jsonb_array_elements(p_operations) AS operation
-    )
+    WHERE instance.instance_id = ANY (ARRAY(SELECT op.instance_id FROM unnest(v_ops) AS op))
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
 
@@ -284,17 +284,18 @@ BEGIN
     IF NOT FOUND AND (
         SELECT count(*) = count(DISTINCT op.instance_id)
            AND bool_and(op.op = 'register' AND coalesce(op.cluster_epoch, v_cluster.current_epoch) = v_cluster.current_epoch)
-        FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op
+        FROM unnest(v_ops) AS op
     ) THEN
-        PERFORM muster_advance(v_revision + muster_register_new(p_operations, v_cluster));
         RETURN QUERY
-        SELECT 'created', true, op.instance_id, v_revision + op.ordinality, v_revision + op.ordinality,
-               coalesce(op.status, 'starting'), op.ttl_ms, NULL::jsonb, v_cluster.current_epoch, v_cluster.epoch_number
-        FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) WITH ORDINALITY AS op;
+        SELECT 'created', true, instance.instance_id, instance.lease_id, instance.revision, instance.status,
+               instance.ttl_ms, NULL::jsonb, instance.cluster_epoch, instance.epoch_number
+        FROM muster_register_new(v_ops, v_cluster) AS instance
+        ORDER BY instance.lease_id;
+        PERFORM muster_advance(v_revision + cardinality(v_ops));
         RETURN;
     END IF;
 
-    FOR v_op IN SELECT * FROM jsonb_populate_recordset(NULL::muster_operation, p_operations)
+    FOREACH v_op IN ARRAY v_ops
     LOOP
         CASE v_op.op
             WHEN 'register' THEN

@@ -229,9 +229,6 @@ COMMENT ON INDEX idx_instance_lease_id IS 'Beats are saved by lease id.';
 CREATE INDEX idx_instance_live_epoch ON registry_instance USING btree (epoch_number) WHERE status <> 'dead'::instancestatus;
 COMMENT ON INDEX idx_instance_live_epoch IS 'Instances of older epochs that are not yet written down as dead.';
 
---- index idx_instance_logical_id on registry_instance
-CREATE INDEX idx_instance_logical_id ON registry_instance USING btree (logical_id);
-
 --- index idx_instance_logical_status on registry_instance
 CREATE INDEX idx_instance_logical_status ON registry_instance USING btree (logical_id, status, cluster_epoch);
 
@@ -373,10 +370,13 @@ AS $function$
 #variable_conflict use_column
 DECLARE
     v_cluster  cluster_metadata;
+    v_ops      muster_operation[];
     v_op       muster_operation;
     v_outcome  muster_outcome;
     v_revision bigint;
 BEGIN
+    -- Read once, and before anybody has to wait for it.
+    v_ops := ARRAY(SELECT ROW(op.*)::muster_operation FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op);
     v_cluster := muster_lock_cluster();
     IF muster_now() > p_until THEN
         RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
@@ -385,9 +385,7 @@ BEGIN
 
     -- All rows of the group at once, in the order in which flushes lock theirs.
     PERFORM FROM registry_instance AS instance
-    WHERE instance.instance_id = ANY (
-        SELECT (operation ->> 'instance_id')::uuid FROM jsonb_array_elements(p_operations) AS operation
-    )
+    WHERE instance.instance_id = ANY (ARRAY(SELECT op.instance_id FROM unnest(v_ops) AS op))
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
 
@@ -395,17 +393,18 @@ BEGIN
     IF NOT FOUND AND (
         SELECT count(*) = count(DISTINCT op.instance_id)
            AND bool_and(op.op = 'register' AND coalesce(op.cluster_epoch, v_cluster.current_epoch) = v_cluster.current_epoch)
-        FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op
+        FROM unnest(v_ops) AS op
     ) THEN
-        PERFORM muster_advance(v_revision + muster_register_new(p_operations, v_cluster));
         RETURN QUERY
-        SELECT 'created', true, op.instance_id, v_revision + op.ordinality, v_revision + op.ordinality,
-               coalesce(op.status, 'starting'), op.ttl_ms, NULL::jsonb, v_cluster.current_epoch, v_cluster.epoch_number
-        FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) WITH ORDINALITY AS op;
+        SELECT 'created', true, instance.instance_id, instance.lease_id, instance.revision, instance.status,
+               instance.ttl_ms, NULL::jsonb, instance.cluster_epoch, instance.epoch_number
+        FROM muster_register_new(v_ops, v_cluster) AS instance
+        ORDER BY instance.lease_id;
+        PERFORM muster_advance(v_revision + cardinality(v_ops));
         RETURN;
     END IF;
 
-    FOR v_op IN SELECT * FROM jsonb_populate_recordset(NULL::muster_operation, p_operations)
+    FOREACH v_op IN ARRAY v_ops
     LOOP
         CASE v_op.op
             WHEN 'register' THEN
@@ -1204,15 +1203,15 @@ $function$;
 COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
 REVOKE ALL ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) FROM PUBLIC;
 
---- function muster_register_new(jsonb, cluster_metadata)
-CREATE OR REPLACE FUNCTION muster_register_new(p_operations jsonb, p_cluster cluster_metadata)
- RETURNS bigint
+--- function muster_register_new(muster_operation[], cluster_metadata)
+CREATE OR REPLACE FUNCTION muster_register_new(p_ops muster_operation[], p_cluster cluster_metadata)
+ RETURNS SETOF registry_instance
  LANGUAGE plpgsql
 AS $function$
 DECLARE
-    v_now   timestamptz := muster_now();
-    v_count bigint;
+    v_now timestamptz := muster_now();
 BEGIN
+    RETURN QUERY
     INSERT INTO registry_instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version
@@ -1222,12 +1221,11 @@ BEGIN
         op.serve_route, op.node_id, op.ip_address, op.pid, v_now, v_now, p_cluster.revision + op.ordinality,
         p_cluster.revision + op.ordinality, p_cluster.epoch_number, op.ttl_ms, op.port, coalesce(op.labels, '{}'),
         op.version
-    FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) WITH ORDINALITY AS op;
-    GET DIAGNOSTICS v_count = ROW_COUNT;
-    RETURN v_count;
+    FROM unnest(p_ops) WITH ORDINALITY AS op
+    RETURNING *;
 END
 $function$;
-COMMENT ON FUNCTION muster_register_new(jsonb, cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement: several times as fast as one by one. Returns how many. The caller holds the cluster row, and has made sure of what it says here.';
+COMMENT ON FUNCTION muster_register_new(muster_operation[], cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement: several times as fast as one by one. Returns their rows. The caller holds the cluster row, and has made sure of what it says here.';
 
 --- function muster_release_expiry(bigint)
 CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)

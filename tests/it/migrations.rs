@@ -267,6 +267,7 @@ async fn what_a_deployment_of_the_seed_system_overwrites_is_found_and_put_back()
         "function register_instance(uuid, text, uuid, text, text, text, inet, integer) is another than the migrations make",
         "function set_current_epoch(uuid) is another than the migrations make",
         "function set_instance_status(uuid, instancestatus) is another than the migrations make",
+        "index idx_instance_logical_id on registry_instance is there, and no migration of ours makes it",
         "index idx_instance_status_heartbeat on registry_instance is there, and no migration of ours makes it",
         "view active_instance is another than the migrations make",
         "view active_instances is another than the migrations make",

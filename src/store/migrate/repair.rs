@@ -11,8 +11,8 @@ use tokio_postgres::Client;
 use super::{begin, embedded::SCHEMA, error::Error, lock};
 use crate::store::schema::{self, Deviation, Difference, Kind};
 
-/// The one index that is ours to remove: 011 makes it as the seed system does, 013 removes it.
-const SEED_INDEX: &str = "idx_instance_status_heartbeat on registry_instance";
+/// The indexes that are ours to remove: 011 makes them as the seed system does, 013 removes them.
+const SEED_INDEXES: [&str; 2] = ["idx_instance_logical_id", "idx_instance_status_heartbeat"];
 
 /// Compares functions and views with the snapshot and creates anew those that deviate. Returns what it did, by object.
 ///
@@ -35,7 +35,7 @@ pub(super) async fn run(client: &mut Client) -> Result<Vec<String>, Error> {
     let mut repaired = Vec::new();
     for difference in deviating(&transaction).await? {
         let (statement, done) = match difference.deviation {
-            Deviation::Unexpected => ("DROP INDEX IF EXISTS idx_instance_status_heartbeat".to_owned(), "dropped"),
+            Deviation::Unexpected => (format!("DROP INDEX IF EXISTS {}", index_of(&difference)), "dropped"),
             Deviation::Missing | Deviation::Changed(_) => (difference.object.text.clone(), "put back"),
         };
         let doing = format!("repairing {}", difference.object);
@@ -54,10 +54,15 @@ async fn deviating(client: &impl tokio_postgres::GenericClient) -> Result<Vec<Di
     Ok(differences)
 }
 
+/// Without the table that it is on.
+fn index_of(difference: &Difference) -> &str {
+    difference.object.name.strip_suffix(" on registry_instance").unwrap_or_default()
+}
+
 fn is_ours_to_repair(difference: &Difference) -> bool {
     match difference.object.kind {
         Kind::Function | Kind::View => difference.deviation != Deviation::Unexpected,
-        Kind::Index => difference.deviation == Deviation::Unexpected && difference.object.name == SEED_INDEX,
+        Kind::Index => difference.deviation == Deviation::Unexpected && SEED_INDEXES.contains(&index_of(difference)),
         Kind::Type | Kind::Table | Kind::Trigger => false,
     }
 }
