@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use musterd::cli::{Cli, exit};
 
+/// A call allocates some forty times; with the allocator of the C library it takes a seventh more processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = cli.runtime().map_err(exit::Error::Runtime).and_then(|runtime| {
