@@ -6,7 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking and is nobody's interface")]
 
-use std::{cell::Cell, hint::black_box, sync::Arc, time::Duration};
+use std::{cell::Cell, hint::black_box, num::NonZeroU16, sync::Arc, time::Duration};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use musterd::{
@@ -67,7 +67,7 @@ fn instance(clock: Clock, number: u64, revision: u64) -> Instance {
         serve_route: Some("/route".into()),
         node_id: Some(format!("node-{}", number % 100).into()),
         ip_address: "10.0.0.1".parse().ok(),
-        port: Some(8_000),
+        port: NonZeroU16::new(8_000),
         pid: Some(4_242),
         version: Some("1.0.0".into()),
         labels: Labels::default(),

@@ -171,7 +171,7 @@ pub(super) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::I
         serve_route: text(instance.serve_route.as_deref()),
         node_id: text(instance.node_id.as_deref()),
         ip_address: instance.ip_address.map(ip_text).unwrap_or_default(),
-        port: instance.port.map(u32::from).unwrap_or_default(),
+        port: instance.port.map(|port| port.get().into()).unwrap_or_default(),
         pid: instance.pid.map(i64::from).unwrap_or_default(),
         version: text(instance.version.as_deref()),
         labels: labels(&instance.labels),

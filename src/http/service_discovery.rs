@@ -188,7 +188,7 @@ impl IntoResponse for Targets {
 }
 
 fn address(entry: &Entry) -> Option<SocketAddr> {
-    Some(SocketAddr::new(entry.instance.ip_address?, entry.instance.port?))
+    Some(SocketAddr::new(entry.instance.ip_address?, entry.instance.port?.get()))
 }
 
 /// One target group of Prometheus: an instance and its labels.

@@ -1,6 +1,6 @@
 //! An instance as PostgreSQL has it on record.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU16};
 
 use chrono::{DateTime, Utc};
 
@@ -45,7 +45,7 @@ pub struct Instance {
     /// Address.
     pub ip_address: Option<IpAddr>,
     /// Port.
-    pub port: Option<u16>,
+    pub port: Option<NonZeroU16>,
     /// Process id.
     pub pid: Option<u32>,
     /// Version of its software.

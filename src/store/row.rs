@@ -54,7 +54,7 @@ pub(super) fn instance(row: &Row, first: usize) -> Result<Instance, tokio_postgr
         serve_route: text(row, first + 9),
         node_id: text(row, first + 10),
         ip_address: row.try_get::<_, Option<IpAddr>>(first + 11).ok().flatten(),
-        port: row.try_get::<_, Option<i32>>(first + 12)?.and_then(|port| u16::try_from(port).ok()),
+        port: row.try_get::<_, Option<i32>>(first + 12)?.and_then(|port| u16::try_from(port).ok()?.try_into().ok()),
         pid: row.try_get::<_, Option<i32>>(first + 13)?.and_then(|pid| u32::try_from(pid).ok()),
         version: text(row, first + 14),
         labels: labels(row.try_get(first + 15)?),

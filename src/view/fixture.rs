@@ -1,6 +1,6 @@
 //! A loaded view of a few instances, for unit tests of what answers from one.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, num::NonZeroU16, sync::Arc};
 
 use chrono::DateTime;
 use uuid::Uuid;
@@ -30,7 +30,7 @@ pub(crate) fn instance(number: u16, logical_id: &str, status: InstanceStatus) ->
         serve_route: None,
         node_id: None,
         ip_address: Some(Ipv4Addr::LOCALHOST.into()),
-        port: Some(number),
+        port: NonZeroU16::new(number),
         pid: None,
         version: None,
         labels: Labels::default(),

@@ -137,7 +137,7 @@ pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision, s
 pub fn can_tell_changes(snapshot: &Snapshot, filter: &Filter, after: Revision) -> bool {
     let everything = filter.logical_id.is_empty() && filter.logical_id_prefix.is_empty();
     let recorded = snapshot.cluster().is_some_and(|cluster| cluster.purged <= after && after <= cluster.revision);
-    recorded && (everything || snapshot.moves_known_after() <= after)
+    recorded && snapshot.changes_known_after() <= after && (everything || snapshot.moves_known_after() <= after)
 }
 
 impl Position {

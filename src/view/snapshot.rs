@@ -19,6 +19,9 @@ pub struct Entry {
     pub lease: Arc<Lease>,
 }
 
+// There may be a million: with the counters of its `Arc` an entry fills 256 bytes, and one byte more would take 320.
+const _: () = assert!(size_of::<Entry>() <= 256 - 16);
+
 impl Entry {
     /// Its rank among the instances of its logical id.
     #[must_use]
@@ -79,6 +82,8 @@ impl Counts {
     }
 }
 
+/// Most changes that are kept in their order. Who was away for longer begins anew.
+pub(super) const CHANGES_MAX: usize = if cfg!(test) { 200 } else { 200_000 };
 /// Most moves that are remembered.
 const MOVES_MAX: usize = 1_000;
 
@@ -96,13 +101,14 @@ pub struct Move {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     cluster: Option<Cluster>,
-    instances: HashMap<InstanceId, Arc<Entry>>,
+    instances: OrdMap<InstanceId, Arc<Entry>>,
     /// By hash, because a lookup in an ordered map compares with twenty names, each somewhere else in memory.
     by_name: HashMap<LogicalId, Arc<Name>>,
     /// The same names in order, for lists.
     names: OrdSet<LogicalId>,
-    /// Every instance at its latest change, so that who resumes pays for what changed and not for what is there.
+    /// The instances that changed last, so that who resumes pays for what changed and not for what is there.
     by_revision: OrdMap<Revision, Arc<Entry>>,
+    changes_known_after: Revision,
     counts: Counts,
     moves: OrdMap<Revision, Move>,
     moves_known_after: Revision,
@@ -144,6 +150,12 @@ impl Snapshot {
         self.by_revision.range(after(revision)..).map(|(_, entry)| entry)
     }
 
+    /// Changes up to this revision may be unknown.
+    #[must_use]
+    pub fn changes_known_after(&self) -> Revision {
+        self.changes_known_after
+    }
+
     /// Instances that left a logical id after a revision, by revision.
     pub fn moves_after(&self, revision: Revision) -> impl Iterator<Item = &Move> {
         self.moves.range(after(revision)..).map(|(_, moved)| moved)
@@ -177,6 +189,13 @@ impl Snapshot {
 
     /// Takes over an instance, new or changed. Returns the one it takes the place of.
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        let before = self.load(Arc::clone(&entry));
+        self.note_change(&entry);
+        before
+    }
+
+    /// As [`Snapshot::insert`], while everything is loaded: [`Snapshot::order_changes`] has to follow.
+    pub(super) fn load(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let before = self.remove(entry.instance.instance_id);
         let epoch = self.epoch();
         let name = self.by_name.entry(entry.instance.logical_id.clone()).or_default();
@@ -198,9 +217,30 @@ impl Snapshot {
         if let Some(before) = &before {
             self.note_move(&before.instance, &entry.instance);
         }
-        self.by_revision.insert(entry.instance.revision, Arc::clone(&entry));
         self.instances.insert(entry.instance.instance_id, entry);
         before
+    }
+
+    /// Finds, once everything is loaded, what changed last: of a million, most need no place in that order.
+    pub(super) fn order_changes(&mut self) {
+        let mut latest: Vec<_> = self.instances.values().collect();
+        let forgotten = latest.len().saturating_sub(CHANGES_MAX);
+        if forgotten > 0 {
+            latest.select_nth_unstable_by_key(forgotten, |entry| entry.instance.revision);
+            let last = latest.drain(..forgotten).map(|entry| entry.instance.revision).max();
+            self.changes_known_after = last.unwrap_or_default();
+        }
+        self.by_revision = latest.into_iter().map(|entry| (entry.instance.revision, Arc::clone(entry))).collect();
+    }
+
+    fn note_change(&mut self, entry: &Arc<Entry>) {
+        self.by_revision.insert(entry.instance.revision, Arc::clone(entry));
+        if self.by_revision.len() > CHANGES_MAX
+            && let Some(first) = self.by_revision.get_min().map(|(revision, _)| *revision)
+        {
+            self.by_revision.remove(&first);
+            self.changes_known_after = self.changes_known_after.max(first);
+        }
     }
 
     /// Takes over, after everything was loaded, what the snapshot before it tells of moves.

@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use super::{
     Counts, Entry, Snapshot, View, ViewWriter,
-    list::{Filter, changed_after, page, unserved},
+    list::{Filter, can_tell_changes, changed_after, page, unserved},
     resolve::{Choice, Nobody, resolve},
+    snapshot::CHANGES_MAX,
 };
 use crate::{
     clock::Clock,
@@ -363,6 +364,28 @@ fn a_snapshot_that_a_reader_holds_does_not_change() {
     assert_eq!(seen(&held), Ok(InstanceId(Uuid::from_u128(2))));
     assert_eq!((held.counts().alive, held.revision()), (1, Revision(1)));
     assert_eq!(seen(&both.view.snapshot()), Err(Nobody::NoLiveInstance(2)));
+}
+
+#[test]
+fn who_was_away_for_more_changes_than_are_kept_begins_anew() {
+    let mut both = Both::new();
+    for instance in 0..=CHANGES_MAX as u128 {
+        both.apply(&Event::Register {
+            instance,
+            name: 1,
+            node: 0,
+            status: InstanceStatus::Alive,
+            second: 1,
+            silent_s: 0,
+        });
+    }
+    for event in [Event::Rotate, Event::Reload] {
+        let (snapshot, all) = (both.view.snapshot().clone(), Filter::default());
+        assert!(!can_tell_changes(&snapshot, &all, Revision(0)), "the first change is forgotten");
+        assert!(can_tell_changes(&snapshot, &all, Revision(1)));
+        assert_eq!(changed_after(&snapshot, &all, Revision(1), usize::MAX).entries.len(), CHANGES_MAX);
+        both.apply(&event);
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! An instance as JSON: the proto3 form of `muster.v1.Instance`, field by field what `musterd list -o json` prints. A
 //! test holds the two against each other.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
 
@@ -35,7 +35,7 @@ pub(super) fn instance(board: &Board, entry: &Arc<Entry>, epoch: Epoch, now_ms: 
         "serveRoute": instance.serve_route.as_deref().unwrap_or_default(),
         "nodeId": instance.node_id.as_deref().unwrap_or_default(),
         "ipAddress": instance.ip_address.map(|ip| ip.to_string()).unwrap_or_default(),
-        "port": instance.port.unwrap_or_default(),
+        "port": instance.port.map(NonZeroU16::get).unwrap_or_default(),
         "pid": long(instance.pid.unwrap_or_default()),
         "version": instance.version.as_deref().unwrap_or_default(),
         "labels": labels,

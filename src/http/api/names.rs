@@ -1,6 +1,6 @@
 //! `GET /api/v1/names`: logical ids, the worst first.
 
-use std::sync::Arc;
+use std::{num::NonZeroU16, sync::Arc};
 
 use axum::{
     extract::{RawQuery, State},
@@ -90,7 +90,7 @@ fn best(entry: &Entry, now: Moment) -> Value {
     json!({
         "instanceId": instance.instance_id.to_string(),
         "ipAddress": instance.ip_address.map(|ip| ip.to_string()).unwrap_or_default(),
-        "port": instance.port.unwrap_or_default(),
+        "port": instance.port.map(NonZeroU16::get).unwrap_or_default(),
         "nodeId": instance.node_id.as_deref().unwrap_or_default(),
         "ttl": value::duration(instance.ttl.as_duration()),
         "leaseRemaining": value::duration(std::time::Duration::from_millis(lease.remaining_ms(now.now_ms))),
