@@ -342,20 +342,16 @@ proptest! {
     }
 }
 
+fn alive(instance: u128, second: i64) -> Event {
+    Event::Register { instance, name: 1, node: 0, status: InstanceStatus::Alive, second, silent_s: 0 }
+}
+
 #[test]
 fn a_snapshot_that_a_reader_holds_does_not_change() {
     let mut both = Both::new();
-    let register = |instance, second| Event::Register {
-        instance,
-        name: 1,
-        node: 0,
-        status: InstanceStatus::Alive,
-        second,
-        silent_s: 0,
-    };
-    both.apply(&register(2, 2));
+    both.apply(&alive(2, 2));
     let held = both.view.snapshot().clone();
-    both.apply(&register(1, 1));
+    both.apply(&alive(1, 1));
     both.apply(&Event::Write { instance: 2, status: InstanceStatus::Dead });
     both.apply(&Event::Rotate);
     let seen = |snapshot: &Snapshot| {
@@ -370,14 +366,7 @@ fn a_snapshot_that_a_reader_holds_does_not_change() {
 fn who_was_away_for_more_changes_than_are_kept_begins_anew() {
     let mut both = Both::new();
     for instance in 0..=CHANGES_MAX as u128 {
-        both.apply(&Event::Register {
-            instance,
-            name: 1,
-            node: 0,
-            status: InstanceStatus::Alive,
-            second: 1,
-            silent_s: 0,
-        });
+        both.apply(&alive(instance, 1));
     }
     for event in [Event::Rotate, Event::Reload] {
         let (snapshot, all) = (both.view.snapshot().clone(), Filter::default());

@@ -197,13 +197,14 @@ impl Run {
         usize::try_from(count).unwrap_or(usize::MAX).clamp(1, most)
     }
 
-    /// Keeps leases alive until the result is dropped.
+    /// Keeps leases alive until the result is dropped. Renews them at once: the first of a million were registered
+    /// minutes before the last, and a daemon asks PostgreSQL about those that it has not heard of for long.
     pub(super) fn hold(&self, leases: &[u64]) -> Hold {
         let (registry, leases) = (self.registry(0), leases.to_vec());
         Hold(tokio::spawn(async move {
             loop {
-                sleep(HOLD_PERIOD).await;
                 renew_once(registry.clone(), &leases).await;
+                sleep(HOLD_PERIOD).await;
             }
         }))
     }
