@@ -194,7 +194,8 @@ async fn streams_that_never_read_their_answers_cost_bounded_memory() {
         if counted >= (STREAMS * LEASES_MAX) as f64 { Ok(()) } else { Err(counted) }
     })
     .await;
-    grows_by_less_than(&served.daemon, before, STREAMS * 8 * MIB).await;
+    // Were nothing bounded, each stream would cost 20 times 2 MiB. The allocator keeps some of what is free.
+    grows_by_less_than(&served.daemon, before, STREAMS * 16 * MIB).await;
     drop(deaf);
     assert!(served.daemon.terminate().await.success());
 }
