@@ -10,8 +10,10 @@
 //!
 //! State-based: there is no log of events. The rows with a revision above the one applied *are* what changed, because
 //! revisions become visible in the order of their commits (`migrations/013`). A lost connection is always followed by
-//! loading everything anew, so a wrong view cannot last. The notification is a doorbell only; where there is none,
-//! everything works all the same within [`POLL_PERIOD`], and at once for those who wait for a revision.
+//! loading everything anew, so a wrong view cannot last. What the writer of this daemon has asked behind its own change
+//! is taken like an answer to the feed itself, if it continues what is applied. The notification is a doorbell only;
+//! where there is none, everything works all the same within [`POLL_PERIOD`], and at once for those who wait for a
+//! revision.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

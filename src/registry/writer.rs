@@ -7,8 +7,11 @@
 //! Callers only wait. One that goes away cancels nothing, because the group does not belong to it. Every change is
 //! safe to repeat, so a call without an answer is repeated on a new connection until its deadline; if still nobody
 //! knows, that is what the callers are told. PostgreSQL is told the deadline as well: what is on the way for longer is
-//! not made behind the back of a caller that has gone on to something else. An operation that makes PostgreSQL refuse a whole group (which no
-//! validated one should) fails alone: the group is then applied one by one.
+//! not made behind the back of a caller that has gone on to something else. An operation that makes PostgreSQL refuse a
+//! whole group (which no validated one should) fails alone: the group is then applied one by one.
+//!
+//! Behind each group goes the question that the feed would ask next; its answer is handed to the feed, so that callers
+//! need not wait for the doorbell ([`crate::store::handover`]).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
