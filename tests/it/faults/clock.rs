@@ -30,11 +30,7 @@ async fn step(sql: &Registry, ahead: &str) {
 async fn go_on(actors: &[Actor], beats: u64) {
     let goals: Vec<_> = actors.iter().map(|actor| actor.told().accepted + beats).collect();
     for (actor, goal) in actors.iter().zip(goals) {
-        wait_until("beats are accepted", BOUND, async || match actor.told() {
-            told if told.accepted >= goal => Ok(()),
-            told => Err(told),
-        })
-        .await;
+        actor.accepted(goal).await;
     }
 }
 

@@ -35,12 +35,7 @@ fn noise() -> String {
 
 /// So many more beats are accepted; meanwhile nothing was said that would end the lease.
 async fn goes_on(actor: &Actor, beats: u64) {
-    let goal = actor.told().accepted + beats;
-    wait_until("beats are accepted", BOUND, async || match actor.told() {
-        told if told.accepted >= goal => Ok(()),
-        told => Err(told),
-    })
-    .await;
+    actor.accepted(actor.told().accepted + beats).await;
     let refused = actor.told().refused;
     assert!(refused.iter().all(|reason| reason == "BEATS_NOT_SAVED"), "{refused:?}");
 }

@@ -77,11 +77,7 @@ impl Traffic {
         .await;
         let goals: Vec<_> = self.actors.iter().map(|actor| actor.told().accepted + beats).collect();
         for (actor, goal) in self.actors.iter().zip(goals) {
-            wait_until("beats are accepted", BOUND, async || match actor.told() {
-                told if told.accepted >= goal => Ok(()),
-                told => Err(told),
-            })
-            .await;
+            actor.accepted(goal).await;
             assert_eq!(actor.told().refused, Vec::<String>::new());
         }
     }

@@ -82,12 +82,7 @@ async fn scene(url: &str) -> ([Daemon; 2], [Caller; 2], Vec<Actor>, Vec<Watcher>
 /// Every actor goes on under the lease it has, for longer than its TTL, and was told nothing that frightens it.
 async fn all_go_on(callers: &[Caller], actors: &[Actor]) {
     for (actor, caller) in actors.iter().zip(callers.iter().cycle()) {
-        let goal = actor.told().accepted + 5;
-        wait_until("beats are accepted", BOUND, async || match actor.told() {
-            told if told.accepted >= goal => Ok(()),
-            told => Err(told),
-        })
-        .await;
+        actor.accepted(actor.told().accepted + 5).await;
         let told = actor.told();
         assert!(told.refused.iter().all(|reason| PASSING.contains(&reason.as_str())), "{told:?}");
         let instance = caller.instance(actor.id()).await.unwrap();

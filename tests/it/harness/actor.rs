@@ -20,7 +20,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use super::daemon::Daemon;
+use super::{daemon::Daemon, postgres::BOUND, wait::wait_until};
 
 /// What [`reason`] calls all that no daemon has said: the transport has many codes for a connection that ends.
 pub(crate) const TRANSPORT: &str = "transport";
@@ -152,6 +152,15 @@ impl Actor {
     /// What it was told so far.
     pub(crate) fn told(&self) -> Told {
         self.told.lock().unwrap().clone()
+    }
+
+    /// Waits until so many of its beats in all were accepted.
+    pub(crate) async fn accepted(&self, goal: u64) {
+        wait_until("beats are accepted", BOUND, async || match self.told() {
+            told if told.accepted >= goal => Ok(()),
+            told => Err(told),
+        })
+        .await;
     }
 
     /// Falls silent; returns the lease it had.
