@@ -9,14 +9,20 @@
 //! - **seed** and **SQL**: the functions and the view, called directly over many connections; of the seed system as it
 //!   was (migration 012), and of today, where they keep all that the daemons promise.
 //!
+//! At last a fleet registers and stays, and the calls about a thousand of its first are measured against those about all of
+//! it: what a lookup costs must not grow with what is on record.
+//!
 //! The client is `musterd bench` for the first two, so both bear the same client. All share the machine: the figures are
 //! lower than those of a daemon alone.
+//!
+//! Parts can be measured alone: `cargo bench --bench wire -- growth`, or `calls`, or `changes`.
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
 //! | `MUSTERD_WIRE_ROUNDS` | 5 | rounds; medians are of these |
 //! | `MUSTERD_WIRE_SECONDS` | 3 | seconds of each measurement |
 //! | `MUSTERD_WIRE_WATCHERS` | 1000 | watchers of the fan-out |
+//! | `MUSTERD_WIRE_INSTANCES` | 1000000 | instances of the last part: what a call costs with so many beside 1,000 |
 //! | `MUSTERD_WIRE_QUICK` | - | set: one round of one second, to see that it works |
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark fails by panicking")]
@@ -30,7 +36,10 @@ use std::env;
 
 use serde_json::Value;
 use table::{Goal, Table};
-use world::World;
+use world::{Fleet, World};
+
+/// Instances that are as good as none.
+const SMALL_FLEET: u32 = 1_000;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +48,8 @@ struct Sizes {
     seconds: u32,
     watchers: u32,
     leases: u32,
+    /// Instances of the large fleet.
+    instances: u32,
 }
 
 impl Sizes {
@@ -46,12 +57,14 @@ impl Sizes {
         let number =
             |name: &str, default: u32| env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
         let quick = env::var_os("MUSTERD_WIRE_QUICK").is_some();
-        let (rounds, seconds, watchers, leases) = if quick { (1, 1, 50, 2_000) } else { (5, 3, 1_000, 20_000) };
+        let (rounds, seconds, watchers, leases, instances) =
+            if quick { (1, 1, 50, 2_000, 20_000) } else { (5, 3, 1_000, 20_000, 1_000_000) };
         Self {
             rounds: number("MUSTERD_WIRE_ROUNDS", rounds),
             seconds: number("MUSTERD_WIRE_SECONDS", seconds),
             watchers: number("MUSTERD_WIRE_WATCHERS", watchers),
             leases,
+            instances: number("MUSTERD_WIRE_INSTANCES", instances),
         }
     }
 }
@@ -67,16 +80,29 @@ fn main() {
 }
 
 async fn measure(sizes: Sizes) {
-    let world = World::start().await;
+    let mut world = World::start().await;
     let mut table = Table::default();
-    for round in 1..=sizes.rounds {
-        println!("round {round} of {}", sizes.rounds);
-        measure_calls(&world, sizes, &mut table).await;
-        measure_sql(&world, sizes, &mut table).await;
+    if is_wanted("calls") {
+        for round in 1..=sizes.rounds {
+            println!("round {round} of {}", sizes.rounds);
+            measure_calls(&world, sizes, &mut table).await;
+            measure_sql(&world, sizes, &mut table).await;
+        }
     }
-    measure_changes(&world, sizes, &mut table).await;
+    if is_wanted("changes") {
+        measure_changes(&world, sizes, &mut table).await;
+    }
+    if is_wanted("growth") {
+        measure_growth(&mut world, sizes, &mut table).await;
+    }
     println!("\n{}", table.text(&goals()));
     world.stop().await;
+}
+
+/// Whether a part is to be measured: without names, each is. Cargo adds a flag of its own.
+fn is_wanted(part: &str) -> bool {
+    let mut named = env::args().skip(1).filter(|arg| !arg.starts_with('-')).peekable();
+    named.peek().is_none() || named.any(|name| name == part)
 }
 
 /// Flags of one measurement.
@@ -90,12 +116,7 @@ async fn measure_calls(world: &World, sizes: Sizes, table: &mut Table) {
     for bench in ["resolve", "beat"] {
         for (who, addr) in [("echo", world.echo_addr()), ("musterd", world.daemon_addr(0))] {
             let more = ["--connections", "4", "--in-flight", "16", "--instances", "200"];
-            let cpu_before = world.cpu_seconds(addr);
-            let report = world.bench(addr, &flags(bench, &seconds, &more)).await;
-            let cpu_us = (world.cpu_seconds(addr) - cpu_before) * 1e6 / number(&report, "calls");
-            table.add(&format!("{bench} {who}"), number(&report, "callsPerSecond"));
-            table.add(&format!("{bench} {who} p99 us"), number(&report["latencyUs"], "p99"));
-            table.add(&format!("{bench} {who} cpu us"), cpu_us);
+            measure_unary(world, addr, &flags(bench, &seconds, &more), &format!("{bench} {who}"), table).await;
         }
     }
     let more = ["--connections", "2", "--in-flight", "4", "--batch", "1000"];
@@ -108,6 +129,44 @@ async fn measure_calls(world: &World, sizes: Sizes, table: &mut Table) {
     let report = world.bench(world.daemon_addr(0), &flags("register", &seconds, &more)).await;
     table.add("register musterd", number(&report, "callsPerSecond"));
     table.add("register musterd p99 us", number(&report["latencyUs"], "p99"));
+}
+
+/// One kind of call: how many a second, how long they take, and what they cost the server, whatever else it does.
+async fn measure_unary(world: &World, addr: &str, flags: &[&str], name: &str, table: &mut Table) {
+    let cpu_before = world.cpu_seconds(addr);
+    let calls = measure_rate(world, addr, flags, name, table).await;
+    table.add(&format!("{name} cpu us"), (world.cpu_seconds(addr) - cpu_before) * 1e6 / calls);
+}
+
+/// As [`measure_unary`], where what comes before the calls would be counted with them. Returns how many there were.
+async fn measure_rate(world: &World, addr: &str, flags: &[&str], name: &str, table: &mut Table) -> f64 {
+    let report = world.bench(addr, flags).await;
+    table.add(name, number(&report, "callsPerSecond"));
+    table.add(&format!("{name} p99 us"), number(&report["latencyUs"], "p99"));
+    number(&report, "calls")
+}
+
+/// The same calls with a thousand instances on record, then with the large fleet.
+async fn measure_growth(world: &mut World, sizes: Sizes, table: &mut Table) {
+    world.keep_one_daemon();
+    measure_fleet(world, sizes, "small", SMALL_FLEET, table).await.end().await;
+    // To deregister a million takes minutes: it goes with the world.
+    measure_fleet(world, sizes, "large", sizes.instances, table).await;
+}
+
+async fn measure_fleet(world: &World, sizes: Sizes, size: &str, instances: u32, table: &mut Table) -> Fleet {
+    println!("a fleet of {instances}");
+    let fleet = world.fleet(size, instances).await;
+    let (seconds, instances) = (format!("{}s", sizes.seconds), instances.to_string());
+    for _ in 0..sizes.rounds {
+        let addr = world.daemon_addr(0);
+        let more = ["--instances", &instances, "--registered", "--prefix", size];
+        measure_unary(world, addr, &flags("resolve", &seconds, &more), &format!("resolve {size}"), table).await;
+        // The leases are looked up first, a million of them.
+        measure_rate(world, addr, &flags("beat", &seconds, &more), &format!("beat {size}"), table).await;
+    }
+    table.add(&format!("memory {size} MB"), world.memory_mb(world.daemon_addr(0)));
+    fleet
 }
 
 async fn measure_sql(world: &World, sizes: Sizes, table: &mut Table) {
@@ -169,6 +228,14 @@ fn goals() -> Vec<Goal> {
             ("seed", "register seed"),
             1.0,
         ),
+        Goal::ratio("Resolve with the large fleet, per second", "resolve large", ("small", "resolve small"), 0.80),
+        Goal::ratio(
+            "Resolve, processor time with the small fleet, us",
+            "resolve small cpu us",
+            ("large", "resolve large cpu us"),
+            0.80,
+        ),
+        Goal::ratio("Beat with the large fleet, per second", "beat large", ("small", "beat small"), 0.80),
         Goal::at_most("Change to the other daemon's Resolve, p50, ms", "propagate p50", None),
         Goal::at_most("Change to the other daemon's Resolve, p99, ms", "propagate p99", Some(25.0)),
         Goal::at_most("Change to all watchers, p50, ms", "watch p50", None),

@@ -72,7 +72,7 @@ impl Table {
         let mut text =
             "| what | value | range | compared with | ratio | reach | reached |\n|---|---|---|---|---|---|---|\n"
                 .to_owned();
-        for goal in goals {
+        for goal in goals.iter().filter(|goal| self.0.contains_key(goal.value)) {
             let value = self.median(goal.value);
             let (compared, ratio, reach, reached) = match goal.reach {
                 Reach::Ratio { to, other, at_least } => {

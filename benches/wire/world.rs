@@ -11,13 +11,17 @@ use std::{
 
 use musterd::{
     proto::v1::{
-        self, InstanceStatus, discovery_service_client::DiscoveryServiceClient,
-        registry_service_client::RegistryServiceClient,
+        self, InstanceStatus, cluster_service_client::ClusterServiceClient,
+        discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
     },
     store::{
         local::{Durability, LocalServer, Options},
         migrate,
     },
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use serde_json::Value;
 
@@ -44,6 +48,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A fleet that is kept alive by a process of its own.
+pub(crate) struct Fleet(tokio::process::Child);
+
+impl Fleet {
+    /// Lets it deregister and waits for that.
+    pub(crate) async fn end(mut self) {
+        let pid = Pid::from_raw(self.0.id().unwrap().cast_signed());
+        kill(pid, Signal::SIGINT).unwrap();
+        self.0.wait().await.unwrap();
     }
 }
 
@@ -105,6 +121,42 @@ impl World {
         let ticks: u32 = fields.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
         // USER_HZ, which is 100 on every Linux.
         f64::from(ticks) / 100.0
+    }
+
+    /// What the server at an address occupies, in megabytes.
+    pub(crate) fn memory_mb(&self, addr: &str) -> f64 {
+        let server = self.daemons.iter().find(|server| server.addr == addr).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1_024.0 / 1e6
+    }
+
+    /// Ends all daemons but the first, so that they take no time from what is measured.
+    pub(crate) fn keep_one_daemon(&mut self) {
+        self.daemons.truncate(1);
+    }
+
+    /// Registers a fleet under a prefix at the first daemon; it lives as long as the result.
+    ///
+    /// Its beats are as rare as may be, because they are not what is measured.
+    pub(crate) async fn fleet(&self, prefix: &str, instances: u32) -> Fleet {
+        let mut cluster = ClusterServiceClient::connect(format!("http://{}", self.daemon_addr(0))).await.unwrap();
+        let mut alive = async || {
+            let cluster = cluster.get_cluster(v1::GetClusterRequest::default()).await.unwrap().into_inner();
+            cluster.counts.unwrap_or_default().alive
+        };
+        let wanted = alive().await + u64::from(instances);
+        let mut command = tokio::process::Command::from(program());
+        command.args(["bench", "fleet", "--prefix", prefix, "--instances", &instances.to_string()]);
+        command.args(["--ttl", "300s", "--interval", "60s", "--duration", "10m", "--resolve-rate", "0"]);
+        command.args(["--addr", self.daemon_addr(0)]).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let fleet = Fleet(command.spawn().unwrap());
+        let began = Instant::now();
+        while alive().await < wanted {
+            assert!(began.elapsed() < 10 * BOUND, "the fleet does not register");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        fleet
     }
 
     /// Runs a benchmark of the program and returns its report.

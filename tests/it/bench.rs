@@ -114,7 +114,26 @@ async fn what_is_to_be_kept_stays_and_a_fleet_that_is_not_beaten_dies() {
     let daemon = Daemon::start(database.url()).await;
     let (code, kept) = bench(&daemon, &["beat", "--instances", "7", "--count", "5", "--keep"]).await;
     assert_eq!((code, &kept["leftRegistered"]), (Some(0), &Value::from(7)), "{kept}");
-    assert_eq!(live(&daemon, kept["prefix"].as_str().unwrap()).await, 7);
+    let prefix = kept["prefix"].as_str().unwrap();
+    assert_eq!(live(&daemon, prefix).await, 7);
+
+    // Other runs call about them, register none, and leave them alone.
+    for kind in ["beat", "resolve", "batch-resolve", "beat-stream"] {
+        let flags = [kind, "--registered", "--prefix", prefix, "--instances", "7", "--count", "5"];
+        let (code, report) = bench(&daemon, &flags).await;
+        assert_eq!(
+            (code, &report["errorCount"], &report["leftRegistered"]),
+            (Some(0), &0.into(), &0.into()),
+            "{report}"
+        );
+        assert_eq!((&report["instances"], &report["prefix"]), (&7.into(), &prefix.into()), "{report}");
+    }
+    assert_eq!(live(&daemon, prefix).await, 7);
+    let more = ["resolve", "--registered", "--prefix", prefix, "--instances", "8"];
+    let refused = program().arg("bench").args(more).args(["--addr", &daemon.grpc_addr]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains(&format!("{prefix}-7 has no live instance")), "{said}");
 
     // A client that breaks its side of the promise sees that deaths are found.
     let flags = ["fleet", "--instances", "5", "--streams", "1", "--ttl", "2s", "--interval", "1h", "--duration", "6s"];

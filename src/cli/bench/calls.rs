@@ -7,6 +7,7 @@ use super::{
         client::{Client, ClientArgs},
         exit::Error,
     },
+    held::{Held, HeldArgs, Needs},
     load::{Measured, Operation, drive},
     options::LoadArgs,
     report::Report,
@@ -27,17 +28,6 @@ const NAMES_MAX: i64 = 1_000;
 pub(super) struct RegisterArgs {
     #[command(flatten)]
     load: LoadArgs,
-}
-
-/// Arguments of benchmarks that need instances to call about.
-#[derive(Debug, clap::Args)]
-pub(super) struct HeldArgs {
-    /// Instances to register first, each under a name of its own
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    pub(super) instances: u64,
-
-    #[command(flatten)]
-    pub(super) load: LoadArgs,
 }
 
 /// Arguments of `bench batch-resolve`.
@@ -69,7 +59,7 @@ impl Operation for Register {
 
 pub(super) async fn register(args: RegisterArgs, client: &ClientArgs) -> Result<Report, Error> {
     let load = args.load;
-    let run = Run::open(client, load.connections).await?;
+    let run = Run::open(client, load.connections, load.run.prefix.as_deref()).await?;
     let (granted, mut leases) = tokio::sync::mpsc::channel(1_024);
     let callers = run.callers(load.in_flight, |client| Register {
         registry: client.registry(),
@@ -84,7 +74,8 @@ pub(super) async fn register(args: RegisterArgs, client: &ClientArgs) -> Result<
     });
     let measured = drive(callers, &load, run.grace, &run.stop, "registered").await?;
     let leases = gathered.await.unwrap_or_default();
-    finish("register", &run, &load, &leases, measured).await
+    let left = run.clean_up(&leases, load.run.keep).await;
+    Ok(report("register", &run, &load, measured, leases.len(), left))
 }
 
 struct Beat {
@@ -100,8 +91,12 @@ impl Operation for Beat {
 }
 
 pub(super) async fn beat(args: HeldArgs, client: &ClientArgs) -> Result<Report, Error> {
-    measure("beat", &args, client, |client, _, leases| Beat { registry: client.registry(), leases: leases.into() })
-        .await
+    let needs = Needs::Leases;
+    measure("beat", &args, needs, client, |client, _, held| Beat {
+        registry: client.registry(),
+        leases: held.leases.as_slice().into(),
+    })
+    .await
 }
 
 /// Resolves names of a run.
@@ -126,7 +121,8 @@ impl Operation for Resolve {
 }
 
 pub(super) async fn resolve(args: HeldArgs, client: &ClientArgs) -> Result<Report, Error> {
-    measure("resolve", &args, client, |client, prefix, leases| Resolve::new(client, prefix, leases.len())).await
+    let needs = Needs::Names;
+    measure("resolve", &args, needs, client, |client, prefix, held| Resolve::new(client, prefix, held.count)).await
 }
 
 struct BatchResolve {
@@ -151,10 +147,10 @@ impl Operation for BatchResolve {
 }
 
 pub(super) async fn batch_resolve(args: BatchArgs, client: &ClientArgs) -> Result<Report, Error> {
-    let mut report = measure("batch-resolve", &args.held, client, |client, prefix, leases| BatchResolve {
+    let mut report = measure("batch-resolve", &args.held, Needs::Names, client, |client, prefix, held| BatchResolve {
         discovery: client.discovery(),
         prefix: prefix.to_owned(),
-        names: leases.len(),
+        names: held.count,
         batch: args.batch.into(),
     })
     .await?;
@@ -166,31 +162,25 @@ pub(super) async fn batch_resolve(args: BatchArgs, client: &ClientArgs) -> Resul
 async fn measure<O: Operation>(
     bench: &'static str,
     args: &HeldArgs,
+    needs: Needs,
     client: &ClientArgs,
-    operation: impl Fn(&Client, &str, &[u64]) -> O,
+    operation: impl Fn(&Client, &str, &Held) -> O,
 ) -> Result<Report, Error> {
     let load = &args.load;
-    let run = Run::open(client, load.connections).await?;
-    let leases = run.register(args.instances, HELD_TTL).await?;
-    let hold = run.hold(&leases);
-    let callers = run.callers(load.in_flight, |client| operation(client, &run.prefix, &leases));
+    let run = Run::open(client, load.connections, load.run.prefix.as_deref()).await?;
+    let held = Held::take(&run, args, needs).await?;
+    let callers = run.callers(load.in_flight, |client| operation(client, &run.prefix, &held));
     let measured = drive(callers, load, run.grace, &run.stop, bench).await?;
-    drop(hold);
-    finish(bench, &run, load, &leases, measured).await
+    let instances = held.count;
+    let left = held.release(&run, load.run.keep).await;
+    Ok(report(bench, &run, load, measured, instances, left))
 }
 
-async fn finish(
-    bench: &'static str,
-    run: &Run,
-    load: &LoadArgs,
-    leases: &[u64],
-    measured: Measured,
-) -> Result<Report, Error> {
-    let left = run.clean_up(leases, load.run.keep).await;
+fn report(bench: &'static str, run: &Run, load: &LoadArgs, measured: Measured, instances: usize, left: u64) -> Report {
     let mut report = Report::new(bench, &run.prefix, load.run.output);
-    report.set("instances", leases.len()).set("connections", load.connections).set("inFlight", load.in_flight);
+    report.set("instances", instances).set("connections", load.connections).set("inFlight", load.in_flight);
     report.set("rate", load.rate).measured(measured).set("leftRegistered", left);
-    Ok(report)
+    report
 }
 
 /// One of `count`, scattered: neighbouring numbers do not share memory.

@@ -112,7 +112,7 @@ impl Fleet {
 }
 
 pub(super) async fn run(args: FleetArgs, client: &ClientArgs) -> Result<Report, Error> {
-    let run = Run::open(client, args.streams).await?;
+    let run = Run::open(client, args.streams, args.run.prefix.as_deref()).await?;
     let (fleet, inboxes) = Fleet::start(&args, &run)?;
     let progress = Progress::start("registering", Some(args.instances));
     let began = Instant::now();
@@ -174,7 +174,7 @@ async fn live(args: &FleetArgs, run: &Run, names: usize) -> Result<Option<Record
     let resolvers = run.callers(1, |client| Resolve::new(client, &run.prefix, names)).into_iter();
     let resolvers = resolvers.take(usize::try_from(RESOLVERS).unwrap_or(1)).collect();
     let rate = Some(f64::from(args.resolve_rate));
-    let load = LoadArgs { connections: args.streams, in_flight: 1, rate, count: None, run: args.run };
+    let load = LoadArgs { connections: args.streams, in_flight: 1, rate, count: None, run: args.run.clone() };
     let measured = drive(resolvers, &load, run.grace, &run.stop, "living; resolved").await?;
     Ok(Some(measured.recorder))
 }

@@ -249,6 +249,7 @@ mod tests {
         let run = super::super::options::RunArgs {
             duration: Duration::from_millis(millis),
             keep: false,
+            prefix: None,
             output: super::super::super::output::OutputArgs { output: super::super::super::output::Format::Json },
         };
         LoadArgs { connections: 1, in_flight: 1, rate, count, run }

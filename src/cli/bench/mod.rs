@@ -10,11 +10,12 @@
 //! - Bounded: time and count have limits, every call has a deadline, Ctrl-C ends the load early and still cleans up.
 //! - A run registers under a random prefix of its own and deregisters that at its end.
 //!
-//! [`load`] drives, [`record`] counts, [`setup`] registers and cleans up, [`report`] prints; one file per question.
+//! [`load`] drives, [`record`] counts, [`setup`] registers and cleans up, [`held`] has what is called about, [`report`] prints; one file per question.
 
 mod calls;
 mod fleet;
 mod fleet_streams;
+mod held;
 mod load;
 mod options;
 mod progress;
@@ -48,11 +49,11 @@ enum BenchCommand {
     /// Register instances: durable writes
     Register(calls::RegisterArgs),
     /// Renew leases one by one
-    Beat(calls::HeldArgs),
+    Beat(held::HeldArgs),
     /// Renew many leases per request over streams
     BeatStream(streams::BeatStreamArgs),
     /// Resolve names one by one
-    Resolve(calls::HeldArgs),
+    Resolve(held::HeldArgs),
     /// Resolve many names per call
     BatchResolve(calls::BatchArgs),
     /// Watch with many watchers, and make changes: how long until each sees each

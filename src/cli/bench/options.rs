@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::super::{client::parse_duration, output::OutputArgs};
+use crate::model::input;
 
 /// The longest a load may last.
 const DURATION_MAX: Duration = Duration::from_secs(600);
+/// The longest prefix.
+const PREFIX_MAX_BYTES: usize = 100;
 
 /// How much load, for how long.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,7 +34,7 @@ pub(super) struct LoadArgs {
 }
 
 /// How long, and what is left and said at the end.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct RunArgs {
     /// End after this time, at most 10m; registration before and after it is not counted
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_run_time)]
@@ -40,6 +43,10 @@ pub(super) struct RunArgs {
     /// Leave what was registered; its leases end by themselves
     #[arg(long)]
     pub(super) keep: bool,
+
+    /// Begin the logical ids with this [default: "bench-" and a random name]
+    #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
+    pub(super) prefix: Option<String>,
 
     #[command(flatten)]
     pub(super) output: OutputArgs,
@@ -50,6 +57,15 @@ pub(super) fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=10_000_000.0).contains(&rate) => Ok(rate),
         _ => Err("expected calls per second, between 0.001 and 10000000".to_owned()),
+    }
+}
+
+/// Reads a prefix: a logical id that leaves room for a number.
+fn parse_prefix(text: &str) -> Result<String, String> {
+    match input::logical_id("prefix", text) {
+        Ok(_) if text.len() <= PREFIX_MAX_BYTES => Ok(text.to_owned()),
+        Ok(_) => Err(format!("must have at most {PREFIX_MAX_BYTES} bytes")),
+        Err(invalid) => Err(invalid.to_string()),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct PropagateArgs {
 }
 
 pub(super) async fn run(args: PropagateArgs, client: &ClientArgs) -> Result<Report, Error> {
-    let run = Run::open(client, 1).await?;
+    let run = Run::open(client, 1, args.run.prefix.as_deref()).await?;
     let other = ClientArgs { addr: args.other_addr, timeout: client.timeout };
     let discovery = super::super::client::Client::connect(&other).await?.discovery();
     let (mut recorder, mut from_answer) = (Recorder::new()?, Latencies::new()?);

@@ -1,8 +1,7 @@
 //! A run: its connections, its own names, what it registers, and that this goes away again.
 //!
 //! Everything is registered through many calls at the same time, so that the daemon puts hundreds into one commit, and
-//! under an instance id that is chosen here, so that a call without an answer can be repeated. While a load lasts, what
-//! was registered for it is kept alive by a stream of beats beside it.
+//! under an instance id that is chosen here, so that a call without an answer can be repeated.
 
 use std::{
     sync::{
@@ -13,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tonic::{Response, Status, transport::Channel};
@@ -41,10 +40,6 @@ const PAUSE: Duration = Duration::from_millis(300);
 const CLEANUP_TIME: Duration = Duration::from_secs(10);
 /// The TTL of what is held while other calls are measured: the longest there is.
 pub(super) const HELD_TTL: Duration = Duration::from_secs(300);
-/// How often what is held is renewed.
-const HOLD_PERIOD: Duration = Duration::from_secs(60);
-/// Leases of one request: below the daemon's limit for a message.
-const HOLD_CHUNK: usize = 10_000;
 
 /// One run of a benchmark.
 #[derive(Debug)]
@@ -59,14 +54,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Connects so many times.
-    pub(super) async fn open(args: &ClientArgs, connections: u32) -> Result<Self, Error> {
+    /// Connects so many times, for names that begin with `prefix`, or with one of its own.
+    pub(super) async fn open(args: &ClientArgs, connections: u32, prefix: Option<&str>) -> Result<Self, Error> {
         let mut clients = Vec::new();
         for _ in 0..connections {
             clients.push(Client::connect(args).await?);
         }
-        let unique = Uuid::new_v4().simple().to_string();
-        let prefix = format!("bench-{}", &unique[..12]);
+        let prefix =
+            prefix.map_or_else(|| format!("bench-{}", &Uuid::new_v4().simple().to_string()[..12]), str::to_owned);
         Ok(Self { clients, prefix, stop: Stop::on_interrupt(), grace: args.timeout })
     }
 
@@ -196,39 +191,6 @@ impl Run {
         let most = (self.clients.len() * PARALLEL_PER_CONNECTION).min(PARALLEL_MAX);
         usize::try_from(count).unwrap_or(usize::MAX).clamp(1, most)
     }
-
-    /// Keeps leases alive until the result is dropped. Renews them at once: the first of a million were registered
-    /// minutes before the last, and a daemon asks PostgreSQL about those that it has not heard of for long.
-    pub(super) fn hold(&self, leases: &[u64]) -> Hold {
-        let (registry, leases) = (self.registry(0), leases.to_vec());
-        Hold(tokio::spawn(async move {
-            loop {
-                renew_once(registry.clone(), &leases).await;
-                sleep(HOLD_PERIOD).await;
-            }
-        }))
-    }
-}
-
-/// Keeps leases alive as long as it lives.
-#[derive(Debug)]
-pub(super) struct Hold(JoinHandle<()>);
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// A failure is met again at the next time; the TTL is five times as long.
-async fn renew_once(mut registry: RegistryServiceClient<Channel>, leases: &[u64]) {
-    let beats =
-        leases.chunks(HOLD_CHUNK).map(|chunk| v1::BeatStreamRequest { lease_ids: chunk.to_vec(), goodbye: false });
-    let goodbye = v1::BeatStreamRequest { lease_ids: Vec::new(), goodbye: true };
-    let requests: Vec<_> = beats.chain([goodbye]).collect();
-    let Ok(answers) = registry.beat_stream(futures_util::stream::iter(requests)).await else { return };
-    let mut answers = answers.into_inner();
-    while let Ok(Some(_)) = answers.message().await {}
 }
 
 /// What a run registers under a number.

@@ -14,12 +14,12 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use super::{
     super::{client::ClientArgs, exit::Error},
-    calls::HeldArgs,
+    held::{Held, HeldArgs, Needs},
     load::{Measured, Schedule},
     progress::Progress,
     record::Recorder,
     report::Report,
-    setup::{HELD_TTL, Run},
+    setup::Run,
 };
 use crate::proto::v1::{self, ErrorReason, registry_service_client::RegistryServiceClient};
 
@@ -123,14 +123,13 @@ impl Share {
 
 pub(super) async fn run(args: BeatStreamArgs, client: &ClientArgs) -> Result<Report, Error> {
     let load = &args.held.load;
-    let run = Run::open(client, load.connections).await?;
-    let leases = run.register(args.held.instances, HELD_TTL).await?;
-    let hold = run.hold(&leases);
-    let measured = measure(&args, &run, &leases).await?;
-    drop(hold);
-    let left = run.clean_up(&leases, load.run.keep).await;
+    let run = Run::open(client, load.connections, load.run.prefix.as_deref()).await?;
+    let held = Held::take(&run, &args.held, Needs::Leases).await?;
+    let measured = measure(&args, &run, &held.leases).await?;
+    let instances = held.count;
+    let left = held.release(&run, load.run.keep).await;
     let mut report = Report::new("beat-stream", &run.prefix, load.run.output);
-    report.set("instances", leases.len()).set("connections", load.connections).set("inFlight", load.in_flight);
+    report.set("instances", instances).set("connections", load.connections).set("inFlight", load.in_flight);
     report.set("batch", args.batch).set("rate", load.rate).measured(measured).set("leftRegistered", left);
     Ok(report)
 }

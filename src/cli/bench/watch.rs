@@ -200,7 +200,7 @@ pub(super) async fn run(args: WatchArgs, client: &ClientArgs) -> Result<Report, 
         let text = format!("a connection carries at most {WATCHERS_PER_CONNECTION} watchers; use more --connections");
         return Err(Error::Usage(text));
     }
-    let run = Run::open(client, connections).await?;
+    let run = Run::open(client, connections, args.run.prefix.as_deref()).await?;
     let schedule = |count| Schedule::start(args.run.duration, Some(args.rate), count, run.stop.clone());
     let places = args.count.unwrap_or(CHANGES_MAX).min(CHANGES_MAX);
     let at_us = (0..places).map(|_| AtomicU64::new(0)).collect();
