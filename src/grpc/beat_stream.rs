@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 use super::{convert::duration, failure::Failure, reader};
 use crate::{
     clock::Clock,
-    model::{Epoch, Lease, LeaseId, input::invalid},
+    model::{Epoch, Lease, LeaseId, input::invalid, lease::LeaseState},
     proto::v1::{self, ErrorReason},
     registry::{BeatError, Error as WriteError, Leases},
     view::View,
@@ -130,7 +130,7 @@ impl Session {
         let beats = self.leases.beats(epoch);
         for lease_id in lease_ids {
             let lease_id = LeaseId(*lease_id);
-            if list.get(at).is_none_or(|lease| lease.id != lease_id) {
+            if list.get(at).is_none_or(|lease| lease.id != lease_id || lease.state() == LeaseState::Gone) {
                 // From here on the list is another one than it was.
                 list.truncate(at);
                 match self.leases.get(lease_id) {

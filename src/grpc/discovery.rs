@@ -156,6 +156,7 @@ impl Discovery {
             LeaseStanding::Live | LeaseStanding::Replaced => return Err(Failure::LeaseReplaced),
             LeaseStanding::Fenced => return Err(Failure::EpochFenced(epoch)),
             LeaseStanding::Dead => return Err(Failure::LeaseExpired),
+            LeaseStanding::Gone => return Err(Failure::UnknownLease(lease_id)),
         }
         Ok(v1::CheckLeaseResponse {
             instance: Some(convert::instance(entry, epoch, &self.view)),

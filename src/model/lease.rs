@@ -12,6 +12,7 @@ use super::{Epoch, InstanceId, LeaseId, Ttl};
 const LIVE: u8 = 0;
 const DEAD: u8 = 1;
 const REPLACED: u8 = 2;
+const GONE: u8 = 3;
 
 /// The stream it beat on broke, and it has not beaten here since.
 const LOST: u8 = 1;
@@ -27,6 +28,8 @@ pub enum LeaseState {
     Dead,
     /// Another lease took its place.
     Replaced,
+    /// Its row is gone: purged, deleted by hand, or lost with the history it was part of.
+    Gone,
 }
 
 /// How a lease stands in an epoch: what its owner is told.
@@ -40,7 +43,12 @@ pub enum LeaseStanding {
     Fenced,
     /// It has ended.
     Dead,
+    /// Nothing is known of it any more.
+    Gone,
 }
+
+/// Not to be looked at.
+const NO_LOOK: u32 = u32::MAX;
 
 /// One lease.
 #[derive(Debug)]
@@ -51,8 +59,10 @@ pub struct Lease {
     pub instance_id: InstanceId,
     /// Number of the epoch it belongs to.
     pub epoch_number: u64,
-    /// The lease of the same instance id whose place it took.
-    pub replaces: Option<LeaseId>,
+    /// The lease of the same instance id whose place it took; zero, which is none: it took nobody's.
+    replaces: LeaseId,
+    /// When it is to be looked at, as the agenda of the registry counts.
+    look_slot: AtomicU32,
     ttl_ms: AtomicU32,
     state: AtomicU8,
     heard_ms: AtomicU64,
@@ -81,7 +91,8 @@ impl Lease {
             id,
             instance_id,
             epoch_number,
-            replaces,
+            replaces: replaces.unwrap_or(LeaseId(0)),
+            look_slot: AtomicU32::new(NO_LOOK),
             ttl_ms: AtomicU32::new(ttl.as_millis()),
             state: AtomicU8::new(LIVE),
             heard_ms: AtomicU64::new(heard_ms),
@@ -91,6 +102,11 @@ impl Lease {
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
         }
+    }
+
+    /// The lease of the same instance id whose place it took.
+    pub fn replaces(&self) -> Option<LeaseId> {
+        Some(self.replaces).filter(|replaced| replaced.0 > 0)
     }
 
     /// The TTL in effect.
@@ -108,13 +124,15 @@ impl Lease {
         match self.state.load(Ordering::Acquire) {
             LIVE => LeaseState::Live,
             DEAD => LeaseState::Dead,
-            _ => LeaseState::Replaced,
+            REPLACED => LeaseState::Replaced,
+            _ => LeaseState::Gone,
         }
     }
 
     /// How it stands in the current epoch.
     pub fn standing(&self, current: Epoch) -> LeaseStanding {
         match self.state() {
+            LeaseState::Gone => LeaseStanding::Gone,
             LeaseState::Replaced => LeaseStanding::Replaced,
             _ if self.epoch_number != current.number => LeaseStanding::Fenced,
             LeaseState::Dead => LeaseStanding::Dead,
@@ -126,6 +144,23 @@ impl Lease {
     /// Replaced outranks dead: it tells the owner more.
     pub fn end(&self, replaced: bool) {
         self.state.fetch_max(if replaced { REPLACED } else { DEAD }, Ordering::AcqRel);
+    }
+
+    /// Its row is gone. Whoever still holds this finds what the id has come to mean, if anything, where leases are looked
+    /// up.
+    pub fn forget(&self) {
+        self.state.store(GONE, Ordering::Release);
+    }
+
+    /// Is to be looked at in this slot. Returns whether that is sooner than agreed.
+    pub fn look_by(&self, slot: u32) -> bool {
+        self.look_slot.fetch_min(slot, Ordering::Relaxed) > slot
+    }
+
+    /// Returns whether it is to be looked at by this slot; then it is so no more.
+    pub fn take_look(&self, slot: u32) -> bool {
+        let taken = |agreed| (agreed <= slot).then_some(NO_LOOK);
+        self.look_slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     /// A beat arrived here at `now_ms`. Returns true if the lease has to be queued for saving: it was clean before.
@@ -232,9 +267,14 @@ impl Lease {
     /// Whether suspicion has changed since it was last told, and to what; whoever gets an answer has to tell it.
     pub fn suspicion_to_tell(&self, now_ms: u64) -> Option<bool> {
         let suspect = self.is_suspect(now_ms);
-        // Looked at first without a write: this is asked of every lease every second.
+        // Looked at first without a write: for most it has not changed.
         let changed = self.told_suspect.load(Ordering::Relaxed) != suspect;
         (changed && self.told_suspect.swap(suspect, Ordering::Relaxed) != suspect).then_some(suspect)
+    }
+
+    /// Whether it was told to be suspect, and that was not taken back.
+    pub fn is_told_suspect(&self) -> bool {
+        self.told_suspect.load(Ordering::Relaxed)
     }
 
     /// Whether the latest beat arrived here. What PostgreSQL tells of our own beats is later by the time it took to
@@ -246,7 +286,12 @@ impl Lease {
 
     /// Whether a beat is overdue that may have arrived elsewhere, so that asking PostgreSQL is worth it.
     pub fn is_overdue(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.heard_ms()) > self.ttl().beat_interval_ms()
+        now_ms >= self.overdue_ms()
+    }
+
+    /// When its next beat is overdue. Until then it does not become suspect by the passing of time.
+    pub fn overdue_ms(&self) -> u64 {
+        self.heard_ms() + self.ttl().beat_interval_ms() + 1
     }
 
     /// What is left of it by this daemon's knowledge, in milliseconds.
@@ -338,5 +383,13 @@ mod tests {
         lease.end(false);
         lease.beat(50_000);
         assert_eq!(lease.state(), LeaseState::Dead);
+        lease.forget();
+        lease.end(true);
+        assert_eq!(lease.state(), LeaseState::Gone);
+    }
+
+    #[test]
+    fn it_takes_no_more_memory_than_it_must() {
+        assert!(size_of::<Lease>() <= 80, "there may be a million");
     }
 }

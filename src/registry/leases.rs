@@ -7,6 +7,9 @@
 //! What PostgreSQL has not yet confirmed must not be promised: once saving is late by more than a third of a lease's
 //! TTL, its beats are refused, so that the client goes to another daemon while there is still time.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering},
@@ -16,10 +19,14 @@ use arc_swap::ArcSwapOption;
 use papaya::HashMap;
 use tokio::sync::Notify;
 
+use super::agenda::Agenda;
 use crate::{
     clock::Clock,
     metrics::BeatMetrics,
-    model::{Epoch, Instance, InstanceStatus, Lease, LeaseId, Ttl, lease::LeaseStanding},
+    model::{
+        Epoch, Instance, InstanceStatus, Lease, LeaseId, Ttl,
+        lease::{LeaseStanding, LeaseState},
+    },
 };
 
 /// How late saving may be before it counts as late.
@@ -59,6 +66,7 @@ pub enum BeatError {
 pub struct Leases {
     clock: Clock,
     by_id: HashMap<LeaseId, Arc<Lease>>,
+    agenda: Agenda,
     epoch: ArcSwapOption<Epoch>,
     unsaved: [Mutex<Vec<Arc<Lease>>>; SHARDS],
     /// Leases of broken streams that the other daemons are yet to hear of.
@@ -77,6 +85,7 @@ impl Leases {
         Self {
             clock,
             by_id: HashMap::new(),
+            agenda: Agenda::default(),
             epoch: ArcSwapOption::empty(),
             unsaved: Default::default(),
             lost: Mutex::default(),
@@ -149,25 +158,28 @@ impl Leases {
     /// Takes over an instance as the feed brings it, heard of by PostgreSQL at `heard_ms`, and returns its lease.
     pub fn track(&self, instance: &Instance, heard_ms: u64) -> Arc<Lease> {
         let leases = self.by_id.pin();
-        let lease = leases.get_or_insert_with(instance.lease_id, || {
-            Arc::new(Lease::new(
-                instance.lease_id,
-                instance.instance_id,
-                instance.epoch.number,
-                instance.replaces,
-                instance.ttl,
-                heard_ms,
-            ))
-        });
+        let dead = instance.status == InstanceStatus::Dead;
+        let known = leases.get_or_insert_with(instance.lease_id, || new_lease(instance, heard_ms));
+        let lease = if dead || known.state() == LeaseState::Live {
+            Arc::clone(known)
+        } else {
+            // A lease never lives again, but where the history in which it ended was lost.
+            known.forget();
+            let lease = new_lease(instance, heard_ms);
+            leases.insert(lease.id, Arc::clone(&lease));
+            lease
+        };
         lease.heard_elsewhere(heard_ms);
         lease.set_ttl(instance.ttl);
-        if instance.status == InstanceStatus::Dead {
+        if dead {
             lease.end(false);
+        } else {
+            self.agenda.put(Arc::clone(&lease), lease.overdue_ms());
         }
         if let Some(replaced) = instance.replaces {
             self.replace(replaced, instance);
         }
-        Arc::clone(lease)
+        lease
     }
 
     /// Remembers of the lease that was replaced that much: its owner is to be told so. Of the one before it no more.
@@ -177,17 +189,18 @@ impl Leases {
             Arc::new(Lease::new(replaced, by.instance_id, by.epoch.number, None, by.ttl, 0))
         });
         lease.end(true);
-        if let Some(before) = lease.replaces {
+        if let Some(before) = lease.replaces() {
             leases.remove(&before);
         }
     }
 
     /// Forgets a lease whose row is gone, and the one it replaced.
-    pub fn forget(&self, lease: &Lease) {
+    pub fn forget(&self, lease: &Arc<Lease>) {
         let leases = self.by_id.pin();
-        leases.remove(&lease.id);
-        if let Some(replaced) = lease.replaces {
-            leases.remove(&replaced);
+        lease.forget();
+        let _ = leases.remove_if(&lease.id, |_, known| Arc::ptr_eq(known, lease));
+        if let Some(replaced) = lease.replaces() {
+            let _ = leases.remove_if(&replaced, |_, known| known.state() == LeaseState::Replaced);
         }
     }
 
@@ -204,30 +217,45 @@ impl Leases {
         self.by_id.pin().get(&lease_id).cloned()
     }
 
-    /// Looks at every lease that could still be renewed.
+    /// Looks at the leases about which something may have changed by the passing of time.
     #[must_use]
     pub fn look(&self) -> Look {
+        self.look_at(self.clock.now_ms())
+    }
+
+    fn look_at(&self, now_ms: u64) -> Look {
         let mut found = Look::default();
         let Some(epoch) = self.epoch() else { return found };
-        let now_ms = self.clock.now_ms();
         let mut suspects = 0;
-        let leases = self.by_id.pin();
-        for lease in leases.values() {
+        for lease in self.agenda.take_due(now_ms) {
+            // What has ended does not come back; should its row do so, it is put on the agenda by that.
             if lease.standing(epoch) != LeaseStanding::Live {
                 continue;
             }
             match lease.suspicion_to_tell(now_ms) {
-                Some(true) => found.suspect.push(Arc::clone(lease)),
-                Some(false) => found.recovered.push(Arc::clone(lease)),
+                Some(true) => found.suspect.push(Arc::clone(&lease)),
+                Some(false) => found.recovered.push(Arc::clone(&lease)),
                 None => {}
             }
             if lease.is_overdue(now_ms) {
                 found.overdue.push(lease.id);
             }
-            suspects += u64::from(lease.is_suspect(now_ms));
+            if lease.is_told_suspect() {
+                suspects += 1;
+                self.agenda.put_first(lease);
+            } else {
+                // Of one that is overdue this has passed: it is looked at the next time.
+                let at_ms = lease.overdue_ms();
+                self.agenda.put(lease, at_ms);
+            }
         }
         self.suspects.store(suspects, Ordering::Relaxed);
         found
+    }
+
+    /// Has a lease that became suspect otherwise than by the passing of time looked at until it no longer is.
+    pub(super) fn follow(&self, lease: &Arc<Lease>) {
+        self.agenda.put_first(Arc::clone(lease));
     }
 
     /// The stream these beat on until `last_ms` broke. Returns those that have become suspect by it and were not told
@@ -237,6 +265,9 @@ impl Leases {
         let now_ms = self.clock.now_ms();
         let silent: Vec<_> = leases.filter(|lease| lease.lose_contact(last_ms)).cloned().collect();
         let told = silent.iter().filter(|lease| lease.suspicion_to_tell(now_ms) == Some(true)).cloned().collect();
+        for lease in &silent {
+            self.follow(lease);
+        }
         self.queue_lost(silent);
         told
     }
@@ -296,7 +327,12 @@ impl Leases {
     }
 }
 
-/// What a look at all leases found.
+fn new_lease(instance: &Instance, heard_ms: u64) -> Arc<Lease> {
+    let Instance { lease_id, instance_id, epoch, replaces, ttl, .. } = instance;
+    Arc::new(Lease::new(*lease_id, *instance_id, epoch.number, *replaces, *ttl, heard_ms))
+}
+
+/// What a look at leases found.
 #[derive(Debug, Default)]
 pub struct Look {
     /// Leases of which a beat is overdue: it may have arrived elsewhere.
@@ -323,6 +359,7 @@ impl Beats<'_> {
     /// [`BeatError`] says what to do instead.
     pub fn beat(&self, lease: &Arc<Lease>) -> Result<Accepted, BeatError> {
         match lease.standing(self.epoch) {
+            LeaseStanding::Gone => return Err(BeatError::Unknown),
             LeaseStanding::Replaced => return Err(BeatError::Replaced),
             LeaseStanding::Fenced => return Err(BeatError::Fenced(self.epoch)),
             LeaseStanding::Dead => return Err(BeatError::Expired),

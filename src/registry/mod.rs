@@ -3,14 +3,16 @@
 //! - [`writer`]: registrations and status changes, many to a commit.
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
 //! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
-//! - [`overdue`]: learns of beats that arrived elsewhere; [`suspicion`]: tells other daemons of those that do not arrive.
+//! - [`overdue`]: looks at leases when the `agenda` says so, and learns of beats that arrived elsewhere; [`suspicion`]: tells
+//!   other daemons of those that do not arrive.
 //! - [`epochs`] rotates the epoch.
 //! - [`health`]: what of all this has last been done, for operators.
 //!
 //! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
 //! `store/expiry.rs`, one loop in [`reaper`], one name in `metrics/`.
 
-pub mod epochs;
+mod agenda;
+mod epochs;
 pub mod error;
 pub mod flusher;
 pub mod health;

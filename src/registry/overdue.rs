@@ -1,12 +1,15 @@
 //! Learns of beats that arrived at another daemon or through SQL.
 //!
 //! Such a lease looks overdue here. Once a second, PostgreSQL is asked about exactly those; a fleet that beats at this
-//! daemon costs nothing. Nothing but suspicion depends on it: the database alone decides deaths. The same look over all
-//! leases tells whose suspicion has changed, and whose only this daemon can know ([`super::suspicion`]).
+//! daemon costs nothing. Nothing but suspicion depends on it: the database alone decides deaths. The same look tells whose
+//! suspicion has changed, and whose only this daemon can know ([`super::suspicion`]).
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Leases;
@@ -32,7 +35,9 @@ pub async fn run(
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let found = leases.look();
+        // Aside, because there may be a million at once, and beats are not to wait for them.
+        let looking = Arc::clone(&leases);
+        let Ok(found) = spawn_blocking(move || looking.look()).await else { return };
         tell(&found.suspect, true);
         tell(&found.recovered, false);
         leases.tell_of_suspects(&found.suspect);

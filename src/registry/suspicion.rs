@@ -109,6 +109,7 @@ impl Suspicions {
         for (lease_id, since_ms) in suspected {
             let Some(lease) = self.leases.get(lease_id) else { continue };
             if lease.doubt(since_ms) {
+                self.leases.follow(&lease);
                 standing.insert(lease_id, lease);
             } else {
                 heard.push(lease_id);

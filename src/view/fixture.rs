@@ -13,7 +13,8 @@ use crate::{
     },
 };
 
-const EPOCH: Epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };
+/// The epoch of its instances.
+pub(crate) const EPOCH: Epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };
 
 /// An instance whose lease and port are its number.
 pub(crate) fn instance(number: u16, logical_id: &str, status: InstanceStatus) -> Instance {

@@ -28,7 +28,8 @@ impl ViewWriter {
         Self { view, applied, next: Snapshot::default(), metrics: ViewMetrics::new() }
     }
 
-    /// Replaces everything by what was loaded as of one moment. Returns the entries that are no longer on record.
+    /// Replaces everything by what was loaded as of one moment. Returns the entries that are no longer on record, or whose
+    /// lease is not, because the history in which it was registered was lost.
     ///
     /// Readers go on with the former snapshot until the new one is whole. Watchers get the difference, or are told to
     /// begin anew if the history was broken or tombstones were missed.
@@ -53,7 +54,10 @@ impl ViewWriter {
         let former = std::mem::replace(&mut self.next, loaded);
         let gone: Vec<_> = former
             .entries()
-            .filter(|entry| self.next.instance(entry.instance.instance_id).is_none())
+            .filter(|entry| {
+                let now = self.next.instance(entry.instance.instance_id);
+                now.is_none_or(|now| now.instance.lease_id < entry.instance.lease_id)
+            })
             .map(Arc::clone)
             .collect();
         let reset = former.cluster().is_some() && !continued;

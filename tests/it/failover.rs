@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::harness::{
     actor::{Caller, alive},
-    client::Watcher,
+    client::{BeatStream, Watcher},
     daemon::Daemon,
     postgres::{TestDatabase, connect},
     registry::{column, get, run},
@@ -19,14 +19,17 @@ use crate::harness::{
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Takes back the latest registration, applies `change` to the cluster row, and cuts one feed off.
-async fn lose_the_latest(client: &Client, change: &str) {
+/// Takes back the latest registration, which was a new one, the one before it, which had replaced the lease `back`, and
+/// the end of that; applies `change` to the cluster row, and cuts one feed off.
+async fn lose_the_latest(client: &Client, back: u64, change: &str) {
     let sql = format!(
         "BEGIN;
          ALTER TABLE registry_instance DISABLE TRIGGER USER;
          DELETE FROM registry_instance WHERE lease_id = (SELECT max(lease_id) FROM registry_instance);
+         UPDATE registry_instance SET lease_id = {back}, revision = {back}, replaces_lease_id = NULL
+         WHERE replaces_lease_id = {back};
          ALTER TABLE registry_instance ENABLE TRIGGER USER;
-         UPDATE cluster_metadata SET revision = revision - 1{change};
+         UPDATE cluster_metadata SET revision = revision - 3{change};
          COMMIT"
     );
     run(client, &sql).await;
@@ -46,30 +49,52 @@ async fn a_loss_is_noticed(change: &str, reason: &str) {
     let callers = [Caller::of(&first), Caller::of(&second)];
     let client = connect(database.url()).await;
     let kept = callers[0].register(alive("kept", Duration::from_secs(300))).await.unwrap();
+    let back = callers[0].register(alive("back", Duration::from_secs(300))).await.unwrap();
+    let deregister = v1::DeregisterRequest { lease_id: back.lease_id, ..Default::default() };
+    callers[0].registry.clone().deregister(deregister).await.unwrap();
+    let anew = v1::RegisterRequest { instance_id: back.instance_id.clone(), ..alive("back", Duration::from_secs(300)) };
+    let anew = callers[0].register(anew).await.unwrap();
     let lost = callers[1].register(alive("lost", Duration::from_secs(300))).await.unwrap();
     let history = callers[0].cluster().await.unwrap().history_id;
     let mut watchers = Vec::new();
     for daemon in [&first, &second] {
         let mut watcher = Watcher::open(daemon, v1::WatchRequest::default()).await.unwrap();
         watcher.reach(lost.revision).await;
-        assert_eq!(watcher.known.len(), 2);
+        assert_eq!(watcher.known.len(), 3);
         watchers.push(watcher);
     }
+    let leases = [kept.lease_id, anew.lease_id, lost.lease_id];
+    let mut streams = [BeatStream::open(&first).await, BeatStream::open(&second).await];
+    for stream in &mut streams {
+        assert_eq!(stream.beat(&leases).await.unwrap().renewed, 3);
+    }
 
-    lose_the_latest(&client, change).await;
+    lose_the_latest(&client, back.lease_id, change).await;
     for (watcher, caller) in watchers.iter_mut().zip(&callers) {
         let before = history.clone();
         watcher.until(|watcher| watcher.resets > 0 && watcher.complete && watcher.history_id != before).await;
-        assert_eq!(watcher.known.keys().collect::<Vec<_>>(), [&kept.instance_id]);
+        let mut known = [&kept.instance_id, &back.instance_id];
+        known.sort();
+        assert_eq!(watcher.known.keys().collect::<Vec<_>>(), known);
         assert!(watcher.revision > 1_000_000, "{}", watcher.revision);
         let cluster = caller.cluster().await.unwrap();
-        assert_eq!((cluster.history_id, cluster.counts.unwrap().alive), (watcher.history_id.clone(), 1));
+        assert_eq!((cluster.history_id, cluster.counts.unwrap().alive), (watcher.history_id.clone(), 2));
         assert_eq!(reason_of_hold(caller).await, reason);
         assert_eq!(caller.instance(&lost.instance_id).await.unwrap_err(), "UNKNOWN_INSTANCE");
         assert_eq!(caller.best("lost").await, "UNKNOWN_LOGICAL_ID");
-        assert_eq!(caller.beat(lost.lease_id).await.unwrap_err(), "UNKNOWN_LEASE");
+        for gone in [lost.lease_id, anew.lease_id] {
+            assert_eq!(caller.beat(gone).await.unwrap_err(), "UNKNOWN_LEASE");
+        }
+        assert!(caller.beat(back.lease_id).await.is_ok(), "who was replaced holds the lease again");
         assert_eq!(caller.best("kept").await, kept.instance_id);
         assert!(caller.beat(kept.lease_id).await.is_ok());
+    }
+    for stream in &mut streams {
+        let response = stream.beat(&leases).await.unwrap();
+        let gone: Vec<_> =
+            response.exceptions.iter().map(|exception| (exception.lease_id, exception.reason())).collect();
+        let unknown = v1::ErrorReason::UnknownLease;
+        assert_eq!(gone, [(anew.lease_id, unknown), (lost.lease_id, unknown)], "a stream remembers nothing else");
     }
     let next = callers[0].register(alive("next", Duration::from_secs(300))).await.unwrap();
     assert!(next.lease_id > 1_000_000, "no lease that was lost is given again: {next:?}");
@@ -80,7 +105,7 @@ async fn a_loss_is_noticed(change: &str, reason: &str) {
     let resumed = v1::WatchRequest { resume_after: lost.revision, history_id: history, ..Default::default() };
     let mut resumed = Watcher::open(&first, resumed).await.unwrap();
     resumed.until(|watcher| watcher.resets == 1 && watcher.complete).await;
-    assert_eq!(resumed.known.len(), 2, "who resumes in the old history begins anew too");
+    assert_eq!(resumed.known.len(), 3, "who resumes in the old history begins anew too");
     let twice = "SELECT count(*) - count(DISTINCT revision) FROM registry_instance";
     assert_eq!(get::<i64>(&client, twice).await, 0);
 }
