@@ -1,6 +1,6 @@
 //! An instance as PostgreSQL has it on record.
 
-use std::{net::IpAddr, num::NonZeroU16};
+use std::{net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
@@ -16,7 +16,7 @@ pub struct Death {
     /// When the lease would have ended without another beat.
     pub deadline: Option<DateTime<Utc>>,
     /// Who decided it.
-    pub decided_by: Option<Box<str>>,
+    pub decided_by: Option<Arc<str>>,
 }
 
 /// One row of `registry_instance`.
@@ -39,9 +39,9 @@ pub struct Instance {
     /// Name of the actor.
     pub actor_name: Option<Box<str>>,
     /// Deployment name or base route.
-    pub serve_route: Option<Box<str>>,
+    pub serve_route: Option<Arc<str>>,
     /// Node it runs on.
-    pub node_id: Option<Box<str>>,
+    pub node_id: Option<Arc<str>>,
     /// Address.
     pub ip_address: Option<IpAddr>,
     /// Port.
@@ -49,7 +49,7 @@ pub struct Instance {
     /// Process id.
     pub pid: Option<u32>,
     /// Version of its software.
-    pub version: Option<Box<str>>,
+    pub version: Option<Arc<str>>,
     /// Labels.
     pub labels: Labels,
     /// TTL in effect.
@@ -72,8 +72,8 @@ impl Instance {
     /// How many bytes its texts have: what may be large about it.
     #[must_use]
     pub fn text_bytes(&self) -> usize {
-        let texts = [&self.actor_name, &self.serve_route, &self.node_id, &self.version];
-        let texts = texts.into_iter().flatten().map(|text| text.len());
+        let shared = [&self.serve_route, &self.node_id, &self.version].into_iter().flatten().map(|text| text.len());
+        let texts = shared.chain(self.actor_name.iter().map(|text| text.len()));
         self.logical_id.as_str().len() + texts.sum::<usize>() + self.labels.text_bytes()
     }
 

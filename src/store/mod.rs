@@ -18,6 +18,7 @@ pub mod pool;
 mod row;
 pub mod schema;
 pub mod suspicion;
+mod texts;
 mod tls;
 
 pub use error::Error;

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tokio_postgres::Row;
 
+use super::texts::shared;
 use crate::model::{
     Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Revision, Ttl,
 };
@@ -39,7 +40,7 @@ pub(super) fn instance(row: &Row, first: usize) -> Result<Instance, tokio_postgr
             reason: row.try_get(first + 20).ok().flatten().and_then(DeathReason::from_word),
             at: stopped_at,
             deadline: time(row, first + 21),
-            decided_by: text(row, first + 22),
+            decided_by: text(row, first + 22).map(shared),
         })
     });
     Ok(Instance {
@@ -50,13 +51,13 @@ pub(super) fn instance(row: &Row, first: usize) -> Result<Instance, tokio_postgr
         epoch: Epoch { id: EpochId(row.try_get(first + 4)?), number: unsigned(row.try_get(first + 5)?) },
         revision: Revision(unsigned(row.try_get(first + 6)?)),
         status,
-        actor_name: text(row, first + 8),
-        serve_route: text(row, first + 9),
-        node_id: text(row, first + 10),
+        actor_name: text(row, first + 8).map(Box::from),
+        serve_route: text(row, first + 9).map(shared),
+        node_id: text(row, first + 10).map(shared),
         ip_address: row.try_get::<_, Option<IpAddr>>(first + 11).ok().flatten(),
         port: row.try_get::<_, Option<i32>>(first + 12)?.and_then(|port| u16::try_from(port).ok()?.try_into().ok()),
         pid: row.try_get::<_, Option<i32>>(first + 13)?.and_then(|pid| u32::try_from(pid).ok()),
-        version: text(row, first + 14),
+        version: text(row, first + 14).map(shared),
         labels: labels(row.try_get(first + 15)?),
         ttl: Ttl::from_record(row.try_get::<_, Option<i32>>(first + 16)?.map(i64::from)),
         started_at: time(row, first + 17).unwrap_or_default(),
@@ -65,8 +66,8 @@ pub(super) fn instance(row: &Row, first: usize) -> Result<Instance, tokio_postgr
     })
 }
 
-fn text(row: &Row, column: usize) -> Option<Box<str>> {
-    row.try_get::<_, Option<&str>>(column).ok().flatten().map(Box::from)
+fn text(row: &Row, column: usize) -> Option<&str> {
+    row.try_get::<_, Option<&str>>(column).ok().flatten()
 }
 
 fn time(row: &Row, column: usize) -> Option<DateTime<Utc>> {

@@ -116,7 +116,7 @@ impl Both {
             Event::Register { instance, name, node, status, second, silent_s } => {
                 self.revision += 1;
                 let mut row = self.row(*instance, NAMES[*name], *status);
-                row.node_id = NODES[*node].map(Box::from);
+                row.node_id = NODES[*node].map(Arc::from);
                 row.started_at = DateTime::from_timestamp(*second, 0).unwrap();
                 let heard_ms = NOW_MS - silent_s * 1_000;
                 let lease = Lease::new(row.lease_id, row.instance_id, self.epoch, row.replaces, row.ttl, heard_ms);
