@@ -257,6 +257,9 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 VOLATILE
 SET search_path FROM CURRENT
+-- Rows are found by their ids. A plan made while the table was new, or never analysed, would read all of it for each group
+-- of a fleet that registers.
+SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -264,6 +267,7 @@ DECLARE
     v_ops      muster_operation[];
     v_op       muster_operation;
     v_outcome  muster_outcome;
+    v_known    bigint[];
     v_revision bigint;
 BEGIN
     -- Read once, and before anybody has to wait for it.
@@ -274,9 +278,14 @@ BEGIN
     END IF;
     v_revision := v_cluster.revision;
 
-    -- All rows of the group at once, in the order in which flushes lock theirs.
+    -- All rows of the group at once, in the order in which flushes lock theirs. The leases first, one by one, because that
+    -- order must not make anybody walk through all leases; none can change while the cluster row is held.
+    v_known := ARRAY(
+        SELECT (SELECT instance.lease_id FROM registry_instance AS instance WHERE instance.instance_id = op.instance_id)
+        FROM unnest(v_ops) AS op
+    );
     PERFORM FROM registry_instance AS instance
-    WHERE instance.instance_id = ANY (ARRAY(SELECT op.instance_id FROM unnest(v_ops) AS op))
+    WHERE instance.lease_id = ANY (v_known)
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
 

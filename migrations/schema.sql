@@ -366,6 +366,7 @@ CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path FROM CURRENT
+ SET enable_seqscan TO 'off'
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -373,6 +374,7 @@ DECLARE
     v_ops      muster_operation[];
     v_op       muster_operation;
     v_outcome  muster_outcome;
+    v_known    bigint[];
     v_revision bigint;
 BEGIN
     -- Read once, and before anybody has to wait for it.
@@ -383,9 +385,14 @@ BEGIN
     END IF;
     v_revision := v_cluster.revision;
 
-    -- All rows of the group at once, in the order in which flushes lock theirs.
+    -- All rows of the group at once, in the order in which flushes lock theirs. The leases first, one by one, because that
+    -- order must not make anybody walk through all leases; none can change while the cluster row is held.
+    v_known := ARRAY(
+        SELECT (SELECT instance.lease_id FROM registry_instance AS instance WHERE instance.instance_id = op.instance_id)
+        FROM unnest(v_ops) AS op
+    );
     PERFORM FROM registry_instance AS instance
-    WHERE instance.instance_id = ANY (ARRAY(SELECT op.instance_id FROM unnest(v_ops) AS op))
+    WHERE instance.lease_id = ANY (v_known)
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
 
@@ -824,12 +831,17 @@ CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigi
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path FROM CURRENT
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET enable_material TO 'off'
 AS $function$
 BEGIN
     -- A crash of PostgreSQL may lose the last moments of beats: the hold that follows an outage makes up for it.
     PERFORM set_config('synchronous_commit', 'off', true);
+    -- The dead as well: to ask for the living would suggest the index of all of them.
     PERFORM FROM registry_instance AS instance
-    WHERE instance.lease_id = ANY (p_lease_ids) AND instance.status <> 'dead'
+    WHERE instance.lease_id = ANY (p_lease_ids)
     ORDER BY instance.lease_id
     FOR NO KEY UPDATE;
     read_at := muster_now();

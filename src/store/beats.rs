@@ -53,15 +53,21 @@ pub async fn ages(pool: &Pool, leases: &[LeaseId], deadline: Instant) -> Result<
         .run(Lane::Engine, deadline, async |client| {
             let statement = client
                 .prepare_cached(
-                    "SELECT lease_id, (extract(epoch FROM muster_now() - last_heartbeat) * 1000)::bigint \
-                     FROM registry_instance WHERE lease_id = ANY ($1) AND status <> 'dead'",
+                    // A subquery for each lease: a plan for a table that was never analysed might read all instances.
+                    "SELECT asked.lease_id, ( \
+                         SELECT (extract(epoch FROM muster_now() - i.last_heartbeat) * 1000)::bigint \
+                         FROM registry_instance i WHERE i.lease_id = asked.lease_id AND i.status <> 'dead' \
+                     ) FROM unnest($1::bigint[]) AS asked (lease_id)",
                 )
                 .await?;
             client.query(&statement, &[&lease_ids]).await
         })
         .await?;
-    rows.iter()
-        .map(|row| Ok((LeaseId(unsigned(row.try_get(0)?)), unsigned(row.try_get(1)?))))
-        .collect::<Result<_, tokio_postgres::Error>>()
-        .map_err(Error::from)
+    let mut ages = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(age_ms) = row.try_get(1)? {
+            ages.push((LeaseId(unsigned(row.try_get(0)?)), unsigned(age_ms)));
+        }
+    }
+    Ok(ages)
 }

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -95,7 +95,7 @@ impl Connection {
             }
             bell.ring(Revision(u64::MAX));
         });
-        let changes = answer(client.prepare(&changes_sql())).await;
+        let changes = answer(client.prepare(&CHANGES)).await;
         let mut connection = match changes {
             Ok(changes) => Self { client, changes, doorbell, driver },
             Err(error) => {
@@ -196,7 +196,7 @@ async fn answer<T>(call: impl Future<Output = Result<T, tokio_postgres::Error>>)
     }
 }
 
-/// Reads what [`changes_sql`] returned.
+/// Reads what [`CHANGES`] returned.
 pub(super) fn read_changes(rows: &[Row], after: Revision, at_ms: u64) -> Result<Option<Changes>, Error> {
     let Some(first) = rows.first() else { return Ok(None) };
     let mut instances = Vec::with_capacity(rows.len());
@@ -210,10 +210,10 @@ pub(super) fn read_changes(rows: &[Row], after: Revision, at_ms: u64) -> Result<
 
 /// What changed. One statement, so that the cluster row and the instances are of the same moment: every change up to the
 /// revision it shows is among them.
-pub(super) fn changes_sql() -> String {
+pub(super) static CHANGES: LazyLock<String> = LazyLock::new(|| {
     let changed = "SELECT * FROM registry_instance WHERE revision > $1 ORDER BY revision LIMIT $2";
     format!("{} LEFT JOIN LATERAL ({changed}) i ON true WHERE c.id = 1 ORDER BY i.revision", select_sql())
-}
+});
 
 /// Everything, in no order: to sort a million rows takes longer than a first answer may, and nobody needs it.
 fn load_sql() -> String {

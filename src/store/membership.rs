@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Lane, Pool,
-    feed::{Changes, changes_sql, read_changes},
+    feed::{CHANGES, Changes, read_changes},
     row::{signed, unsigned},
 };
 use crate::model::{
@@ -61,7 +61,7 @@ pub async fn apply(
             let parameters: [&(dyn ToSql + Sync); 3] = [&arguments, &decided_by, &until];
             let applying = client.query(&statement, &parameters);
             let Some(question) = question else { return Ok((applying.await?, Vec::new())) };
-            let statement = client.prepare_cached(&changes_sql()).await?;
+            let statement = client.prepare_cached(&CHANGES).await?;
             let after = signed(question.after.0);
             let parameters: [&(dyn ToSql + Sync); 2] = [&after, &READ_MAX];
             let reading = pin!(client.query(&statement, &parameters));

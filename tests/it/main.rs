@@ -47,6 +47,7 @@ mod sql_callers;
 mod sql_concurrency;
 mod sql_expiry;
 mod sql_interface;
+mod sql_plans;
 mod status_page;
 mod suspicion;
 mod tls;
