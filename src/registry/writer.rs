@@ -17,6 +17,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::yield_now,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -106,12 +107,24 @@ impl WriterTask {
                     if taken == 0 {
                         return Ok(());
                     }
+                    self.gather(&mut group).await;
                     self.metrics.queue.set(f64::from(u32::try_from(self.queue.len()).unwrap_or(u32::MAX)));
                     self.apply_group(std::mem::take(&mut group)).await;
                 }
                 // What is queued at the end is still applied: `biased` takes it first.
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
             }
+        }
+    }
+
+    /// Lets whoever is ready to ask do so, and takes it along. Without this, the first of many that were answered at the
+    /// same time and ask again would be a group of its own.
+    async fn gather(&mut self, group: &mut Vec<Job>) {
+        yield_now().await;
+        while group.len() < GROUP_MAX
+            && let Ok(job) = self.queue.try_recv()
+        {
+            group.push(job);
         }
     }
 
