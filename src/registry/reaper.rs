@@ -55,16 +55,44 @@ const PURGE_PERIOD: Duration = Duration::from_secs(60);
 /// Wakes the reapers when there is something to do earlier than they planned.
 #[derive(Debug, Default)]
 pub struct Alarm {
+    /// When to look for stale leases: as planned, or at the deadline of a lease that was granted since.
     wake_at_ms: AtomicU64,
+    sooner: Notify,
     stale: Notify,
     old_epoch: Notify,
 }
 
 impl Alarm {
-    /// A lease was granted at about `now_ms`.
+    /// A lease was granted at about `now_ms`. It is no reason to look now, but at its deadline: a fleet that registers
+    /// would else have all leases looked at again and again.
     pub fn lease_granted(&self, now_ms: u64, ttl: Ttl) {
-        if now_ms + u64::from(ttl.as_millis()) < self.wake_at_ms.load(Ordering::Relaxed) {
-            self.stale.notify_one();
+        let deadline_ms = now_ms + u64::from(ttl.as_millis());
+        if self.wake_at_ms.fetch_min(deadline_ms, Ordering::AcqRel) > deadline_ms {
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Whatever is granted from now on may be missing from what a look finds.
+    fn begin_look(&self) {
+        self.wake_at_ms.store(u64::MAX, Ordering::Release);
+    }
+
+    /// When to look, by `plan_ms`.
+    fn plan(&self, plan_ms: u64) -> u64 {
+        self.wake_at_ms.fetch_min(plan_ms, Ordering::AcqRel).min(plan_ms)
+    }
+
+    /// Sleeps until it is time to look again: by `plan_ms`, or sooner.
+    async fn sleep_until(&self, clock: Clock, plan_ms: u64) {
+        let earliest_ms = plan_ms.min(clock.now_ms() + millis(SHORTEST_SLEEP));
+        loop {
+            let wake_at_ms = self.plan(plan_ms).max(earliest_ms);
+            tokio::select! {
+                biased;
+                () = self.stale.notified() => return,
+                () = self.sooner.notified() => {}
+                () = sleep(Duration::from_millis(wake_at_ms.saturating_sub(clock.now_ms()))) => return,
+            }
         }
     }
 
@@ -104,18 +132,16 @@ impl Reapers {
         let mut seen_rules = Rules::default();
         let mut seen = None;
         loop {
+            self.alarm.begin_look();
             let pause = if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
                 SHORTEST_SLEEP
             } else {
-                // Whatever is granted from now on may be missing from what this look finds.
-                self.alarm.wake_at_ms.store(u64::MAX, Ordering::Relaxed);
                 let report = self.reap_stale_once(&mut seen).await;
                 tell_rules(&mut seen_rules, &hold, &report);
                 count(&metrics, report.as_ref().map(|report| report.reaped), seen_rules.held);
                 report.map_or(Duration::from_secs(1), |report| pause_after(&report))
             };
-            self.alarm.wake_at_ms.store(self.clock.now_ms() + millis(pause), Ordering::Relaxed);
-            let nap = async { timeout(pause, self.alarm.stale.notified()).await };
+            let nap = self.alarm.sleep_until(self.clock, self.clock.now_ms() + millis(pause));
             if stop.run_until_cancelled(nap).await.is_none() {
                 return;
             }
@@ -280,6 +306,22 @@ mod tests {
             brake: None,
             read_at: DateTime::UNIX_EPOCH,
         }
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_granted_meanwhile_is_looked_at_when_it_is_due() {
+        let (alarm, ttl) = (Alarm::default(), Ttl::from_record(Some(2_000)));
+        alarm.begin_look();
+        alarm.lease_granted(1_000, ttl);
+        assert_eq!(alarm.plan(31_000), 3_000, "granted while it looked");
+        alarm.begin_look();
+        assert_eq!(alarm.plan(31_000), 31_000, "found by that look");
+        alarm.lease_granted(5_000, ttl);
+        alarm.lease_granted(9_000, ttl);
+        assert_eq!(alarm.plan(31_000), 7_000, "granted while it slept");
+        alarm.expiry_changed();
+        // Returns at once: an operator is not kept waiting.
+        alarm.sleep_until(Clock::new(), u64::MAX / 2).await;
     }
 
     #[test]

@@ -12,14 +12,12 @@ use crate::{
         epoch,
         instances::{age_text, moment, seconds},
     },
-    model::wellness::{REAPER_LATE_AFTER, SILENT_AFTER, STALE_AFTER},
+    model::{BrakeMode, wellness::Wellness},
     proto::{std_duration, v1},
 };
 
 /// A save that takes longer is slow: a healthy PostgreSQL takes a few milliseconds.
 const SLOW_SAVE: Duration = Duration::from_millis(250);
-/// Saving that is late by less is what a busy machine does.
-const LATE_AFTER: Duration = Duration::from_secs(1);
 /// Clocks that differ by more mislead people.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -81,7 +79,7 @@ fn ready(health: &v1::DaemonHealth) -> Finding {
 
 fn database(cluster: &v1::GetClusterResponse, stale_for: Duration) -> Finding {
     const FIX: &str = "see that PostgreSQL runs and takes connections; musterd check --database-url looks at it";
-    if stale_for > STALE_AFTER {
+    if Wellness::of_view(stale_for) > Wellness::Well {
         let found = format!(
             "PostgreSQL has confirmed nothing for {}: answers come from memory, changes fail",
             age_text(stale_for)
@@ -110,32 +108,28 @@ fn flush(health: &v1::DaemonHealth) -> Finding {
     const FIX: &str =
         "look at the disk, the locks and the connections of PostgreSQL; meanwhile beats go to other daemons";
     let lag = span(health.flush_lag.as_ref());
-    match lag {
-        lag if lag <= LATE_AFTER => Finding::ok("flush", "beats are saved in time"),
-        lag if lag > SILENT_AFTER => {
-            let found = format!(
-                "saving beats is {} late: beyond a third of their TTL they are refused, and nobody is declared dead",
-                age_text(lag)
-            );
-            Finding::fail("flush", found, FIX)
-        }
-        lag => Finding::warn("flush", format!("saving beats is {} late", age_text(lag)), FIX),
-    }
+    let found = match Wellness::of_saving(lag) {
+        Wellness::Well => return Finding::ok("flush", "beats are saved in time"),
+        Wellness::Attention => format!("saving beats is {} late", age_text(lag)),
+        Wellness::Trouble => format!(
+            "saving beats is {} late: beyond a third of their TTL they are refused, and nobody is declared dead",
+            age_text(lag)
+        ),
+    };
+    Finding::of(Wellness::of_saving(lag), "flush", found, FIX)
 }
 
 fn reaper(health: &v1::DaemonHealth, stale_for: Duration) -> Finding {
     const FIX: &str = "if PostgreSQL is well, restart the daemon; its log says why a reaper failed";
-    match health.last_reap_age.as_ref().and_then(std_duration) {
-        None => Finding::ok("reaper", "has not looked yet: the daemon has just started"),
-        Some(age) if age > REAPER_LATE_AFTER => {
-            let found = format!("has not looked for {}: this daemon declares nobody dead", age_text(age));
-            Finding::fail("reaper", found, FIX)
-        }
-        Some(age) if stale_for > STALE_AFTER => {
-            Finding::warn("reaper", format!("last looked {} ago, and waits for PostgreSQL", age_text(age)), FIX)
-        }
-        Some(age) => Finding::ok("reaper", format!("looked {} ago", age_text(age))),
-    }
+    let age = health.last_reap_age.as_ref().and_then(std_duration);
+    let wellness = Wellness::of_reaper(age, stale_for);
+    let Some(age) = age else { return Finding::ok("reaper", "has not looked yet: the daemon has just started") };
+    let found = match wellness {
+        Wellness::Well => format!("looked {} ago", age_text(age)),
+        Wellness::Attention => format!("last looked {} ago, and waits for PostgreSQL", age_text(age)),
+        Wellness::Trouble => format!("has not looked for {}: this daemon declares nobody dead", age_text(age)),
+    };
+    Finding::of(wellness, "reaper", found, FIX)
 }
 
 fn expiry(cluster: &v1::GetClusterResponse) -> Finding {
@@ -144,25 +138,29 @@ fn expiry(cluster: &v1::GetClusterResponse) -> Finding {
         let fix = "nothing, it ends by itself; musterd release ends it now, if everybody alive has been heard";
         return Finding::warn("expiry", found, fix);
     }
-    match cluster.brake.as_ref().map(|brake| (brake.mode(), epoch::brake(brake))) {
-        None => Finding::ok("expiry", "goes on: who is silent for a TTL is declared dead"),
-        Some((v1::BrakeMode::Protect, text)) => Finding::fail(
-            "expiry",
+    let Some(brake) = &cluster.brake else {
+        return Finding::ok("expiry", "goes on: who is silent for a TTL is declared dead");
+    };
+    let text = epoch::brake(brake);
+    let (mode, found, fix) = match brake.mode() {
+        v1::BrakeMode::Protect => (
+            BrakeMode::Protect,
             format!("stopped by the brake, {text}: nobody is declared dead for up to 10 minutes"),
             "find what is between them and here; if they are gone for good, musterd release",
         ),
-        Some((_, text)) => Finding::warn(
-            "expiry",
+        v1::BrakeMode::Pace | v1::BrakeMode::Unspecified => (
+            BrakeMode::Pace,
             format!("slowed by the brake, {text}"),
             "find out why so many are silent at once; if they are gone for good, musterd release",
         ),
-    }
+    };
+    Finding::of(Wellness::of_brake(mode), "expiry", found, fix)
 }
 
 /// Daemons that are late, unless none can be on time because PostgreSQL is away.
 fn daemons(cluster: &v1::GetClusterResponse, stale_for: Duration) -> Vec<Finding> {
     let count = cluster.daemons.len();
-    if stale_for > STALE_AFTER {
+    if Wellness::of_view(stale_for) > Wellness::Well {
         return vec![Finding::warn("daemons", format!("{count} when last seen"), "see database")];
     }
     let late = cluster.daemons.iter().filter(|daemon| daemon.daemon_id != cluster.daemon_id).filter_map(|daemon| {
@@ -172,7 +170,9 @@ fn daemons(cluster: &v1::GetClusterResponse, stale_for: Duration) -> Vec<Finding
             daemon.address,
             age_text(age)
         );
-        (age > SILENT_AFTER).then(|| Finding::fail("daemons", found, "see why it stands still, or start it again"))
+        let wellness = Wellness::of_daemon(age, stale_for);
+        (wellness > Wellness::Well)
+            .then(|| Finding::of(wellness, "daemons", found, "see why it stands still, or start it again"))
     });
     let mut late: Vec<_> = late.collect();
     // In the first moments of a daemon the list is not read yet.

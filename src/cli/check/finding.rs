@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::{output::escape, paint};
+use crate::{
+    cli::{output::escape, paint},
+    model::wellness::Wellness,
+};
 
 /// How something stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +53,23 @@ pub(in crate::cli) struct Finding {
     pub(in crate::cli) fix: String,
 }
 
+impl From<Wellness> for Level {
+    fn from(wellness: Wellness) -> Self {
+        match wellness {
+            Wellness::Well => Self::Ok,
+            Wellness::Attention => Self::Warn,
+            Wellness::Trouble => Self::Fail,
+        }
+    }
+}
+
 impl Finding {
+    /// As well as it is; what is well needs no fix.
+    pub(in crate::cli) fn of(wellness: Wellness, check: &'static str, found: impl Into<String>, fix: &str) -> Self {
+        let fix = if wellness == Wellness::Well { "" } else { fix };
+        Self { level: wellness.into(), check, found: found.into(), fix: fix.to_owned() }
+    }
+
     /// All is well.
     pub(in crate::cli) fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self { level: Level::Ok, check, found: found.into(), fix: String::new() }

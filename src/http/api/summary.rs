@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 use super::{
     instance,
     value::{duration, long, time},
-    verdict::{Facts, daemon_state, problems},
+    verdict::{Facts, daemon_state, problems, severity},
 };
 use crate::{
     http::board::{Engine, Sources},
-    model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
+    model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus, wellness::Wellness},
     view::{
         Counts, Daemons, Entry, View,
         survey::{LATELY, Moment, NameState, Survey},
@@ -52,7 +52,7 @@ pub(crate) fn render(
     let problems = problems(&facts);
     let unserved = survey.listed(NameState::Unserved).iter().take(UNSERVED_MAX).map(|name| name.as_str());
     json!({
-        "verdict": problems.first().map_or("well", |problem| problem.severity.as_str()),
+        "verdict": severity(problems.first().map_or(Wellness::Well, |problem| problem.severity)),
         "problems": problems.iter().map(super::verdict::Problem::to_json).collect::<Vec<_>>(),
         "ready": ready,
         "now": time(now.database),

@@ -2,7 +2,7 @@
 //!
 //! The rules are pure functions of what is known, so that each can be tested without an outage.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -11,39 +11,16 @@ use crate::{
     lifecycle::{Condition, Snapshot as Readiness},
     model::{
         Brake, BrakeMode, Hold,
-        wellness::{GIVEN_UP_AFTER, REAPER_LATE_AFTER, SILENT_AFTER, STALE_AFTER},
+        wellness::{GIVEN_UP_AFTER, SILENT_AFTER, STALE_AFTER, Wellness},
     },
     view::Daemons,
 };
-
-/// Later than this, saving beats is late enough to say so.
-const FLUSH_LATE: Duration = Duration::from_secs(2);
-
-/// How bad something is; the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Callers are hurt, or soon will be.
-    Trouble,
-    /// Somebody should look.
-    Attention,
-}
-
-impl Severity {
-    /// The word for it, for programs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Trouble => "trouble",
-            Self::Attention => "attention",
-        }
-    }
-}
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// How bad it is.
-    pub severity: Severity,
+    pub severity: Wellness,
     /// A word for it, for programs.
     pub code: &'static str,
     /// What is the case.
@@ -59,12 +36,22 @@ impl Problem {
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({
-            "severity": self.severity.as_str(),
+            "severity": severity(self.severity),
             "code": self.code,
             "text": self.text,
             "advice": self.advice,
             "command": self.command,
         })
+    }
+}
+
+/// How bad something is, in a word for programs.
+#[must_use]
+pub const fn severity(wellness: Wellness) -> &'static str {
+    match wellness {
+        Wellness::Trouble => "trouble",
+        Wellness::Attention => "attention",
+        Wellness::Well => "well",
     }
 }
 
@@ -104,7 +91,7 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
     daemons(facts, &mut found);
     names(facts, &mut found);
     // Stable: among equals, what explains the others comes first.
-    found.sort_by_key(|problem| problem.severity);
+    found.sort_by_key(|problem| Reverse(problem.severity));
     found
 }
 
@@ -112,14 +99,15 @@ fn registry(facts: &Facts, found: &mut Vec<Problem>) {
     let mut add = |severity, code, text, advice, command| {
         found.push(Problem { severity, code, text, advice, command });
     };
-    let away = facts.stale_for > STALE_AFTER;
+    let view = Wellness::of_view(facts.stale_for);
+    let away = view > Wellness::Well;
     if facts.loaded && away {
         let at = facts.confirmed_at.format("%Y-%m-%d %H:%M:%S UTC");
         let text = format!("PostgreSQL has not answered for {}. Everything here is as of {at}", short(facts.stale_for));
         let advice = "Resolve and List go on from memory; registrations fail; beats are accepted while they can still \
                       be saved in time, and nobody is declared dead. Look at PostgreSQL and the network in between. \
                       When it is back, nothing needs to be done here.";
-        add(Severity::Trouble, "database_away", text, advice, "");
+        add(view, "database_away", text, advice, "");
     }
     for state in facts.readiness.conditions.iter().filter(|state| !state.ok) {
         // Said above already, and better.
@@ -127,27 +115,29 @@ fn registry(facts: &Facts, found: &mut Vec<Problem>) {
             continue;
         }
         let text = format!("This daemon is not ready: {}: {}", state.condition.name(), state.detail);
-        add(Severity::Trouble, "not_ready", text, "Callers should use another daemon until it is.", "");
+        add(Wellness::Trouble, "not_ready", text, "Callers should use another daemon until it is.", "");
     }
-    if facts.flush_lag > FLUSH_LATE && facts.loaded {
+    let saving = Wellness::of_saving(facts.flush_lag);
+    if saving > Wellness::Well && facts.loaded {
         let text = format!("Beats have not been saved for {}", short(facts.flush_lag));
         let advice =
             "Once that is a third of a TTL this daemon refuses beats, so that actors go to another one in time.";
-        add(Severity::Trouble, "beats_not_saved", text, advice, "");
+        add(saving, "beats_not_saved", text, advice, "");
     }
-    if let Some(age) = facts.last_reap_age.filter(|age| *age > REAPER_LATE_AFTER && !away) {
+    let reaper = Wellness::of_reaper(facts.last_reap_age, facts.stale_for);
+    if let Some(age) = facts.last_reap_age.filter(|_| reaper > Wellness::Well && !away) {
         let text = format!("The reaper of this daemon last looked {} ago", short(age));
         let advice =
             "It looks at least every 30 s. Other daemons reap as well; the log of this one tells why it does not.";
-        add(Severity::Attention, "reaper_late", text, advice, "");
+        add(reaper, "reaper_late", text, advice, "");
     }
 }
 
 fn expiry(facts: &Facts, found: &mut Vec<Problem>) {
     if let Some(brake) = &facts.brake {
-        let (severity, code, what, advice) = match brake.mode {
+        let severity = Wellness::of_brake(brake.mode);
+        let (code, what, advice) = match brake.mode {
             BrakeMode::Protect => (
-                Severity::Trouble,
                 "brake_protect",
                 "nobody is declared dead",
                 "More than half of the living are silent at once, which is more likely a fault between them and the \
@@ -155,7 +145,6 @@ fn expiry(facts: &Facts, found: &mut Vec<Problem>) {
                  release it.",
             ),
             BrakeMode::Pace => (
-                Severity::Attention,
                 "brake_pace",
                 "deaths are paced",
                 "Many are silent at once, so they are declared dead bit by bit. If they really are gone, release it.",
@@ -168,33 +157,34 @@ fn expiry(facts: &Facts, found: &mut Vec<Problem>) {
         let text = format!("Expiry is on hold for another {}: {}", short(hold.remaining), hold.reason);
         let advice = "Nobody is declared dead for silence meanwhile; who falls silent is suspect and ranks last. It ends \
                       by itself.";
-        let (severity, code) = (Severity::Attention, "hold");
+        let (severity, code) = (Wellness::Attention, "hold");
         found.push(Problem { severity, code, text, advice, command: "musterd release" });
     }
 }
 
 fn daemons(facts: &Facts, found: &mut Vec<Problem>) {
-    let mut add = |code, text, advice| {
-        let (severity, command) = (Severity::Attention, "musterd status");
+    let mut add = |severity, code, text, advice| {
+        let command = "musterd status";
         found.push(Problem { severity, code, text, advice, command });
     };
     let lost = facts.daemons.lost.iter().map(|lost| &lost.record.address);
     for address in lost {
         let advice = "It ended without a farewell, or cannot reach PostgreSQL. Its actors have beaten at other daemons \
                       since, or are gone. Start it again, or forget it: this note goes after an hour.";
-        add("daemon_lost", format!("The daemon at {address} was lost"), advice);
+        add(Wellness::Attention, "daemon_lost", format!("The daemon at {address} was lost"), advice);
     }
-    if facts.stale_for > STALE_AFTER {
+    if Wellness::of_view(facts.stale_for) > Wellness::Well {
         // Nobody can say how the others are.
         return;
     }
     for record in &facts.daemons.present {
         let age = record.last_flush_age + facts.stale_for;
-        if age > SILENT_AFTER {
+        let daemon = Wellness::of_daemon(age, facts.stale_for);
+        if daemon > Wellness::Well {
             let text = format!("The daemon at {} has not saved for {}", record.address, short(age));
             let advice = "Nobody is declared dead for silence meanwhile, because its beats may be on the way. After 15 s \
                           it is given up.";
-            add("daemon_silent", text, advice);
+            add(daemon, "daemon_silent", text, advice);
         }
     }
     let mut versions: Vec<&str> = facts.daemons.present.iter().map(|record| record.version.as_str()).collect();
@@ -202,7 +192,7 @@ fn daemons(facts: &Facts, found: &mut Vec<Problem>) {
     versions.dedup();
     if versions.len() > 1 {
         let text = format!("Daemons of {} versions share the database: {}", versions.len(), versions.join(", "));
-        add("versions_differ", text, "As it should be during an upgrade only.");
+        add(Wellness::Attention, "versions_differ", text, "As it should be during an upgrade only.");
     }
 }
 
@@ -219,7 +209,7 @@ fn names(facts: &Facts, found: &mut Vec<Problem>) {
     for (count, code, what, advice) in counted.into_iter().filter(|(count, ..)| *count > 0) {
         let text =
             if count == 1 { format!("1 logical id has {what}") } else { format!("{count} logical ids have {what}") };
-        found.push(Problem { severity: Severity::Attention, code, text, advice, command: "" });
+        found.push(Problem { severity: Wellness::Attention, code, text, advice, command: "" });
     }
 }
 
@@ -292,8 +282,12 @@ mod tests {
     #[test]
     fn an_outage_is_told_once_with_the_age_of_the_data_and_not_by_its_consequences() {
         let daemons = Daemons { present: vec![daemon(1, "a:1", 0), daemon(2, "b:1", 1)], lost: Vec::new() };
-        let facts =
-            Facts { stale_for: Duration::from_secs(42), last_reap_age: Some(REAPER_LATE_AFTER * 2), daemons, ..well() };
+        let facts = Facts {
+            stale_for: Duration::from_secs(42),
+            last_reap_age: Some(Duration::from_secs(90)),
+            daemons,
+            ..well()
+        };
         let text = "PostgreSQL has not answered for 42 s. Everything here is as of 1970-01-01 00:00:00 UTC";
         assert_eq!(told(&facts), [("database_away", text.to_owned())]);
     }
@@ -309,9 +303,9 @@ mod tests {
         let facts = Facts { hold, brake, daemons, unserved: 1, all_suspect: 2, ..well() };
         let expected = [
             ("brake_protect", "Expiry is braked, nobody is declared dead: 30 of 40 living are overdue"),
+            ("daemon_silent", "The daemon at c:1 has not saved for 9 s"),
             ("hold", "Expiry is on hold for another 3 min: a daemon was lost"),
             ("daemon_lost", "The daemon at b:1 was lost"),
-            ("daemon_silent", "The daemon at c:1 has not saved for 9 s"),
             ("unserved", "1 logical id has no live instance"),
             ("all_suspect", "2 logical ids have suspect instances only"),
         ];
@@ -325,7 +319,7 @@ mod tests {
             readiness.set(condition, condition != Condition::Schema, "a migration is pending");
         }
         let (readiness, flush_lag) = (readiness.snapshot(), Duration::from_secs(5));
-        let facts = Facts { readiness, flush_lag, last_reap_age: Some(REAPER_LATE_AFTER * 2), ..well() };
+        let facts = Facts { readiness, flush_lag, last_reap_age: Some(Duration::from_secs(90)), ..well() };
         let expected = [
             ("not_ready", "This daemon is not ready: schema: a migration is pending"),
             ("beats_not_saved", "Beats have not been saved for 5 s"),
