@@ -35,7 +35,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => lease.clone().prop_map(Event::StreamBreaks),
         2 => lease.clone().prop_map(Event::AnotherDaemonDoubts),
         2 => lease.clone().prop_map(Event::AnotherDaemonTrusts),
-        // In hundredths of a second's slots: then no time is rounded.
+        // A third of it falls on a slot of the agenda, so that nothing is rounded.
         2 => (lease.clone(), 7..=100_u32).prop_map(|(lease, ttl)| Event::TtlBecomes(lease, 300 * ttl)),
         1 => lease.clone().prop_map(Event::Dies),
         1 => lease.clone().prop_map(Event::RowGoes),
