@@ -243,7 +243,7 @@ fn label_name(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixture::{instance, loaded};
+    use crate::{model::fixture::instance, view::fixture::loaded};
 
     fn labels_of(pairs: &[(&str, &str)]) -> Labels {
         Labels::from_record(pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())))

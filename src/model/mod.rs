@@ -16,6 +16,9 @@ pub mod spread;
 pub mod status;
 pub mod wellness;
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochRecord, Hold};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};

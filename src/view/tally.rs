@@ -64,11 +64,8 @@ pub fn worst(snapshot: &Snapshot, prefix: &str, limit: usize, now_ms: u64) -> (V
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::fixture::{instance, loaded},
-        *,
-    };
-    use crate::clock::START_MS;
+    use super::{super::fixture::loaded, *};
+    use crate::{clock::START_MS, model::fixture::instance};
 
     #[test]
     fn those_come_first_that_fewest_serve_and_the_suspect_serve_less() {

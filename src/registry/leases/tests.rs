@@ -5,8 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     clock::START_MS,
-    model::{Epoch, InstanceStatus},
-    view::fixture::{EPOCH, instance},
+    model::{
+        Epoch, InstanceStatus,
+        fixture::{EPOCH, instance},
+    },
 };
 
 const LEASES: u16 = 4;
