@@ -9,8 +9,8 @@
 //! - **seed** and **SQL**: the functions and the view, called directly over many connections; of the seed system as it
 //!   was (migration 012), and of today, where they keep all that the daemons promise.
 //!
-//! At last a fleet registers and stays, and the calls about a thousand of its first are measured against those about all of
-//! it: what a lookup costs must not grow with what is on record.
+//! At last the same calls are measured beside a fleet of a thousand, and then beside one of a million, both kept alive by a
+//! process of their own: what a lookup costs must not grow with what is on record.
 //!
 //! The client is `musterd bench` for the first two, so both bear the same client. All share the machine: the figures are
 //! lower than those of a daemon alone.

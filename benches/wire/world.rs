@@ -114,8 +114,7 @@ impl World {
 
     /// Processor time that the server at an address has used so far, in seconds.
     pub(crate) fn cpu_seconds(&self, addr: &str) -> f64 {
-        let server = self.daemons.iter().chain([&self.echo]).find(|server| server.addr == addr).unwrap();
-        let stat = fs::read_to_string(format!("/proc/{}/stat", server.child.id())).unwrap_or_default();
+        let stat = self.proc_file(addr, "stat");
         // After the name, which may contain anything: utime and stime are the 12th and 13th.
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
         let ticks: u32 = fields.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
@@ -125,10 +124,14 @@ impl World {
 
     /// What the server at an address occupies, in megabytes.
     pub(crate) fn memory_mb(&self, addr: &str) -> f64 {
-        let server = self.daemons.iter().find(|server| server.addr == addr).unwrap();
-        let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+        let status = self.proc_file(addr, "status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1_024.0 / 1e6
+    }
+
+    fn proc_file(&self, addr: &str, name: &str) -> String {
+        let server = self.daemons.iter().chain([&self.echo]).find(|server| server.addr == addr).unwrap();
+        fs::read_to_string(format!("/proc/{}/{name}", server.child.id())).unwrap()
     }
 
     /// Ends all daemons but the first, so that they take no time from what is measured.

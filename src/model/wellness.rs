@@ -61,11 +61,11 @@ impl Wellness {
         }
     }
 
-    /// Of a daemon, by how long ago it last saved: while it is silent, nobody is declared dead. Nobody can say while
-    /// PostgreSQL is away.
+    /// Of a daemon, by how long ago it last saved: while it is silent, nobody is declared dead. While the view is not well
+    /// nobody can say.
     #[must_use]
-    pub fn of_daemon(silent_for: Duration, stale_for: Duration) -> Self {
-        Self::trouble_if(silent_for > SILENT_AFTER && stale_for <= STALE_AFTER)
+    pub fn of_daemon(silent_for: Duration) -> Self {
+        Self::trouble_if(silent_for > SILENT_AFTER)
     }
 
     /// Of expiry while it is braked.
@@ -90,7 +90,7 @@ mod tests {
         let lags = [0, 1_000, 1_001, 3_000, 3_001];
         assert_eq!(lags.map(|lag| Wellness::of_saving(ms(lag))), [Well, Well, Attention, Attention, Trouble]);
         assert_eq!([45_000, 45_001].map(|age| Wellness::of_reaper(Some(ms(age)), ms(0))), [Well, Trouble]);
-        assert_eq!([3_000, 3_001].map(|silent| Wellness::of_daemon(ms(silent), ms(0))), [Well, Trouble]);
+        assert_eq!([3_000, 3_001].map(|silent| Wellness::of_daemon(ms(silent))), [Well, Trouble]);
     }
 
     #[test]
@@ -98,6 +98,5 @@ mod tests {
         let (away, long) = (STALE_AFTER * 2, Duration::from_secs(600));
         assert_eq!(Wellness::of_view(away), Wellness::Trouble);
         assert_eq!(Wellness::of_reaper(Some(long), away), Wellness::Attention);
-        assert_eq!(Wellness::of_daemon(long, away), Wellness::Well);
     }
 }

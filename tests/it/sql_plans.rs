@@ -25,7 +25,7 @@ async fn counted(registry: &Registry) -> (i64, i64) {
 /// Runs statements in a session of their own; what it has done is counted once it has ended.
 async fn in_a_session(registry: &Registry, counter: &str, at_least: usize, statements: &[String]) {
     let client = registry.connect().await;
-    // As daemons do: prepared, so that PostgreSQL settles on one plan.
+    // One after the other, so that the functions settle on their plans, as in the session of a daemon.
     for statement in statements {
         run(&client, statement).await;
     }

@@ -51,7 +51,7 @@ pub(super) enum Needs {
 pub(super) struct Held {
     /// How many.
     pub(super) count: usize,
-    /// Their leases, by number; of those of another run only if [`Needs`] them.
+    /// Their leases, by number; of another run only where they are needed.
     pub(super) leases: Vec<u64>,
     /// Their beats; `None` if another run sees to them.
     hold: Option<Hold>,
@@ -64,11 +64,13 @@ impl Held {
             let leases = run.register(args.instances, HELD_TTL).await?;
             return Ok(Self { count: leases.len(), hold: Some(Hold::start(run, &leases)), leases });
         }
-        let numbers = match needs {
-            Needs::Leases => (0..args.instances).collect(),
-            Needs::Names => vec![0, args.instances - 1],
+        let leases = match needs {
+            Needs::Leases => find(run, &Vec::from_iter(0..args.instances)).await?,
+            Needs::Names => {
+                find(run, &[0, args.instances - 1]).await?;
+                Vec::new()
+            }
         };
-        let leases = find(run, &numbers).await?;
         Ok(Self { count: usize::try_from(args.instances).unwrap_or(usize::MAX), leases, hold: None })
     }
 

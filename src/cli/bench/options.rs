@@ -62,11 +62,10 @@ pub(super) fn parse_rate(text: &str) -> Result<f64, String> {
 
 /// Reads a prefix: a logical id that leaves room for a number.
 fn parse_prefix(text: &str) -> Result<String, String> {
-    match input::logical_id("prefix", text) {
-        Ok(_) if text.len() <= PREFIX_MAX_BYTES => Ok(text.to_owned()),
-        Ok(_) => Err(format!("must have at most {PREFIX_MAX_BYTES} bytes")),
-        Err(invalid) => Err(invalid.to_string()),
+    if !(1..=PREFIX_MAX_BYTES).contains(&text.len()) {
+        return Err(format!("has {} bytes; give 1 to {PREFIX_MAX_BYTES}", text.len()));
     }
+    input::logical_id("prefix", text).map(|_| text.to_owned()).map_err(|invalid| invalid.to_string())
 }
 
 fn parse_run_time(text: &str) -> Result<Duration, String> {
@@ -102,6 +101,10 @@ mod tests {
             assert!(parse_rate(text).is_err(), "{text}");
         }
         assert!(parse_ttl("30s").is_ok());
+        assert_eq!(parse_prefix("organ"), Ok("organ".to_owned()));
+        for text in ["", &"x".repeat(PREFIX_MAX_BYTES + 1)] {
+            assert!(parse_prefix(text).is_err_and(|error| error.contains("1 to 100")), "{text}");
+        }
         assert!(parse_ttl("1s").is_err());
     }
 }

@@ -108,7 +108,8 @@ fn flush(health: &v1::DaemonHealth) -> Finding {
     const FIX: &str =
         "look at the disk, the locks and the connections of PostgreSQL; meanwhile beats go to other daemons";
     let lag = span(health.flush_lag.as_ref());
-    let found = match Wellness::of_saving(lag) {
+    let wellness = Wellness::of_saving(lag);
+    let found = match wellness {
         Wellness::Well => return Finding::ok("flush", "beats are saved in time"),
         Wellness::Attention => format!("saving beats is {} late", age_text(lag)),
         Wellness::Trouble => format!(
@@ -116,7 +117,7 @@ fn flush(health: &v1::DaemonHealth) -> Finding {
             age_text(lag)
         ),
     };
-    Finding::of(Wellness::of_saving(lag), "flush", found, FIX)
+    Finding::of(wellness, "flush", found, FIX)
 }
 
 fn reaper(health: &v1::DaemonHealth, stale_for: Duration) -> Finding {
@@ -170,7 +171,7 @@ fn daemons(cluster: &v1::GetClusterResponse, stale_for: Duration) -> Vec<Finding
             daemon.address,
             age_text(age)
         );
-        let wellness = Wellness::of_daemon(age, stale_for);
+        let wellness = Wellness::of_daemon(age);
         (wellness > Wellness::Well)
             .then(|| Finding::of(wellness, "daemons", found, "see why it stands still, or start it again"))
     });

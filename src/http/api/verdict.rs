@@ -179,7 +179,7 @@ fn daemons(facts: &Facts, found: &mut Vec<Problem>) {
     }
     for record in &facts.daemons.present {
         let age = record.last_flush_age + facts.stale_for;
-        let daemon = Wellness::of_daemon(age, facts.stale_for);
+        let daemon = Wellness::of_daemon(age);
         if daemon > Wellness::Well {
             let text = format!("The daemon at {} has not saved for {}", record.address, short(age));
             let advice = "Nobody is declared dead for silence meanwhile, because its beats may be on the way. After 15 s \
