@@ -75,18 +75,22 @@ DECLARE
 BEGIN
     -- A hint that a crash takes is told again, or no longer true.
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for nobody.
+    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for nobody. Here and
+    -- there a subquery for each row, because a plan for a table that was never analysed might read all instances instead.
     IF cardinality(p_lost) > 0 THEN
         INSERT INTO registry_suspicion AS suspicion (lease_id, suspected_at)
-        SELECT instance.lease_id, v_now - lost.age_ms * interval '1 millisecond'
+        SELECT lost.lease_id, v_now - lost.age_ms * interval '1 millisecond'
         FROM unnest(p_lost, p_ages_ms) AS lost (lease_id, age_ms)
-        JOIN registry_instance AS instance ON instance.lease_id = lost.lease_id AND instance.status <> 'dead'
-        ORDER BY instance.lease_id
+        WHERE (
+            SELECT instance.status <> 'dead'
+            FROM registry_instance AS instance
+            WHERE instance.lease_id = lost.lease_id
+        )
+        ORDER BY lost.lease_id
         LIMIT greatest(10000 - (SELECT count(*) FROM registry_suspicion), 0)
         ON CONFLICT (lease_id) DO UPDATE SET suspected_at = excluded.suspected_at;
     END IF;
-    -- A second more: what is saved of a beat is later by the time that takes. A subquery for each row, because a plan for
-    -- a table that was never analysed might read all instances instead.
+    -- A second more: what is saved of a beat is later by the time that takes.
     DELETE FROM registry_suspicion
     WHERE lease_id IN (
         SELECT suspicion.lease_id

@@ -59,17 +59,28 @@ async fn rows_of_a_new_table_are_found_by_their_ids() {
     in_a_session(&registry, "n_tup_ins", ROWS, &registered).await;
     assert_eq!(counted(&registry).await, (scans, 0), "nobody was on record, so there was nothing to find");
 
-    let flush = |group: usize| {
+    // Leases of a group, and as many ages.
+    let arrays = |group: usize| {
         let leases = format!("lease_id > {} AND lease_id <= {}", 1 + group * GROUP, 1 + (group + 1) * GROUP);
-        let (all, none) = ("array_agg(lease_id ORDER BY lease_id)", "array_agg(0::bigint)");
         let numbers = format!("FROM generate_series(1, {}) AS lease_id WHERE {leases}", 1 + ROWS);
-        format!("SELECT (muster_flush_beats('{}', (SELECT {all} {numbers}), (SELECT {none} {numbers}))).saved", id(1))
+        format!("(SELECT array_agg(lease_id ORDER BY lease_id) {numbers}), (SELECT array_agg(0::bigint) {numbers})")
     };
+    let flush = |group| format!("SELECT (muster_flush_beats('{}', {})).saved", id(1), arrays(group));
     let flushed: Vec<_> = (0..GROUPS).map(flush).collect();
     in_a_session(&registry, "n_tup_upd", ROWS, &flushed).await;
     let (after, found) = counted(&registry).await;
     assert_eq!(after, scans, "saving beats");
     assert!(found <= i64::try_from(4 * ROWS).unwrap(), "{found} rows were read to save the beats of {ROWS}");
+
+    let doubt = |group| format!("SELECT count(*) FROM muster_exchange_suspicions({}, '{{}}')", arrays(group));
+    let doubted: Vec<_> = (0..GROUPS).map(doubt).collect();
+    in_a_session(&registry, "idx_scan", 4 * ROWS, &doubted).await;
+    let (after, found_then) = counted(&registry).await;
+    assert_eq!(after, scans, "telling of suspects");
+    // Each stands until it is withdrawn, and is looked up again by every exchange.
+    let read = found_then - found;
+    assert!(read <= i64::try_from((GROUPS / 2 + 4) * ROWS).unwrap(), "{read} rows were read to tell of {ROWS}");
+    let found = found_then;
 
     let drained: Vec<_> = (0..GROUPS).map(|group| apply(group, "'op', 'status', 'status', 'draining'")).collect();
     in_a_session(&registry, "n_tup_upd", 2 * ROWS, &drained).await;
