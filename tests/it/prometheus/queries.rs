@@ -9,7 +9,11 @@ use super::{
     files::{dashboard, rules},
     promql::{self, Asked, Selector},
 };
-use crate::harness::served::Served;
+use crate::harness::{
+    daemon::DAEMON_BOUND,
+    served::{Served, registration},
+    wait::wait_until,
+};
 
 type Labels = BTreeMap<String, String>;
 
@@ -91,7 +95,13 @@ fn matches(labels: &Labels, (label, operator, expected): &(String, String, Strin
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_asks_only_for_what_a_daemon_exports() {
     let served = Served::start().await;
-    let (_, exposition) = served.daemon.http_get("/metrics").await.unwrap();
+    // Calls are counted when they have ended, which a client may see before the daemon does.
+    served.clients.register(registration(1, "organ")).await;
+    let exposition = wait_until("a call is counted", DAEMON_BOUND, async || {
+        let (_, exposition) = served.daemon.http_get("/metrics").await.unwrap();
+        if exposition.contains("\ngrpc_server_handled_total{") { Ok(exposition) } else { Err("none") }
+    })
+    .await;
     let mut known = Known::exported(&exposition);
     let mut queries = Vec::new();
     for rule in rules("recording.yaml") {
