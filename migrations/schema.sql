@@ -250,7 +250,7 @@ AS $function$
       AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
     ORDER BY instance.logical_id, instance.started_at, instance.instance_id;
 $function$;
-COMMENT ON FUNCTION alive_at(timestamp with time zone) IS 'Who was alive at a time, by the rows that are kept (the dead for 24 h by default; of an instance id only its latest lease). An instance of an older epoch ended with its epoch.';
+COMMENT ON FUNCTION alive_at(timestamp with time zone) IS 'Who was alive at a time, by the rows that are kept (the dead for 24 h by default).';
 
 --- function assert_lease(bigint)
 CREATE OR REPLACE FUNCTION assert_lease(p_lease_id bigint)
@@ -277,7 +277,7 @@ BEGIN
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION assert_lease(bigint) IS 'Raises unless the lease is alive in the current epoch. Called inside an application''s own transaction it also keeps it so until the end of that transaction: expiry passes the instance over and a rotation waits meanwhile, while beats and registrations pass. Keep such transactions short: a rotation gives up after its lock_timeout (2 s from a daemon). The instance''s own deregistration does not wait. Errors: MU002 epoch not current, MU004 unknown, MU005 ended.';
+COMMENT ON FUNCTION assert_lease(bigint) IS 'Raises unless the lease is alive in the current epoch.';
 REVOKE ALL ON FUNCTION assert_lease(bigint) FROM PUBLIC;
 
 --- function beat(uuid)
@@ -312,7 +312,7 @@ BEGIN
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION beat(uuid) IS 'Renews the lease of a live instance of the current epoch. A HOT update of one row: no revision, no notification, no lock but the row''s. Errors: MU002 epoch not current, MU004 unknown, MU005 dead.';
+COMMENT ON FUNCTION beat(uuid) IS 'Renews the lease of a live instance of the current epoch.';
 REVOKE ALL ON FUNCTION beat(uuid) FROM PUBLIC;
 
 --- function expire_old_epoch_instances()
@@ -324,7 +324,7 @@ CREATE OR REPLACE FUNCTION expire_old_epoch_instances()
 AS $function$
     SELECT muster_reap_old_epoch(1000, 'sql');
 $function$;
-COMMENT ON FUNCTION expire_old_epoch_instances() IS 'Writes down the deaths of instances of older epochs, at most 1,000 a call. Returns how many.';
+COMMENT ON FUNCTION expire_old_epoch_instances() IS 'Writes down the deaths of instances of older epochs, at most 1,000 a call.';
 REVOKE ALL ON FUNCTION expire_old_epoch_instances() FROM PUBLIC;
 
 --- function expire_stale_instances(integer)
@@ -342,7 +342,7 @@ BEGIN
     RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, 'sql'));
 END
 $function$;
-COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it has none of its own; at most 1,000 instances a call, none while expiry is on hold. Returns how many.';
+COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it has none of its own.';
 REVOKE ALL ON FUNCTION expire_stale_instances(integer) FROM PUBLIC;
 
 --- function muster_advance(bigint)
@@ -358,7 +358,7 @@ BEGIN
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision). The caller holds the cluster row.';
+COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision).';
 
 --- function muster_apply(jsonb, text, timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone)
@@ -429,7 +429,7 @@ BEGIN
     PERFORM muster_advance(v_revision);
 END
 $function$;
-COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by then, and may have asked for something else since.';
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order.';
 REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) FROM PUBLIC;
 
 --- function muster_apply_one(muster_operation)
@@ -523,7 +523,7 @@ BEGIN
             p_revision, v_status, p_op.ttl_ms, NULL)::muster_outcome;
 END
 $function$;
-COMMENT ON FUNCTION muster_apply_register(muster_operation, cluster_metadata, bigint) IS 'Applies one registration at p_revision: a new lease; or, for the same owner of a live one, the lease it has with its attributes brought up to date. The caller holds the cluster row and the instance row.';
+COMMENT ON FUNCTION muster_apply_register(muster_operation, cluster_metadata, bigint) IS 'Applies one registration at p_revision.';
 
 --- function muster_apply_status(muster_operation, cluster_metadata, bigint, text)
 CREATE OR REPLACE FUNCTION muster_apply_status(p_op muster_operation, p_cluster cluster_metadata, p_revision bigint, p_decided_by text)
@@ -577,7 +577,7 @@ BEGIN
     RETURN v_set;
 END
 $function$;
-COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision. Allowed: starting to alive, alive to draining and back, anything to dead; the present status is accepted and changes nothing. The caller holds the cluster row and the instance row.';
+COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision.';
 
 --- function muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint)
 CREATE OR REPLACE FUNCTION muster_brake(p_cluster cluster_metadata, p_now timestamp with time zone, p_live bigint, p_overdue bigint)
@@ -617,7 +617,7 @@ BEGIN
     RETURN v_allowed;
 END
 $function$;
-COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint) IS 'How many of p_overdue may be declared dead now. In a window of 15 s at most max(10, 15 % of the living): fewer are let through, more are paced. If more than half of the living are overdue nobody is, until the share falls, an operator releases it, or 10 minutes have passed. The caller holds the cluster row.';
+COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint) IS 'How many of p_overdue may be declared dead now.';
 
 --- function muster_break_history()
 CREATE OR REPLACE FUNCTION muster_break_history()
@@ -683,7 +683,7 @@ BEGIN
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION muster_confirm_history(bigint) IS 'Called by a daemon on every new connection of its feed, with the revision it has seen: begins a new history if this database is not the one that was written last, or has lost revisions.';
+COMMENT ON FUNCTION muster_confirm_history(bigint) IS 'Called by a daemon on every new connection of its feed, with the revision it has seen.';
 REVOKE ALL ON FUNCTION muster_confirm_history(bigint) FROM PUBLIC;
 
 --- function muster_daemon_started(uuid, text, text, text)
@@ -717,7 +717,7 @@ BEGIN
         CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
 END
 $function$;
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there to hear beats; if its own former run did not leave in order, beats are lost: then expiry is put on hold: returns for how many milliseconds. Should another one have died just then, its row holds expiry until it is given up, which begins a hold.';
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts.';
 REVOKE ALL ON FUNCTION muster_daemon_started(uuid, text, text, text) FROM PUBLIC;
 
 --- function muster_daemon_stopped(uuid)
@@ -826,7 +826,7 @@ BEGIN
     FROM registry_suspicion AS suspicion;
 END
 $function$;
-COMMENT ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) IS 'Notes leases that the calling daemon has lost contact with, last heard of p_ages_ms ago; withdraws those that it has heard of since (p_heard), that have ended, or of which a later beat is saved; and returns the ones that stand, each with its age in milliseconds. At most 10,000 stand at a time: of more, the other daemons learn when the TTL has passed.';
+COMMENT ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) IS 'Notes leases that the calling daemon has lost contact with, last heard of p_ages_ms ago.';
 REVOKE ALL ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) FROM PUBLIC;
 
 --- function muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone)
@@ -863,7 +863,7 @@ BEGIN
     RETURN NEXT;
 END
 $function$;
-COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) IS 'Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says that the daemon is well, so it is called with empty arrays too. p_saved_up_to: with this call everything that it had heard by then is saved; a time it has read from this database before it gathered what it saves. Rows are locked by lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved (dead leases are passed over); whether the daemon is on the list, if not it was given up and has to enter anew; and the database clock.';
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) IS 'Saves beats heard by a daemon.';
 REVOKE ALL ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) FROM PUBLIC;
 
 --- function muster_hold_expiry(text, bigint)
@@ -899,7 +899,7 @@ BEGIN
     RETURN v_for_ms;
 END
 $function$;
-COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of the living plus 5 s, so that all of them can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already stays.';
+COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of the living plus 5 s, so that all of them can be heard again first.';
 REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;
 
 --- function muster_lock_cluster()
@@ -931,7 +931,7 @@ BEGIN
     RETURN v_cluster;
 END
 $function$;
-COMMENT ON FUNCTION muster_lock_cluster() IS 'Locks the cluster row, which orders all membership changes, and returns it. First step of every change; held until after commit.';
+COMMENT ON FUNCTION muster_lock_cluster() IS 'Locks the cluster row, which orders all membership changes, and returns it.';
 
 --- function muster_new_history(cluster_metadata, bigint, text)
 CREATE OR REPLACE FUNCTION muster_new_history(p_cluster cluster_metadata, p_seen_revision bigint, p_reason text)
@@ -954,7 +954,7 @@ BEGIN
     RETURN v_cluster;
 END
 $function$;
-COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history, a million revisions on, so that none that was lost is used again with another meaning; readers load everything anew, and expiry is held. The caller holds the cluster row.';
+COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history, a million revisions on, so that none that was lost is used again with another meaning.';
 
 --- function muster_note_deletion()
 CREATE OR REPLACE FUNCTION muster_note_deletion()
@@ -981,7 +981,7 @@ BEGIN
     RETURN NULL;
 END
 $function$;
-COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must; likewise after a dead one that others before it outlast, or that should have been purged before, because readers take the purge to be complete up to its revision.';
+COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand.';
 REVOKE ALL ON FUNCTION muster_note_deletion() FROM PUBLIC;
 
 --- function muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint)
@@ -1016,7 +1016,7 @@ BEGIN
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint) IS 'Puts expiry on hold if the clock is not where the caller expects it, or if a daemon has not said for 15 s that it is well: the beats it heard are lost, and its clients need time to go elsewhere.';
+COMMENT ON FUNCTION muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint) IS 'Puts expiry on hold if the clock is not where the caller expects it, or if a daemon has not said for 15 s that it is well.';
 
 --- function muster_now()
 CREATE OR REPLACE FUNCTION muster_now()
@@ -1025,7 +1025,7 @@ CREATE OR REPLACE FUNCTION muster_now()
 AS $function$
     SELECT clock_timestamp();
 $function$;
-COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here: the time of the call, not of the transaction''s start, so that waiting for a lock ages nobody. One function, so that a test can replace it.';
+COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here.';
 
 --- function muster_purge_dead(bigint, integer)
 CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
@@ -1054,7 +1054,7 @@ BEGIN
     RETURN v_purged;
 END
 $function$;
-COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first. A trigger remembers up to which revision.';
+COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first.';
 REVOKE ALL ON FUNCTION muster_purge_dead(bigint, integer) FROM PUBLIC;
 
 --- function muster_reap_old_epoch(integer, text)
@@ -1142,7 +1142,7 @@ BEGIN
     RETURN v_reaped;
 END
 $function$;
-COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale: deadlines before p_horizon. The caller holds the cluster row.';
+COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale.';
 
 --- function muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text, p_expected_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tolerance_ms bigint DEFAULT 1000)
@@ -1216,7 +1216,7 @@ BEGIN
     RETURN NEXT;
 END
 $function$;
-COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold. A row without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show. Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null: nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue it takes no lock.';
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold.';
 REVOKE ALL ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) FROM PUBLIC;
 
 --- function muster_register_new(muster_operation[], cluster_metadata)
@@ -1241,7 +1241,7 @@ BEGIN
     RETURNING *;
 END
 $function$;
-COMMENT ON FUNCTION muster_register_new(muster_operation[], cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement: several times as fast as one by one. Returns their rows. The caller holds the cluster row, and has made sure of what it says here.';
+COMMENT ON FUNCTION muster_register_new(muster_operation[], cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement.';
 
 --- function muster_release_expiry(bigint)
 CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)
@@ -1258,7 +1258,7 @@ BEGIN
     WHERE id = 1;
 END
 $function$;
-COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and takes the brake off for p_for_ms: an operator who knows better. What disrupts the registry afterwards holds again.';
+COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and takes the brake off for p_for_ms.';
 REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
 
 --- function muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint)
@@ -1296,7 +1296,7 @@ BEGIN
             CASE WHEN v_changed THEN p_revision ELSE p_row.revision END, v_status, p_op.ttl_ms, NULL)::muster_outcome;
 END
 $function$;
-COMMENT ON FUNCTION muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint) IS 'A registration repeated by the owner of a live lease: same lease, attributes as now given.';
+COMMENT ON FUNCTION muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint) IS 'A registration repeated by the owner of a live lease.';
 
 --- function muster_rotate_epoch(uuid, uuid, text, text)
 CREATE OR REPLACE FUNCTION muster_rotate_epoch(p_new uuid, p_expected uuid, p_reason text, p_rotated_by text)
@@ -1358,7 +1358,7 @@ BEGIN
     RETURN QUERY SELECT 'rotated', p_new, v_number, v_revision, v_cluster.current_epoch;
 END
 $function$;
-COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch. Verdicts: rotated, unchanged (it is current already), epoch_mismatch (p_expected is not current), epoch_reused. Takes the transaction-level advisory lock 42, which vanishes with the transaction whatever happens, then the cluster row. Touches no instance: those of older epochs are dead by definition, and written down later by muster_reap_old_epoch.';
+COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch.';
 REVOKE ALL ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) FROM PUBLIC;
 
 --- function muster_same_database(cluster_metadata)
@@ -1368,7 +1368,7 @@ CREATE OR REPLACE FUNCTION muster_same_database(p_cluster cluster_metadata)
 AS $function$
     SELECT coalesce(p_cluster.timeline = muster_timeline(), true) AND coalesce(p_cluster.system_id = muster_system_id(), true);
 $function$;
-COMMENT ON FUNCTION muster_same_database(cluster_metadata) IS 'Whether this is the database that was written last, as far as the engine tells: neither one that took over nor a restored copy.';
+COMMENT ON FUNCTION muster_same_database(cluster_metadata) IS 'Whether this is the database that was written last, as far as the engine tells.';
 
 --- function muster_same_owner(registry_instance, muster_operation)
 CREATE OR REPLACE FUNCTION muster_same_owner(p_row registry_instance, p_op muster_operation)
@@ -1384,7 +1384,7 @@ AS $function$
            OR (p_row.ip_address IS NOT DISTINCT FROM p_op.ip_address AND p_row.port IS NOT DISTINCT FROM p_op.port)
        );
 $function$;
-COMMENT ON FUNCTION muster_same_owner(registry_instance, muster_operation) IS 'Whether a registration comes from the process that holds the row: logical id, node and pid agree; where node or pid is unknown, address and port must agree as well.';
+COMMENT ON FUNCTION muster_same_owner(registry_instance, muster_operation) IS 'Whether a registration comes from the process that holds the row.';
 
 --- function muster_stamp_epoch()
 CREATE OR REPLACE FUNCTION muster_stamp_epoch()
@@ -1420,7 +1420,7 @@ BEGIN
     RETURN NEW;
 END
 $function$;
-COMMENT ON FUNCTION muster_stamp_epoch() IS 'Gives an epoch that was written by hand its number, its revision and its place in the history. muster_rotate_epoch does so itself and never comes here for an update.';
+COMMENT ON FUNCTION muster_stamp_epoch() IS 'Gives an epoch that was written by hand its number, its revision and its place in the history.';
 REVOKE ALL ON FUNCTION muster_stamp_epoch() FROM PUBLIC;
 
 --- function muster_stamp_row()
@@ -1452,7 +1452,7 @@ BEGIN
     RETURN NEW;
 END
 $function$;
-COMMENT ON FUNCTION muster_stamp_row() IS 'Gives a row that was inserted or changed by hand the revision it needs to be noticed. The functions give it themselves and never come here.';
+COMMENT ON FUNCTION muster_stamp_row() IS 'Gives a row that was inserted or changed by hand the revision it needs to be noticed.';
 REVOKE ALL ON FUNCTION muster_stamp_row() FROM PUBLIC;
 
 --- function muster_system_id()
@@ -1468,6 +1468,22 @@ CREATE OR REPLACE FUNCTION muster_timeline()
  LANGUAGE sql
 AS $function$SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)$function$;
 COMMENT ON FUNCTION muster_timeline() IS 'Timeline of the write-ahead log: changes with every failover and recovery. Null where the engine does not tell.';
+
+--- function muster_writers()
+CREATE OR REPLACE FUNCTION muster_writers()
+ RETURNS SETOF regrole
+ LANGUAGE sql
+ STABLE
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT DISTINCT acl.grantee::regrole
+    FROM pg_class AS class
+    CROSS JOIN LATERAL aclexplode(class.relacl) AS acl
+    WHERE class.oid = 'registry_instance'::regclass
+      AND acl.privilege_type = 'UPDATE'
+      AND acl.grantee NOT IN (0, class.relowner)
+$function$;
+COMMENT ON FUNCTION muster_writers() IS 'Roles that may update registry_instance by a grant of their own.';
 
 --- function register_instance(uuid, text, uuid, text, text, text, inet, integer)
 CREATE OR REPLACE FUNCTION register_instance(p_instance_id uuid, p_logical_id text, p_cluster_epoch uuid, p_actor_name text, p_serve_route text, p_node_id text, p_ip inet, p_pid integer)
@@ -1503,7 +1519,7 @@ BEGIN
     PERFORM muster_apply_one(v_op);
 END
 $function$;
-COMMENT ON FUNCTION register_instance(uuid, text, uuid, text, text, text, inet, integer) IS 'Registers an instance as starting in the current epoch, with the default TTL of 15 s. Repeated by the same owner it keeps the lease and takes over what changed; a dead instance gets a new lease. Errors: MU001 no epoch yet, MU002 epoch not current, MU003 id held by another owner, 22023 bad input.';
+COMMENT ON FUNCTION register_instance(uuid, text, uuid, text, text, text, inet, integer) IS 'Registers an instance as starting in the current epoch, with the default TTL of 15 s.';
 REVOKE ALL ON FUNCTION register_instance(uuid, text, uuid, text, text, text, inet, integer) FROM PUBLIC;
 
 --- function set_current_epoch(uuid)
@@ -1524,7 +1540,7 @@ BEGIN
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION set_current_epoch(uuid) IS 'Begins the epoch new_epoch; does nothing if it is current already. Instances of other epochs are dead from then on.';
+COMMENT ON FUNCTION set_current_epoch(uuid) IS 'Begins the epoch new_epoch.';
 REVOKE ALL ON FUNCTION set_current_epoch(uuid) FROM PUBLIC;
 
 --- function set_instance_status(uuid, instancestatus)
@@ -1546,7 +1562,7 @@ BEGIN
     PERFORM muster_apply_one(v_op);
 END
 $function$;
-COMMENT ON FUNCTION set_instance_status(uuid, instancestatus) IS 'Changes the status: starting to alive, alive to draining and back, anything to dead. Errors: MU002 epoch not current, MU004 unknown, MU005 dead (final), MU006 not allowed.';
+COMMENT ON FUNCTION set_instance_status(uuid, instancestatus) IS 'Changes the status.';
 REVOKE ALL ON FUNCTION set_instance_status(uuid, instancestatus) FROM PUBLIC;
 
 --- view active_instance

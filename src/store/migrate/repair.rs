@@ -27,11 +27,6 @@ pub(super) async fn run(client: &mut Client) -> Result<Vec<String>, Error> {
 
     let transaction = begin(client, "repairing functions and views").await?;
     lock(&transaction).await?;
-    // Functions of language sql are checked when they are created, and may call one that comes later.
-    transaction
-        .batch_execute("SET LOCAL check_function_bodies = off")
-        .await
-        .map_err(Error::during("repairing functions and views"))?;
     let mut repaired = Vec::new();
     for difference in deviating(&transaction).await? {
         let (statement, done) = match difference.deviation {

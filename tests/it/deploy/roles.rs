@@ -304,6 +304,34 @@ async fn callers_of_the_seed_system_keep_their_rights_whoever_migrates() {
 }
 
 #[tokio::test]
+async fn writers_keep_their_calls_and_strangers_gain_none_between_migrations() {
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    let (owner, writer, stranger) = (format!("seed_{unique}"), format!("actor_{unique}"), format!("other_{unique}"));
+    let database = seed_system(&owner).await;
+    let admin = connect(database.url()).await;
+    let grants = format!(
+        "CREATE ROLE {writer} LOGIN; CREATE ROLE {stranger} LOGIN;
+         GRANT SELECT, INSERT, UPDATE ON registry_instance, cluster_metadata TO {writer}"
+    );
+    run(&admin, &grants).await;
+    let callable = |role: &str| {
+        format!(
+            "SELECT count(*) FROM pg_proc AS proc WHERE proc.pronamespace = 'public'::regnamespace
+             AND proc.proname IN ('beat', 'expire_old_epoch_instances', 'expire_stale_instances', 'register_instance',
+                 'set_current_epoch', 'set_instance_status')
+             AND has_function_privilege('{role}', proc.oid, 'EXECUTE') AND ({})",
+            if role.starts_with("other") { "proc.prosecdef" } else { "true" }
+        )
+    };
+    for version in 13..=19 {
+        migrate::up_to(database.url(), version).await.unwrap();
+        assert_eq!(get::<i64>(&admin, &callable(&writer)).await, 6, "after {version}");
+        assert_eq!(get::<i64>(&admin, &callable(&stranger)).await, 0, "after {version}");
+    }
+    run(&admin, &format!("DROP OWNED BY {owner}, {writer}, {stranger}; DROP ROLE {owner}, {writer}, {stranger}")).await;
+}
+
+#[tokio::test]
 async fn what_runs_with_the_rights_of_its_owner_is_pinned_and_nobody_elses_to_call() {
     let registry = Registry::head().await;
     let definers = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef";
@@ -342,5 +370,5 @@ async fn every_function_that_a_daemon_calls_runs_with_the_rights_of_its_owner() 
     // A clock reads nothing and writes nothing.
     called.remove("muster_now");
     called.retain(|name| !definers.iter().any(|definer| definer == name));
-    assert!(called.is_empty(), "019 does not know {called:?}");
+    assert!(called.is_empty(), "without SECURITY DEFINER in their files: {called:?}");
 }

@@ -1,0 +1,18 @@
+-- alive_at: Who was alive at a time, by the rows that are kept (the dead for 24 h by default; of an instance id only
+-- its latest lease). An instance of an older epoch ended with its epoch.
+
+CREATE OR REPLACE FUNCTION alive_at(p_at timestamptz)
+RETURNS SETOF registry_instance
+LANGUAGE sql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+    SELECT instance.*
+    FROM registry_instance AS instance
+    LEFT JOIN registry_epoch AS following ON following.epoch_number = instance.epoch_number + 1
+    WHERE instance.started_at <= p_at
+      AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
+    ORDER BY instance.logical_id, instance.started_at, instance.instance_id;
+$$;
+
+COMMENT ON FUNCTION alive_at(timestamptz) IS 'Who was alive at a time, by the rows that are kept (the dead for 24 h by default).';

@@ -1,0 +1,90 @@
+-- muster_apply: Applies a group of membership changes (an array of muster_operation objects) in order, in one
+-- transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the
+-- cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by
+-- then, and may have asked for something else since.
+
+CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamptz DEFAULT NULL)
+RETURNS TABLE (
+    verdict       text,
+    changed       boolean,
+    instance_id   uuid,
+    lease_id      bigint,
+    revision      bigint,
+    status        InstanceStatus,
+    ttl_ms        integer,
+    detail        jsonb,
+    cluster_epoch uuid,
+    epoch_number  bigint
+)
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path FROM CURRENT
+-- Rows are found by their ids. A plan made while the table was new, or never analysed, would read all of it for each group
+-- of a fleet that registers.
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_cluster  cluster_metadata;
+    v_ops      muster_operation[];
+    v_op       muster_operation;
+    v_outcome  muster_outcome;
+    v_known    bigint[];
+    v_revision bigint;
+BEGIN
+    -- Read once, and before anybody has to wait for it.
+    v_ops := ARRAY(SELECT ROW(op.*)::muster_operation FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op);
+    v_cluster := muster_lock_cluster();
+    IF muster_now() > p_until THEN
+        RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
+    END IF;
+    v_revision := v_cluster.revision;
+
+    -- All rows of the group at once, in the order in which flushes lock theirs. The leases first, one by one, because that
+    -- order must not make anybody walk through all leases; none can change while the cluster row is held.
+    v_known := ARRAY(
+        SELECT (SELECT instance.lease_id FROM registry_instance AS instance WHERE instance.instance_id = op.instance_id)
+        FROM unnest(v_ops) AS op
+    );
+    PERFORM FROM registry_instance AS instance
+    WHERE instance.lease_id = ANY (v_known)
+    ORDER BY instance.lease_id
+    FOR NO KEY UPDATE;
+
+    -- What a fleet does when it starts: new instances alone.
+    IF NOT FOUND AND (
+        SELECT count(*) = count(DISTINCT op.instance_id)
+           AND bool_and(op.op = 'register' AND coalesce(op.cluster_epoch, v_cluster.current_epoch) = v_cluster.current_epoch)
+        FROM unnest(v_ops) AS op
+    ) THEN
+        RETURN QUERY
+        SELECT 'created', true, instance.instance_id, instance.lease_id, instance.revision, instance.status,
+               instance.ttl_ms, NULL::jsonb, instance.cluster_epoch, instance.epoch_number
+        FROM muster_register_new(v_ops, v_cluster) AS instance
+        ORDER BY instance.lease_id;
+        PERFORM muster_advance(v_revision + cardinality(v_ops));
+        RETURN;
+    END IF;
+
+    FOREACH v_op IN ARRAY v_ops
+    LOOP
+        CASE v_op.op
+            WHEN 'register' THEN
+                v_outcome := muster_apply_register(v_op, v_cluster, v_revision + 1);
+            WHEN 'status' THEN
+                v_outcome := muster_apply_status(v_op, v_cluster, v_revision + 1, p_decided_by);
+        END CASE;
+        IF v_outcome.changed THEN
+            v_revision := v_revision + 1;
+        END IF;
+        RETURN QUERY
+        SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
+               v_outcome.status, v_outcome.ttl_ms, v_outcome.detail, v_cluster.current_epoch, v_cluster.epoch_number;
+    END LOOP;
+    PERFORM muster_advance(v_revision);
+END
+$$;
+
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order.';
+REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamptz) FROM PUBLIC;

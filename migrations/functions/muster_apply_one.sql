@@ -1,0 +1,37 @@
+-- muster_apply_one: Applies one change for a direct SQL caller, to whom a refusal is an error.
+
+CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
+RETURNS void
+LANGUAGE plpgsql
+VOLATILE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_verdict text;
+BEGIN
+    SELECT applied.verdict INTO STRICT v_verdict
+    FROM muster_apply(jsonb_build_array(to_jsonb(p_operation)), 'sql') AS applied;
+    CASE v_verdict
+        WHEN 'epoch_fenced' THEN
+            RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Read cluster_metadata.current_epoch and register in it.';
+        WHEN 'taken' THEN
+            RAISE EXCEPTION 'instance id % is held by a live instance of another owner', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register under a fresh instance id.';
+        WHEN 'unknown' THEN
+            RAISE EXCEPTION 'instance % is not on record', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register it first.';
+        WHEN 'expired' THEN
+            RAISE EXCEPTION 'instance % is dead', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Dead is final: register anew.';
+        WHEN 'invalid_transition' THEN
+            RAISE EXCEPTION 'instance % cannot become %', p_operation.instance_id, p_operation.status
+                USING ERRCODE = muster_error_code(v_verdict),
+                      HINT = 'Allowed: starting to alive, alive to draining and back, anything to dead.';
+        ELSE
+            NULL;
+    END CASE;
+END
+$$;
+
+COMMENT ON FUNCTION muster_apply_one(muster_operation) IS 'Applies one change for a direct SQL caller, to whom a refusal is an error.';

@@ -1,0 +1,63 @@
+-- muster_apply_status: Applies one change of status at p_revision. Allowed: starting to alive, alive to draining and
+-- back, anything to dead; the present status is accepted and changes nothing. The caller holds the cluster row and the
+-- instance row.
+
+CREATE OR REPLACE FUNCTION muster_apply_status(
+    p_op         muster_operation,
+    p_cluster    cluster_metadata,
+    p_revision   bigint,
+    p_decided_by text
+)
+RETURNS muster_outcome
+LANGUAGE plpgsql
+VOLATILE
+AS $$
+DECLARE
+    v_row registry_instance;
+    v_old boolean;
+    v_set muster_outcome;
+BEGIN
+    SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
+    IF NOT FOUND OR p_op.lease_id > v_row.lease_id THEN
+        RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL, NULL)::muster_outcome;
+    END IF;
+    v_old := v_row.cluster_epoch <> p_cluster.current_epoch;
+    v_set := ('set', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms, NULL);
+
+    IF p_op.lease_id < v_row.lease_id THEN
+        -- That lease has ended; to end it again is no error, and must not touch the one that took its place.
+        v_set.lease_id := p_op.lease_id;
+        v_set.status := 'dead';
+        v_set.verdict := CASE WHEN p_op.status = 'dead' THEN 'set' ELSE 'lease_replaced' END;
+    ELSIF p_op.status = v_row.status AND (p_op.status = 'dead' OR NOT v_old) THEN
+        NULL;
+    ELSIF v_row.status = 'dead' THEN
+        v_set.verdict := 'expired';
+    ELSIF p_op.status = 'dead' THEN
+        UPDATE registry_instance
+        SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
+            death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
+            death_deadline = last_heartbeat + make_interval(secs => coalesce(ttl_ms, 15000) / 1000.0),
+            death_decided_by = p_decided_by
+        WHERE instance_id = v_row.instance_id;
+        v_set.changed := true;
+    ELSIF v_old THEN
+        v_set.verdict := 'epoch_fenced';
+    ELSIF (v_row.status, p_op.status) IN (('starting', 'alive'), ('alive', 'draining'), ('draining', 'alive')) THEN
+        UPDATE registry_instance
+        SET status = p_op.status, revision = p_revision
+        WHERE instance_id = v_row.instance_id;
+        v_set.changed := true;
+    ELSE
+        v_set.verdict := 'invalid_transition';
+    END IF;
+
+    IF v_set.changed THEN
+        v_set.revision := p_revision;
+        v_set.status := p_op.status;
+    END IF;
+    RETURN v_set;
+END
+$$;
+
+COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision.';

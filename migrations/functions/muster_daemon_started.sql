@@ -1,0 +1,39 @@
+-- muster_daemon_started: Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there
+-- to hear beats; if its own former run did not leave in order, beats are lost: then expiry is put on hold: returns for
+-- how many milliseconds. Should another one have died just then, its row holds expiry until it is given up, which
+-- begins a hold.
+
+CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT '')
+RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SECURITY DEFINER
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_now     timestamptz;
+    v_fresh   boolean;
+    v_crashed boolean;
+BEGIN
+    PERFORM muster_lock_cluster();
+    v_now := muster_now();
+    -- Two processes cannot listen at one address of one machine: the former run is gone, with what it had not saved.
+    DELETE FROM registry_daemon
+    WHERE daemon_id <> p_daemon_id AND p_host <> '' AND host = p_host AND address = p_address;
+    v_crashed := FOUND;
+    SELECT EXISTS (
+        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
+    ) INTO v_fresh;
+    INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, saved_up_to, host)
+    VALUES (p_daemon_id, p_address, p_version, v_now, v_now, v_now, p_host)
+    ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush;
+    IF v_fresh AND NOT v_crashed THEN
+        RETURN 0;
+    END IF;
+    RETURN muster_hold_expiry(
+        CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
+END
+$$;
+
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts.';
+REVOKE ALL ON FUNCTION muster_daemon_started(uuid, text, text, text) FROM PUBLIC;
