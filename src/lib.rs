@@ -44,6 +44,7 @@ pub mod metrics;
 pub mod model;
 pub mod proto;
 pub mod registry;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod view;

@@ -47,7 +47,8 @@ pub(super) async fn run(args: HealthcheckArgs, client: &ClientArgs) -> Result<u8
 
 /// What `/readyz` says is missing, on one line; else its first line.
 pub(super) fn missing(body: &str) -> String {
-    let missing: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("[missing] ")).collect();
+    let missing: Vec<&str> =
+        body.lines().filter_map(|line| line.strip_prefix("[missing]")).map(str::trim_start).collect();
     match &missing[..] {
         [] => body.lines().next().unwrap_or("nothing").to_owned(),
         some => some.join("; "),
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_fits_a_line() {
-        let body = "not ready\n[ok]      database: connected\n[missing] view: not yet\n[missing] feed: not yet\n";
+        let body = "not ready\n[ok]       database: connected\n[missing]  view: not yet\n[missing]  feed: not yet\n";
         assert_eq!(missing(body), "view: not yet; feed: not yet");
         assert_eq!(missing("not found; see /\n"), "not found; see /");
         assert_eq!(missing(""), "nothing");

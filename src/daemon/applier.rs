@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::{
     clock::DatabaseClock,
@@ -53,7 +53,6 @@ impl Applier {
         if std::mem::replace(&mut self.expiry, expiry) != expiry {
             self.alarm.expiry_changed();
         }
-        self.readiness.set(Condition::Expiry, true, expiry_detail(cluster));
     }
 
     fn forget(&self, gone: &[Arc<Entry>]) {
@@ -61,22 +60,6 @@ impl Applier {
             self.leases.forget(&entry.lease);
         }
     }
-}
-
-/// What keeps deaths back, for whoever asks `/readyz`: by the database clock, so that it stays true while it is old.
-fn expiry_detail(cluster: &Cluster) -> String {
-    if let Some(hold) = &cluster.hold {
-        let remaining = TimeDelta::from_std(hold.remaining).unwrap_or(TimeDelta::MAX);
-        let until = cluster.read_at.checked_add_signed(remaining).unwrap_or(cluster.read_at);
-        return format!("on hold until {}: {}", until.to_rfc3339_opts(SecondsFormat::Secs, true), hold.reason);
-    }
-    let Some(brake) = &cluster.brake else { return "neither held nor braked".to_owned() };
-    let how = match brake.mode {
-        BrakeMode::Pace => "paced",
-        BrakeMode::Protect => "stopped to protect",
-    };
-    let since = brake.since.to_rfc3339_opts(SecondsFormat::Secs, true);
-    format!("{how} since {since}: {} of {} are overdue", brake.overdue, brake.live)
 }
 
 /// Turns instances, read at `read_at`, into entries, each when it is asked for.

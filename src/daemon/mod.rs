@@ -9,6 +9,7 @@
 
 mod applier;
 mod error;
+mod facts;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,7 +33,7 @@ use crate::{
     },
     http::{
         self,
-        board::{Board, Engine, Sources},
+        board::{Board, Sources},
         routes::Http,
     },
     lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, ServiceManager, Stage},
@@ -46,13 +47,14 @@ use crate::{
         reaper::{Alarm, Reapers},
         suspicion::Suspicions,
     },
+    status::Gather,
     store::{
         self, Lane, Pool,
         handover::handover,
         local::{Durability, LocalServer, Options},
     },
     telemetry::{self, chain},
-    view::{View, ViewWriter},
+    view::{Surveyor, View, ViewWriter},
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -72,6 +74,7 @@ struct Parts {
     pool: Pool,
     leases: Arc<Leases>,
     view: View,
+    surveyor: Surveyor,
     readiness: Readiness,
     health: Arc<Health>,
     http_addr: SocketAddr,
@@ -85,9 +88,14 @@ impl Parts {
             daemon_id: self.identity.daemon_id,
             http_addr: self.http_addr,
             leases: Arc::clone(&self.leases),
-            readiness: self.readiness.clone(),
-            health: Arc::clone(&self.health),
+            facts: self.facts(),
+            surveyor: self.surveyor.clone(),
         }
+    }
+
+    /// What the health of this daemon is judged by.
+    fn facts(&self) -> Gather {
+        facts::gather(self, self.surveyor.clone())
     }
 }
 
@@ -184,6 +192,7 @@ async fn start(
         url,
         identity: Identity { daemon_id, address, version: VERSION, host: hostname() },
         clock,
+        surveyor: Surveyor::new(view.clone()),
         view,
         lifecycle,
     };
@@ -208,19 +217,15 @@ fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
 
 /// What the status page shows.
 fn sources(parts: &Parts) -> Sources {
-    let (leases, health, clock) = (Arc::clone(&parts.leases), Arc::clone(&parts.health), parts.clock);
+    let leases = Arc::clone(&parts.leases);
     let epochs = Arc::new(Epochs::new(parts.pool.clone(), Arc::clone(&parts.name)));
     Sources {
         view: parts.view.clone(),
-        readiness: parts.readiness.clone(),
+        surveyor: parts.surveyor.clone(),
+        facts: parts.facts(),
         daemon_id: parts.identity.daemon_id,
         grpc_address: parts.identity.address.clone(),
-        engine: Arc::new(move || Engine {
-            flush_lag: Duration::from_millis(leases.save_lag_ms(clock.now_ms())),
-            database_latency: health.database_latency(),
-            last_reap_age: health.last_reap_age(),
-            beats_received: leases.renewed(),
-        }),
+        beats_received: Arc::new(move || leases.renewed()),
         epoch: Arc::new(move || {
             let epochs = Arc::clone(&epochs);
             Box::pin(async move { epochs.list(u64::MAX >> 1, 1).await.ok()?.into_iter().next() })

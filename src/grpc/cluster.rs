@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -11,11 +12,11 @@ use super::{
     page_token, reader,
 };
 use crate::{
-    lifecycle::Readiness,
     model::{EpochId, InvalidInput, LeaseId, LogicalId, Revision, Rotation, Verdict, input},
     proto::v1::{self, cluster_service_server::ClusterService},
-    registry::{Epochs, Health, Leases, operators::Operators},
-    view::{Snapshot, View, list::unserved},
+    registry::{Epochs, Leases, operators::Operators},
+    status::{Facts, Gather, judge},
+    view::{Snapshot, Surveyor, View, list::unserved},
 };
 
 /// How long a rotation waits for the view to show it.
@@ -27,6 +28,9 @@ const RELEASE_DEFAULT: Duration = Duration::from_secs(300);
 /// Most logical ids without an instance that one answer names.
 const UNSERVED_MAX: usize = 1_000;
 
+/// How long a survey that is due is waited for; the former one is used then.
+const SURVEY_BOUND: Duration = Duration::from_millis(500);
+
 /// What the daemon that serves this knows of itself.
 #[derive(Debug)]
 pub struct ThisDaemon {
@@ -34,12 +38,12 @@ pub struct ThisDaemon {
     pub daemon_id: Uuid,
     /// Where metrics and probes are served.
     pub http_addr: SocketAddr,
-    /// Whether beats can be saved, and how many are overdue.
+    /// How many instances are suspect.
     pub leases: Arc<Leases>,
-    /// Whether callers should come.
-    pub readiness: Readiness,
-    /// How the work in the background goes.
-    pub health: Arc<Health>,
+    /// What its health is judged by.
+    pub facts: Gather,
+    /// Finds the names whose every instance is suspect.
+    pub surveyor: Surveyor,
 }
 
 /// The service.
@@ -62,25 +66,31 @@ impl Cluster {
         let unserved_limit = unserved_limit("unserved_limit", request.unserved_limit)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let cluster = snapshot.cluster().ok_or(Failure::NotYetSeen)?;
-        let stale_for = self.view.stale_for();
-        let hold = self.view.hold(cluster);
-        let hold = hold.map(|hold| v1::Hold { remaining: Some(duration(hold.remaining)), reason: hold.reason });
+        let _ = timeout(SURVEY_BOUND, self.daemon.surveyor.survey()).await;
+        let facts = self.daemon.facts.facts();
+        let (status, stale_for) = (judge(&facts), facts.stale_for);
+        let hold = facts.hold.as_ref();
+        let hold = hold.map(|hold| v1::Hold { remaining: Some(duration(hold.remaining)), reason: hold.reason.clone() });
         let unserved = unserved(&snapshot, unserved_limit);
         Ok(v1::GetClusterResponse {
             cluster_epoch: cluster.epoch.id.to_string(),
             epoch_number: cluster.epoch.number,
             revision: cluster.revision.0,
             history_id: cluster.history_id.to_string(),
-            daemons: self.view.daemons().present.iter().map(|daemon| convert::daemon(daemon, stale_for)).collect(),
+            daemons: facts.daemons.iter().map(|daemon| convert::daemon(daemon, stale_for)).collect(),
             hold,
             counts: Some(self.counts(&snapshot)),
             stale_for: Some(duration(stale_for)),
             daemon_id: self.daemon.daemon_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            brake: cluster.brake.as_ref().map(convert::brake),
-            health: Some(self.health()),
+            brake: facts.brake.as_ref().map(convert::brake),
+            health: Some(self.health(&facts)),
             database_time: Some(convert::timestamp(self.view.database_time(self.view.clock().now_ms()))),
             unserved_logical_ids: unserved.iter().map(LogicalId::to_string).collect(),
+            severity: convert::severity(status.severity).into(),
+            problems: status.problems.iter().map(convert::problem).collect(),
+            expiry: convert::expiry(status.expiry).into(),
+            lost_daemons: facts.lost_daemons.iter().map(|lost| convert::lost_daemon(lost, stale_for)).collect(),
         })
     }
 
@@ -97,16 +107,15 @@ impl Cluster {
         }
     }
 
-    fn health(&self) -> v1::DaemonHealth {
-        let readiness = self.daemon.readiness.snapshot();
-        let missing = readiness.conditions.into_iter().filter(|state| !state.ok);
-        let lag = Duration::from_millis(self.daemon.leases.save_lag_ms(self.view.clock().now_ms()));
+    fn health(&self, facts: &Facts) -> v1::DaemonHealth {
+        let missing = facts.conditions.iter().filter(|condition| !condition.ok);
+        let missing: Vec<_> = missing.map(|condition| format!("{}: {}", condition.name, condition.detail)).collect();
         v1::DaemonHealth {
-            ready: readiness.ready,
-            missing: missing.map(|state| format!("{}: {}", state.condition.name(), state.detail)).collect(),
-            flush_lag: Some(duration(lag)),
-            database_latency: self.daemon.health.database_latency().map(duration),
-            last_reap_age: self.daemon.health.last_reap_age().map(duration),
+            ready: missing.is_empty(),
+            missing,
+            flush_lag: Some(duration(facts.flush_lag)),
+            database_latency: facts.database_latency.map(duration),
+            last_reap_age: facts.last_reap_age.map(duration),
             http_address: self.daemon.http_addr.to_string(),
         }
     }

@@ -11,10 +11,12 @@ use uuid::Uuid;
 use super::failure::Failure;
 use crate::{
     model::{
-        self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, LeaseId, Registration, Ttl,
+        self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, LeaseId, LostDaemon,
+        Registration, Ttl,
         input::{self, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, invalid},
     },
     proto::{self, v1},
+    status::{Expiry, Problem, Severity},
     view::{Entry, View},
 };
 
@@ -257,6 +259,39 @@ pub(super) fn daemon(record: &DaemonRecord, read_ago: Duration) -> v1::Daemon {
         version: record.version.clone(),
         started_at: Some(timestamp(record.started_at)),
         last_flush_age: Some(duration(record.last_flush_age + read_ago)),
+    }
+}
+
+pub(super) fn lost_daemon(lost: &LostDaemon, read_ago: Duration) -> v1::LostDaemon {
+    v1::LostDaemon { daemon: Some(daemon(&lost.record, read_ago)), lost_for: Some(duration(lost.lost_for + read_ago)) }
+}
+
+pub(super) fn severity(severity: Severity) -> v1::Severity {
+    match severity {
+        Severity::Ok => v1::Severity::Ok,
+        Severity::Warning => v1::Severity::Warning,
+        Severity::Critical => v1::Severity::Critical,
+    }
+}
+
+pub(super) fn expiry(expiry: Expiry) -> v1::ExpiryState {
+    match expiry {
+        Expiry::Running => v1::ExpiryState::Running,
+        Expiry::Held => v1::ExpiryState::Held,
+        Expiry::Paced => v1::ExpiryState::Paced,
+        Expiry::Protected => v1::ExpiryState::Protected,
+        Expiry::Unknown => v1::ExpiryState::Unknown,
+    }
+}
+
+pub(super) fn problem(problem: &Problem) -> v1::Problem {
+    v1::Problem {
+        code: problem.code.as_str().to_owned(),
+        severity: severity(problem.severity).into(),
+        summary: problem.summary.clone(),
+        action: problem.action.clone(),
+        command: problem.command.to_owned(),
+        cause: problem.cause.map(|cause| cause.as_str().to_owned()).unwrap_or_default(),
     }
 }
 

@@ -1,9 +1,8 @@
 //! What everybody who looks at the registry over HTTP shares: one survey and one summary, however many look.
 //!
-//! A summary is made when somebody asks and the last one is older than [`SUMMARY_PERIOD`]; all who ask meanwhile wait
-//! for the same one, and nobody asking costs nothing. The survey behind it looks at every instance, so it is made anew
-//! at most once a second and never takes more than a twentieth of a processor: after one that took 0.2 s the next
-//! comes 4 s later. How old it is stands in the summary.
+//! A summary is made when a client asks and the last one is older than [`SUMMARY_PERIOD`]; all clients that ask meanwhile
+//! wait for the same one. The survey behind it is shared with gRPC ([`crate::view::Surveyor`]) and may be older; its age
+//! is part of the summary.
 
 use std::{
     collections::VecDeque,
@@ -25,18 +24,16 @@ use uuid::Uuid;
 
 use super::api::{ApiError, summary};
 use crate::{
-    lifecycle::Readiness,
     model::EpochRecord,
+    status::{self, Gather, Status},
     view::{
-        View,
+        Surveyor, View,
         survey::{Moment, Survey},
     },
 };
 
 /// How often a summary is made at most.
 pub const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
-/// By how much longer than it takes a survey is used.
-const SURVEY_SHARE: u32 = 20;
 /// How long the history of epochs is waited for...
 const EPOCH_TIMEOUT: Duration = Duration::from_millis(500);
 /// ...and how long after a vain attempt it is asked again.
@@ -46,19 +43,6 @@ const BEATS_WINDOW: Duration = Duration::from_secs(15);
 /// Most streams of events at once.
 pub const STREAMS_MAX: usize = 32;
 
-/// How the background work of this daemon goes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Engine {
-    /// By how much saving beats is late.
-    pub flush_lag: Duration,
-    /// How long PostgreSQL took for the latest save; `None` before the first.
-    pub database_latency: Option<Duration>,
-    /// How long ago the reaper last looked; `None` before its first look.
-    pub last_reap_age: Option<Duration>,
-    /// Beats accepted since the daemon started.
-    pub beats_received: u64,
-}
-
 /// Asks for the current entry of the history of epochs.
 pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Send + Sync>;
 
@@ -67,14 +51,16 @@ pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Se
 pub struct Sources {
     /// The registry.
     pub view: View,
-    /// Whether callers should come.
-    pub readiness: Readiness,
+    /// Takes surveys of it.
+    pub surveyor: Surveyor,
+    /// What the health of this daemon is judged by.
+    pub facts: Gather,
     /// This run of the daemon.
     pub daemon_id: Uuid,
     /// Its gRPC address, as it tells others.
     pub grpc_address: String,
-    /// How its background work goes; must not block.
-    pub engine: Arc<dyn Fn() -> Engine + Send + Sync>,
+    /// Beats accepted since the daemon started; must not block.
+    pub beats_received: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The history of epochs: asked once per epoch.
     pub epoch: AskEpoch,
 }
@@ -115,7 +101,6 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    survey: Option<(Arc<Survey>, Instant)>,
     epoch: Option<EpochRecord>,
     epoch_asked: Option<Instant>,
     beats: VecDeque<(Instant, u64)>,
@@ -149,8 +134,15 @@ impl Board {
     /// Now, by both clocks.
     #[must_use]
     pub fn moment(&self) -> Moment {
-        let now_ms = self.view().clock().now_ms();
-        Moment { now_ms, database: self.view().database_time(now_ms) }
+        self.inner.sources.surveyor.moment()
+    }
+
+    /// The present status of this daemon and its cluster. Waits at most `bound` for a survey that is due.
+    pub(super) async fn status(&self, bound: Duration) -> Status {
+        let sources = &self.inner.sources;
+        // Without a new one the former is as good as can be.
+        let _ = timeout(bound, sources.surveyor.survey()).await;
+        status::judge(&sources.facts.facts())
     }
 
     /// The summary of this second.
@@ -181,30 +173,15 @@ impl Board {
             return published;
         }
         let due = Instant::now() + SUMMARY_PERIOD;
-        let survey = self.survey(&mut state).await;
-        self.learn_epoch(&mut state).await;
         let sources = &self.inner.sources;
-        let engine = (sources.engine)();
-        let beats = state.beats_per_second(engine.beats_received);
-        let json = summary::render(sources, engine, beats, &survey, state.epoch.as_ref(), self.moment());
+        let survey = sources.surveyor.survey().await;
+        self.learn_epoch(&mut state).await;
+        let beats = state.beats_per_second((sources.beats_received)());
+        let json = summary::render(sources, beats, &survey, state.epoch.as_ref(), self.moment());
         let event = Bytes::from(format!("event: summary\ndata: {json}\n\n"));
         let published = Arc::new(Published { due, survey, json: Bytes::from(json), event });
         self.inner.published.store(Some(Arc::clone(&published)));
         published
-    }
-
-    /// The last survey, or a new one if it is time.
-    async fn survey(&self, state: &mut State) -> Arc<Survey> {
-        if let Some((survey, _)) = state.survey.as_ref().filter(|(_, due)| Instant::now() < *due) {
-            return Arc::clone(survey);
-        }
-        let (snapshot, moment, began) = (Arc::clone(&self.view().snapshot()), self.moment(), Instant::now());
-        // Away from the threads that answer callers: with a million instances it takes a while.
-        let taken = tokio::task::spawn_blocking(move || Survey::take(&snapshot, moment)).await;
-        let survey = Arc::new(taken.unwrap_or_default());
-        let due = Instant::now() + (began.elapsed() * SURVEY_SHARE).max(SUMMARY_PERIOD);
-        state.survey = Some((Arc::clone(&survey), due));
-        survey
     }
 
     /// When and why the current epoch began. It never changes, so it is asked once.

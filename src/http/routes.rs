@@ -3,7 +3,7 @@
 //! `/livez` says that the process runs and nothing else: restarting a daemon because its PostgreSQL is away would throw
 //! away the memory it answers from. `/readyz` says whether to send callers here, and what is missing if not.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -19,9 +19,13 @@ use serde_json::json;
 
 use super::{api, board::Board, logical_ids, page, service_discovery};
 use crate::{
-    lifecycle::{Readiness, Snapshot},
+    lifecycle::Readiness,
     metrics::{Handle, ReadyMetrics},
+    status::{State as Condition, Status},
 };
+
+/// How long `/readyz` waits for a survey: a probe is not to wait until a million instances are looked at.
+const SURVEY_BOUND: Duration = Duration::from_millis(200);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -105,36 +109,44 @@ async fn metrics(State(http): State<Http>) -> Response {
 }
 
 async fn readyz(State(http): State<Http>, headers: HeaderMap) -> Response {
-    let snapshot = http.readiness.snapshot();
-    let status = if snapshot.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    if wants_json(&headers) { respond(status, JSON, as_json(&snapshot)) } else { text(status, as_text(&snapshot)) }
+    let status = http.board.status(SURVEY_BOUND).await;
+    let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if wants_json(&headers) { respond(code, JSON, as_json(&status)) } else { text(code, as_text(&status)) }
 }
 
 fn wants_json(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| value.contains(JSON))
 }
 
-fn as_text(snapshot: &Snapshot) -> String {
-    let mut lines = String::from(if snapshot.ready { "ready\n" } else { "not ready\n" });
-    for state in &snapshot.conditions {
-        lines.push_str(if state.ok { "[ok]      " } else { "[missing] " });
-        lines.push_str(state.condition.name());
-        if !state.detail.is_empty() {
-            lines.push_str(": ");
-            lines.push_str(&state.detail);
-        }
-        lines.push('\n');
+/// A line for each condition, then one for each problem; consequences are indented below their cause.
+fn as_text(status: &Status) -> String {
+    let mut lines = String::from(if status.ready { "ready\n" } else { "not ready\n" });
+    let mut line = |indent: &str, mark: &str, name: &str, detail: &str| {
+        let separator = if detail.is_empty() { "" } else { ": " };
+        lines.push_str(&format!("{indent}{:<10} {name}{separator}{detail}\n", format!("[{mark}]")));
+    };
+    for state in &status.conditions {
+        line("", state.state.as_str(), state.name, &state.detail);
+    }
+    for problem in &status.problems {
+        let indent = if problem.cause.is_some() { "  " } else { "" };
+        line(indent, problem.severity.as_str(), problem.code.as_str(), &problem.summary);
     }
     lines
 }
 
-fn as_json(snapshot: &Snapshot) -> String {
-    let conditions: Vec<_> = snapshot
-        .conditions
-        .iter()
-        .map(|state| json!({"name": state.condition.name(), "ok": state.ok, "detail": state.detail}))
-        .collect();
-    json!({"ready": snapshot.ready, "conditions": conditions}).to_string()
+fn as_json(status: &Status) -> String {
+    let conditions = status.conditions.iter().map(|it| {
+        let ok = it.state != Condition::Missing;
+        json!({"name": it.name, "ok": ok, "state": it.state.as_str(), "detail": it.detail})
+    });
+    json!({
+        "ready": status.ready,
+        "severity": status.severity.as_str(),
+        "conditions": conditions.collect::<Vec<_>>(),
+        "problems": status.problems.iter().map(api::summary::problem).collect::<Vec<_>>(),
+    })
+    .to_string()
 }
 
 pub(super) fn text(status: StatusCode, body: String) -> Response {

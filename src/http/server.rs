@@ -55,10 +55,10 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
-        http::board::{Board, Engine, Sources},
+        http::board::{Board, Sources},
         lifecycle::{Condition, Readiness},
-        metrics,
-        view::View,
+        metrics, status,
+        view::{Surveyor, View},
     };
 
     struct Served {
@@ -74,12 +74,18 @@ mod tests {
         let (readiness, refreshed) = (Readiness::new(), Arc::new(AtomicUsize::new(0)));
         let counter = Arc::clone(&refreshed);
         let token = CancellationToken::new();
+        let (view, recorded) = (View::new(Clock::new()).0, readiness.clone());
+        let conditions = move || {
+            let states = recorded.snapshot().conditions.into_iter();
+            states.map(|it| status::Condition { name: it.condition.name(), ok: it.ok, detail: it.detail }).collect()
+        };
         let sources = Sources {
-            view: View::new(Clock::new()).0,
-            readiness: readiness.clone(),
+            surveyor: Surveyor::new(view.clone()),
+            view,
+            facts: status::Gather::new(move || status::Facts { conditions: conditions(), ..status::Facts::default() }),
             daemon_id: uuid::Uuid::nil(),
             grpc_address: "127.0.0.1:7717".to_owned(),
-            engine: Arc::new(Engine::default),
+            beats_received: Arc::new(|| 0),
             epoch: Arc::new(|| Box::pin(async { None })),
         };
         let board = Board::new(sources, token.clone());
@@ -116,16 +122,16 @@ mod tests {
         let answer = get(served.address, "/readyz HTTP/1.1").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert!(
-            answer.contains("[missing] feed: no answer for 4 s\n") && answer.contains("[ok]      view\n"),
+            answer.contains("[missing]  feed: no answer for 4 s\n") && answer.contains("[ok]       view\n"),
             "{answer}"
         );
 
         let answer = get(served.address, "/readyz HTTP/1.1\r\nAccept: application/json").await;
         let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-        assert_eq!(body["ready"], false);
+        assert_eq!((&body["ready"], &body["problems"][0]["code"]), (&false.into(), &"not_ready".into()));
         assert_eq!(
             body["conditions"][3],
-            serde_json::json!({"name": "feed", "ok": false, "detail": "no answer for 4 s"})
+            serde_json::json!({"name": "feed", "ok": false, "state": "missing", "detail": "no answer for 4 s"})
         );
     }
 

@@ -22,17 +22,14 @@ pub enum Condition {
     Feed,
     /// Beats can be saved in time.
     Flush,
-    /// Whether expiry is held or braked is told in its detail only: it always holds, because a daemon that declares
-    /// nobody dead serves its callers as well as any.
-    Expiry,
     /// No shutdown has begun. Holds from the start.
     NotShuttingDown,
 }
 
 impl Condition {
     /// All conditions, in the order in which a starting daemon meets them.
-    pub const ALL: [Self; 7] =
-        [Self::Database, Self::Schema, Self::View, Self::Feed, Self::Flush, Self::Expiry, Self::NotShuttingDown];
+    pub const ALL: [Self; 6] =
+        [Self::Database, Self::Schema, Self::View, Self::Feed, Self::Flush, Self::NotShuttingDown];
 
     /// Name of the condition on the wire.
     #[must_use]
@@ -43,7 +40,6 @@ impl Condition {
             Self::View => "view",
             Self::Feed => "feed",
             Self::Flush => "flush",
-            Self::Expiry => "expiry",
             Self::NotShuttingDown => "not_shutting_down",
         }
     }
@@ -83,11 +79,11 @@ struct Inner {
 }
 
 impl Readiness {
-    /// Makes a record in which nothing holds yet but [`Condition::Expiry`] and [`Condition::NotShuttingDown`].
+    /// Makes a record in which nothing holds yet but [`Condition::NotShuttingDown`].
     #[must_use]
     pub fn new() -> Self {
         let states = Condition::ALL.map(|condition| {
-            let ok = matches!(condition, Condition::Expiry | Condition::NotShuttingDown);
+            let ok = condition == Condition::NotShuttingDown;
             let detail = if ok { String::new() } else { "not yet".to_owned() };
             ConditionState { condition, ok, detail }
         });

@@ -107,3 +107,12 @@ pub struct DaemonRecord {
     /// How long ago it last saved beats, when the row was read.
     pub last_flush_age: Duration,
 }
+
+/// A daemon that the cluster has evicted, because it had not saved beats for 15 s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostDaemon {
+    /// As it was last on record.
+    pub record: DaemonRecord,
+    /// How long ago it was evicted, when the row was read.
+    pub lost_for: Duration,
+}

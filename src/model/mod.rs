@@ -19,7 +19,7 @@ pub mod wellness;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochRecord, Hold};
+pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochRecord, Hold, LostDaemon};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};
 pub use instance::{Death, Instance};

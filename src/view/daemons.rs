@@ -4,7 +4,9 @@
 //! too long, and the operator who comes to look would find no trace of it. What tells the two apart is how it looked when
 //! it was last there.
 
-use crate::model::{DaemonRecord, wellness};
+use std::time::Duration;
+
+use crate::model::{self, DaemonRecord, wellness};
 
 /// How long a lost daemon is remembered, in milliseconds.
 const REMEMBERED_MS: u64 = 3_600_000;
@@ -45,10 +47,18 @@ impl Daemons {
     }
 }
 
+impl Daemons {
+    /// The lost ones, each with how long ago it was found to be gone.
+    #[must_use]
+    pub fn lost_at(&self, now_ms: u64) -> Vec<model::LostDaemon> {
+        let lost_for = |lost_ms: u64| Duration::from_millis(now_ms.saturating_sub(lost_ms));
+        let lost = |it: &LostDaemon| model::LostDaemon { record: it.record.clone(), lost_for: lost_for(it.lost_ms) };
+        self.lost.iter().map(lost).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use chrono::DateTime;
     use uuid::Uuid;
 

@@ -4,6 +4,7 @@
 //!   changed.
 //! - [`writer`]: the one place that makes snapshots, from what the feed brings.
 //! - [`resolve`], [`list`], [`tally`], [`survey`], [`names`]: questions, as pure functions of a snapshot.
+//! - [`surveyor`]: takes surveys and shares them.
 //! - [`daemons`]: who shares the database, and who was lost.
 //! - [`hub`]: changes on their way to watchers.
 //!
@@ -18,6 +19,7 @@ pub mod names;
 pub mod resolve;
 pub mod snapshot;
 pub mod survey;
+pub mod surveyor;
 pub mod tally;
 pub mod writer;
 
@@ -45,6 +47,7 @@ use tokio::{
 pub use daemons::Daemons;
 pub use hub::Hub;
 pub use snapshot::{Counts, Entry, Snapshot};
+pub use surveyor::Surveyor;
 pub use writer::ViewWriter;
 
 use crate::{

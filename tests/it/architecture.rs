@@ -31,13 +31,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("feed", &["store", "model", "clock", "metrics", "telemetry"]),
     // Memory: what is known, without a way to ask for more.
     ("view", &["model", "clock", "metrics"]),
+    // The one judgement of health: a pure function of values.
+    ("status", &["model"]),
     // What the outside sees.
-    ("http", &["lifecycle", "metrics", "view", "model"]),
-    ("grpc", &["registry", "view", "model", "proto", "lifecycle", "metrics", "clock"]),
+    ("http", &["lifecycle", "metrics", "view", "model", "status"]),
+    ("grpc", &["registry", "view", "model", "proto", "lifecycle", "metrics", "clock", "status"]),
     // The one place that knows every part.
     ("daemon", EVERYTHING),
     // A client of the protocol, and the way in to the daemon and to the migrations.
-    ("cli", &["model", "proto", "config", "clock", "daemon", "store"]),
+    ("cli", &["model", "proto", "config", "clock", "daemon", "store", "status"]),
     ("main", &["cli"]),
 ];
 
@@ -51,6 +53,7 @@ const EVERYTHING: &[&str] = &[
     "metrics",
     "model",
     "registry",
+    "status",
     "store",
     "telemetry",
     "view",
@@ -63,6 +66,10 @@ const TESTS_MAY_IMPORT: &[(&str, &[&str])] = &[("http", &["clock"])];
 const NEVER: &[(&str, &[&str])] = &[
     ("model", &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics"]),
     ("store", &["registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
+    (
+        "status",
+        &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics", "lifecycle"],
+    ),
     ("registry", &["view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
     ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),

@@ -47,7 +47,7 @@ async fn probes_tell_people_and_machines_how_the_daemon_is() {
     assert_eq!((status, text.lines().next()), (200, Some("ready")));
     let conditions = ["database", "schema", "view", "feed", "flush", "expiry", "not_shutting_down"];
     for condition in conditions {
-        assert!(text.contains(&format!("[ok]      {condition}")), "{condition}:\n{text}");
+        assert!(text.contains(&format!("[ok]       {condition}")), "{condition}:\n{text}");
     }
     let answer = get(daemon, "/readyz", "Accept: application/json\r\n").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -69,7 +69,7 @@ async fn a_daemon_that_is_not_ready_says_what_is_missing() {
     let daemon = Daemon::spawn(&["--database-url", sql.database.url()]).await;
     let (status, text) = daemon.http_get("/readyz").await.unwrap();
     assert_eq!((status, text.lines().next()), (503, Some("not ready")));
-    assert!(text.contains("[missing] schema"), "{text}");
+    assert!(text.contains("[missing]  schema"), "{text}");
     let answer = get(&daemon, "/readyz", "Accept: application/json\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(r#""ready":false"#), "{answer}");
     assert_eq!(daemon.http_get("/livez").await.unwrap().0, 200);

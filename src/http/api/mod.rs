@@ -10,7 +10,6 @@ pub mod instances;
 pub mod names;
 pub mod summary;
 pub mod value;
-pub mod verdict;
 
 pub use error::ApiError;
 

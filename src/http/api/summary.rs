@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 use super::{
     instance,
     value::{duration, long, time},
-    verdict::{Facts, daemon_state, problems, severity},
 };
 use crate::{
-    http::board::{Engine, Sources},
-    model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus, wellness::Wellness},
+    http::board::Sources,
+    model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
+    status::{Code, Facts, Problem, daemon_state, judge},
     view::{
-        Counts, Daemons, Entry, View,
+        Counts, Entry, View,
         survey::{LATELY, Moment, NameState, Survey},
     },
 };
@@ -24,7 +24,6 @@ const UNSERVED_MAX: usize = 10;
 /// The summary as JSON. `beats` are those accepted per second.
 pub(crate) fn render(
     sources: &Sources,
-    engine: Engine,
     beats: Option<f64>,
     survey: &Survey,
     epoch: Option<&EpochRecord>,
@@ -32,38 +31,23 @@ pub(crate) fn render(
 ) -> String {
     let view = &sources.view;
     let snapshot = view.snapshot();
-    let (cluster, counts, stale_for) = (snapshot.cluster(), snapshot.counts(), view.stale_for());
-    let readiness = sources.readiness.snapshot();
-    let (ready, daemons) = (readiness.ready, view.daemons());
-    let hold = cluster.and_then(|cluster| view.hold(cluster));
-    let facts = Facts {
-        loaded: cluster.is_some(),
-        readiness,
-        stale_for,
-        confirmed_at: view.database_time(view.confirmed_ms()),
-        flush_lag: engine.flush_lag,
-        last_reap_age: engine.last_reap_age,
-        hold,
-        brake: cluster.and_then(|cluster| cluster.brake.clone()),
-        daemons: (*daemons).clone(),
-        unserved: survey.count(NameState::Unserved),
-        all_suspect: survey.count(NameState::AllSuspect),
-    };
-    let problems = problems(&facts);
+    let (cluster, facts) = (snapshot.cluster(), sources.facts.facts());
+    let status = judge(&facts);
     let unserved = survey.listed(NameState::Unserved).iter().take(UNSERVED_MAX).map(|name| name.as_str());
     json!({
-        "verdict": severity(problems.first().map_or(Wellness::Well, |problem| problem.severity)),
-        "problems": problems.iter().map(super::verdict::Problem::to_json).collect::<Vec<_>>(),
-        "ready": ready,
+        "severity": status.severity.as_str(),
+        "problems": status.problems.iter().map(problem).collect::<Vec<_>>(),
+        "expiry": status.expiry.as_str(),
+        "ready": status.ready,
         "now": time(now.database),
         "asOf": time(facts.confirmed_at),
-        "staleFor": duration(stale_for),
+        "staleFor": duration(facts.stale_for),
         "version": env!("CARGO_PKG_VERSION"),
         "daemonId": sources.daemon_id.to_string(),
         "grpcAddress": sources.grpc_address,
-        "flushLag": duration(engine.flush_lag),
-        "databaseLatency": engine.database_latency.map(duration),
-        "lastReapAge": engine.last_reap_age.map(duration),
+        "flushLag": duration(facts.flush_lag),
+        "databaseLatency": facts.database_latency.map(duration),
+        "lastReapAge": facts.last_reap_age.map(duration),
         "cluster": cluster.map(|cluster| cluster_json(cluster, epoch)),
         "hold": facts.hold.as_ref().map(|hold| json!({"remaining": duration(hold.remaining), "reason": hold.reason})),
         "brake": facts.brake.as_ref().map(|brake| json!({
@@ -72,8 +56,8 @@ pub(crate) fn render(
             "live": brake.live,
             "since": time(brake.since),
         })),
-        "daemons": daemons_json(sources, &daemons, stale_for, now),
-        "counts": counts_json(counts, survey),
+        "daemons": daemons_json(&facts),
+        "counts": counts_json(snapshot.counts(), survey),
         "names": NameState::ALL.iter().map(|state| (state.as_str().to_owned(), survey.count(*state).into()))
             .collect::<Map<_, Value>>(),
         "unserved": unserved.collect::<Vec<_>>(),
@@ -102,26 +86,34 @@ fn cluster_json(cluster: &Cluster, epoch: Option<&EpochRecord>) -> Value {
     })
 }
 
-fn daemons_json(sources: &Sources, daemons: &Daemons, stale_for: Duration, now: Moment) -> Vec<Value> {
-    let row = |record: &DaemonRecord, age: Duration, state: &str| {
+/// A problem as JSON; `brief` is for a headline.
+pub(crate) fn problem(problem: &Problem) -> Value {
+    json!({
+        "code": problem.code.as_str(),
+        "severity": problem.severity.as_str(),
+        "summary": problem.summary,
+        "action": problem.action,
+        "command": problem.command,
+        "cause": problem.cause.map(Code::as_str),
+        "brief": problem.code.brief(),
+    })
+}
+
+fn daemons_json(facts: &Facts) -> Vec<Value> {
+    let row = |record: &DaemonRecord, state: &str, lost_for: Option<Duration>| {
         json!({
             "daemonId": record.daemon_id.to_string(),
             "address": record.address,
             "version": record.version,
             "startedAt": time(record.started_at),
-            "lastFlushAge": duration(age),
+            "lastFlushAge": duration(record.last_flush_age + facts.stale_for),
             "state": state,
-            "answering": record.daemon_id == sources.daemon_id,
+            "lostFor": lost_for.map(|lost_for| duration(lost_for + facts.stale_for)),
+            "answering": record.daemon_id == facts.daemon_id,
         })
     };
-    let lost = daemons.lost.iter().map(|lost| {
-        let since = Duration::from_millis(now.now_ms.saturating_sub(lost.lost_ms));
-        row(&lost.record, lost.record.last_flush_age + since, "lost")
-    });
-    let present = daemons.present.iter().map(|record| {
-        let age = record.last_flush_age + stale_for;
-        row(record, age, daemon_state(age, stale_for))
-    });
+    let lost = facts.lost_daemons.iter().map(|lost| row(&lost.record, "lost", Some(lost.lost_for)));
+    let present = facts.daemons.iter().map(|record| row(record, daemon_state(record, facts), None));
     lost.chain(present).collect()
 }
 

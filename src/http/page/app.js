@@ -104,37 +104,37 @@ function connect() {
 
 // ---- Showing ----
 
-/** What is wrong in a few words; the problem itself tells the whole of it. */
-const BRIEFLY = {
-  database_away: "PostgreSQL is away",
-  not_ready: "this daemon is not ready",
-  beats_not_saved: "beats are not saved",
-  reaper_late: "the reaper is late",
-  brake_protect: "nobody is declared dead",
-  brake_pace: "deaths are paced",
-  hold: "expiry is on hold",
-  daemon_lost: "a daemon was lost",
-  daemon_silent: "a daemon is silent",
-  versions_differ: "daemons of several versions",
-  unserved: "logical ids without a live instance",
-  all_suspect: "logical ids with suspect instances only",
-};
+const HEADLINE = { ok: "Healthy", warning: "Warning", critical: "Critical" };
 
+/** The headline, and a card for each problem. The daemon judges; here it is shown. */
 function showVerdict() {
   const problems = summary.problems;
-  document.body.dataset.verdict = summary.verdict;
-  const brief = [...new Set(problems.map((problem) => BRIEFLY[problem.code] ?? problem.text))].join(", ");
+  document.body.dataset.severity = summary.severity;
+  const brief = [...new Set(problems.filter((problem) => !problem.cause).map((problem) => problem.brief))].join(", ");
   const { alive, logicalIdsLive: served } = summary.counts;
-  const well = `All is well: ${count(alive)} ${alive === 1 ? "instance serves" : "instances serve"} ${count(served)} ${served === 1 ? "logical id" : "logical ids"}.`;
-  write($("verdict"), problems.length ? `${summary.verdict === "trouble" ? "In trouble" : "Needs attention"}: ${brief}.` : well);
-  document.title = { trouble: "✖ musterd", attention: "! musterd" }[summary.verdict] ?? "musterd";
+  const serving = `${count(alive)} ${alive === 1 ? "instance serves" : "instances serve"} ${count(served)} ${served === 1 ? "logical id" : "logical ids"}`;
+  write($("verdict"), `${HEADLINE[summary.severity]}: ${brief || serving}.`);
+  document.title = { critical: "✖ musterd", warning: "! musterd" }[summary.severity] ?? "musterd";
   const numbered = problems.map((it, at, all) => ({ ...it, number: all.slice(0, at).filter((other) => other.code === it.code).length }));
-  sync($("problems"), numbered, (it) => `${it.code} ${it.number}`, (it) => {
-    const text = h("strong");
-    const element = h("li", { "data-severity": it.severity }, text, h("p", null, it.advice), it.command ? command(page.cli(it.command.slice(8))) : null);
-    element.update = (problem) => write(text, problem.text);
-    return element;
-  });
+  sync($("problems"), numbered, (it) => `${it.code} ${it.cause} ${it.number}`, problem);
+}
+
+/** A card. A consequence is a line below its cause. */
+function problem(it) {
+  const text = h("strong");
+  const more = it.cause ? [] : [h("p", null, it.action), it.command ? command(page.cli(it.command.slice(8))) : null];
+  const element = h("li", { class: it.cause ? "consequence" : "cause" }, text, ...more);
+  element.update = (it) => {
+    element.dataset.severity = it.severity;
+    write(text, it.summary);
+  };
+  return element;
+}
+
+/** The most severe of the problems with these codes. */
+function severity(...codes) {
+  const found = summary.problems.filter((problem) => codes.includes(problem.code)).map((problem) => problem.severity);
+  return ["critical", "warning"].find((word) => found.includes(word)) ?? "ok";
 }
 
 /** One of the facts: a title, a large value, and lines that explain it. */
@@ -157,20 +157,21 @@ function fact([key, title]) {
 
 function facts() {
   const { counts, names, deathsLately: deaths, beats, cluster, hold, brake } = summary;
-  const away = millis(summary.staleFor) > 3000;
+  const away = summary.problems.some((problem) => problem.code === "database_away");
   const late = beats.received !== null && beats.expectedHere > 1 && beats.received < beats.expectedHere * 0.8;
   const reaped = summary.lastReapAge ? `reaper looked ${age(millis(summary.lastReapAge))} ago` : null;
-  const expiry = brake ? `braked: ${word(brake.mode)}` : hold ? "on hold" : "running";
-  const why = brake ? `${count(brake.overdue)} of ${count(brake.live)} overdue` : hold ? `${hold.reason}; ${age(millis(hold.remaining))} to go` : null;
+  const expiry = { running: "running", held: "on hold", paced: "slowed", protected: "stopped", unknown: "unknown" }[summary.expiry];
+  const overdue = brake ? `${count(brake.overdue)} of ${count(brake.live)} overdue` : null;
+  const why = { held: hold ? `${hold.reason}; ${age(millis(hold.remaining))} to go` : null, paced: overdue, protected: overdue, unknown: "PostgreSQL is away" }[summary.expiry];
   const epochAge = cluster?.epochStartedAt ? `began ${age(since(cluster.epochStartedAt, summary.now))} ago` : null;
   const dead = ["stale", "operator", "old_epoch", "replaced", "deregistered"].filter((key) => deaths[key]);
   return [
-    ["alive", "Alive", count(counts.alive), [`${count(counts.suspect)} suspect`, `${count(counts.starting)} starting, ${count(counts.draining)} draining`], counts.suspect ? "attention" : ""],
-    ["names", "Unserved", count(names.unserved), [summary.unserved.slice(0, 3).join(", ") + (names.unserved > 3 ? ", …" : ""), `${count(counts.logicalIdsLive)} served`], names.unserved ? "bad" : "good"],
-    ["dead", "Died in 10 min", count(deaths.total), dead.map((key) => `${count(deaths[key])} ${key.replace("_", " ")}`), deaths.stale ? "attention" : ""],
-    ["beats", "Beats/s here", beats.received === null ? "…" : count(beats.received), [`${count(beats.expectedHere)} expected here`, `${count(beats.expected)} on all daemons`], late ? "attention" : ""],
-    ["expiry", "Expiry", expiry, [why, reaped], brake?.mode.endsWith("PROTECT") ? "bad" : brake || hold ? "attention" : "good"],
-    ["database", "PostgreSQL", away ? "away" : "answers", [`confirmed ${age(millis(summary.staleFor))} ago`, summary.databaseLatency ? `a save takes ${Math.max(1, Math.round(millis(summary.databaseLatency)))} ms` : null, millis(summary.flushLag) ? `beats unsaved for ${age(millis(summary.flushLag))}` : "beats are saved"], away ? "bad" : "good"],
+    ["alive", "Alive", count(counts.alive), [`${count(counts.suspect)} suspect`, `${count(counts.starting)} starting, ${count(counts.draining)} draining`], counts.suspect ? "warning" : ""],
+    ["names", "Unserved", count(names.unserved), [summary.unserved.slice(0, 3).join(", ") + (names.unserved > 3 ? ", …" : ""), `${count(counts.logicalIdsLive)} served`], severity("unserved")],
+    ["dead", "Died in 10 min", count(deaths.total), dead.map((key) => `${count(deaths[key])} ${key.replace("_", " ")}`), deaths.stale ? "warning" : ""],
+    ["beats", "Beats/s here", beats.received === null ? "…" : count(beats.received), [`${count(beats.expectedHere)} expected here`, `${count(beats.expected)} on all daemons`], late ? "warning" : ""],
+    ["expiry", "Expiry", expiry, [why, reaped], summary.expiry === "unknown" ? "warning" : severity("hold", "brake_pace", "brake_protect", "reaper_failing", "reaper_late")],
+    ["database", "PostgreSQL", away ? "away" : "answers", [`confirmed ${age(millis(summary.staleFor))} ago`, summary.databaseLatency ? `a save takes ${Math.max(1, Math.round(millis(summary.databaseLatency)))} ms` : null, millis(summary.flushLag) ? `saving beats is ${age(millis(summary.flushLag))} late` : "beats are saved"], severity("database_away", "database_slow", "beats_not_saved")],
     ["epoch", "Epoch", cluster ? `no. ${cluster.epochNumber}` : "…", [epochAge, cluster?.epochReason, cluster ? `revision ${count(cluster.revision)}` : null], ""],
   ];
 }
@@ -182,9 +183,9 @@ function daemon() {
     badge.dataset.state = it.state;
     write(badge, it.state);
     write(where, it.address);
-    const saved = it.state === "lost" ? "last heard of" : "saved";
+    const [since, what] = it.state === "lost" ? [it.lostFor, "evicted"] : [it.lastFlushAge, "saved"];
     const about = it.answering ? `this one, ${it.version}` : it.version;
-    tick(lines, millis(it.lastFlushAge), (ms) => write(lines, `${about}, ${saved} ${age(ms)} ago`));
+    tick(lines, millis(since), (ms) => write(lines, `${about}, ${what} ${age(ms)} ago`));
   };
   return element;
 }

@@ -70,13 +70,13 @@ async fn a_fleet_in_trouble_is_understood_at_a_glance() {
     browser.wait_for("the worst comes first", &format!("{states} === '{expected}'")).await;
     let names = ["lost", "flaky", "half", "organ", "utility_1", "retired"];
     assert_eq!(texts(&mut browser, "tbody th bdi").await, names);
-    let verdict = "Needs attention: expiry is on hold, a daemon was lost, logical ids without a live instance, logical \
+    let verdict = "Warning: expiry is on hold, a daemon was lost, logical ids without a live instance, logical \
                    ids with suspect instances only.";
     // The summary follows the rows within a second.
     let told = format!("document.querySelector('#verdict').innerText === '{verdict}'");
     browser.wait_for("the verdict names what is wrong", &told).await;
-    assert_eq!(browser.eval("document.body.dataset.verdict").await, "attention");
-    assert_eq!(texts(&mut browser, "#daemons .badge").await, ["lost", "well"]);
+    assert_eq!(browser.eval("document.body.dataset.severity").await, "warning");
+    assert_eq!(texts(&mut browser, "#daemons .badge").await, ["lost", "ok"]);
     let facts = [("alive", "6"), ("names", "1"), ("dead", "2"), ("expiry", "on hold"), ("database", "answers")];
     for (key, value) in facts {
         assert_eq!(browser.text(&format!("#facts [data-key={key}] strong")).await, value, "{key}");
@@ -169,16 +169,13 @@ async fn an_outage_is_a_banner_with_the_age_of_the_data_and_a_lost_daemon_is_tol
     clients.register(registered(1, "organ", &[])).await;
     let Some(mut browser) = Browser::open(&url(&daemon, ""), 1_280, 900).await else { return };
     see(&mut browser, "organ").await;
-    assert_eq!(browser.eval("document.body.dataset.verdict").await, "well");
-    assert_eq!(browser.text("#verdict").await, "All is well: 1 instance serves 1 logical id.");
+    assert_eq!(browser.eval("document.body.dataset.severity").await, "ok");
+    assert_eq!(browser.text("#verdict").await, "Healthy: 1 instance serves 1 logical id.");
     browser.screenshot("well").await;
     cluster.kill9();
-    browser.wait_for("the outage is told", "document.body.dataset.verdict === 'trouble'").await;
+    browser.wait_for("the outage is told", "document.body.dataset.severity === 'critical'").await;
     let banner = browser.text("#problems").await;
-    assert!(
-        banner.contains("PostgreSQL has not answered for") && banner.contains("Everything here is as of"),
-        "{banner}"
-    );
+    assert!(banner.contains("PostgreSQL has not answered for") && banner.contains("all data is as of"), "{banner}");
     assert_eq!(texts(&mut browser, "tbody th bdi").await, ["organ"], "it goes on answering from memory");
     browser.screenshot("outage").await;
     cluster.start().await;

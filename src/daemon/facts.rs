@@ -1,0 +1,61 @@
+//! Gathers what the health of this daemon is judged by: a few atomic reads, so that every caller may ask at any time.
+
+use std::time::Duration;
+
+use super::Parts;
+use crate::{
+    status::{Condition, Facts, Gather, Names},
+    view::{
+        Surveyor, View,
+        survey::{NameState, Survey},
+    },
+};
+
+/// How many unserved names a problem lists.
+const UNSERVED_SHOWN: usize = 5;
+/// A survey older than this says nothing about the present.
+const SURVEY_MAX_AGE_MS: u64 = 60_000;
+
+/// The gatherer of a daemon.
+pub(super) fn gather(parts: &Parts, surveyor: Surveyor) -> Gather {
+    let (view, leases, health) = (parts.view.clone(), parts.leases.clone(), parts.health.clone());
+    let (readiness, daemon_id) = (parts.readiness.clone(), parts.identity.daemon_id);
+    Gather::new(move || {
+        let (snapshot, now_ms) = (view.snapshot(), view.clock().now_ms());
+        let (cluster, daemons) = (snapshot.cluster(), view.daemons());
+        let conditions = readiness.snapshot().conditions.into_iter();
+        Facts {
+            daemon_id,
+            loaded: cluster.is_some(),
+            conditions: conditions
+                .map(|state| Condition { name: state.condition.name(), ok: state.ok, detail: state.detail })
+                .collect(),
+            stale_for: view.stale_for(),
+            confirmed_at: view.database_time(view.confirmed_ms()),
+            database_latency: health.database_latency(),
+            flush_lag: Duration::from_millis(leases.save_lag_ms(now_ms)),
+            last_reap_age: health.last_reap_age(),
+            failing_reapers: Vec::new(),
+            hold: cluster.and_then(|cluster| view.hold(cluster)),
+            brake: cluster.and_then(|cluster| cluster.brake.clone()),
+            daemons: daemons.present.clone(),
+            lost_daemons: daemons.lost_at(now_ms),
+            names: names(&view, surveyor.latest().as_deref(), now_ms),
+        }
+    })
+}
+
+/// The counts are those of this moment; who is suspect, and the first names, are as of the latest survey.
+fn names(view: &View, survey: Option<&Survey>, now_ms: u64) -> Names {
+    let counts = view.snapshot().counts();
+    let (live, unserved) = (counts.logical_ids_live, counts.logical_ids_unserved);
+    let survey = survey.filter(|survey| now_ms.saturating_sub(survey.taken_ms) < SURVEY_MAX_AGE_MS);
+    let shown = UNSERVED_SHOWN.min(usize::try_from(unserved).unwrap_or(UNSERVED_SHOWN));
+    let first = survey.iter().flat_map(|survey| survey.listed(NameState::Unserved)).take(shown);
+    Names {
+        live,
+        unserved,
+        unserved_first: first.map(ToString::to_string).collect(),
+        all_suspect: survey.map_or(0, |survey| survey.count(NameState::AllSuspect).min(live)),
+    }
+}

@@ -1,0 +1,144 @@
+//! What the judgement is made of: values that the daemon gathers, each as it is at one moment.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{AWAY_AFTER, Expiry};
+use crate::model::{Brake, BrakeMode, DaemonRecord, Hold, LostDaemon};
+
+/// One condition of `/readyz`, as it was last recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Whether it holds.
+    pub ok: bool,
+    /// What there is to say about it. May be empty.
+    pub detail: String,
+}
+
+/// A reaper whose latest runs failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailingReaper {
+    /// Which one: `stale`, `old_epoch` or `purge`.
+    pub name: &'static str,
+    /// How many runs have failed since the last one that succeeded.
+    pub failures: u32,
+    /// How long ago the first of these failed.
+    pub failing_for: Duration,
+    /// Why the latest failed.
+    pub error: String,
+}
+
+/// Logical ids. One that left on purpose counts nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// With a live instance.
+    pub live: u64,
+    /// Without one, though they did not leave on purpose.
+    pub unserved: u64,
+    /// The first of these.
+    pub unserved_first: Vec<String>,
+    /// Of the live, those whose every live instance is suspect.
+    pub all_suspect: u64,
+}
+
+/// What is known. The default is a daemon that is alone and has no problem.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The daemon that answers.
+    pub daemon_id: Uuid,
+    /// Whether the registry is loaded.
+    pub loaded: bool,
+    /// The conditions of `/readyz`.
+    pub conditions: Vec<Condition>,
+    /// How long ago PostgreSQL last confirmed the registry in memory.
+    pub stale_for: Duration,
+    /// When that was, by the database clock.
+    pub confirmed_at: DateTime<Utc>,
+    /// How long PostgreSQL took for the latest save; `None` before the first.
+    pub database_latency: Option<Duration>,
+    /// By how much saving beats is late, beyond the period of a flush.
+    pub flush_lag: Duration,
+    /// How long ago the reaper of stale leases last ran; `None` before the first time.
+    pub last_reap_age: Option<Duration>,
+    /// Reapers whose latest runs failed.
+    pub failing_reapers: Vec<FailingReaper>,
+    /// The hold, as last read.
+    pub hold: Option<Hold>,
+    /// The brake, as last read.
+    pub brake: Option<Brake>,
+    /// The daemons that share the database, as last read.
+    pub daemons: Vec<DaemonRecord>,
+    /// Those that were lost.
+    pub lost_daemons: Vec<LostDaemon>,
+    /// Logical ids.
+    pub names: Names,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            daemon_id: Uuid::nil(),
+            loaded: true,
+            conditions: Vec::new(),
+            stale_for: Duration::ZERO,
+            confirmed_at: DateTime::UNIX_EPOCH,
+            database_latency: None,
+            flush_lag: Duration::ZERO,
+            last_reap_age: None,
+            failing_reapers: Vec::new(),
+            hold: None,
+            brake: None,
+            daemons: Vec::new(),
+            lost_daemons: Vec::new(),
+            names: Names::default(),
+        }
+    }
+}
+
+impl Facts {
+    /// Whether PostgreSQL is away: what was read from it tells the past.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.loaded && self.stale_for > AWAY_AFTER
+    }
+
+    /// Whether leases expire.
+    #[must_use]
+    pub fn expiry(&self) -> Expiry {
+        match (&self.hold, &self.brake) {
+            _ if self.is_away() || !self.loaded => Expiry::Unknown,
+            (Some(_), _) => Expiry::Held,
+            (None, Some(Brake { mode: BrakeMode::Protect, .. })) => Expiry::Protected,
+            (None, Some(Brake { mode: BrakeMode::Pace, .. })) => Expiry::Paced,
+            (None, None) => Expiry::Running,
+        }
+    }
+}
+
+/// Gathers the facts as they are now. Clones share it.
+#[derive(Clone)]
+pub struct Gather(Arc<dyn Fn() -> Facts + Send + Sync>);
+
+impl Gather {
+    /// Facts from a function, which must not block.
+    #[must_use]
+    pub fn new(facts: impl Fn() -> Facts + Send + Sync + 'static) -> Self {
+        Self(Arc::new(facts))
+    }
+
+    /// The facts as they are now.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Gather {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gather").finish_non_exhaustive()
+    }
+}
