@@ -244,7 +244,7 @@ fn every_layer_is_in_the_table_and_the_table_keeps_the_law() {
 
 #[test]
 fn files_are_short_and_say_what_they_are_for() {
-    let mut sources = [files("src", "rs"), files("tests", "rs")].concat();
+    let mut sources = [files("src", "rs"), files("tests", "rs"), files("clients/rust", "rs")].concat();
     sources.push(("build.rs".to_owned(), fs::read_to_string(root().join("build.rs")).unwrap()));
     let mut complaints: Vec<_> = sources.iter().flat_map(|(path, source)| form(path, source)).collect();
     let schema = "migrations/schema.sql";
@@ -254,8 +254,14 @@ fn files_are_short_and_say_what_they_are_for() {
 }
 
 #[test]
+fn public_api_of_the_client_names_no_type_of_the_wire() {
+    let sources = files("clients/rust/src", "rs");
+    assert_none(&sources.iter().flat_map(|(path, source)| wire_in_api(path, source)).collect::<Vec<_>>());
+}
+
+#[test]
 fn nothing_outside_tests_panics() {
-    let sources = files("src", "rs");
+    let sources = [files("src", "rs"), files("clients/rust/src", "rs")].concat();
     let tests = test_files(&sources);
     let code = sources.iter().filter(|(path, _)| !tests.contains(path));
     assert_none(&code.flat_map(|(path, source)| panics(path, source)).collect::<Vec<_>>());
@@ -267,7 +273,21 @@ fn no_lock_outlives_its_transaction() {
     assert_none(&sources.iter().flat_map(|(path, source)| session_locks(path, source)).collect::<Vec<_>>());
 }
 
+/// Complaints about public items of the client that name a type of the wire: an application would depend on its version.
+fn wire_in_api(path: &str, source: &str) -> Vec<String> {
+    let is_public = |line: &str| line.trim_start().starts_with("pub ");
+    let names_wire = |line: &str| ["tonic", "prost", "wire::"].iter().any(|word| line.contains(word));
+    let lines = source.lines().enumerate().filter(|(_, line)| is_public(line) && names_wire(line));
+    lines.map(|(number, line)| format!("{path}:{}: a type of the wire in `{}`", number + 1, line.trim())).collect()
+}
+
 // ---- Each check can fail ----
+
+#[test]
+fn a_type_of_the_wire_in_the_api_is_found() {
+    let source = "pub fn a(b: tonic::Status) {}\npub(crate) fn c(d: tonic::Status) {}\npub fn e() {}";
+    assert_eq!(wire_in_api("a.rs", source), ["a.rs:1: a type of the wire in `pub fn a(b: tonic::Status) {}`"]);
+}
 
 #[test]
 fn a_forbidden_import_is_found_by_layer_and_line() {

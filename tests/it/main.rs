@@ -15,6 +15,7 @@ mod bounds;
 mod cli;
 mod cli_resolve;
 mod cli_watch;
+mod client;
 mod deploy;
 mod discovery;
 mod disruptions;

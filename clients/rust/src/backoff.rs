@@ -1,0 +1,50 @@
+//! Pauses between attempts: full jitter below a limit that doubles, so that a fleet does not come back in step.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// Counts failures and draws the pause after each.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The pause after one more failure: between 0.1 s and a limit that doubles from 0.2 s up to 2 s.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let limit = (SHORTEST * 2u32.saturating_pow(self.failures.min(8) + 1)).min(LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        SHORTEST + (limit - SHORTEST).mul_f64(random())
+    }
+
+    /// An attempt succeeded.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// A number from 0 to 1. The standard library's hash keys are random; no secret depends on it.
+pub(crate) fn random() -> f64 {
+    let bits = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or_default();
+    f64::from(bits) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_the_limit_and_start_over_after_success() {
+        let mut backoff = Backoff::default();
+        for _ in 0..100 {
+            assert!((SHORTEST..=LONGEST).contains(&backoff.pause()));
+        }
+        backoff.reset();
+        assert!(backoff.pause() <= SHORTEST * 2);
+    }
+}

@@ -1,0 +1,137 @@
+//! The application's handle of a registration.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    keeper::{Keeper, Leave},
+    register::Register,
+    state::{Cell, Lease, LossReason, Lost, State},
+    thread::BeatThread,
+};
+use crate::{
+    error::Error,
+    model::Status,
+    wire::{InstanceStatus, SetStatusRequest, registry_service_client::RegistryServiceClient},
+};
+
+/// How long a change of status may take.
+const CALL: Duration = Duration::from_secs(5);
+
+/// A registration that is kept. Dropping it gives the lease back in the background; [`Self::close`] waits for that.
+#[derive(Debug)]
+pub struct Registration {
+    desired: Arc<Mutex<Register>>,
+    cell: Arc<Cell>,
+    leave: mpsc::Sender<Leave>,
+    thread: Arc<BeatThread>,
+}
+
+impl Registration {
+    pub(crate) async fn open(thread: Arc<BeatThread>, register: Register, within: Duration) -> Result<Self, Error> {
+        register.to_wire()?;
+        let (desired, cell) = (Arc::new(Mutex::new(register)), Arc::new(Cell::new()));
+        let (leave, leaving) = mpsc::channel(1);
+        let (first, outcome) = oneshot::channel();
+        let (shared, wanted) = (Arc::clone(&cell), Arc::clone(&desired));
+        thread.keep(Keeper { desired: wanted, cell: shared, leave: leaving, first: Some(first) });
+        let registration = Self { desired, cell, leave, thread };
+        match timeout(within, outcome).await {
+            Ok(Ok(Ok(()))) => Ok(registration),
+            Ok(Ok(Err(error))) => Err(error),
+            Ok(Err(_)) => Err(Error::unavailable("", "the thread for beats has ended")),
+            // Dropping the handle takes the attempt back.
+            Err(_) => Err(Error::unavailable("", format!("not registered within {:.1} s", within.as_secs_f64()))),
+        }
+    }
+
+    /// The lease that is held; `None` between a loss and the registration that follows.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.cell.lease()
+    }
+
+    /// The fencing token, if the lease is held by this process's own clock at this moment.
+    ///
+    /// # Errors
+    /// [`Lost`]: from the moment on at which the TTL has passed since the last acknowledged beat was sent, whatever the
+    /// registry would say.
+    pub fn require(&self) -> Result<u64, Lost> {
+        self.cell.require(Duration::ZERO)
+    }
+
+    /// As [`Self::require`], and at least `remaining` is left: for an action that takes that long.
+    ///
+    /// # Errors
+    /// [`Lost`]: less is left.
+    pub fn require_for(&self, remaining: Duration) -> Result<u64, Lost> {
+        self.cell.require(remaining)
+    }
+
+    /// A token that is cancelled when the present lease is lost.
+    #[must_use]
+    pub fn token(&self) -> CancellationToken {
+        self.cell.token()
+    }
+
+    /// The state, and its changes.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.cell.states()
+    }
+
+    /// Waits until the present lease is lost.
+    pub async fn lost(&self) -> Lost {
+        self.token().cancelled().await;
+        self.require().err().unwrap_or(Lost { lease_id: 0, reason: LossReason::Unknown })
+    }
+
+    /// Changes the status. A registration after a loss takes it over.
+    ///
+    /// # Errors
+    /// The change is not allowed, the lease is lost, or no daemon took it within 5 s.
+    pub async fn set_status(&self, status: Status) -> Result<(), Error> {
+        if status == Status::Dead {
+            return Err(Error::invalid("status", "must not be dead; close the registration"));
+        }
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner).status = status;
+        let Some(lease) = self.lease() else { return Ok(()) };
+        let request = SetStatusRequest {
+            lease_id: lease.lease_id,
+            status: InstanceStatus::from(status).into(),
+            ..SetStatusRequest::default()
+        };
+        let daemons = self.thread.daemons();
+        let call = async move {
+            let call = |channel| {
+                let request = request.clone();
+                async move { RegistryServiceClient::new(channel).set_status(request).await }
+            };
+            daemons.call(CALL, call).await.map(drop)
+        };
+        self.thread.run(call).await
+    }
+
+    /// Leaves: sets the status to draining, waits for `drain` while the lease is kept, then gives it back. With a `drain`
+    /// of zero it gives the lease back at once.
+    ///
+    /// # Errors
+    /// The registration had ended before.
+    pub async fn close(self, drain: Duration) -> Result<(), Error> {
+        if !drain.is_zero() && self.set_status(Status::Draining).await.is_ok() {
+            sleep(drain).await;
+        }
+        let (reply, left) = oneshot::channel();
+        let gone = || Error::unavailable("", "the registration has ended already");
+        self.leave.send(reply).await.map_err(|_| gone())?;
+        left.await.unwrap_or_else(|_| Err(gone()))
+    }
+}

@@ -1,0 +1,42 @@
+//! Client of musterd, a service-discovery registry for fleets of actors.
+//!
+//! - [`Client`] calls any of several daemons: it stays with the one that answered last, and goes on to the next one when
+//!   that daemon cannot be reached or says that another one should be asked.
+//! - [`Registration`] holds a lease. A thread of its own renews it, so that a blocked runtime loses no lease, and the
+//!   client's own clock decides when the lease is lost: TTL after the last acknowledged beat was *sent*.
+//! - [`Watch`] streams changes and resumes on any daemon after the last revision that was seen.
+//! - [`Error`] has a reason of a closed list, and tells whether the same call may succeed later.
+//!
+//! Words are those of the project's glossary. The protocol (`muster.v1`) is an implementation detail: no type of the
+//! gRPC crates appears in this API.
+//!
+//! # Layers
+//!
+//! ```text
+//!  address, error, model          values
+//!  wire                           generated types, and their translation to values
+//!  daemons                        connections, fail-over, retries
+//!  client, watch, lease           what an application calls
+//! ```
+
+mod address;
+mod backoff;
+mod choice;
+mod client;
+mod daemons;
+mod error;
+mod lease;
+mod model;
+mod watch;
+mod wire;
+
+pub use choice::{Choice, Policy};
+pub use client::{Builder, Client, Resolved};
+pub use error::{Error, Reason, Violation};
+pub use lease::{Lease, LossReason, Lost, OnLost, Register, Registration, State};
+pub use model::{Death, DeathReason, Filter, Instance, Status};
+pub use watch::{Batch, Change, Step, Watch};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,162 @@
+//! What the registry knows, as values of this crate.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, SystemTime},
+};
+
+use uuid::Uuid;
+
+/// State of an instance, from its registration to its death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Status {
+    /// Registered, not ready for work. Never resolved.
+    Starting,
+    /// Ready for work. Only these are resolved.
+    Alive,
+    /// Finishes its work and takes nothing new. Never resolved.
+    Draining,
+    /// The lease has ended. Final.
+    Dead,
+}
+
+/// Why a lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeathReason {
+    /// No beat arrived within the TTL.
+    Stale,
+    /// The epoch was rotated.
+    OldEpoch,
+    /// The owner deregistered it.
+    Deregistered,
+    /// A new registration of the same instance id took its place.
+    Replaced,
+    /// An operator declared it dead.
+    Operator,
+    /// Not recorded.
+    Unknown,
+}
+
+/// The record of a death.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Death {
+    /// Why the lease ended.
+    pub reason: DeathReason,
+    /// When it was declared dead, by the database clock.
+    pub at: Option<SystemTime>,
+    /// When the lease would have ended without another beat.
+    pub deadline: Option<SystemTime>,
+    /// The daemon, or `sql` for a direct SQL caller, that decided it. Empty if not recorded.
+    pub decided_by: String,
+}
+
+/// One instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Instance {
+    /// Identifies the incarnation.
+    pub instance_id: Uuid,
+    /// The name that routers resolve.
+    pub logical_id: String,
+    /// The lease: lease, generation and fencing token in one number.
+    pub lease_id: u64,
+    /// The epoch in which it registered.
+    pub cluster_epoch: Uuid,
+    /// Number of that epoch.
+    pub epoch_number: u64,
+    /// Revision of its latest durable change.
+    pub revision: u64,
+    /// Its status.
+    pub status: Status,
+    /// Name of the actor, empty if none.
+    pub actor_name: String,
+    /// Deployment name or base route, empty if none.
+    pub serve_route: String,
+    /// Node on which it runs, empty if unknown.
+    pub node_id: String,
+    /// Where it can be reached, if known.
+    pub ip: Option<IpAddr>,
+    /// Port on which it can be reached, if known.
+    pub port: Option<u16>,
+    /// Process id on its node, if known.
+    pub pid: Option<u32>,
+    /// Version of the software it runs, empty if unknown.
+    pub version: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// How long the lease lives after its last beat.
+    pub ttl: Duration,
+    /// When the lease was registered, by the database clock.
+    pub started_at: Option<SystemTime>,
+    /// The latest beat that the daemon knows of, by the database clock.
+    pub last_beat: Option<SystemTime>,
+    /// What is left of the lease, by the daemon's knowledge.
+    pub lease_remaining: Duration,
+    /// Whether two beats are overdue, or its stream of beats broke.
+    pub suspect: bool,
+    /// Set if the status is [`Status::Dead`].
+    pub death: Option<Death>,
+}
+
+impl Instance {
+    /// Address and port, if both are known.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.ip.zip(self.port).map(SocketAddr::from)
+    }
+}
+
+/// Selects instances; all conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub(crate) logical_id: String,
+    pub(crate) prefix: String,
+    pub(crate) statuses: Vec<Status>,
+    pub(crate) node_id: String,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl Filter {
+    /// All instances that are not dead.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Only this logical id.
+    #[must_use]
+    pub fn logical_id(logical_id: impl Into<String>) -> Self {
+        Self { logical_id: logical_id.into(), ..Self::default() }
+    }
+
+    /// Only logical ids that begin so.
+    #[must_use]
+    pub fn prefix(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into(), ..Self::default() }
+    }
+
+    /// Also, or only, this status: the first call replaces the default, all but dead.
+    #[must_use]
+    pub fn status(mut self, status: Status) -> Self {
+        self.statuses.push(status);
+        self
+    }
+
+    /// Only instances on this node.
+    #[must_use]
+    pub fn node(mut self, node_id: impl Into<String>) -> Self {
+        self.node_id = node_id.into();
+        self
+    }
+
+    /// Only instances that carry this label.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+}

@@ -1,0 +1,170 @@
+//! A watch that outlives its daemon: it resumes after the last revision that was seen, on any daemon.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tonic::Streaming;
+use uuid::Uuid;
+
+use crate::{
+    backoff::Backoff,
+    client::Client,
+    daemons::Connection,
+    error::Error,
+    model::Instance,
+    wire::{
+        self, WatchEvent, WatchEventType, WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
+    },
+};
+
+/// A daemon sends a bookmark every 5 s. Without one for this long the stream counts as broken.
+const SILENCE_MAX: Duration = Duration::from_secs(12);
+/// How long the opening of a stream may take.
+const OPEN_MAX: Duration = Duration::from_secs(5);
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Change {
+    /// It matches the filter and is new or changed.
+    Put(Box<Instance>),
+    /// It matched and no longer does.
+    Gone(Box<Instance>),
+    /// A hint of one daemon, without a revision: the instance is suspect, or no longer so.
+    Suspect {
+        /// The instance.
+        instance_id: Uuid,
+        /// Its lease.
+        lease_id: u64,
+        /// Whether it is suspect.
+        suspect: bool,
+    },
+}
+
+/// What one response of the daemon brought.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Batch {
+    /// The changes, in the order of their revisions; hints last.
+    pub changes: Vec<Change>,
+    /// With these, every change up to this revision has been seen.
+    pub revision: u64,
+    /// The current epoch. Instances of any other are dead, with or without a change that says so.
+    pub cluster_epoch: Uuid,
+    /// Number of the current epoch.
+    pub epoch_number: u64,
+    /// What was known before must be dropped: a snapshot follows, beginning with this batch.
+    pub reset: bool,
+    /// Whether what has been seen is complete: false while a snapshot arrives in parts.
+    pub complete: bool,
+}
+
+/// What a watch yields.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Step {
+    /// Changes.
+    Batch(Batch),
+    /// The stream has broken. The watch resumes by itself; what is known ages meanwhile.
+    Interrupted(Error),
+}
+
+/// A watch. Dropping it ends it.
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    request: WatchRequest,
+    stream: Option<(Streaming<WatchResponse>, Connection)>,
+    /// The snapshot is not complete yet; until it is, there is nothing to resume from.
+    in_snapshot: bool,
+    /// A part of a snapshot was passed on, and the stream broke: it must be dropped.
+    torn: bool,
+    backoff: Backoff,
+    failures: usize,
+}
+
+impl Watch {
+    pub(crate) fn new(client: Client, request: WatchRequest) -> Self {
+        let backoff = Backoff::default();
+        Self { client, request, stream: None, in_snapshot: true, torn: false, backoff, failures: 0 }
+    }
+
+    /// Waits for the next step. Cancel safe: a step that was not returned is not lost.
+    ///
+    /// # Errors
+    /// The daemon refused the request for good, for example because of a field. The watch has ended then.
+    pub async fn next(&mut self) -> Result<Step, Error> {
+        let interruption = match self.advance().await {
+            Ok(response) => return self.take(response).map(Step::Batch),
+            Err(error) if error.is_retryable() => error,
+            Err(error) => return Err(error),
+        };
+        // First what must not be lost if the caller drops this future at the await.
+        let failed = self.stream.take();
+        self.torn |= self.in_snapshot && failed.is_some();
+        self.failures += 1;
+        self.client.daemons().give_up(failed.as_ref().map(|(_, connection)| connection)).await;
+        Ok(Step::Interrupted(interruption))
+    }
+
+    async fn advance(&mut self) -> Result<WatchResponse, Error> {
+        if self.stream.is_none() {
+            // Each daemon is tried once without a pause.
+            if self.failures >= self.client.daemons().count() {
+                sleep(self.backoff.pause()).await;
+            }
+            let connection = self.client.daemons().connect().await?;
+            let mut discovery =
+                DiscoveryServiceClient::new(connection.channel.clone()).max_decoding_message_size(64 << 20);
+            let opened = timeout(OPEN_MAX, discovery.watch(self.request.clone())).await;
+            let opened = opened.map_err(|_| silent(&connection, OPEN_MAX))?;
+            let opened = opened.map_err(|status| Error::from_status(&connection.address, &status))?;
+            self.stream = Some((opened.into_inner(), connection));
+        }
+        let Some((stream, connection)) = &mut self.stream else { return Err(Error::malformed("stream")) };
+        match timeout(SILENCE_MAX, stream.message()).await {
+            Ok(Ok(Some(response))) => Ok(response),
+            Ok(Ok(None)) => Err(Error::unavailable(&connection.address, "the stream has ended")),
+            Ok(Err(status)) => Err(Error::from_status(&connection.address, &status)),
+            Err(_) => Err(silent(connection, SILENCE_MAX)),
+        }
+    }
+
+    fn take(&mut self, response: WatchResponse) -> Result<Batch, Error> {
+        (self.failures, self.backoff) = (0, Backoff::default());
+        let reset = response.reset || std::mem::take(&mut self.torn);
+        self.in_snapshot = (self.in_snapshot || response.reset) && !response.snapshot_complete;
+        if !self.in_snapshot {
+            (self.request.resume_after, self.request.history_id) = (response.revision, response.history_id);
+        } else {
+            (self.request.resume_after, self.request.history_id) = (0, String::new());
+        }
+        Ok(Batch {
+            changes: response.events.into_iter().map(change).collect::<Result<_, _>>()?,
+            revision: response.revision,
+            cluster_epoch: wire::uuid(&response.cluster_epoch, "cluster epoch")?,
+            epoch_number: response.epoch_number,
+            reset,
+            complete: !self.in_snapshot,
+        })
+    }
+}
+
+fn silent(connection: &Connection, limit: Duration) -> Error {
+    Error::unavailable(&connection.address, format!("no answer within {} s", limit.as_secs()))
+}
+
+fn change(event: WatchEvent) -> Result<Change, Error> {
+    let kind = event.r#type();
+    let instance = event.instance.ok_or_else(|| Error::malformed("instance"))?;
+    match kind {
+        WatchEventType::Put => Ok(Change::Put(Box::new(instance.try_into()?))),
+        WatchEventType::Gone => Ok(Change::Gone(Box::new(instance.try_into()?))),
+        WatchEventType::Suspect | WatchEventType::Recovered => Ok(Change::Suspect {
+            instance_id: wire::uuid(&instance.instance_id, "instance id")?,
+            lease_id: instance.lease_id,
+            suspect: kind == WatchEventType::Suspect,
+        }),
+        WatchEventType::Unspecified => Err(Error::malformed("type of change")),
+    }
+}
