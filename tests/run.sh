@@ -1,11 +1,25 @@
 #!/usr/bin/env bash
-# Runs every test. Gets what is missing first on Debian and Ubuntu. Arguments go to `cargo test`.
+# Runs every test, and prints which took longest. Gets what is missing first on Debian and Ubuntu. `--fast` as the first
+# argument leaves out the tests of tests/slow.txt. All other arguments go to `cargo test`.
 # MUSTERD_SKIP_PROMETHEUS=1 leaves out what needs a real Prometheus.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=deploy/prerequisites.sh
 source deploy/prerequisites.sh
+
+declare -a skipped=()
+if [[ ${1:-} == --fast ]]; then
+    shift
+    while read -r name _; do
+        [[ -z $name || $name == '#'* ]] || skipped+=(--skip "$name")
+    done <tests/slow.txt
+fi
+declare -a arguments=("$@")
+if [[ ${#skipped[@]} -gt 0 ]]; then
+    [[ " $* " == *" -- "* ]] || arguments+=(--)
+    arguments+=("${skipped[@]}")
+fi
 
 need_rust
 need server compiler browser
@@ -14,4 +28,12 @@ if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
     need prometheus
 fi
 tests/tools.sh
-exec cargo test --locked "$@"
+
+mkdir -p target
+# One setting for every target, so that this file need not know the name of the host's.
+runner='target."cfg(all())".runner = "tests/timed.sh"'
+outcome=0
+cargo test --locked --config "$runner" "${arguments[@]}" 2>&1 | tee target/test-run.log || outcome=$?
+say "The slowest tests, in seconds (tests/slowest.sh N lists more)"
+tests/slowest.sh
+exit "$outcome"

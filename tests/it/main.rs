@@ -38,6 +38,7 @@ mod observability;
 mod operators;
 mod outages;
 mod policies;
+mod profiles;
 mod prometheus;
 mod protection;
 mod readme;
