@@ -1,0 +1,48 @@
+# Shortcuts for contributors (CONTRIBUTING.md). Each recipe is one command that also works without just.
+# Get just with `cargo install --locked just`, `pipx install rust-just`, or your system's package.
+
+# Show the recipes.
+default:
+    @just --list
+
+# Compile everything, tests and benches too.
+check:
+    cargo check --locked --all-targets
+
+# Run the tests whose names contain FILTER: of tests/it and of the modules in src.
+test FILTER:
+    cargo test --locked --lib --test it -- {{ quote(FILTER) }}
+
+# Run the fast profile: all tests but those in tests/slow.txt.
+fast:
+    tests/run.sh --fast
+
+# Run every test, and list the slowest.
+full:
+    tests/run.sh
+
+# List the N slowest tests of the last run.
+slow N="30":
+    tests/slowest.sh {{ N }}
+
+# Format, and apply what clippy can fix.
+fix:
+    cargo fmt
+    cargo clippy --locked --all-targets --fix --allow-dirty --allow-staged -- -D warnings
+
+# Regenerate migrations/schema.sql after a change of the migrations; read its diff.
+schema:
+    MUSTERD_UPDATE_SCHEMA=1 cargo test --locked --test it schema_sql
+
+# Build the API documentation, and check the pages that no server is needed for.
+docs:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+    cargo test --locked --test it -- docs::links docs::paths docs::page docs::compare readme::
+
+# Run the benchmark of the wire (10 minutes, an idle machine); PART is calls, changes or growth, or empty for all.
+bench PART="":
+    cargo bench --locked --bench wire -- {{ PART }}
+
+# Run what CI runs.
+ci:
+    bash .ci/run
