@@ -11,6 +11,7 @@
 mod compare;
 mod links;
 mod page;
+mod paths;
 mod session;
 
 use std::{collections::BTreeSet, fs, net::TcpListener, path::Path, time::Duration};

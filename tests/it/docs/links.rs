@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{pages, read, root};
+use super::{pages, paths, read, root};
 
 /// The targets of `[text](target)` outside code.
 fn targets(page: &str) -> Vec<String> {
@@ -33,7 +33,8 @@ fn anchors(page: &str) -> BTreeSet<String> {
 #[test]
 fn every_link_leads_somewhere() {
     let mut complaints = Vec::new();
-    for page in pages() {
+    let both: BTreeSet<_> = pages().into_iter().chain(paths::pages()).collect();
+    for page in both {
         let text = read(&page);
         for target in targets(&text).iter().filter(|target| !target.contains("://")) {
             let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
