@@ -2,8 +2,9 @@
 --
 -- Names, parameter names, order and return types are an interface: an existing database already has these functions,
 -- and CREATE OR REPLACE accepts nothing else. The bodies here do what that system's own do, known faults included, so
--- that a database stopped at 012 behaves as its callers know it; 014 replaces every body. The tests run each fault
--- against this state to prove that they would notice it.
+-- that a database stopped at 012 behaves as its callers know it. Later migrations replace every body: 014
+-- set_current_epoch; 016 register_instance, set_instance_status and beat; 017 expire_stale_instances and
+-- expire_old_epoch_instances. The tests run each fault against this state to prove that they would notice it.
 
 CREATE OR REPLACE FUNCTION set_current_epoch(new_epoch uuid)
 RETURNS void

@@ -30,6 +30,8 @@ END
 $$;
 
 \ir functions/muster_now.sql
+\ir functions/muster_deadline.sql
+\ir functions/muster_ms_until.sql
 \ir functions/muster_error_code.sql
 \ir functions/muster_lock_cluster.sql
 \ir functions/muster_advance.sql

@@ -25,7 +25,7 @@ JOIN cluster_metadata AS cluster ON cluster.current_epoch = instance.cluster_epo
 WHERE instance.status = 'alive'
 ORDER BY
     instance.logical_id,
-    instance.last_heartbeat + make_interval(secs => coalesce(instance.ttl_ms, 15000) / 1000.0) < muster_now(),
+    muster_deadline(instance.last_heartbeat, instance.ttl_ms) < muster_now(),
     instance.started_at,
     instance.instance_id;
 
@@ -43,7 +43,9 @@ WHEN (NEW.revision IS NULL)
 EXECUTE FUNCTION muster_stamp_row();
 
 CREATE TRIGGER registry_instance_stamp_update
-BEFORE UPDATE OF logical_id, status, actor_name, serve_route, node_id, ip_address, pid, ttl_ms, port, labels, version
+BEFORE UPDATE OF instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
+    started_at, stopped_at, lease_id, epoch_number, ttl_ms, port, labels, version, replaces_lease_id, death_reason,
+    death_deadline, death_decided_by
 ON registry_instance
 FOR EACH ROW
 WHEN (NEW.revision = OLD.revision)
@@ -77,6 +79,16 @@ CREATE TRIGGER cluster_metadata_stamp_insert
 AFTER INSERT ON cluster_metadata
 FOR EACH ROW
 EXECUTE FUNCTION muster_stamp_epoch();
+
+-- Under session_replication_role = replica as well: a superuser who repairs rows with triggers off would otherwise leave
+-- daemons with what is no longer so. A subscriber of logical replication runs in that role too; the rows it receives carry
+-- their new revisions, so that nothing is stamped there.
+ALTER TABLE registry_instance
+    ENABLE ALWAYS TRIGGER registry_instance_stamp_insert,
+    ENABLE ALWAYS TRIGGER registry_instance_stamp_update,
+    ENABLE ALWAYS TRIGGER registry_instance_deleted,
+    ENABLE ALWAYS TRIGGER registry_instance_truncated;
+ALTER TABLE cluster_metadata ENABLE ALWAYS TRIGGER cluster_metadata_stamp_update;
 
 COMMENT ON TRIGGER cluster_metadata_stamp_update ON cluster_metadata IS 'An epoch changed by hand is a rotation like any other.';
 COMMENT ON TRIGGER cluster_metadata_stamp_insert ON cluster_metadata IS 'A first epoch inserted by hand is one like any other.';

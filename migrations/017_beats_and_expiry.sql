@@ -17,6 +17,7 @@ COMMENT ON COLUMN registry_suspicion.suspected_at IS 'When the daemon that lost 
 ALTER TABLE registry_suspicion SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 \ir functions/muster_exchange_suspicions.sql
+\ir functions/muster_saved_horizon.sql
 \ir functions/muster_reap_stale.sql
 \ir functions/muster_reap_rows.sql
 \ir functions/muster_reap_old_epoch.sql

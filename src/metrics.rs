@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use handles::{
     BeatMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics, InstanceMetrics,
     LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics, RegistrationMetrics, ResolveMetrics, ResyncMetrics,
-    ViewMetrics, WriterMetrics, publish_version,
+    RowMetrics, ViewMetrics, WriterMetrics, publish_version,
 };
 pub use rpc::MethodMetrics;
 

@@ -9,7 +9,7 @@ SET search_path FROM CURRENT
 AS $$
     SELECT instance.*
     FROM registry_instance AS instance
-    LEFT JOIN registry_epoch AS following ON following.epoch_number = instance.epoch_number + 1
+    LEFT JOIN registry_epoch AS following ON following.epoch_number - 1 = instance.epoch_number
     WHERE instance.started_at <= p_at
       AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
     ORDER BY instance.logical_id, instance.started_at, instance.instance_id;

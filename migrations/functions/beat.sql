@@ -12,7 +12,7 @@ DECLARE
     v_row registry_instance;
 BEGIN
     UPDATE registry_instance AS instance
-    SET last_heartbeat = greatest(instance.last_heartbeat, muster_now())
+    SET last_heartbeat = muster_now()
     FROM cluster_metadata AS cluster
     WHERE instance.instance_id = p_instance_id
       AND instance.status <> 'dead'

@@ -12,7 +12,7 @@ DECLARE
     v_most    boolean := p_overdue * 2 > p_live AND p_overdue > 10;
     v_before  boolean := coalesce(p_cluster.brake_overdue * 2 > p_cluster.brake_live AND p_cluster.brake_overdue > 10, false);
     -- The minutes of protection count from when it was needed: deaths may have been paced for long before.
-    v_since   timestamptz := CASE WHEN v_most AND NOT v_before THEN p_now ELSE coalesce(p_cluster.brake_since, p_now) END;
+    v_since   timestamptz := CASE WHEN v_most AND NOT v_before THEN p_now ELSE least(p_cluster.brake_since, p_now) END;
     v_new     boolean := coalesce(p_cluster.window_at < p_now - interval '15 seconds' OR p_cluster.window_at > p_now, true);
     v_live    bigint := CASE WHEN v_new THEN p_live ELSE p_cluster.window_live END;
     v_reaped  bigint := CASE WHEN v_new THEN 0 ELSE p_cluster.window_reaped END;

@@ -41,7 +41,7 @@ BEGIN
         FROM registry_suspicion AS suspicion
         WHERE suspicion.lease_id = ANY (p_heard)
            OR coalesce((
-                  SELECT instance.last_heartbeat > suspicion.suspected_at + interval '1 second'
+                  SELECT instance.last_heartbeat > least(suspicion.suspected_at, timestamptz '9999-12-31 00:00:00+00') + interval '1 second'
                   FROM registry_instance AS instance
                   WHERE instance.lease_id = suspicion.lease_id AND instance.status <> 'dead'
               ), true)
@@ -49,7 +49,7 @@ BEGIN
         FOR UPDATE SKIP LOCKED
     );
     RETURN QUERY
-    SELECT suspicion.lease_id, greatest((extract(epoch FROM v_now - suspicion.suspected_at) * 1000)::bigint, 0)
+    SELECT suspicion.lease_id, greatest(-muster_ms_until(suspicion.suspected_at, v_now), 0)
     FROM registry_suspicion AS suspicion;
 END
 $$;

@@ -9,10 +9,18 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    v_before timestamptz := muster_now() - p_keep_ms * interval '1 millisecond';
+    v_now    timestamptz := muster_now();
+    v_before timestamptz := v_now - p_keep_ms * interval '1 millisecond';
+    -- A death later than this was not stamped by any clock: the row would stay for ever, and as rows are purged in the
+    -- order of their revisions, each purge behind it would make every reader load everything anew.
+    v_odd    timestamptz := v_now + p_keep_ms * interval '1 millisecond';
     v_purged integer;
 BEGIN
-    IF NOT EXISTS (SELECT FROM registry_instance WHERE status = 'dead' AND coalesce(stopped_at, started_at) < v_before) THEN
+    IF NOT EXISTS (
+        SELECT FROM registry_instance
+        WHERE status = 'dead'
+          AND (coalesce(stopped_at, started_at) < v_before OR coalesce(stopped_at, started_at) > v_odd)
+    ) THEN
         RETURN 0;
     END IF;
     PERFORM muster_lock_cluster();
@@ -20,7 +28,9 @@ BEGIN
     WHERE instance_id IN (
         SELECT instance.instance_id
         FROM registry_instance AS instance
-        WHERE instance.status = 'dead' AND coalesce(instance.stopped_at, instance.started_at) < v_before
+        WHERE instance.status = 'dead'
+          AND (coalesce(instance.stopped_at, instance.started_at) < v_before
+              OR coalesce(instance.stopped_at, instance.started_at) > v_odd)
         ORDER BY instance.revision
         LIMIT p_limit
     );

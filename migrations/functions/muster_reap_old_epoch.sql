@@ -37,7 +37,7 @@ BEGIN
             muster_now()),
         revision = numbered.revision,
         death_reason = 'old_epoch',
-        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, 15000) * interval '1 millisecond',
+        death_deadline = muster_deadline(instance.last_heartbeat, instance.ttl_ms),
         death_decided_by = p_decided_by
     FROM numbered
     WHERE instance.instance_id = numbered.instance_id;

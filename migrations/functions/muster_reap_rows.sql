@@ -22,7 +22,7 @@ BEGIN
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
-          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_horizon
+          AND muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)) < p_horizon
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
@@ -35,7 +35,7 @@ BEGIN
         stopped_at = p_now,
         revision = numbered.revision,
         death_reason = 'stale',
-        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond',
+        death_deadline = muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)),
         death_decided_by = p_decided_by
     FROM numbered
     WHERE instance.instance_id = numbered.instance_id;

@@ -36,24 +36,37 @@ DECLARE
     v_before  bigint;
     v_died    bigint;
     v_horizon timestamptz;
+    v_future  bigint;
     v_stalled timestamptz;
     v_budget  integer;
 BEGIN
     reaped := 0;
     PERFORM muster_notice_disruption(v_now, p_expected_now, p_tolerance_ms);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
-    -- Beats heard after this may still be on the way from a daemon.
-    SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
+    v_horizon := muster_saved_horizon(v_now);
     -- One statement, one moment: the window of the brake as it is in what is counted.
-    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon),
+    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon), count(*) FILTER (WHERE is_future),
            (SELECT window_at FROM cluster_metadata WHERE id = 1),
            (SELECT window_reaped FROM cluster_metadata WHERE id = 1)
-    INTO v_next, v_live, v_overdue, v_window, v_before
+    INTO v_next, v_live, v_overdue, v_future, v_window, v_before
     FROM (
-        SELECT instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS deadline
+        SELECT muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)) AS deadline,
+               instance.last_heartbeat > v_now + interval '1 minute' AS is_future
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch
     ) AS deadlines;
+
+    -- No clock has stamped such a beat, and its lease would never end: it counts as a beat of now.
+    IF v_future > 0 THEN
+        UPDATE registry_instance SET last_heartbeat = v_now
+        WHERE instance_id IN (
+            SELECT instance_id FROM registry_instance
+            WHERE status <> 'dead' AND last_heartbeat > v_now + interval '1 minute'
+            ORDER BY lease_id
+            LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED
+        );
+    END IF;
 
     -- A daemon that has not said for 3 s that it is well may have beats on the way. After 15 s it is given up.
     SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
@@ -64,7 +77,7 @@ BEGIN
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
         SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
-        SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
+        v_horizon := muster_saved_horizon(v_now);
         IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
             -- Whom another daemon has declared dead since they were counted is overdue no more, and must not be held
             -- against the window twice.
@@ -80,9 +93,9 @@ BEGIN
         v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '100 milliseconds');
         v_cluster.hold_reason := 'a daemon has stopped saving beats';
     END IF;
-    next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
+    next_in_ms := muster_ms_until(v_next, v_now);
     IF v_cluster.hold_until > v_now THEN
-        held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;
+        held_for_ms := greatest(muster_ms_until(v_cluster.hold_until, v_now), 1);
         hold_reason := v_cluster.hold_reason;
     END IF;
     brake := v_cluster.brake;

@@ -183,7 +183,7 @@ impl<S: Sink> Feed<S> {
 
     /// Applies what the writer has asked, if that continues what is applied; if not, it is left for the feed to ask.
     fn take(&mut self, changes: Changes) {
-        let Changes { after, cluster, mut instances, at_ms } = changes;
+        let Changes { after, cluster, mut instances, at_ms, .. } = changes;
         if after > self.applied || cluster.revision <= self.applied || self.broken_by(&cluster).is_some() {
             return;
         }
@@ -231,13 +231,13 @@ impl<S: Sink> Feed<S> {
         loop {
             let at_ms = self.clock.now_ms();
             let Some(changes) = connection.changes(self.applied, BATCH, at_ms).await? else { return Ok(()) };
-            let Changes { mut cluster, instances, .. } = changes;
+            let Changes { mut cluster, instances, rows, .. } = changes;
             if let Some(cause) = self.broken_by(&cluster) {
                 // What was lost becomes another history before it can be used again.
                 connection.confirm_history(self.applied).await?;
                 return self.load(connection, cause).await;
             }
-            let full = i64::try_from(instances.len()).is_ok_and(|count| count >= BATCH);
+            let full = i64::try_from(rows).is_ok_and(|count| count >= BATCH);
             if let (true, Some(last)) = (full, instances.last()) {
                 // More follows: so far only this much is known.
                 cluster.revision = last.revision;
@@ -335,7 +335,8 @@ mod tests {
             brake: None,
             read_at: DateTime::default(),
         };
-        Changes { after: Revision(after), cluster, instances: (after + 1..=up_to).map(instance).collect(), at_ms: 0 }
+        let instances: Vec<_> = (after + 1..=up_to).map(instance).collect();
+        Changes { after: Revision(after), cluster, rows: instances.len(), instances, at_ms: 0 }
     }
 
     /// A feed that has applied revision 10.

@@ -185,6 +185,14 @@ groups! {
         lag_seconds: Gauge = gauge!(names::FEED_LAG),
         /// Full reloads by cause.
         resyncs: ResyncMetrics = ResyncMetrics::new(),
+        /// Rows with a value that cannot be read.
+        rows: RowMetrics = RowMetrics::new(),
+    }
+
+    /// For rows as they are read from PostgreSQL.
+    RowMetrics {
+        /// Rows with a value that cannot be read.
+        unreadable: Counter = counter!(names::ROWS_UNREADABLE),
     }
 
     /// For the flusher of beats.

@@ -62,6 +62,8 @@ metrics! {
         "Age of the last confirmation by PostgreSQL that this daemon's view is current.";
     Counter FEED_RESYNCS = "musterd_feed_resyncs_total":
         "Full reloads of the view, by cause.";
+    Counter ROWS_UNREADABLE = "musterd_rows_unreadable_total":
+        "Rows with a value that this daemon cannot read, each counted once; the value is left out.";
 
     Gauge FLUSH_LAG = "musterd_flush_lag_seconds":
         "Age of the oldest accepted beat that is not yet saved.";

@@ -55,7 +55,7 @@ pub async fn ages(pool: &Pool, leases: &[LeaseId], deadline: Instant) -> Result<
                 .prepare_cached(
                     // A subquery for each lease: a plan for a table that was never analysed might read all instances.
                     "SELECT asked.lease_id, ( \
-                         SELECT (extract(epoch FROM muster_now() - i.last_heartbeat) * 1000)::bigint \
+                         SELECT -muster_ms_until(i.last_heartbeat, muster_now()) \
                          FROM registry_instance i WHERE i.lease_id = asked.lease_id AND i.status <> 'dead' \
                      ) FROM unnest($1::bigint[]) AS asked (lease_id)",
                 )

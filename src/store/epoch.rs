@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 
 use super::{
     Error, Lane, Pool,
-    row::{signed, unsigned},
+    row::{Time, signed, unsigned},
 };
 use crate::model::{Epoch, EpochId, EpochRecord, Revision, Rotation};
 
@@ -86,7 +86,7 @@ fn rotation(row: &Row) -> Result<Rotation, Error> {
 fn record(row: &Row) -> Result<EpochRecord, Error> {
     Ok(EpochRecord {
         epoch: Epoch { id: EpochId(row.try_get(0)?), number: unsigned(row.try_get(1)?) },
-        started_at: row.try_get(2)?,
+        started_at: row.try_get::<_, Time>(2)?.0,
         started_revision: Revision(unsigned(row.try_get(3)?)),
         reason: row.try_get(4)?,
         rotated_by: row.try_get(5)?,

@@ -21,7 +21,7 @@ use super::{
     Error,
     connect::Server,
     expiry::hold,
-    row::{INSTANCE_COLUMNS, instance, signed, unsigned},
+    row::{INSTANCE_COLUMNS, Time, instance, signed, unsigned},
 };
 use crate::model::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
 
@@ -39,6 +39,8 @@ pub struct Changes {
     pub cluster: Cluster,
     /// The instances, by revision.
     pub instances: Vec<Instance>,
+    /// How many rows there were: those that cannot be read are not among the instances.
+    pub rows: usize,
     /// When it was asked, by this daemon's clock.
     pub at_ms: u64,
 }
@@ -155,7 +157,7 @@ impl Connection {
             if seen.is_none() {
                 seen = Some(cluster(&row)?);
             }
-            if let Some(instance) = joined_instance(&row)? {
+            if let Some(instance) = instance_of(&row)? {
                 each(instance);
             }
         }
@@ -169,7 +171,7 @@ impl Connection {
     pub async fn daemons(&self) -> Result<Vec<DaemonRecord>, Error> {
         let rows = answer(self.client.query(
             "SELECT daemon_id, address, version, started_at, \
-             (extract(epoch FROM muster_now() - last_flush) * 1000)::bigint \
+             -muster_ms_until(last_flush, muster_now()) \
              FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000",
             &[],
         ))
@@ -180,7 +182,7 @@ impl Connection {
                     daemon_id: row.try_get(0)?,
                     address: row.try_get(1)?,
                     version: row.try_get(2)?,
-                    started_at: row.try_get(3)?,
+                    started_at: row.try_get::<_, Time>(3)?.0,
                     last_flush_age: Duration::from_millis(unsigned(row.try_get(4)?)),
                 })
             })
@@ -201,11 +203,11 @@ pub(super) fn read_changes(rows: &[Row], after: Revision, at_ms: u64) -> Result<
     let Some(first) = rows.first() else { return Ok(None) };
     let mut instances = Vec::with_capacity(rows.len());
     for row in rows {
-        if let Some(instance) = joined_instance(row)? {
+        if let Some(instance) = instance_of(row)? {
             instances.push(instance);
         }
     }
-    Ok(Some(Changes { after, cluster: cluster(first)?, instances, at_ms }))
+    Ok(Some(Changes { after, cluster: cluster(first)?, instances, rows: rows.len(), at_ms }))
 }
 
 /// What changed. One statement, so that the cluster row and the instances are of the same moment: every change up to the
@@ -225,15 +227,16 @@ fn select_sql() -> String {
     format!(
         "SELECT c.current_epoch, c.epoch_number, c.revision, c.history_id, c.purged_revision, \
          CASE WHEN c.hold_until > (SELECT muster_now()) \
-              THEN (extract(epoch FROM c.hold_until - (SELECT muster_now())) * 1000)::bigint END, \
+              THEN muster_ms_until(c.hold_until, (SELECT muster_now())) END, \
          c.hold_reason, (SELECT muster_now()), c.brake, c.brake_since, c.brake_overdue, c.brake_live, \
          {INSTANCE_COLUMNS} FROM cluster_metadata c"
     )
 }
 
-fn joined_instance(row: &Row) -> Result<Option<Instance>, Error> {
+/// The instance beside the cluster row; `None` where there is none, or where the row cannot be read.
+fn instance_of(row: &Row) -> Result<Option<Instance>, Error> {
     let joined: Option<Uuid> = row.try_get(CLUSTER_COLUMNS)?;
-    Ok(if joined.is_some() { Some(instance(row, CLUSTER_COLUMNS)?) } else { None })
+    Ok(joined.and_then(|_| instance(row, CLUSTER_COLUMNS)))
 }
 
 fn cluster(row: &Row) -> Result<Cluster, Error> {
@@ -251,7 +254,7 @@ fn cluster(row: &Row) -> Result<Cluster, Error> {
 
 fn brake(row: &Row) -> Result<Option<Brake>, Error> {
     let mode = row.try_get::<_, Option<&str>>(8)?.and_then(BrakeMode::from_word);
-    let (Some(mode), Some(since)) = (mode, row.try_get(9)?) else { return Ok(None) };
+    let (Some(mode), Some(Time(since))) = (mode, row.try_get(9)?) else { return Ok(None) };
     let count = |column| Ok::<_, Error>(unsigned(row.try_get::<_, Option<i64>>(column)?.unwrap_or_default()));
     Ok(Some(Brake { mode, since, overdue: count(10)?, live: count(11)? }))
 }

@@ -159,7 +159,11 @@ const TRIGGERS: &str = r#"
 SELECT
     trig.tgname || ' on ' || owner.relname AS name,
     pg_get_triggerdef(trig.oid, true) || E';\n'
-    || CASE WHEN trig.tgenabled = 'O' THEN '' ELSE format(E'-- its state is %L\n', trig.tgenabled) END
+    || CASE trig.tgenabled
+        WHEN 'O' THEN ''
+        WHEN 'A' THEN format(E'ALTER TABLE %I ENABLE ALWAYS TRIGGER %I;\n', owner.relname, trig.tgname)
+        ELSE format(E'-- its state is %L\n', trig.tgenabled)
+    END
     || coalesce(format('COMMENT ON TRIGGER %I ON %I IS ', trig.tgname, owner.relname)
         || quote_literal(obj_description(trig.oid, 'pg_trigger')) || E';\n', '') AS text
 FROM pg_trigger AS trig
