@@ -20,10 +20,11 @@ CREATE TYPE muster_operation AS (
     version       text,
     labels        jsonb,
     ttl_ms        integer,
-    reason        text
+    reason        text,
+    may_move      boolean
 );
 
-COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given).';
+COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers.';
 
 CREATE TYPE muster_outcome AS (
     verdict     text,
@@ -32,13 +33,13 @@ CREATE TYPE muster_outcome AS (
     lease_id    bigint,
     revision    bigint,
     status      InstanceStatus,
-    ttl_ms      integer,
-    detail      jsonb
+    ttl_ms      integer
 );
 
 COMMENT ON TYPE muster_outcome IS 'What became of it. verdict: created, renewed, replaced (a registration); set (a status); or the refusals epoch_fenced, taken, unknown, expired, lease_replaced, invalid_transition, invalid. changed: whether a revision was used.';
 
 \ir functions/muster_same_owner.sql
+\ir functions/muster_moves.sql
 \ir functions/muster_apply_register.sql
 \ir functions/muster_renew_registration.sql
 \ir functions/muster_apply_status.sql

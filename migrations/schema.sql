@@ -24,9 +24,10 @@ CREATE TYPE muster_operation AS (
     version text,
     labels jsonb,
     ttl_ms integer,
-    reason text
+    reason text,
+    may_move boolean
 );
-COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given).';
+COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers.';
 
 --- type muster_outcome
 CREATE TYPE muster_outcome AS (
@@ -36,8 +37,7 @@ CREATE TYPE muster_outcome AS (
     lease_id bigint,
     revision bigint,
     status instancestatus,
-    ttl_ms integer,
-    detail jsonb
+    ttl_ms integer
 );
 COMMENT ON TYPE muster_outcome IS 'What became of it. verdict: created, renewed, replaced (a registration); set (a status); or the refusals epoch_fenced, taken, unknown, expired, lease_replaced, invalid_transition, invalid. changed: whether a revision was used.';
 
@@ -245,7 +245,7 @@ CREATE OR REPLACE FUNCTION alive_at(p_at timestamp with time zone)
 AS $function$
     SELECT instance.*
     FROM registry_instance AS instance
-    LEFT JOIN registry_epoch AS following ON following.epoch_number = instance.epoch_number + 1
+    LEFT JOIN registry_epoch AS following ON following.epoch_number - 1 = instance.epoch_number
     WHERE instance.started_at <= p_at
       AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
     ORDER BY instance.logical_id, instance.started_at, instance.instance_id;
@@ -291,7 +291,7 @@ DECLARE
     v_row registry_instance;
 BEGIN
     UPDATE registry_instance AS instance
-    SET last_heartbeat = greatest(instance.last_heartbeat, muster_now())
+    SET last_heartbeat = muster_now()
     FROM cluster_metadata AS cluster
     WHERE instance.instance_id = p_instance_id
       AND instance.status <> 'dead'
@@ -362,7 +362,7 @@ COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings t
 
 --- function muster_apply(jsonb, text, timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone)
- RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, detail jsonb, cluster_epoch uuid, epoch_number bigint)
+ RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, cluster_epoch uuid, epoch_number bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path FROM CURRENT
@@ -404,7 +404,7 @@ BEGIN
     ) THEN
         RETURN QUERY
         SELECT 'created', true, instance.instance_id, instance.lease_id, instance.revision, instance.status,
-               instance.ttl_ms, NULL::jsonb, instance.cluster_epoch, instance.epoch_number
+               instance.ttl_ms, instance.cluster_epoch, instance.epoch_number
         FROM muster_register_new(v_ops, v_cluster) AS instance
         ORDER BY instance.lease_id;
         PERFORM muster_advance(v_revision + cardinality(v_ops));
@@ -424,7 +424,7 @@ BEGIN
         END IF;
         RETURN QUERY
         SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
-               v_outcome.status, v_outcome.ttl_ms, v_outcome.detail, v_cluster.current_epoch, v_cluster.epoch_number;
+               v_outcome.status, v_outcome.ttl_ms, v_cluster.current_epoch, v_cluster.epoch_number;
     END LOOP;
     PERFORM muster_advance(v_revision);
 END
@@ -448,8 +448,9 @@ BEGIN
             RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_operation.instance_id
                 USING ERRCODE = muster_error_code(v_verdict), HINT = 'Read cluster_metadata.current_epoch and register in it.';
         WHEN 'taken' THEN
-            RAISE EXCEPTION 'instance id % is held by a live instance of another owner', p_operation.instance_id
-                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register under a fresh instance id.';
+            RAISE EXCEPTION 'instance id % has a live lease of another owner', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict),
+                      HINT = 'End that lease first (set_instance_status(..., ''dead'')), or register under a fresh instance id.';
         WHEN 'unknown' THEN
             RAISE EXCEPTION 'instance % is not on record', p_operation.instance_id
                 USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register it first.';
@@ -479,14 +480,13 @@ DECLARE
     v_new    registry_instance;
 BEGIN
     IF coalesce(p_op.cluster_epoch, p_cluster.current_epoch) <> p_cluster.current_epoch THEN
-        RETURN ('epoch_fenced', false, p_op.instance_id, NULL, NULL, NULL, NULL, NULL)::muster_outcome;
+        RETURN ('epoch_fenced', false, p_op.instance_id, NULL, NULL, NULL, NULL)::muster_outcome;
     END IF;
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
 
     IF v_row.instance_id IS NOT NULL AND v_row.status <> 'dead' AND v_row.cluster_epoch = p_cluster.current_epoch THEN
-        IF NOT muster_same_owner(v_row, p_op) THEN
-            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms,
-                    jsonb_build_object('node_id', v_row.node_id, 'ip_address', host(v_row.ip_address), 'pid', v_row.pid))::muster_outcome;
+        IF NOT muster_same_owner(v_row, p_op) OR (p_op.may_move IS NOT TRUE AND muster_moves(v_row, p_op)) THEN
+            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms)::muster_outcome;
         END IF;
         RETURN muster_renew_registration(v_row, p_op, v_now, p_revision);
     END IF;
@@ -496,8 +496,7 @@ BEGIN
         -- make everybody wait, who needs the cluster row.
         PERFORM FROM registry_instance WHERE instance_id = p_op.instance_id FOR UPDATE SKIP LOCKED;
         IF NOT FOUND THEN
-            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms,
-                    jsonb_build_object('node_id', v_row.node_id, 'ip_address', host(v_row.ip_address), 'pid', v_row.pid))::muster_outcome;
+            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms)::muster_outcome;
         END IF;
     END IF;
 
@@ -520,7 +519,7 @@ BEGIN
         labels = excluded.labels, version = excluded.version, replaces_lease_id = excluded.replaces_lease_id,
         death_reason = NULL, death_deadline = NULL, death_decided_by = NULL;
     RETURN (CASE WHEN v_row.instance_id IS NULL THEN 'created' ELSE 'replaced' END, true, p_op.instance_id, p_revision,
-            p_revision, v_status, p_op.ttl_ms, NULL)::muster_outcome;
+            p_revision, v_status, p_op.ttl_ms)::muster_outcome;
 END
 $function$;
 COMMENT ON FUNCTION muster_apply_register(muster_operation, cluster_metadata, bigint) IS 'Applies one registration at p_revision.';
@@ -537,10 +536,10 @@ DECLARE
 BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
     IF NOT FOUND OR p_op.lease_id > v_row.lease_id THEN
-        RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL, NULL)::muster_outcome;
+        RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL)::muster_outcome;
     END IF;
     v_old := v_row.cluster_epoch <> p_cluster.current_epoch;
-    v_set := ('set', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms, NULL);
+    v_set := ('set', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms);
 
     IF p_op.lease_id < v_row.lease_id THEN
         -- That lease has ended; to end it again is no error, and must not touch the one that took its place.
@@ -555,7 +554,7 @@ BEGIN
         UPDATE registry_instance
         SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
             death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
-            death_deadline = last_heartbeat + make_interval(secs => coalesce(ttl_ms, 15000) / 1000.0),
+            death_deadline = muster_deadline(last_heartbeat, ttl_ms),
             death_decided_by = p_decided_by
         WHERE instance_id = v_row.instance_id;
         v_set.changed := true;
@@ -589,7 +588,7 @@ DECLARE
     v_most    boolean := p_overdue * 2 > p_live AND p_overdue > 10;
     v_before  boolean := coalesce(p_cluster.brake_overdue * 2 > p_cluster.brake_live AND p_cluster.brake_overdue > 10, false);
     -- The minutes of protection count from when it was needed: deaths may have been paced for long before.
-    v_since   timestamptz := CASE WHEN v_most AND NOT v_before THEN p_now ELSE coalesce(p_cluster.brake_since, p_now) END;
+    v_since   timestamptz := CASE WHEN v_most AND NOT v_before THEN p_now ELSE least(p_cluster.brake_since, p_now) END;
     v_new     boolean := coalesce(p_cluster.window_at < p_now - interval '15 seconds' OR p_cluster.window_at > p_now, true);
     v_live    bigint := CASE WHEN v_new THEN p_live ELSE p_cluster.window_live END;
     v_reaped  bigint := CASE WHEN v_new THEN 0 ELSE p_cluster.window_reaped END;
@@ -732,6 +731,17 @@ $function$;
 COMMENT ON FUNCTION muster_daemon_stopped(uuid) IS 'Removes a daemon that has saved all its beats and leaves.';
 REVOKE ALL ON FUNCTION muster_daemon_stopped(uuid) FROM PUBLIC;
 
+--- function muster_deadline(timestamp with time zone, bigint)
+CREATE OR REPLACE FUNCTION muster_deadline(p_last_heartbeat timestamp with time zone, p_ttl_ms bigint)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$
+    SELECT greatest(least(p_last_heartbeat, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00')
+        + coalesce(p_ttl_ms, 15000) * interval '1 millisecond';
+$function$;
+COMMENT ON FUNCTION muster_deadline(timestamp with time zone, bigint) IS 'When a lease ends without another beat. Never infinite and never out of range, whatever the row holds.';
+
 --- function muster_ensure_epoch(text)
 CREATE OR REPLACE FUNCTION muster_ensure_epoch(p_by text)
  RETURNS uuid
@@ -814,7 +824,7 @@ BEGIN
         FROM registry_suspicion AS suspicion
         WHERE suspicion.lease_id = ANY (p_heard)
            OR coalesce((
-                  SELECT instance.last_heartbeat > suspicion.suspected_at + interval '1 second'
+                  SELECT instance.last_heartbeat > least(suspicion.suspected_at, timestamptz '9999-12-31 00:00:00+00') + interval '1 second'
                   FROM registry_instance AS instance
                   WHERE instance.lease_id = suspicion.lease_id AND instance.status <> 'dead'
               ), true)
@@ -822,7 +832,7 @@ BEGIN
         FOR UPDATE SKIP LOCKED
     );
     RETURN QUERY
-    SELECT suspicion.lease_id, greatest((extract(epoch FROM v_now - suspicion.suspected_at) * 1000)::bigint, 0)
+    SELECT suspicion.lease_id, greatest(-muster_ms_until(suspicion.suspected_at, v_now), 0)
     FROM registry_suspicion AS suspicion;
 END
 $function$;
@@ -933,6 +943,29 @@ END
 $function$;
 COMMENT ON FUNCTION muster_lock_cluster() IS 'Locks the cluster row, which orders all membership changes, and returns it.';
 
+--- function muster_moves(registry_instance, muster_operation)
+CREATE OR REPLACE FUNCTION muster_moves(p_row registry_instance, p_op muster_operation)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT (p_row.ip_address IS NOT NULL AND p_row.ip_address IS DISTINCT FROM p_op.ip_address)
+        OR (p_row.port IS NOT NULL AND p_row.port IS DISTINCT FROM p_op.port)
+        OR (p_row.serve_route IS NOT NULL AND p_row.serve_route IS DISTINCT FROM p_op.serve_route);
+$function$;
+COMMENT ON FUNCTION muster_moves(registry_instance, muster_operation) IS 'Whether a repeated registration would change a known address of a live instance.';
+
+--- function muster_ms_until(timestamp with time zone, timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_ms_until(p_at timestamp with time zone, p_now timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE STRICT
+AS $function$
+    SELECT (extract(epoch FROM
+        greatest(least(p_at, p_now + interval '3650 days'), p_now - interval '3650 days') - p_now) * 1000)::bigint;
+$function$;
+COMMENT ON FUNCTION muster_ms_until(timestamp with time zone, timestamp with time zone) IS 'How many milliseconds a time is after another one, at most ten years either way, whatever the row holds.';
+
 --- function muster_new_history(cluster_metadata, bigint, text)
 CREATE OR REPLACE FUNCTION muster_new_history(p_cluster cluster_metadata, p_seen_revision bigint, p_reason text)
  RETURNS cluster_metadata
@@ -1035,10 +1068,18 @@ CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
-    v_before timestamptz := muster_now() - p_keep_ms * interval '1 millisecond';
+    v_now    timestamptz := muster_now();
+    v_before timestamptz := v_now - p_keep_ms * interval '1 millisecond';
+    -- A death later than this was not stamped by any clock: the row would stay for ever, and as rows are purged in the
+    -- order of their revisions, each purge behind it would make every reader load everything anew.
+    v_odd    timestamptz := v_now + p_keep_ms * interval '1 millisecond';
     v_purged integer;
 BEGIN
-    IF NOT EXISTS (SELECT FROM registry_instance WHERE status = 'dead' AND coalesce(stopped_at, started_at) < v_before) THEN
+    IF NOT EXISTS (
+        SELECT FROM registry_instance
+        WHERE status = 'dead'
+          AND (coalesce(stopped_at, started_at) < v_before OR coalesce(stopped_at, started_at) > v_odd)
+    ) THEN
         RETURN 0;
     END IF;
     PERFORM muster_lock_cluster();
@@ -1046,7 +1087,9 @@ BEGIN
     WHERE instance_id IN (
         SELECT instance.instance_id
         FROM registry_instance AS instance
-        WHERE instance.status = 'dead' AND coalesce(instance.stopped_at, instance.started_at) < v_before
+        WHERE instance.status = 'dead'
+          AND (coalesce(instance.stopped_at, instance.started_at) < v_before
+              OR coalesce(instance.stopped_at, instance.started_at) > v_odd)
         ORDER BY instance.revision
         LIMIT p_limit
     );
@@ -1093,7 +1136,7 @@ BEGIN
             muster_now()),
         revision = numbered.revision,
         death_reason = 'old_epoch',
-        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, 15000) * interval '1 millisecond',
+        death_deadline = muster_deadline(instance.last_heartbeat, instance.ttl_ms),
         death_decided_by = p_decided_by
     FROM numbered
     WHERE instance.instance_id = numbered.instance_id;
@@ -1120,7 +1163,7 @@ BEGIN
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
-          AND instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' < p_horizon
+          AND muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)) < p_horizon
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
@@ -1133,7 +1176,7 @@ BEGIN
         stopped_at = p_now,
         revision = numbered.revision,
         death_reason = 'stale',
-        death_deadline = instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond',
+        death_deadline = muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)),
         death_decided_by = p_decided_by
     FROM numbered
     WHERE instance.instance_id = numbered.instance_id;
@@ -1162,24 +1205,37 @@ DECLARE
     v_before  bigint;
     v_died    bigint;
     v_horizon timestamptz;
+    v_future  bigint;
     v_stalled timestamptz;
     v_budget  integer;
 BEGIN
     reaped := 0;
     PERFORM muster_notice_disruption(v_now, p_expected_now, p_tolerance_ms);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
-    -- Beats heard after this may still be on the way from a daemon.
-    SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
+    v_horizon := muster_saved_horizon(v_now);
     -- One statement, one moment: the window of the brake as it is in what is counted.
-    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon),
+    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon), count(*) FILTER (WHERE is_future),
            (SELECT window_at FROM cluster_metadata WHERE id = 1),
            (SELECT window_reaped FROM cluster_metadata WHERE id = 1)
-    INTO v_next, v_live, v_overdue, v_window, v_before
+    INTO v_next, v_live, v_overdue, v_future, v_window, v_before
     FROM (
-        SELECT instance.last_heartbeat + coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS deadline
+        SELECT muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)) AS deadline,
+               instance.last_heartbeat > v_now + interval '1 minute' AS is_future
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch
     ) AS deadlines;
+
+    -- No clock has stamped such a beat, and its lease would never end: it counts as a beat of now.
+    IF v_future > 0 THEN
+        UPDATE registry_instance SET last_heartbeat = v_now
+        WHERE instance_id IN (
+            SELECT instance_id FROM registry_instance
+            WHERE status <> 'dead' AND last_heartbeat > v_now + interval '1 minute'
+            ORDER BY lease_id
+            LIMIT p_limit
+            FOR NO KEY UPDATE SKIP LOCKED
+        );
+    END IF;
 
     -- A daemon that has not said for 3 s that it is well may have beats on the way. After 15 s it is given up.
     SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
@@ -1190,7 +1246,7 @@ BEGIN
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
         SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
-        SELECT least(min(saved_up_to), v_now) INTO v_horizon FROM registry_daemon;
+        v_horizon := muster_saved_horizon(v_now);
         IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
             -- Whom another daemon has declared dead since they were counted is overdue no more, and must not be held
             -- against the window twice.
@@ -1206,9 +1262,9 @@ BEGIN
         v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '100 milliseconds');
         v_cluster.hold_reason := 'a daemon has stopped saving beats';
     END IF;
-    next_in_ms := (extract(epoch FROM v_next - v_now) * 1000)::bigint;
+    next_in_ms := muster_ms_until(v_next, v_now);
     IF v_cluster.hold_until > v_now THEN
-        held_for_ms := ceil(extract(epoch FROM v_cluster.hold_until - v_now) * 1000)::bigint;
+        held_for_ms := greatest(muster_ms_until(v_cluster.hold_until, v_now), 1);
         hold_reason := v_cluster.hold_reason;
     END IF;
     brake := v_cluster.brake;
@@ -1284,16 +1340,16 @@ BEGIN
         SET status = v_status, actor_name = p_op.actor_name, serve_route = p_op.serve_route,
             ip_address = p_op.ip_address, port = p_op.port, ttl_ms = p_op.ttl_ms, version = p_op.version,
             labels = coalesce(p_op.labels, '{}'), revision = p_revision,
-            last_heartbeat = greatest(last_heartbeat, p_now)
+            last_heartbeat = p_now
         WHERE instance_id = p_row.instance_id;
     ELSE
         -- A write even so: on a synchronous standby the repeated call is confirmed only once the first one is there.
         UPDATE registry_instance
-        SET last_heartbeat = greatest(last_heartbeat, p_now)
+        SET last_heartbeat = p_now
         WHERE instance_id = p_row.instance_id;
     END IF;
     RETURN ('renewed', v_changed, p_row.instance_id, p_row.lease_id,
-            CASE WHEN v_changed THEN p_revision ELSE p_row.revision END, v_status, p_op.ttl_ms, NULL)::muster_outcome;
+            CASE WHEN v_changed THEN p_revision ELSE p_row.revision END, v_status, p_op.ttl_ms)::muster_outcome;
 END
 $function$;
 COMMENT ON FUNCTION muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint) IS 'A registration repeated by the owner of a live lease.';
@@ -1386,6 +1442,15 @@ AS $function$
 $function$;
 COMMENT ON FUNCTION muster_same_owner(registry_instance, muster_operation) IS 'Whether a registration comes from the process that holds the row.';
 
+--- function muster_saved_horizon(timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_saved_horizon(p_now timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+AS $function$
+    SELECT least(min(saved_up_to), p_now) FROM registry_daemon WHERE last_flush <= p_now + interval '15 seconds';
+$function$;
+COMMENT ON FUNCTION muster_saved_horizon(timestamp with time zone) IS 'Up to when every daemon has saved the beats that it has heard.';
+
 --- function muster_stamp_epoch()
 CREATE OR REPLACE FUNCTION muster_stamp_epoch()
  RETURNS trigger
@@ -1433,11 +1498,32 @@ AS $function$
 DECLARE
     v_cluster cluster_metadata;
 BEGIN
+    -- Before anything waits for the cluster row. A replicated beat comes here too, with every column named.
+    IF TG_OP = 'UPDATE' THEN
+        IF to_jsonb(NEW) - 'last_heartbeat' = to_jsonb(OLD) - 'last_heartbeat' THEN
+            RETURN NEW;
+        ELSIF NEW.lease_id <> OLD.lease_id THEN
+            RAISE EXCEPTION 'lease_id cannot be changed by hand (instance %, from % to %)',
+                OLD.instance_id, OLD.lease_id, NEW.lease_id
+                USING ERRCODE = muster_error_code('invalid'),
+                      HINT = 'A lease id is a fencing token, granted once: end the lease with set_instance_status(..., ''dead''), then call register_instance().';
+        ELSIF NEW.epoch_number <> OLD.epoch_number AND NEW.cluster_epoch = OLD.cluster_epoch THEN
+            RAISE EXCEPTION 'epoch_number follows from cluster_epoch and cannot be changed by hand (instance %, from % to %)',
+                OLD.instance_id, OLD.epoch_number, NEW.epoch_number
+                USING ERRCODE = muster_error_code('invalid'),
+                      HINT = 'Change cluster_epoch, or call register_instance() in the current epoch.';
+        END IF;
+    END IF;
     v_cluster := muster_lock_cluster();
-    IF TG_OP = 'INSERT' THEN
-        NEW.lease_id := v_cluster.revision + 1;
+    IF TG_OP = 'UPDATE' AND NEW.instance_id <> OLD.instance_id THEN
+        UPDATE cluster_metadata SET history_id = gen_random_uuid() WHERE id = 1;
+    END IF;
+    IF TG_OP = 'INSERT' OR NEW.cluster_epoch <> OLD.cluster_epoch THEN
         NEW.epoch_number := coalesce(
             (SELECT epoch.epoch_number FROM registry_epoch AS epoch WHERE epoch.cluster_epoch = NEW.cluster_epoch), 0);
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        NEW.lease_id := v_cluster.revision + 1;
     ELSIF OLD.status = 'dead' AND NEW.status <> 'dead' THEN
         RAISE EXCEPTION 'instance % is dead', OLD.instance_id
             USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: call register_instance().';
@@ -1516,6 +1602,8 @@ BEGIN
     v_op.node_id := nullif(p_node_id, '');
     v_op.ip_address := p_ip;
     v_op.pid := nullif(p_pid, 0);
+    -- An upsert, as in SeedCore: PostgreSQL's grants say who may call this.
+    v_op.may_move := true;
     PERFORM muster_apply_one(v_op);
 END
 $function$;
@@ -1593,7 +1681,7 @@ CREATE OR REPLACE VIEW active_instance AS
    FROM registry_instance instance
      JOIN cluster_metadata cluster ON cluster.current_epoch = instance.cluster_epoch
   WHERE instance.status = 'alive'::instancestatus
-  ORDER BY instance.logical_id, ((instance.last_heartbeat + make_interval(secs => (COALESCE(instance.ttl_ms, 15000)::numeric / 1000.0)::double precision)) < muster_now()), instance.started_at, instance.instance_id;
+  ORDER BY instance.logical_id, (muster_deadline(instance.last_heartbeat, instance.ttl_ms::bigint) < muster_now()), instance.started_at, instance.instance_id;
 COMMENT ON VIEW active_instance IS 'The best live instance of each logical id: not overdue before overdue, then the longest serving, then the lowest instance id. The same order as a daemon''s Resolve.';
 
 --- view active_instances
@@ -1632,20 +1720,25 @@ COMMENT ON TRIGGER cluster_metadata_stamp_insert ON cluster_metadata IS 'A first
 
 --- trigger cluster_metadata_stamp_update on cluster_metadata
 CREATE TRIGGER cluster_metadata_stamp_update BEFORE UPDATE OF current_epoch ON cluster_metadata FOR EACH ROW WHEN (new.current_epoch <> old.current_epoch AND new.epoch_number = old.epoch_number) EXECUTE FUNCTION muster_stamp_epoch();
+ALTER TABLE cluster_metadata ENABLE ALWAYS TRIGGER cluster_metadata_stamp_update;
 COMMENT ON TRIGGER cluster_metadata_stamp_update ON cluster_metadata IS 'An epoch changed by hand is a rotation like any other.';
 
 --- trigger registry_instance_deleted on registry_instance
 CREATE TRIGGER registry_instance_deleted AFTER DELETE ON registry_instance REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION muster_note_deletion();
+ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_deleted;
 COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'Whoever deletes rows, readers learn that they have to load anew.';
 
 --- trigger registry_instance_stamp_insert on registry_instance
 CREATE TRIGGER registry_instance_stamp_insert BEFORE INSERT ON registry_instance FOR EACH ROW WHEN (new.revision IS NULL) EXECUTE FUNCTION muster_stamp_row();
+ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_stamp_insert;
 COMMENT ON TRIGGER registry_instance_stamp_insert ON registry_instance IS 'A row inserted by hand goes through the same revision as any other.';
 
 --- trigger registry_instance_stamp_update on registry_instance
-CREATE TRIGGER registry_instance_stamp_update BEFORE UPDATE OF logical_id, status, actor_name, serve_route, node_id, ip_address, pid, ttl_ms, port, labels, version ON registry_instance FOR EACH ROW WHEN (new.revision = old.revision) EXECUTE FUNCTION muster_stamp_row();
+CREATE TRIGGER registry_instance_stamp_update BEFORE UPDATE OF instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid, started_at, stopped_at, lease_id, epoch_number, ttl_ms, port, labels, version, replaces_lease_id, death_reason, death_deadline, death_decided_by ON registry_instance FOR EACH ROW WHEN (new.revision = old.revision) EXECUTE FUNCTION muster_stamp_row();
+ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_stamp_update;
 COMMENT ON TRIGGER registry_instance_stamp_update ON registry_instance IS 'A row changed by hand goes through the same revision as any other. Beats change no column named here.';
 
 --- trigger registry_instance_truncated on registry_instance
 CREATE TRIGGER registry_instance_truncated AFTER TRUNCATE ON registry_instance FOR EACH STATEMENT EXECUTE FUNCTION muster_break_history();
+ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_truncated;
 COMMENT ON TRIGGER registry_instance_truncated ON registry_instance IS 'A truncation leaves no tombstones.';

@@ -12,7 +12,6 @@ RETURNS TABLE (
     revision      bigint,
     status        InstanceStatus,
     ttl_ms        integer,
-    detail        jsonb,
     cluster_epoch uuid,
     epoch_number  bigint
 )
@@ -60,7 +59,7 @@ BEGIN
     ) THEN
         RETURN QUERY
         SELECT 'created', true, instance.instance_id, instance.lease_id, instance.revision, instance.status,
-               instance.ttl_ms, NULL::jsonb, instance.cluster_epoch, instance.epoch_number
+               instance.ttl_ms, instance.cluster_epoch, instance.epoch_number
         FROM muster_register_new(v_ops, v_cluster) AS instance
         ORDER BY instance.lease_id;
         PERFORM muster_advance(v_revision + cardinality(v_ops));
@@ -80,7 +79,7 @@ BEGIN
         END IF;
         RETURN QUERY
         SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
-               v_outcome.status, v_outcome.ttl_ms, v_outcome.detail, v_cluster.current_epoch, v_cluster.epoch_number;
+               v_outcome.status, v_outcome.ttl_ms, v_cluster.current_epoch, v_cluster.epoch_number;
     END LOOP;
     PERFORM muster_advance(v_revision);
 END

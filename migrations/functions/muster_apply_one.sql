@@ -16,8 +16,9 @@ BEGIN
             RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_operation.instance_id
                 USING ERRCODE = muster_error_code(v_verdict), HINT = 'Read cluster_metadata.current_epoch and register in it.';
         WHEN 'taken' THEN
-            RAISE EXCEPTION 'instance id % is held by a live instance of another owner', p_operation.instance_id
-                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register under a fresh instance id.';
+            RAISE EXCEPTION 'instance id % has a live lease of another owner', p_operation.instance_id
+                USING ERRCODE = muster_error_code(v_verdict),
+                      HINT = 'End that lease first (set_instance_status(..., ''dead'')), or register under a fresh instance id.';
         WHEN 'unknown' THEN
             RAISE EXCEPTION 'instance % is not on record', p_operation.instance_id
                 USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register it first.';

@@ -13,14 +13,13 @@ DECLARE
     v_new    registry_instance;
 BEGIN
     IF coalesce(p_op.cluster_epoch, p_cluster.current_epoch) <> p_cluster.current_epoch THEN
-        RETURN ('epoch_fenced', false, p_op.instance_id, NULL, NULL, NULL, NULL, NULL)::muster_outcome;
+        RETURN ('epoch_fenced', false, p_op.instance_id, NULL, NULL, NULL, NULL)::muster_outcome;
     END IF;
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
 
     IF v_row.instance_id IS NOT NULL AND v_row.status <> 'dead' AND v_row.cluster_epoch = p_cluster.current_epoch THEN
-        IF NOT muster_same_owner(v_row, p_op) THEN
-            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms,
-                    jsonb_build_object('node_id', v_row.node_id, 'ip_address', host(v_row.ip_address), 'pid', v_row.pid))::muster_outcome;
+        IF NOT muster_same_owner(v_row, p_op) OR (p_op.may_move IS NOT TRUE AND muster_moves(v_row, p_op)) THEN
+            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms)::muster_outcome;
         END IF;
         RETURN muster_renew_registration(v_row, p_op, v_now, p_revision);
     END IF;
@@ -30,8 +29,7 @@ BEGIN
         -- make everybody wait, who needs the cluster row.
         PERFORM FROM registry_instance WHERE instance_id = p_op.instance_id FOR UPDATE SKIP LOCKED;
         IF NOT FOUND THEN
-            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms,
-                    jsonb_build_object('node_id', v_row.node_id, 'ip_address', host(v_row.ip_address), 'pid', v_row.pid))::muster_outcome;
+            RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms)::muster_outcome;
         END IF;
     END IF;
 
@@ -54,7 +52,7 @@ BEGIN
         labels = excluded.labels, version = excluded.version, replaces_lease_id = excluded.replaces_lease_id,
         death_reason = NULL, death_deadline = NULL, death_decided_by = NULL;
     RETURN (CASE WHEN v_row.instance_id IS NULL THEN 'created' ELSE 'replaced' END, true, p_op.instance_id, p_revision,
-            p_revision, v_status, p_op.ttl_ms, NULL)::muster_outcome;
+            p_revision, v_status, p_op.ttl_ms)::muster_outcome;
 END
 $$;
 

@@ -19,10 +19,10 @@ DECLARE
 BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
     IF NOT FOUND OR p_op.lease_id > v_row.lease_id THEN
-        RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL, NULL)::muster_outcome;
+        RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL)::muster_outcome;
     END IF;
     v_old := v_row.cluster_epoch <> p_cluster.current_epoch;
-    v_set := ('set', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms, NULL);
+    v_set := ('set', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms);
 
     IF p_op.lease_id < v_row.lease_id THEN
         -- That lease has ended; to end it again is no error, and must not touch the one that took its place.
@@ -37,7 +37,7 @@ BEGIN
         UPDATE registry_instance
         SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
             death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
-            death_deadline = last_heartbeat + make_interval(secs => coalesce(ttl_ms, 15000) / 1000.0),
+            death_deadline = muster_deadline(last_heartbeat, ttl_ms),
             death_decided_by = p_decided_by
         WHERE instance_id = v_row.instance_id;
         v_set.changed := true;

@@ -29,16 +29,16 @@ BEGIN
         SET status = v_status, actor_name = p_op.actor_name, serve_route = p_op.serve_route,
             ip_address = p_op.ip_address, port = p_op.port, ttl_ms = p_op.ttl_ms, version = p_op.version,
             labels = coalesce(p_op.labels, '{}'), revision = p_revision,
-            last_heartbeat = greatest(last_heartbeat, p_now)
+            last_heartbeat = p_now
         WHERE instance_id = p_row.instance_id;
     ELSE
         -- A write even so: on a synchronous standby the repeated call is confirmed only once the first one is there.
         UPDATE registry_instance
-        SET last_heartbeat = greatest(last_heartbeat, p_now)
+        SET last_heartbeat = p_now
         WHERE instance_id = p_row.instance_id;
     END IF;
     RETURN ('renewed', v_changed, p_row.instance_id, p_row.lease_id,
-            CASE WHEN v_changed THEN p_revision ELSE p_row.revision END, v_status, p_op.ttl_ms, NULL)::muster_outcome;
+            CASE WHEN v_changed THEN p_revision ELSE p_row.revision END, v_status, p_op.ttl_ms)::muster_outcome;
 END
 $$;
 

@@ -42,6 +42,8 @@ BEGIN
     v_op.node_id := nullif(p_node_id, '');
     v_op.ip_address := p_ip;
     v_op.pid := nullif(p_pid, 0);
+    -- An upsert, as in SeedCore: PostgreSQL's grants say who may call this.
+    v_op.may_move := true;
     PERFORM muster_apply_one(v_op);
 END
 $$;

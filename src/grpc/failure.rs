@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    model::{Epoch, InstanceStatus, InvalidInput, LeaseId, Owner},
+    model::{Epoch, InstanceStatus, InvalidInput, LeaseId},
     proto::v1::ErrorReason,
     registry,
 };
@@ -42,8 +42,8 @@ pub enum Failure {
     EpochReused,
     /// From this status the one asked for cannot be reached.
     InvalidTransition(InstanceStatus),
-    /// Another owner has the instance id.
-    InstanceIdTaken(Owner),
+    /// A live lease of the instance id has another owner, or another address.
+    InstanceIdTaken,
     /// Beats cannot be saved in time.
     BeatsNotSaved,
     /// The daemon has not loaded the registry, or not seen the revision asked for.
@@ -83,7 +83,7 @@ impl Failure {
             Self::EpochMismatch(_) => (Code::FailedPrecondition, ErrorReason::EpochMismatch),
             Self::EpochReused => (Code::FailedPrecondition, ErrorReason::EpochReused),
             Self::InvalidTransition(_) => (Code::FailedPrecondition, ErrorReason::InvalidTransition),
-            Self::InstanceIdTaken(_) => (Code::AlreadyExists, ErrorReason::InstanceIdTaken),
+            Self::InstanceIdTaken => (Code::AlreadyExists, ErrorReason::InstanceIdTaken),
             Self::BeatsNotSaved => (Code::Unavailable, ErrorReason::BeatsNotSaved),
             Self::NotYetSeen => (Code::Unavailable, ErrorReason::NotYetSeen),
             Self::TooManyWatchers | Self::WatcherTooSlow | Self::Write(Write::Overloaded) => {
@@ -126,9 +126,10 @@ impl Failure {
                  back, anything to dead",
                 from.as_str()
             ),
-            Self::InstanceIdTaken(_) => {
-                "a live instance of another owner has this instance id; register under another one".into()
-            }
+            // Not which node, address or process: whoever asks may be a stranger.
+            Self::InstanceIdTaken => "a live lease of this instance id has another logical id, node, pid or address; \
+                end that lease first (Deregister), or register under a new instance id"
+                .into(),
             Self::BeatsNotSaved => "beats cannot be saved in time; beat at another daemon".into(),
             Self::NotYetSeen => "the daemon has not seen that revision yet".into(),
             Self::TooManyWatchers => "this daemon has as many watchers as it admits; watch at another daemon".into(),
@@ -143,14 +144,6 @@ impl Failure {
                 vec![("currentEpoch", epoch.id.to_string()), ("currentEpochNumber", epoch.number.to_string())]
             }
             Self::InvalidTransition(from) => vec![("status", from.as_str().to_owned())],
-            Self::InstanceIdTaken(owner) => [
-                ("ownerNodeId", owner.node_id.clone()),
-                ("ownerIpAddress", owner.ip_address.clone()),
-                ("ownerPid", owner.pid.map(|pid| pid.to_string())),
-            ]
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)))
-            .collect(),
             _ => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -144,7 +144,7 @@ impl Registry {
         match failure {
             Failure::Invalid(_) => self.metrics.invalid.increment(1),
             Failure::EpochFenced(_) => self.metrics.fenced.increment(1),
-            Failure::InstanceIdTaken(_) => self.metrics.taken.increment(1),
+            Failure::InstanceIdTaken => self.metrics.taken.increment(1),
             _ => self.metrics.failed.increment(1),
         }
     }
@@ -155,7 +155,7 @@ fn refusal(outcome: &Outcome, named: Option<LeaseId>) -> Result<(), Failure> {
     match &outcome.verdict {
         Verdict::Created | Verdict::Renewed | Verdict::Replaced | Verdict::Set(_) => Ok(()),
         Verdict::EpochFenced => Err(Failure::EpochFenced(outcome.epoch)),
-        Verdict::Taken(owner) => Err(Failure::InstanceIdTaken(owner.clone())),
+        Verdict::Taken => Err(Failure::InstanceIdTaken),
         Verdict::Unknown => Err(named.map_or(Failure::UnknownInstance, Failure::UnknownLease)),
         Verdict::Expired => Err(Failure::LeaseExpired),
         Verdict::LeaseReplaced => Err(Failure::LeaseReplaced),

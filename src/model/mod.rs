@@ -24,5 +24,5 @@ pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};
 pub use instance::{Death, Instance};
 pub use lease::Lease;
-pub use operation::{Operation, Outcome, Owner, Registration, Rotation, StatusChange, Verdict};
+pub use operation::{Operation, Outcome, Registration, Rotation, StatusChange, Verdict};
 pub use status::{DeathReason, InstanceStatus};

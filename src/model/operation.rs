@@ -60,17 +60,6 @@ pub enum Operation {
     SetStatus(StatusChange),
 }
 
-/// Who holds an instance id, for the error that another owner gets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
-    /// Node of the holder.
-    pub node_id: Option<String>,
-    /// Address of the holder.
-    pub ip_address: Option<String>,
-    /// Process id of the holder.
-    pub pid: Option<i64>,
-}
-
 /// How PostgreSQL decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -84,8 +73,8 @@ pub enum Verdict {
     Set(bool),
     /// Not the current epoch.
     EpochFenced,
-    /// Another owner's live instance has the id.
-    Taken(Owner),
+    /// A live lease of the instance id has another owner, or another address.
+    Taken,
     /// No such instance or lease.
     Unknown,
     /// The lease has ended.

@@ -206,7 +206,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Epoch, EpochId, InstanceStatus, LeaseId, Owner, Revision};
+    use crate::model::{Epoch, EpochId, InstanceStatus, LeaseId, Revision};
 
     fn outcome(verdict: Verdict) -> Outcome {
         let epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };
@@ -217,7 +217,7 @@ mod tests {
     fn refusals() -> [Verdict; 6] {
         [
             Verdict::EpochFenced,
-            Verdict::Taken(Owner { node_id: None, ip_address: None, pid: None }),
+            Verdict::Taken,
             Verdict::Unknown,
             Verdict::Expired,
             Verdict::LeaseReplaced,

@@ -5,7 +5,6 @@ use std::{net::IpAddr, pin::pin, time::Duration};
 use chrono::{DateTime, Utc};
 use futures_util::future::{Either, select};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{
     Row,
@@ -19,10 +18,10 @@ use super::{
     row::{signed, unsigned},
 };
 use crate::model::{
-    Epoch, EpochId, InstanceStatus, Labels, LeaseId, Operation, Outcome, Owner, Registration, Revision, Verdict,
+    Epoch, EpochId, InstanceStatus, Labels, LeaseId, Operation, Outcome, Registration, Revision, Verdict,
 };
 
-const APPLY: &str = "SELECT verdict, changed, lease_id, revision, status::text, detail, cluster_epoch, epoch_number \
+const APPLY: &str = "SELECT verdict, changed, lease_id, revision, status::text, cluster_epoch, epoch_number \
                      FROM muster_apply($1, $2, $3)";
 
 /// Most instances read behind a group. If there are more, other daemons are busy, and the feed asks for all of it.
@@ -159,7 +158,7 @@ fn outcome(row: &Row) -> Result<Outcome, Error> {
         "replaced" => Verdict::Replaced,
         "set" => Verdict::Set(row.try_get(1)?),
         "epoch_fenced" => Verdict::EpochFenced,
-        "taken" => Verdict::Taken(owner(row.try_get::<_, Option<Value>>(5)?)),
+        "taken" => Verdict::Taken,
         "unknown" => Verdict::Unknown,
         "expired" => Verdict::Expired,
         "lease_replaced" => Verdict::LeaseReplaced,
@@ -171,12 +170,6 @@ fn outcome(row: &Row) -> Result<Outcome, Error> {
         lease_id: row.try_get::<_, Option<i64>>(2)?.map(|lease_id| LeaseId(unsigned(lease_id))),
         revision: Revision(unsigned(row.try_get::<_, Option<i64>>(3)?.unwrap_or_default())),
         status,
-        epoch: Epoch { id: EpochId(row.try_get(6)?), number: unsigned(row.try_get(7)?) },
+        epoch: Epoch { id: EpochId(row.try_get(5)?), number: unsigned(row.try_get(6)?) },
     })
-}
-
-fn owner(detail: Option<Value>) -> Owner {
-    let detail = detail.unwrap_or_default();
-    let text = |key: &str| detail.get(key).and_then(Value::as_str).map(str::to_owned);
-    Owner { node_id: text("node_id"), ip_address: text("ip_address"), pid: detail.get("pid").and_then(Value::as_i64) }
 }

@@ -175,6 +175,8 @@ pub(crate) struct Refusal {
     pub(crate) reason: String,
     /// The metadata in `ErrorInfo`.
     pub(crate) metadata: HashMap<String, String>,
+    /// The message.
+    pub(crate) message: String,
     /// Fields and descriptions in `BadRequest`.
     pub(crate) fields: Vec<(String, String)>,
     /// The delay in `RetryInfo`.
@@ -201,6 +203,7 @@ pub(crate) fn refusal<T: Debug>(result: Result<T, tonic::Status>) -> Refusal {
         code: status.code(),
         reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
         metadata: info.map(|info| info.metadata.clone()).unwrap_or_default(),
+        message: status.message().to_owned(),
         fields: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
         retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
     }
