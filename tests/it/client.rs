@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use musterd_client::{
-    Change, Choice, Client, Filter, LossReason, OnLost, Reason, Register, State, Status, Step, Watch,
+    Change, Choice, Client, Filter, LossReason, NoTarget, OnLost, Policy, Reason, Register, Router, RouterSettings,
+    State, Status, Step, Watch,
 };
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
@@ -84,6 +85,7 @@ async fn lease_outlives_its_daemon_and_calls_go_to_the_other() {
     let registration = client.register(organ("a").ttl(Duration::from_secs(3))).await.unwrap();
     let lease = registration.lease().unwrap();
     first.kill9();
+    // The other daemon may not have seen the registration yet; the client asks it to answer at that revision or later.
     // Longer than the TTL: without beats at the other daemon the lease would end, but for the hold after a lost daemon.
     let before = client.instance(lease.instance_id).await.unwrap();
     wait_until("the other daemon is beaten at", BOUND, async || {
@@ -250,4 +252,90 @@ async fn watch_with_a_refused_filter_ends_with_the_field() {
     let daemon = Daemon::start(database.url()).await;
     let error = client(&[&daemon]).watch(&Filter::prefix("x".repeat(300))).next().await.unwrap_err();
     assert_eq!(error.violations()[0].field(), "logical_id_prefix");
+}
+
+#[tokio::test]
+async fn router_picks_what_the_daemon_resolves() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&[&daemon]);
+    let mut kept = Vec::new();
+    for number in 0..6 {
+        let (node, zone) = (format!("n{}", number % 3), format!("z{}", number % 2));
+        kept.push(client.register(organ("r").node(node).label("zone", zone)).await.unwrap());
+    }
+    kept[1].set_status(Status::Draining).await.unwrap();
+    kept.remove(4).close(Duration::ZERO).await.unwrap();
+    let router = Router::new(&client);
+    router.ready("r").await.unwrap();
+    // The watch shows the latest changes a moment later than they were made.
+    wait_until("the cache holds the four that are alive", BOUND, async || {
+        let count = router.instances("r").len();
+        if count == 4 { Ok(()) } else { Err(count) }
+    })
+    .await;
+
+    let first = kept[0].lease().unwrap().instance_id;
+    let mut choices = vec![Choice::best(), Choice::best().without(first), Choice::best().label("zone", "z1")];
+    choices.extend(["n0", "n1", "n2", "n9"].map(|node| Choice::by(Policy::Near(node.into()))));
+    choices.extend((0..40).map(|key| Choice::by(Policy::Rendezvous(format!("key-{key}"))).label("zone", "z0")));
+    choices.extend((0..40).map(|key| Choice::by(Policy::Rendezvous(format!("key-{key}")))));
+    for choice in choices {
+        let picked = router.pick("r", &choice).unwrap();
+        let resolved = client.resolve("r", &choice).await.unwrap();
+        assert_eq!(picked.instance().instance_id, resolved.instance.instance_id, "{choice:?}");
+    }
+    let nobody = router.pick("r", &Choice::best().label("zone", "z9")).unwrap_err();
+    assert!(matches!(nobody, NoTarget::NoLiveInstance(_)), "{nobody}");
+}
+
+#[tokio::test]
+async fn router_leaves_out_what_failed_as_long_as_there_is_another() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&[&daemon]);
+    let (one, two) = (client.register(organ("r")).await.unwrap(), client.register(organ("r")).await.unwrap());
+    let router = Router::new(&client);
+    router.ready("r").await.unwrap();
+    let (first, second) = (one.lease().unwrap().instance_id, two.lease().unwrap().instance_id);
+    let mut called = Vec::new();
+    let outcome: Result<(), &str> = router
+        .call(
+            "r",
+            &Choice::best(),
+            2,
+            |error| *error == "refused",
+            |target| {
+                called.push(target.instance().instance_id);
+                async { Err("refused") }
+            },
+        )
+        .await
+        .unwrap();
+    assert_eq!((outcome, called), (Err("refused"), vec![first, second]));
+    // Both have failed: the best of them is better than none.
+    assert_eq!(router.pick("r", &Choice::best()).unwrap().instance().instance_id, first);
+}
+
+#[tokio::test]
+async fn router_refuses_to_guess_when_its_knowledge_is_too_old() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&[&daemon]);
+    let kept = client.register(organ("r").ttl(Duration::from_secs(300))).await.unwrap();
+    let mut settings = RouterSettings::default();
+    settings.max_stale = Duration::from_secs(7);
+    let router = Router::with(&client, settings);
+    router.ready("r").await.unwrap();
+    daemon.signal(Signal::SIGSTOP);
+    wait_until("the router refuses", BOUND, async || match router.pick("r", &Choice::best()) {
+        Err(NoTarget::Stale { .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    daemon.signal(Signal::SIGCONT);
+    wait_until("the router knows again", BOUND, async || router.pick("r", &Choice::best()).map(drop)).await;
+    drop(kept);
+    let refused = router.ready(&"x".repeat(300)).await.unwrap_err();
+    assert!(matches!(refused, NoTarget::Refused(_)), "{refused}");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use crate::wire;
+use crate::{model::Instance, wire};
 
 /// How to choose among the live instances of a logical id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,16 @@ impl Choice {
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(key.into(), value.into());
         self
+    }
+
+    pub(crate) const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether an instance may be chosen.
+    pub(crate) fn admits(&self, instance: &Instance) -> bool {
+        !self.excluded.contains(&instance.instance_id)
+            && self.labels.iter().all(|(key, value)| instance.labels.get(key) == Some(value))
     }
 
     pub(crate) fn to_wire(&self) -> wire::ResolveChoice {

@@ -14,13 +14,14 @@ use uuid::Uuid;
 use crate::{
     address,
     choice::Choice,
-    daemons::Daemons,
+    daemons::{Daemons, Seen},
     error::Error,
     lease::{BeatThread, Register, Registration},
     model::{Filter, Instance},
     watch::Watch,
     wire::{
-        self, CheckLeaseRequest, GetInstanceRequest, ResolveRequest, discovery_service_client::DiscoveryServiceClient,
+        self, CheckLeaseRequest, GetInstanceRequest, ListInstancesRequest, ResolveRequest,
+        discovery_service_client::DiscoveryServiceClient,
     },
 };
 
@@ -70,7 +71,7 @@ impl Builder {
     pub fn build(self) -> Result<Client, Error> {
         let addresses = self.daemons.iter().map(|text| address::parse("daemons", text));
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
-        let daemons = Daemons::new(&addresses, &self.user_agent)?;
+        let daemons = Daemons::new(&addresses, &self.user_agent, Seen::default())?;
         let inner = Inner { daemons, addresses, settings: self, beats: OnceLock::new() };
         Ok(Client { inner: Arc::new(inner) })
     }
@@ -140,13 +141,14 @@ impl Client {
     /// [`Reason::UnknownLogicalId`](crate::Reason::UnknownLogicalId) or
     /// [`Reason::NoLiveInstance`](crate::Reason::NoLiveInstance); a refused argument; or no daemon answered.
     pub async fn resolve(&self, logical_id: &str, choice: &Choice) -> Result<Resolved, Error> {
-        let request =
-            ResolveRequest { logical_id: logical_id.to_owned(), choice: Some(choice.to_wire()), ..Default::default() };
+        let (logical_id, choice) = (logical_id.to_owned(), Some(choice.to_wire()));
+        let request = ResolveRequest { logical_id, choice, min_revision: self.seen().revision() };
         let call = |channel| {
             let request = self.request(request.clone());
             async move { discovery(channel).resolve(request).await }
         };
         let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
+        self.seen().note(answer.revision);
         Ok(Resolved {
             instance: answer.instance.ok_or_else(|| Error::malformed("instance"))?.try_into()?,
             revision: answer.revision,
@@ -160,12 +162,14 @@ impl Client {
     /// # Errors
     /// [`Reason::UnknownInstance`](crate::Reason::UnknownInstance), or no daemon answered.
     pub async fn instance(&self, instance_id: Uuid) -> Result<Instance, Error> {
-        let request = GetInstanceRequest { instance_id: instance_id.to_string(), ..Default::default() };
+        let (instance_id, min_revision) = (instance_id.to_string(), self.seen().revision());
+        let request = GetInstanceRequest { instance_id, min_revision };
         let call = |channel| {
             let request = self.request(request.clone());
             async move { discovery(channel).get_instance(request).await }
         };
         let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
+        self.seen().note(answer.revision);
         answer.instance.ok_or_else(|| Error::malformed("instance"))?.try_into()
     }
 
@@ -174,12 +178,13 @@ impl Client {
     /// # Errors
     /// The lease has ended or is unknown, or no daemon answered.
     pub async fn check_lease(&self, lease_id: u64) -> Result<Instance, Error> {
-        let request = CheckLeaseRequest { lease_id, min_revision: lease_id };
+        let request = CheckLeaseRequest { lease_id, min_revision: self.seen().revision().max(lease_id) };
         let call = |channel| {
             let request = self.request(request);
             async move { discovery(channel).check_lease(request).await }
         };
         let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
+        self.seen().note(answer.revision);
         answer.instance.ok_or_else(|| Error::malformed("instance"))?.try_into()
     }
 
@@ -207,12 +212,13 @@ impl Client {
     }
 
     async fn page(&self, filter: &Filter, token: &str) -> Result<(Vec<Instance>, String), Error> {
-        let request = filter.to_list(token);
+        let request = ListInstancesRequest { min_revision: self.seen().revision(), ..filter.to_list(token) };
         let call = |channel| {
             let request = self.request(request.clone());
             async move { discovery(channel).list_instances(request).await }
         };
         let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
+        self.seen().note(answer.revision);
         let instances = answer.instances.into_iter().map(Instance::try_from).collect::<Result<Vec<_>, _>>()?;
         if filter.logical_id.is_empty() {
             return Ok((instances, answer.next_page_token));
@@ -231,6 +237,14 @@ impl Client {
         Watch::new(self.clone(), filter.to_watch())
     }
 
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.settings.timeout
+    }
+
+    fn seen(&self) -> &Seen {
+        self.inner.daemons.seen()
+    }
+
     pub(crate) fn daemons(&self) -> &Daemons {
         &self.inner.daemons
     }
@@ -240,7 +254,8 @@ impl Client {
             return Ok(Arc::clone(thread));
         }
         // Connections of its own: those above belong to the application's runtime, which may be blocked or gone.
-        let daemons = Daemons::new(&self.inner.addresses, &self.inner.settings.user_agent)?;
+        let seen = self.seen().clone();
+        let daemons = Daemons::new(&self.inner.addresses, &self.inner.settings.user_agent, seen)?;
         let started = BeatThread::start(daemons)?;
         // Two callers at once: the second thread ends at once, because no registration uses it.
         Ok(Arc::clone(self.inner.beats.get_or_init(|| Arc::new(started))))

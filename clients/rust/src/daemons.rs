@@ -6,7 +6,10 @@
 //! effect once.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,7 +22,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{backoff::Backoff, error::Error};
+use crate::{
+    backoff::Backoff,
+    error::{Error, Reason},
+};
 
 /// How long an attempt at one of several daemons may take before the next one is asked.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -28,12 +34,35 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a test of a connection may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The highest revision that a client has seen. It asks every daemon to answer at that revision or later, so that it never
+/// reads less than it knows, also right after it moved on to another daemon. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen(Arc<AtomicU64>);
+
+impl Seen {
+    /// An answer was of this revision.
+    pub(crate) fn note(&self, revision: u64) {
+        self.0.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    /// The revision to ask for.
+    pub(crate) fn revision(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// No daemon has reached it within the time limit: a database that was emptied or replaced counts from below.
+    fn forget(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
 /// The daemons, in the order in which they are tried.
 #[derive(Debug)]
 pub(crate) struct Daemons {
     list: Vec<Daemon>,
     /// Index of the daemon that answered last.
     current: AtomicUsize,
+    seen: Seen,
 }
 
 #[derive(Debug)]
@@ -53,7 +82,7 @@ pub(crate) struct Connection {
 
 impl Daemons {
     /// The daemons at these addresses (`host:port`). Connects to none of them yet.
-    pub(crate) fn new(addresses: &[String], user_agent: &str) -> Result<Self, Error> {
+    pub(crate) fn new(addresses: &[String], user_agent: &str, seen: Seen) -> Result<Self, Error> {
         let daemon = |address: &String| {
             let invalid = |_| Error::invalid("daemons", format!("{address:?} is no address; give host:port"));
             let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(invalid)?;
@@ -72,7 +101,7 @@ impl Daemons {
         if list.is_empty() {
             return Err(Error::invalid("daemons", "names no daemon; give host:port"));
         }
-        Ok(Self { list, current: AtomicUsize::new(0) })
+        Ok(Self { list, current: AtomicUsize::new(0), seen })
     }
 
     /// Calls the daemons in turn until one answers for good, or the time is over.
@@ -102,7 +131,11 @@ impl Daemons {
             }
             let pause = backoff.pause();
             if Instant::now() + pause >= deadline {
-                return Err(last.unwrap_or_else(|| Error::unavailable(&self.list[0].address, "no time was left")));
+                let error = last.unwrap_or_else(|| Error::unavailable(&self.list[0].address, "no time was left"));
+                if error.reason() == Reason::NotYetSeen {
+                    self.seen.forget();
+                }
+                return Err(error);
             }
             sleep(pause).await;
         }
@@ -133,7 +166,7 @@ impl Daemons {
                 Ok(response.into_inner())
             }
             Err(error) => {
-                if error.reason() == crate::Reason::Unavailable {
+                if error.reason() == Reason::Unavailable {
                     self.forget(index).await;
                 }
                 Err(error)
@@ -153,6 +186,11 @@ impl Daemons {
         self.forget(index).await;
         let next = (index + 1) % self.list.len();
         let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// What was seen of the registry.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// How many daemons there are.

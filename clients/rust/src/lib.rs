@@ -5,6 +5,7 @@
 //! - [`Registration`] holds a lease. A thread of its own renews it, so that a blocked runtime loses no lease, and the
 //!   client's own clock decides when the lease is lost: TTL after the last acknowledged beat was *sent*.
 //! - [`Watch`] streams changes and resumes on any daemon after the last revision that was seen.
+//! - [`Router`] picks live instances from a cache that watches fill, without a call.
 //! - [`Error`] has a reason of a closed list, and tells whether the same call may succeed later.
 //!
 //! Words are those of the project's glossary. The protocol (`muster.v1`) is an implementation detail: no type of the
@@ -16,7 +17,7 @@
 //!  address, error, model          values
 //!  wire                           generated types, and their translation to values
 //!  daemons                        connections, fail-over, retries
-//!  client, watch, lease           what an application calls
+//!  client, watch, lease, router   what an application calls
 //! ```
 
 mod address;
@@ -27,6 +28,7 @@ mod daemons;
 mod error;
 mod lease;
 mod model;
+mod router;
 mod watch;
 mod wire;
 
@@ -35,6 +37,7 @@ pub use client::{Builder, Client, Resolved};
 pub use error::{Error, Reason, Violation};
 pub use lease::{Lease, LossReason, Lost, OnLost, Register, Registration, State};
 pub use model::{Death, DeathReason, Filter, Instance, Status};
+pub use router::{NoTarget, Router, RouterSettings, Target};
 pub use watch::{Batch, Change, Step, Watch};
 
 #[cfg(doctest)]

@@ -90,6 +90,7 @@ impl Keeper {
                 let request = request?;
                 let sent = Moment::now();
                 let granted = daemons.call(CALL, |channel| register(channel, request.clone())).await?;
+                daemons.seen().note(granted.revision);
                 Ok::<_, Error>((lease(&granted)?, sent))
             };
             let outcome = tokio::select! {
@@ -186,12 +187,15 @@ impl Keeper {
     async fn deregister(&self, daemons: &Daemons, lease_id: Option<u64>) {
         let instance_id = lease_id.map_or_else(|| self.wanted().instance_id.to_string(), |_| String::new());
         let request = DeregisterRequest { lease_id: lease_id.unwrap_or_default(), instance_id };
-        let _ = daemons
+        let answer = daemons
             .call(LEAVE, |channel| {
                 let request = request.clone();
                 async move { RegistryServiceClient::new(channel).deregister(request).await }
             })
             .await;
+        if let Ok(answer) = answer {
+            daemons.seen().note(answer.revision);
+        }
     }
 }
 

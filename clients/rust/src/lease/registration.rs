@@ -115,7 +115,7 @@ impl Registration {
                 let request = request.clone();
                 async move { RegistryServiceClient::new(channel).set_status(request).await }
             };
-            daemons.call(CALL, call).await.map(drop)
+            daemons.call(CALL, call).await.map(|answer| daemons.seen().note(answer.revision))
         };
         self.thread.run(call).await
     }

@@ -1,0 +1,241 @@
+//! A router: picks live instances from a cache that watches fill, without a call.
+//!
+//! One watch per name, begun at the first use and ended when the name was not used for a while. A pick gives the same
+//! answer as the daemon's Resolve ([`rank`]), but for instances that the application reported as failed, which the cache
+//! cannot know yet.
+
+mod known;
+mod rank;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use self::known::Name;
+use crate::{
+    choice::Choice,
+    client::Client,
+    error::Error,
+    model::{Filter, Instance, Status},
+    watch::Step,
+};
+
+/// Settings of a [`Router`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RouterSettings {
+    /// Refuse to pick from knowledge that was confirmed longer ago. Default: 30 s.
+    pub max_stale: Duration,
+    /// Leave an instance out for so long after [`Target::failed`]. Default: 5 s.
+    pub exclude_for: Duration,
+    /// Stop watching a name that was not used for so long. Default: 300 s.
+    pub idle: Duration,
+}
+
+impl Default for RouterSettings {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { max_stale: seconds(30), exclude_for: seconds(5), idle: seconds(300) }
+    }
+}
+
+/// Why there is nothing to pick.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoTarget {
+    /// The first snapshot of this name has not arrived yet; [`Router::ready`] waits for it.
+    #[error("the instances of {0} are not known yet")]
+    NotReady(String),
+    /// No instance of this name is alive and matches.
+    #[error("{0} has no live instance that matches")]
+    NoLiveInstance(String),
+    /// No daemon has confirmed what is known for longer than [`RouterSettings::max_stale`].
+    #[error("the instances of {name} were last confirmed {age:.1?} ago")]
+    Stale {
+        /// The name.
+        name: String,
+        /// How long ago.
+        age: Duration,
+    },
+    /// The daemon refused to watch this name, for example because it is no valid one.
+    #[error(transparent)]
+    Refused(Error),
+}
+
+/// An instance that was picked.
+#[derive(Clone, Debug)]
+pub struct Target {
+    instance: Arc<Instance>,
+    router: Weak<Inner>,
+}
+
+impl Target {
+    /// The instance.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// A call to it has failed: it is left out for [`RouterSettings::exclude_for`], as long as there is another one.
+    pub fn failed(&self) {
+        let Some(router) = self.router.upgrade() else { return };
+        let until = Instant::now() + router.settings.exclude_for;
+        router.failed().insert(self.instance.instance_id, until);
+    }
+}
+
+/// A router. Clones share the cache.
+#[derive(Clone, Debug)]
+pub struct Router {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    settings: RouterSettings,
+    names: RwLock<HashMap<String, Arc<Name>>>,
+    failed: Mutex<HashMap<Uuid, Instant>>,
+}
+
+impl Inner {
+    fn failed(&self) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that are left out now.
+    fn excluded(&self) -> Vec<Uuid> {
+        let mut failed = self.failed();
+        if failed.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        failed.retain(|_, until| *until > now);
+        failed.keys().copied().collect()
+    }
+}
+
+impl Router {
+    /// A router of this client's registry.
+    #[must_use]
+    pub fn new(client: &Client) -> Self {
+        Self::with(client, RouterSettings::default())
+    }
+
+    /// A router with settings of its own.
+    #[must_use]
+    pub fn with(client: &Client, settings: RouterSettings) -> Self {
+        let inner = Inner { client: client.clone(), settings, names: RwLock::default(), failed: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Picks an instance, without a call. The first use of a name begins to watch it on the runtime of the caller.
+    ///
+    /// # Errors
+    /// [`NoTarget`] says whether to wait, to look elsewhere, or to give up.
+    ///
+    /// # Panics
+    /// At the first use of a name outside a tokio runtime.
+    pub fn pick(&self, logical_id: &str, choice: &Choice) -> Result<Target, NoTarget> {
+        let name = self.name(logical_id);
+        let excluded = self.inner.excluded();
+        let instance = name.pick(logical_id, choice, &excluded, self.inner.settings.max_stale)?;
+        Ok(Target { instance, router: Arc::downgrade(&self.inner) })
+    }
+
+    /// Waits until the instances of a name are known, at most for the client's timeout.
+    ///
+    /// # Errors
+    /// [`NoTarget::NotReady`] after the timeout, or [`NoTarget::Refused`].
+    pub async fn ready(&self, logical_id: &str) -> Result<(), NoTarget> {
+        let name = self.name(logical_id);
+        let waiting = timeout(self.inner.client.timeout(), name.settled());
+        waiting.await.unwrap_or_else(|_| Err(NoTarget::NotReady(logical_id.to_owned())))
+    }
+
+    /// Calls an instance, and another one when `is_transient` says that the failure was the instance's: at most `attempts`
+    /// in all. Call it only with what may be repeated.
+    ///
+    /// # Errors
+    /// The last failure; or [`NoTarget`] before the first attempt.
+    pub async fn call<T, E, F>(
+        &self,
+        logical_id: &str,
+        choice: &Choice,
+        attempts: usize,
+        is_transient: impl Fn(&E) -> bool,
+        mut call: impl FnMut(Target) -> F,
+    ) -> Result<Result<T, E>, NoTarget>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        self.ready(logical_id).await?;
+        let mut left = attempts.max(1);
+        loop {
+            left -= 1;
+            let target = self.pick(logical_id, choice)?;
+            match call(target.clone()).await {
+                Err(error) if is_transient(&error) => {
+                    target.failed();
+                    if left == 0 {
+                        return Ok(Err(error));
+                    }
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// All live instances of a name as they are known, the best first.
+    #[must_use]
+    pub fn instances(&self, logical_id: &str) -> Vec<Arc<Instance>> {
+        self.name(logical_id).instances()
+    }
+
+    fn name(&self, logical_id: &str) -> Arc<Name> {
+        let known = self.inner.names.read().unwrap_or_else(PoisonError::into_inner).get(logical_id).cloned();
+        if let Some(name) = known {
+            name.touch();
+            return name;
+        }
+        let mut names = self.inner.names.write().unwrap_or_else(PoisonError::into_inner);
+        let name = names.entry(logical_id.to_owned()).or_insert_with(|| {
+            let name = Arc::new(Name::new());
+            let following = follow(Arc::downgrade(&self.inner), logical_id.to_owned(), Arc::downgrade(&name));
+            tokio::spawn(following);
+            name
+        });
+        Arc::clone(name)
+    }
+}
+
+/// Follows a name until it is idle, the router is gone, or the daemon refuses it.
+async fn follow(router: Weak<Inner>, logical_id: String, name: Weak<Name>) {
+    let Some(client) = router.upgrade().map(|router| router.client.clone()) else { return };
+    let mut watch = client.watch(&Filter::logical_id(&logical_id).status(Status::Alive));
+    drop(client);
+    loop {
+        let step = watch.next().await;
+        let (Some(router), Some(name)) = (router.upgrade(), name.upgrade()) else { return };
+        match step {
+            Ok(Step::Batch(batch)) => name.apply(batch),
+            // What is known stays, and ages.
+            Ok(Step::Interrupted(_)) => {}
+            Err(error) => {
+                name.refuse(error);
+                // The next use asks again.
+                router.names.write().unwrap_or_else(PoisonError::into_inner).remove(&logical_id);
+                return;
+            }
+        }
+        if name.idle_for() > router.settings.idle {
+            router.names.write().unwrap_or_else(PoisonError::into_inner).remove(&logical_id);
+            return;
+        }
+    }
+}
