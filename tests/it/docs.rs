@@ -9,6 +9,7 @@
 //! get it; `MUSTERD_TEST_WITHOUT=python3,buf` leaves out what needs them, on purpose.
 
 mod compare;
+mod glossary;
 mod links;
 mod page;
 mod paths;
