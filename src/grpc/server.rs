@@ -31,6 +31,9 @@ use crate::{
 const REQUEST_MAX_BYTES: usize = 1024 * 1024;
 /// Calls at the same time on one connection.
 const STREAMS_MAX: u32 = 256;
+/// Streams of a connection that the daemon may have to reset because of the peer's frames before it closes the connection
+/// (CVE-2025-8671): hyper's default, which tonic replaces by no limit unless it is set.
+const PROVOKED_RESETS_MAX: usize = 1_024;
 /// How long a call may take in all. Writes end by themselves before.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an idle connection is asked whether anybody is there.
@@ -89,6 +92,7 @@ pub async fn serve(
         .layer(Observe::new()?)
         .layer(direct)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_local_error_reset_streams(Some(PROVOKED_RESETS_MAX))
         .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

@@ -19,14 +19,19 @@ use crate::harness::{
     wait::wait_until,
 };
 
-/// How much memory the daemon may take on top of what it had: connections, streams and windows are all bounded.
-const GROWTH_MAX_KIB: u64 = 96 * 1024;
+/// How much memory all attacks together may add to the daemon: connections, streams and windows are all bounded.
+const GROWTH_MAX_KIB: u64 = 64 * 1024;
+/// Streams that the daemon resets because of a peer's frames before it closes the connection; the last ones may be on
+/// their way when it decides.
+const RESETS_MAX: usize = 1_024;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -111,12 +116,34 @@ const ATTACKS: &[Attack] = &[
             |stream| [frame(HEADERS, END_HEADERS, stream, &call(RESOLVE)), frame(DATA, END_STREAM, stream, &message)];
         [frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]), streams(250).flat_map(ask).flatten().collect()].concat()
     }),
+    ("frames that make the daemon reset the stream", |_| {
+        streams(20_000).flat_map(|stream| (PROVOCATIONS[stream as usize / 2 % 3].1)(stream)).collect()
+    }),
     ("frames of every kind on every stream", |dice| {
         let any = |dice: &mut Dice| {
             let [kind, flags, stream, length, ..] = dice.next().to_be_bytes();
             frame(kind % 12, flags, u32::from(stream % 8), &vec![flags; usize::from(length)])
         };
         (0..2_000).flat_map(|_| any(dice)).collect()
+    }),
+];
+
+/// A stream and a frame that is an error of that stream alone, so that the daemon resets it.
+type Provocation = (&'static str, fn(u32) -> Vec<u8>);
+
+/// MadeYouReset (CVE-2025-8671): the stream no longer counts as open, while its call may still run.
+const PROVOCATIONS: &[Provocation] = &[
+    ("a window beyond the largest", |stream| {
+        let open = frame(HEADERS, END_HEADERS, stream, &call(BEAT_STREAM));
+        [open, frame(WINDOW_UPDATE, 0, stream, &[0x7f, 255, 255, 255])].concat()
+    }),
+    ("data after the end of the request", |stream| {
+        let open = frame(HEADERS, END_HEADERS | END_STREAM, stream, &call(BEAT_STREAM));
+        [open, frame(DATA, 0, stream, &[0; 5])].concat()
+    }),
+    ("a stream that depends on itself", |stream| {
+        let open = frame(HEADERS, END_HEADERS, stream, &call(BEAT_STREAM));
+        [open, frame(PRIORITY, 0, stream, &[&stream.to_be_bytes()[..], &[15]].concat())].concat()
     }),
 ];
 
@@ -147,6 +174,18 @@ fn memory_kib(daemon: &Daemon) -> u64 {
 #[expect(clippy::print_stdout, reason = "figures are part of what it is for; shown with --nocapture")]
 fn report(name: &str, bytes: usize, grown_kib: u64) {
     println!("   {name}: 4 connections of {} KiB, the daemon has {grown_kib} KiB more than before", bytes / 1_024);
+}
+
+/// Time on the processor so far, in the ticks of the kernel (10 ms).
+fn cpu_ticks(daemon: &Daemon) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[expect(clippy::print_stdout, reason = "figures are part of what it is for; shown with --nocapture")]
+fn report_resets(name: &str, resets: usize, grown_kib: u64, cpu: u64) {
+    println!("   {name}: {resets} resets, {grown_kib} KiB more than before, {} ms of a processor", 10 * cpu);
 }
 
 struct Scene {
@@ -223,6 +262,47 @@ async fn hostile_http2_peers_stay_within_bounds_and_disturb_nobody() {
         }
     })
     .await;
+    scene.ends_well().await;
+}
+
+/// Sends what makes the daemon reset `count` streams. Returns how many it did reset, and whether it closed the
+/// connection over it.
+async fn provoke(addr: &str, provocation: fn(u32) -> Vec<u8>, count: u32) -> (usize, bool) {
+    let (mut from, mut to) = TcpStream::connect(addr).await.unwrap().into_split();
+    let attack = streams(count).flat_map(provocation);
+    let bytes: Vec<u8> = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat().into_iter().chain(attack).collect();
+    // The daemon may hang up in the middle.
+    let sending = tokio::spawn(async move { to.write_all(&bytes).await.map(|()| to) });
+    let (mut received, mut resets, mut closed) = (Vec::new(), 0, false);
+    while !closed && resets < count as usize {
+        let read = timeout(BOUND, from.read_buf(&mut received)).await.unwrap();
+        closed = read.unwrap_or_default() == 0;
+        while let Some(header) = received.first_chunk::<9>() {
+            let end = 9 + u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+            let kind = header[3];
+            if received.len() < end {
+                break;
+            }
+            resets += usize::from(kind == RST_STREAM);
+            closed |= kind == GOAWAY;
+            received.drain(..end);
+        }
+    }
+    sending.abort();
+    (resets, closed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_whose_frames_force_resets_is_closed_within_the_limit() {
+    let scene = Scene::start().await;
+    for (name, provocation) in PROVOCATIONS {
+        let (memory, cpu) = (memory_kib(&scene.daemon), cpu_ticks(&scene.daemon));
+        let (resets, closed) = provoke(&scene.daemon.grpc_addr, *provocation, 20_000).await;
+        let grown = memory_kib(&scene.daemon).saturating_sub(memory);
+        report_resets(name, resets, grown, cpu_ticks(&scene.daemon) - cpu);
+        assert!(closed && resets <= RESETS_MAX + 1, "{name}: {resets} resets, closed: {closed}");
+        scene.serves_others(name).await;
+    }
     scene.ends_well().await;
 }
 
