@@ -3,7 +3,7 @@
 //! Each request is answered by one response, and the next request is read when the answer has been taken: a client
 //! that does not read is not read either, and nothing is buffered here. The stream remembers the leases of its
 //! requests, so that the same list sent again (which is what a fleet does) is compared instead of looked up, and so
-//! that the end of the stream can make them suspect.
+//! that the end of the stream can make those suspect that no other client renews ([`crate::model::renewer`]).
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 use super::{convert::duration, failure::Failure, reader};
 use crate::{
     clock::Clock,
-    model::{Epoch, Lease, LeaseId, input::invalid, lease::LeaseState},
+    model::{Epoch, Lease, LeaseId, input::invalid, lease::LeaseState, renewer::StreamId},
     proto::v1::{self, ErrorReason},
     registry::{BeatError, Error as WriteError, Leases},
     view::View,
@@ -37,6 +37,7 @@ pub(super) fn serve(
 ) -> Responses {
     let clock = view.clock();
     let session = Session {
+        id: leases.begin_stream(),
         requests,
         leases,
         view,
@@ -56,6 +57,7 @@ pub(super) fn serve(
 
 /// One stream, as long as it lasts.
 struct Session {
+    id: StreamId,
     requests: Streaming<v1::BeatStreamRequest>,
     leases: Arc<Leases>,
     view: View,
@@ -127,7 +129,7 @@ impl Session {
     ) -> Result<Vec<LeaseId>, Failure> {
         let mut unknown = Vec::new();
         let mut at = 0;
-        let beats = self.leases.beats(epoch);
+        let beats = self.leases.beats(self.id, epoch);
         for lease_id in lease_ids {
             let lease_id = LeaseId(*lease_id);
             if list.get(at).is_none_or(|lease| lease.id != lease_id || lease.state() == LeaseState::Gone) {
@@ -198,7 +200,7 @@ impl Drop for Session {
         if self.ended || self.stop.is_cancelled() {
             return;
         }
-        let lost = self.leases.lose_contact(self.lists.values().flatten(), self.last_ms);
+        let lost = self.leases.lose_stream(self.id, self.lists.values().flatten(), self.last_ms);
         self.view.hint(&lost, true);
     }
 }

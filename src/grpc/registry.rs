@@ -53,8 +53,9 @@ impl Registry {
         let outcome = self.apply(Operation::Register(Box::new(registration))).await?;
         let lease_id = outcome.lease_id.ok_or(Failure::Write(crate::registry::Error::Internal))?;
         self.count_accepted(&outcome.verdict);
+        let granted = outcome.verdict != Verdict::Renewed;
         if let Some(lease) = self.leases.get(lease_id) {
-            lease.registered_here(self.view.clock().now_ms());
+            lease.registered_here(self.view.clock().now_ms(), granted);
         }
         Ok(v1::RegisterResponse {
             instance_id: instance_id.to_string(),

@@ -5,9 +5,15 @@
 //! ([`crate::clock::Clock::now_ms`]): leases are *judged* by the database clock alone, so these only decide
 //! suspicion, and what to save.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::{Epoch, InstanceId, LeaseId, Ttl};
+use super::{
+    Epoch, InstanceId, LeaseId, Ttl,
+    renewer::{Alone, Renewer, StreamId},
+};
 
 const LIVE: u8 = 0;
 const DEAD: u8 = 1;
@@ -18,6 +24,8 @@ const GONE: u8 = 3;
 const LOST: u8 = 1;
 /// Another daemon has lost contact, and nobody is known to have heard of it since.
 const DOUBTED: u8 = 2;
+/// The stream it beat on broke, and another daemon may know that it beats there.
+const UNCONFIRMED: u8 = 4;
 
 /// How a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +55,17 @@ pub enum LeaseStanding {
     Gone,
 }
 
+/// What the end of a stream means to a lease that was renewed on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing: another client renews it as well, or the stream did so for too short a time to tell.
+    None,
+    /// No other client renews it: it is suspect.
+    Lost,
+    /// No other client renews it here, but one may elsewhere: it is suspect unless another daemon objects.
+    Unconfirmed,
+}
+
 /// Not to be looked at.
 const NO_LOOK: u32 = u32::MAX;
 
@@ -57,8 +76,8 @@ pub struct Lease {
     pub id: LeaseId,
     /// Whose.
     pub instance_id: InstanceId,
-    /// Number of the epoch it belongs to.
-    pub epoch_number: u64,
+    /// Low half of the number of the epoch it belongs to: equal for no two epochs within four billion of each other.
+    epoch_number: u32,
     /// The lease of the same instance id whose place it took; zero, which is none: it took nobody's.
     replaces: LeaseId,
     /// When it is to be looked at, as the agenda of the registry counts.
@@ -68,8 +87,9 @@ pub struct Lease {
     heard_ms: AtomicU64,
     /// The latest beat that arrived here; zero: none did.
     here_ms: AtomicU64,
-    /// [`LOST`], [`DOUBTED`], both, or nothing of the kind.
+    /// [`LOST`], [`DOUBTED`] and [`UNCONFIRMED`], as far as they hold.
     contact: AtomicU8,
+    renewer: Renewer,
     /// What was last told about its suspicion.
     told_suspect: AtomicBool,
     dirty: AtomicBool,
@@ -90,7 +110,7 @@ impl Lease {
         Self {
             id,
             instance_id,
-            epoch_number,
+            epoch_number: low_half(epoch_number),
             replaces: replaces.unwrap_or(LeaseId(0)),
             look_slot: AtomicU32::new(NO_LOOK),
             ttl_ms: AtomicU32::new(ttl.as_millis()),
@@ -98,6 +118,7 @@ impl Lease {
             heard_ms: AtomicU64::new(heard_ms),
             here_ms: AtomicU64::new(0),
             contact: AtomicU8::new(0),
+            renewer: Renewer::default(),
             told_suspect: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
@@ -134,7 +155,7 @@ impl Lease {
         match self.state() {
             LeaseState::Gone => LeaseStanding::Gone,
             LeaseState::Replaced => LeaseStanding::Replaced,
-            _ if self.epoch_number != current.number => LeaseStanding::Fenced,
+            _ if self.epoch_number != low_half(current.number) => LeaseStanding::Fenced,
             LeaseState::Dead => LeaseStanding::Dead,
             LeaseState::Live => LeaseStanding::Live,
         }
@@ -163,8 +184,11 @@ impl Lease {
         self.look_slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
-    /// A beat arrived here at `now_ms`. Returns true if the lease has to be queued for saving: it was clean before.
-    pub fn beat(&self, now_ms: u64) -> bool {
+    /// A beat arrived here at `now_ms`, on this stream or by a call of Beat. Returns true if the lease has to be queued
+    /// for saving: it was clean before.
+    pub fn beat(&self, stream: StreamId, now_ms: u64) -> bool {
+        // First: it asks about the beat before.
+        self.renewer.renewed_by(stream, now_ms, || self.beats_here());
         self.heard_ms.fetch_max(now_ms, Ordering::Relaxed);
         self.here_ms.fetch_max(now_ms, Ordering::Relaxed);
         if self.contact.load(Ordering::Relaxed) != 0 {
@@ -174,9 +198,13 @@ impl Lease {
         !self.dirty.swap(true, Ordering::AcqRel)
     }
 
-    /// Its owner registered here at `now_ms`, which is a sign of life that PostgreSQL has already.
-    pub fn registered_here(&self, now_ms: u64) {
+    /// Its owner registered here at `now_ms`, which is a sign of life that PostgreSQL has already. `granted`: by that it
+    /// was made; a repeated registration finds it as it was.
+    pub fn registered_here(&self, now_ms: u64, granted: bool) {
         self.here_ms.fetch_max(now_ms, Ordering::Relaxed);
+        if granted {
+            self.renewer.grant_here();
+        }
     }
 
     /// PostgreSQL knows of a beat at `heard_ms`; it may have arrived at another daemon.
@@ -194,15 +222,30 @@ impl Lease {
         silent
     }
 
-    /// A daemon has lost contact, and had heard of it at `since_ms`: it is suspect until somebody is known to have heard
-    /// of it later. One that has beaten here later is not touched; then it returns false, and the others should be told.
-    pub fn doubt(&self, since_ms: u64) -> bool {
-        let lost_here = self.contact.load(Ordering::Relaxed) & LOST != 0;
-        let stands = lost_here || self.here_ms.load(Ordering::Relaxed) <= since_ms;
-        if stands {
-            self.contact.fetch_or(DOUBTED, Ordering::Relaxed);
+    /// A stream that renewed it, the latest time at `last_ms` or before, has broken. See [`Loss`].
+    pub fn lose_stream(&self, stream: StreamId, last_ms: u64) -> Loss {
+        match self.renewer.alone(stream, self.here_ms(), self.ttl().beat_interval_ms()) {
+            Some(Alone { granted_here: true }) if self.lose_contact(last_ms) => Loss::Lost,
+            Some(Alone { granted_here: false }) if self.here_ms() <= last_ms => {
+                self.contact.fetch_or(UNCONFIRMED, Ordering::Relaxed);
+                Loss::Unconfirmed
+            }
+            _ => Loss::None,
         }
-        stands
+    }
+
+    /// Another daemon has lost contact, and had last heard of it at `since_ms`. Returns whether this daemon can agree: it
+    /// has lost contact itself, or heard nothing for a whole beat interval before that. If not, the lease is renewed
+    /// here, whatever a client has done elsewhere, and the others are to be told.
+    pub fn agrees(&self, since_ms: u64) -> bool {
+        let lost_here = self.contact.load(Ordering::Relaxed) & (LOST | UNCONFIRMED) != 0;
+        let here_ms = self.here_ms();
+        lost_here || here_ms == 0 || here_ms + self.ttl().beat_interval_ms() <= since_ms
+    }
+
+    /// Another daemon has lost contact, and none objects: it is suspect until some daemon has heard of it later.
+    pub fn doubt(&self) {
+        self.contact.fetch_or(DOUBTED, Ordering::Relaxed);
     }
 
     /// Some daemon has heard of it since contact was lost.
@@ -300,96 +343,7 @@ impl Lease {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn lease() -> Lease {
-        Lease::new(LeaseId(7), InstanceId(Uuid::from_u128(7)), 1, None, Ttl::from_record(Some(15_000)), 1_000)
-    }
-
-    #[test]
-    fn it_is_queued_for_saving_once_until_it_was_taken() {
-        let lease = lease();
-        assert!(lease.beat(2_000));
-        assert!(!lease.beat(3_000), "it is queued already");
-        assert_eq!(lease.take_unsaved(), 3_000);
-        assert!(lease.beat(4_000), "a beat after it was taken queues it again");
-    }
-
-    #[test]
-    fn a_save_is_due_a_third_of_the_ttl_after_the_last() {
-        let lease = lease();
-        assert_eq!(lease.save_due_ms(), 6_000);
-        lease.saved(9_000);
-        lease.saved(8_000);
-        assert_eq!(lease.save_due_ms(), 14_000, "an older save does not take it back");
-    }
-
-    #[test]
-    fn suspicion_comes_after_two_beats_here_and_after_the_ttl_elsewhere() {
-        let lease = lease();
-        assert!(!lease.is_suspect(16_000));
-        assert!(lease.is_suspect(16_001));
-        lease.beat(20_000);
-        assert!(!lease.is_suspect(30_000));
-        assert!(lease.is_suspect(30_001));
-        lease.heard_elsewhere(20_050);
-        assert!(lease.is_suspect(30_051), "that was our own beat, as it was saved");
-        lease.heard_elsewhere(29_000);
-        assert!(!lease.is_suspect(44_000));
-        lease.heard_elsewhere(10_000);
-        assert_eq!(lease.heard_ms(), 29_000, "an older beat changes nothing");
-    }
-
-    #[test]
-    fn a_broken_stream_makes_it_suspect_until_the_next_beat() {
-        let lease = lease();
-        lease.beat(2_000);
-        lease.lose_contact(2_000);
-        assert!(lease.is_suspect(2_001));
-        lease.beat(2_500);
-        assert!(!lease.is_suspect(2_501));
-        lease.lose_contact(2_000);
-        assert!(!lease.is_suspect(2_501), "it has beaten elsewhere since");
-    }
-
-    #[test]
-    fn the_doubt_of_another_daemon_makes_it_suspect_until_somebody_has_heard_of_it() {
-        let lease = lease();
-        assert!(lease.doubt(2_000));
-        assert!(lease.is_suspect(2_001) && !lease.lose_overdue(2_001), "that is not for this daemon to tell");
-        lease.trust();
-        assert!(!lease.is_suspect(2_001));
-        assert!(lease.doubt(2_000));
-        lease.beat(2_500);
-        assert!(!lease.is_suspect(2_501));
-        assert!(!lease.doubt(2_000), "it has beaten here since");
-        assert!(!lease.is_suspect(2_501));
-        lease.lose_contact(2_500);
-        assert!(lease.doubt(2_400), "what was found here is no sign of life, however rough the times are");
-        assert!(lease.is_suspect(2_501));
-        lease.beat(3_000);
-        assert!(!lease.lose_overdue(13_000));
-        assert!(lease.lose_overdue(13_001), "two beats are overdue");
-    }
-
-    #[test]
-    fn it_ends_for_good() {
-        let lease = lease();
-        assert_eq!(lease.state(), LeaseState::Live);
-        lease.end(false);
-        lease.beat(50_000);
-        assert_eq!(lease.state(), LeaseState::Dead);
-        lease.forget();
-        lease.end(true);
-        assert_eq!(lease.state(), LeaseState::Gone);
-    }
-
-    #[test]
-    fn it_takes_no_more_memory_than_it_must() {
-        assert!(size_of::<Lease>() <= 80, "there may be a million");
-    }
+/// What of an epoch's number a lease remembers.
+fn low_half(epoch_number: u64) -> u32 {
+    u32::try_from(epoch_number & u64::from(u32::MAX)).unwrap_or_default()
 }

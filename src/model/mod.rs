@@ -12,6 +12,7 @@ pub mod instance;
 pub mod lease;
 pub mod operation;
 pub mod ranking;
+pub mod renewer;
 pub mod spread;
 pub mod status;
 pub mod wellness;

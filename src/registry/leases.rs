@@ -7,18 +7,20 @@
 //! What PostgreSQL has not yet confirmed must not be promised: once saving is late by more than a third of a lease's
 //! TTL, its beats are refused, so that the client goes to another daemon while there is still time.
 
+mod contact;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
 use papaya::HashMap;
 use tokio::sync::Notify;
 
+pub(super) use self::contact::Lost;
 use super::agenda::Agenda;
 use crate::{
     clock::Clock,
@@ -26,6 +28,7 @@ use crate::{
     model::{
         Epoch, Instance, InstanceStatus, Lease, LeaseId, Ttl,
         lease::{LeaseStanding, LeaseState},
+        renewer::StreamId,
     },
 };
 
@@ -70,7 +73,8 @@ pub struct Leases {
     epoch: ArcSwapOption<Epoch>,
     unsaved: [Mutex<Vec<Arc<Lease>>>; SHARDS],
     /// Leases of broken streams that the other daemons are yet to hear of.
-    lost: Mutex<Vec<Arc<Lease>>>,
+    lost: Mutex<Vec<Lost>>,
+    streams: AtomicU32,
     losing: Notify,
     confirmed_ms: AtomicU64,
     renewed: AtomicU64,
@@ -89,6 +93,7 @@ impl Leases {
             epoch: ArcSwapOption::empty(),
             unsaved: Default::default(),
             lost: Mutex::default(),
+            streams: AtomicU32::new(0),
             losing: Notify::new(),
             confirmed_ms: AtomicU64::new(clock.now_ms()),
             renewed: AtomicU64::new(0),
@@ -113,15 +118,22 @@ impl Leases {
     fn try_beat(&self, lease_id: LeaseId) -> Result<Accepted, BeatError> {
         let Some(epoch) = self.epoch() else { return Err(BeatError::NotLoaded) };
         let leases = self.by_id.pin();
-        leases.get(&lease_id).ok_or(BeatError::Unknown).and_then(|lease| self.beats(epoch).beat(lease))
+        let beats = self.beats(StreamId::NONE, epoch);
+        leases.get(&lease_id).ok_or(BeatError::Unknown).and_then(|lease| beats.beat(lease))
     }
 
-    /// The beats of one moment, for many leases. The caller counts them:
+    /// A stream that has just begun.
+    #[must_use]
+    pub fn begin_stream(&self) -> StreamId {
+        StreamId::numbered(self.streams.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+    }
+
+    /// The beats of one moment and stream, for many leases. The caller counts them:
     /// [`Leases::count_renewed`], [`Leases::count_refused`].
     #[must_use]
-    pub fn beats(&self, epoch: Epoch) -> Beats<'_> {
+    pub fn beats(&self, stream: StreamId, epoch: Epoch) -> Beats<'_> {
         let now_ms = self.clock.now_ms();
-        Beats { leases: self, epoch, now_ms, save_lag_ms: self.save_lag_ms(now_ms) }
+        Beats { leases: self, stream, epoch, now_ms, save_lag_ms: self.save_lag_ms(now_ms) }
     }
 
     /// Counts beats that were accepted through [`Leases::beats`].
@@ -253,48 +265,6 @@ impl Leases {
         found
     }
 
-    /// Has a lease that became suspect otherwise than by the passing of time looked at until it no longer is.
-    pub(super) fn follow(&self, lease: &Arc<Lease>) {
-        self.agenda.put_first(Arc::clone(lease));
-    }
-
-    /// The stream these beat on until `last_ms` broke. Returns those that have become suspect by it and were not told
-    /// to be; the other daemons are told.
-    #[must_use]
-    pub fn lose_contact<'a>(&self, leases: impl Iterator<Item = &'a Arc<Lease>>, last_ms: u64) -> Vec<Arc<Lease>> {
-        let now_ms = self.clock.now_ms();
-        let silent: Vec<_> = leases.filter(|lease| lease.lose_contact(last_ms)).cloned().collect();
-        let told = silent.iter().filter(|lease| lease.suspicion_to_tell(now_ms) == Some(true)).cloned().collect();
-        for lease in &silent {
-            self.follow(lease);
-        }
-        self.queue_lost(silent);
-        told
-    }
-
-    /// Of these, which have become suspect, the other daemons are told of those that beat here.
-    pub(super) fn tell_of_suspects(&self, suspects: &[Arc<Lease>]) {
-        let now_ms = self.clock.now_ms();
-        self.queue_lost(suspects.iter().filter(|lease| lease.lose_overdue(now_ms)).cloned().collect());
-    }
-
-    fn queue_lost(&self, lost: Vec<Arc<Lease>>) {
-        if !lost.is_empty() {
-            self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
-            self.losing.notify_one();
-        }
-    }
-
-    /// Waits until contact with somebody is lost.
-    pub(super) async fn losing(&self) {
-        self.losing.notified().await;
-    }
-
-    /// Takes the leases with which contact was lost since they were last taken.
-    pub(super) fn take_lost(&self) -> Vec<Arc<Lease>> {
-        std::mem::take(&mut self.lost.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// How many were suspect at the last look.
     #[must_use]
     pub fn suspects(&self) -> u64 {
@@ -347,6 +317,7 @@ pub struct Look {
 #[derive(Debug)]
 pub struct Beats<'a> {
     leases: &'a Leases,
+    stream: StreamId,
     epoch: Epoch,
     now_ms: u64,
     save_lag_ms: u64,
@@ -369,7 +340,7 @@ impl Beats<'_> {
         if self.save_lag_ms > ttl.beat_interval_ms() {
             return Err(BeatError::NotSaved);
         }
-        if lease.beat(self.now_ms) {
+        if lease.beat(self.stream, self.now_ms) {
             self.leases.shard(lease.id).push(Arc::clone(lease));
         }
         Ok(Accepted { lease_id: lease.id, ttl, epoch: self.epoch })

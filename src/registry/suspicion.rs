@@ -6,17 +6,19 @@
 //! neither.
 //!
 //! A hint and no decision: it only ranks the instance last. It says when the instance was last heard of, so it is
-//! withdrawn by any daemon that has heard of it later, at its next exchange, and by PostgreSQL when a later beat is saved.
+//! withdrawn by any daemon where the instance beats, at its next exchange, and by PostgreSQL when a later beat is saved.
+//! A daemon follows a hint only when all others have had the time for that ([`OBJECTIONS`]): a client that beats foreign
+//! leases at a daemon where their owners do not, and then breaks off, makes none of them suspect anywhere.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Leases;
+use super::{Leases, leases::Lost};
 use crate::{
     clock::Clock,
-    model::{Lease, LeaseId, lease::LeaseState},
+    model::{Lease, LeaseId},
     store::{self, Pool},
     telemetry::chain,
 };
@@ -25,6 +27,8 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 /// What breaks together is told together.
 const GATHERING: Duration = Duration::from_millis(100);
+/// How long the others have to object: each exchanges once in [`PERIOD`] + [`GATHERING`], and its question takes time.
+const OBJECTIONS: Duration = Duration::from_millis(1_300);
 /// Most leases of one call.
 const CHUNK: usize = 5_000;
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,31 +40,41 @@ pub struct Suspicions {
     leases: Arc<Leases>,
     clock: Clock,
     /// With whom contact was lost, and nobody was told yet.
-    untold: HashMap<LeaseId, Arc<Lease>>,
-    /// Who was suspect by what was told at the last exchange.
-    standing: HashMap<LeaseId, Arc<Lease>>,
+    untold: HashMap<LeaseId, Lost>,
+    /// What was told at the last exchange, and this daemon does not object to.
+    told: HashMap<LeaseId, Told>,
     failing: bool,
+}
+
+/// A lease that some daemon has lost contact with.
+#[derive(Debug)]
+struct Told {
+    lease: Arc<Lease>,
+    /// Since when this daemon knows.
+    at: Instant,
+    /// Whether it is doubted here as well: nobody objected in time.
+    stands: bool,
 }
 
 impl Suspicions {
     /// Exchanges suspicions through this pool.
     #[must_use]
     pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock) -> Self {
-        let (untold, standing) = (HashMap::new(), HashMap::new());
-        Self { pool, leases, clock, untold, standing, failing: false }
+        let (untold, told) = (HashMap::new(), HashMap::new());
+        Self { pool, leases, clock, untold, told, failing: false }
     }
 
     /// Goes on until told to stop. Hands what became suspect (or recovered) by it to `tell`.
     pub async fn run(mut self, tell: impl Fn(&[Arc<Lease>], bool) + Send + Sync + 'static, stop: CancellationToken) {
         loop {
             let nap = async {
-                let _ = timeout(PERIOD, self.leases.losing()).await;
+                let _ = timeout(self.patience(), self.leases.losing()).await;
                 sleep(GATHERING).await;
             };
             if stop.run_until_cancelled(nap).await.is_none() {
                 return;
             }
-            self.untold.extend(self.leases.take_lost().into_iter().map(|lease| (lease.id, lease)));
+            self.untold.extend(self.leases.take_lost().into_iter().map(|lost| (lost.lease.id, lost)));
             match self.exchange(&tell).await {
                 Ok(()) => self.failing = false,
                 Err(error) => {
@@ -72,13 +86,19 @@ impl Suspicions {
         }
     }
 
+    /// How long to wait for something to tell: until what was told can be followed, if that is sooner than usual.
+    fn patience(&self) -> Duration {
+        let waiting = self.told.values().filter(|told| !told.stands).map(|told| told.at + OBJECTIONS).min();
+        let wait = waiting.map(|due| due.saturating_duration_since(Instant::now()).saturating_sub(GATHERING));
+        wait.unwrap_or(PERIOD).min(PERIOD)
+    }
+
     async fn exchange(&mut self, tell: &impl Fn(&[Arc<Lease>], bool)) -> Result<(), store::Error> {
-        let now_ms = self.clock.now_ms();
-        // Whoever was heard of again meanwhile is nobody's concern.
-        self.untold.retain(|_, lease| lease.state() == LeaseState::Live && lease.is_suspect(now_ms));
+        // Those that were heard of again meanwhile concern no other daemon.
+        self.untold.retain(|_, lost| lost.is_lost());
         loop {
             let age_ms = |lease: &Lease| self.clock.now_ms().saturating_sub(lease.here_ms());
-            let told: Vec<_> = self.untold.iter().take(CHUNK).map(|(id, lease)| (*id, age_ms(lease))).collect();
+            let told: Vec<_> = self.untold.iter().take(CHUNK).map(|(id, lost)| (*id, age_ms(&lost.lease))).collect();
             let suspected = self.ask(&told, &[]).await?;
             for (lease_id, _) in &told {
                 self.untold.remove(lease_id);
@@ -103,29 +123,34 @@ impl Suspicions {
         Ok(suspected.into_iter().map(|(lease_id, age_ms)| (lease_id, asked_ms.saturating_sub(age_ms))).collect())
     }
 
-    /// Takes over who is suspect. Returns of whom this daemon has heard since.
+    /// Takes over what was told. Returns the leases that beat here, to which this daemon objects.
     fn take_over(&mut self, suspected: Vec<(LeaseId, u64)>, tell: &impl Fn(&[Arc<Lease>], bool)) -> Vec<LeaseId> {
-        let (mut standing, mut heard) = (HashMap::with_capacity(suspected.len()), Vec::new());
+        let mut before = std::mem::take(&mut self.told);
+        let (now, mut heard) = (Instant::now(), Vec::new());
         for (lease_id, since_ms) in suspected {
             let Some(lease) = self.leases.get(lease_id) else { continue };
-            if lease.doubt(since_ms) {
-                self.leases.follow(&lease);
-                standing.insert(lease_id, lease);
-            } else {
+            if !lease.agrees(since_ms) {
                 heard.push(lease_id);
+                continue;
             }
+            let at = before.remove(&lease_id).map_or(now, |told| told.at);
+            let stands = now >= at + OBJECTIONS;
+            if stands {
+                lease.doubt();
+                self.leases.follow(&lease);
+            }
+            self.told.insert(lease_id, Told { lease, at, stands });
         }
-        let before = std::mem::replace(&mut self.standing, standing);
-        let withdrawn: Vec<_> =
-            before.into_iter().filter(|(lease_id, _)| !self.standing.contains_key(lease_id)).collect();
-        for (_, lease) in &withdrawn {
+        // Contact was found again: by this daemon, by another one, or by what was saved.
+        let withdrawn: Vec<_> = before.into_values().map(|told| told.lease).collect();
+        for lease in &withdrawn {
             lease.trust();
         }
         let now_ms = self.clock.now_ms();
         let changed = |lease: &&Arc<Lease>, to: bool| lease.suspicion_to_tell(now_ms) == Some(to);
-        let suspect: Vec<_> = self.standing.values().filter(|lease| changed(lease, true)).cloned().collect();
-        let recovered: Vec<_> =
-            withdrawn.iter().map(|(_, lease)| lease).filter(|lease| changed(lease, false)).cloned().collect();
+        let stand = self.told.values().filter(|told| told.stands).map(|told| &told.lease);
+        let suspect: Vec<_> = stand.filter(|lease| changed(lease, true)).cloned().collect();
+        let recovered: Vec<_> = withdrawn.iter().filter(|lease| changed(lease, false)).cloned().collect();
         tell(&suspect, true);
         tell(&recovered, false);
         heard

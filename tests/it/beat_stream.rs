@@ -75,14 +75,18 @@ async fn the_end_of_a_stream_makes_its_leases_suspect_unless_it_said_goodbye() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
+    // Overdue, and by that suspect, only after 10 s.
     let lease = register(&mut registry, alive("organ")).await;
 
     let mut stream = BeatStream::open(&daemon).await;
-    stream.beat(&[lease.lease_id]).await.unwrap();
+    stream.beat_for_an_interval(&[lease.lease_id]).await;
     assert!(!suspect(&daemon, &lease.instance_id).await);
     drop(stream);
-    wait_until("it is suspect", BOUND, async || suspect(&daemon, &lease.instance_id).await.then_some(()).ok_or("not"))
-        .await;
+    let at_once = Duration::from_secs(5);
+    wait_until("it is suspect", at_once, async || {
+        suspect(&daemon, &lease.instance_id).await.then_some(()).ok_or("not")
+    })
+    .await;
 
     let mut stream = BeatStream::open(&daemon).await;
     stream.beat(&[lease.lease_id]).await.unwrap();

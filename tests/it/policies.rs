@@ -2,19 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::stream;
 use musterd::proto::v1::{
-    BeatStreamRequest, BeatStreamResponse, GetInstanceRequest, RegisterRequest, ResolveChoice, ResolvePolicy,
-    ResolveRequest, ResolveResponse, discovery_service_client::DiscoveryServiceClient,
-    registry_service_client::RegistryServiceClient,
+    GetInstanceRequest, HoldExpiryRequest, RegisterRequest, ResolveChoice, ResolvePolicy, ResolveRequest,
+    ResolveResponse, discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
 };
-use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::harness::{
-    client::{alive, deregister, register, seconds},
+    client::{BeatStream, alive, deregister, register, seconds},
     daemon::{DAEMON_BOUND, Daemon},
     postgres::TestDatabase,
     wait::wait_until,
@@ -33,6 +30,7 @@ struct Setting {
 struct Organ {
     id: String,
     lease_id: u64,
+    registered: RegisterRequest,
 }
 
 impl Setting {
@@ -50,8 +48,8 @@ impl Setting {
             ttl: seconds(300),
             ..alive("organ")
         };
-        let lease = register(&mut self.registry, request).await;
-        Organ { id: lease.instance_id, lease_id: lease.lease_id }
+        let lease = register(&mut self.registry, request.clone()).await;
+        Organ { id: lease.instance_id, lease_id: lease.lease_id, registered: request }
     }
 
     async fn try_resolve(&mut self, choice: ResolveChoice) -> Result<ResolveResponse, Status> {
@@ -64,14 +62,16 @@ impl Setting {
         self.try_resolve(choice).await.unwrap().instance.unwrap().instance_id
     }
 
-    /// Beats once for an organ on a stream and breaks it.
+    /// Beats for an organ on a stream, for as long as its end needs to count, and breaks it.
     async fn make_suspect(&mut self, organ: &Organ) {
-        let (requests, queue) = mpsc::channel(1);
-        let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|request| (request, queue)));
-        let mut answers: Streaming<BeatStreamResponse> = self.registry.beat_stream(queue).await.unwrap().into_inner();
-        requests.send(BeatStreamRequest { lease_ids: vec![organ.lease_id], goodbye: false }).await.unwrap();
-        assert_eq!(answers.message().await.unwrap().unwrap().renewed, 1);
-        drop((requests, answers));
+        // With a short interval; that it is overdue soon must not end it.
+        let hold = HoldExpiryRequest { duration: seconds(600), reason: "the test".into() };
+        self.daemon.cluster().await.hold_expiry(hold).await.unwrap();
+        let hasty = RegisterRequest { instance_id: organ.id.clone(), ttl: seconds(2), ..organ.registered.clone() };
+        assert_eq!(register(&mut self.registry, hasty).await.lease_id, organ.lease_id);
+        let mut stream = BeatStream::open(&self.daemon).await;
+        stream.beat_for_an_interval(&[organ.lease_id]).await;
+        drop(stream);
         wait_until("it is suspect", DAEMON_BOUND, async || {
             let request = GetInstanceRequest { instance_id: organ.id.clone(), min_revision: 0 };
             let instance = self.discovery.get_instance(request).await.unwrap().into_inner().instance.unwrap();

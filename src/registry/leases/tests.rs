@@ -12,6 +12,8 @@ use crate::{
 };
 
 const LEASES: u16 = 4;
+/// The stream they beat on, granted here.
+const STREAM: StreamId = StreamId::numbered(1);
 
 /// What may happen to a lease.
 #[derive(Clone, Debug)]
@@ -62,7 +64,11 @@ impl World {
         let leases = Leases::new(Clock::new());
         leases.set_epoch(EPOCH);
         for row in &rows {
-            leases.track(row, START_MS);
+            let lease = leases.track(row, START_MS);
+            // One half was granted here, the other by another daemon.
+            if row.lease_id.0 % 2 == 0 {
+                lease.registered_here(START_MS, true);
+            }
         }
         Self { leases, rows, epoch: EPOCH, now_ms: START_MS }
     }
@@ -72,7 +78,8 @@ impl World {
     }
 
     fn beat(&self, lease: &Arc<Lease>) {
-        let _ = Beats { leases: &self.leases, epoch: self.epoch, now_ms: self.now_ms, save_lag_ms: 0 }.beat(lease);
+        let _ = Beats { leases: &self.leases, stream: STREAM, epoch: self.epoch, now_ms: self.now_ms, save_lag_ms: 0 }
+            .beat(lease);
     }
 
     fn happens(&mut self, event: &Event) {
@@ -104,9 +111,10 @@ impl World {
         match event {
             Event::Beats(_) => self.beat(&lease),
             Event::BeatsElsewhere(_) => lease.heard_elsewhere(self.now_ms),
-            Event::StreamBreaks(_) => drop(self.leases.lose_contact([&lease].into_iter(), self.now_ms)),
+            Event::StreamBreaks(_) => drop(self.leases.lose_stream(STREAM, [&lease].into_iter(), self.now_ms)),
             Event::AnotherDaemonDoubts(_) => {
-                if lease.doubt(self.now_ms) {
+                if lease.agrees(self.now_ms) {
+                    lease.doubt();
                     self.leases.follow(&lease);
                 }
             }
@@ -163,7 +171,7 @@ fn who_beats_in_time_is_looked_at_once_an_interval() {
     let mut looks = 0;
     for second in 1..=60 {
         let now_ms = START_MS + second * 1_000;
-        let beats = Beats { leases: &world.leases, epoch: EPOCH, now_ms, save_lag_ms: 0 };
+        let beats = Beats { leases: &world.leases, stream: STREAM, epoch: EPOCH, now_ms, save_lag_ms: 0 };
         for number in 1..=LEASES {
             beats.beat(&world.lease(number).unwrap()).unwrap();
         }

@@ -11,6 +11,7 @@ use crate::{
     model::{
         Cluster, Death, EpochId, Instance, InstanceId, Labels, Lease, LeaseId, Ttl,
         explain::{Candidate, explain},
+        renewer,
     },
     view::{
         View,
@@ -52,7 +53,7 @@ fn entry(number: u64, row: &Row) -> Arc<Entry> {
     let (ttl, heard_ms) = (Ttl::from_record(Some(15_000)), NOW_MS - row.silent_s * 1_000);
     let lease = Lease::new(lease_id, instance_id, row.epoch, None, ttl, heard_ms);
     if row.here {
-        lease.beat(heard_ms);
+        lease.beat(renewer::StreamId::NONE, heard_ms);
     }
     let (reason, ago_s) = row.death;
     let at = now().database - TimeDelta::seconds(i64::try_from(ago_s).unwrap());

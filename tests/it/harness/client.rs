@@ -1,6 +1,9 @@
 //! Short forms of what actors and watchers do, for tests that are about something else.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures_util::stream;
 use musterd::proto::{
@@ -11,7 +14,7 @@ use musterd::proto::{
     },
 };
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::daemon::Daemon;
@@ -76,6 +79,17 @@ impl BeatStream {
         self.requests.send(request).await.unwrap();
         self.responses.message().await?.ok_or_else(|| Status::aborted("ended"))
     }
+
+    /// Beats until the stream has renewed these leases for longer than a beat interval, so that its end counts.
+    pub(crate) async fn beat_for_an_interval(&mut self, lease_ids: &[u64]) {
+        let started = Instant::now();
+        let answer = self.beat(lease_ids).await.unwrap();
+        let interval = Duration::try_from(answer.next_beat_in.unwrap()).unwrap();
+        while started.elapsed() < interval + Duration::from_millis(200) {
+            sleep(interval / 5).await;
+            assert!(self.beat(lease_ids).await.unwrap().renewed > 0);
+        }
+    }
 }
 
 /// What a watcher knows, kept as a client would keep it, and checked against the promises of a watch on the way.
@@ -86,6 +100,8 @@ pub(crate) struct Watcher {
     pub(crate) known: BTreeMap<String, Instance>,
     /// Ids for which the last hint was that they are suspect.
     pub(crate) suspects: Vec<String>,
+    /// How often an instance was told to be suspect.
+    pub(crate) suspected: usize,
     /// Where to resume.
     pub(crate) revision: u64,
     /// The history that belongs to.
@@ -109,6 +125,7 @@ impl Watcher {
             stream,
             known: BTreeMap::new(),
             suspects: Vec::new(),
+            suspected: 0,
             revision: 0,
             history_id: String::new(),
             epoch_number: 0,
@@ -159,7 +176,10 @@ impl Watcher {
                     self.known.remove(&instance.instance_id);
                 }
             }
-            WatchEventType::Suspect => self.suspects.push(instance.instance_id),
+            WatchEventType::Suspect => {
+                self.suspected += 1;
+                self.suspects.push(instance.instance_id);
+            }
             WatchEventType::Recovered => self.suspects.retain(|id| *id != instance.instance_id),
             WatchEventType::Unspecified => panic!("an event without a type"),
         }
