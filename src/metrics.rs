@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use handles::{
     BeatMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics, InstanceMetrics,
-    LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics, RegistrationMetrics, ResolveMetrics, ResyncMetrics,
-    RowMetrics, ViewMetrics, WriterMetrics, publish_version,
+    LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics, RefusedMetrics, RegistrationMetrics, ResolveMetrics,
+    ResyncMetrics, RowMetrics, ViewMetrics, WriterMetrics, publish_version,
 };
 pub use rpc::MethodMetrics;
 
@@ -124,6 +124,7 @@ mod tests {
             let _ = (FeedMetrics::new(), FlushMetrics::new(), WriterMetrics::new(), HoldMetrics::new());
             let _ = (ReaperMetrics::stale(), ReaperMetrics::old_epoch(), ReaperMetrics::purge());
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
+            let _ = RefusedMetrics::new();
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));
             handle.render()

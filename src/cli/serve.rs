@@ -37,6 +37,12 @@ pub struct ServeArgs {
           value_parser = parse_socket_addr)]
     grpc_addr: SocketAddr,
 
+    /// Most gRPC connections of one client address, 1 to 10000
+    ///
+    /// Clients behind a proxy or address translation share an address. IPv6 addresses count by their first 64 bits.
+    #[arg(long, env = "MUSTERD_GRPC_CONNECTIONS_PER_ADDRESS", value_name = "COUNT", default_value_t = 1_000)]
+    grpc_connections_per_address: usize,
+
     /// Address of metrics and health (/metrics, /livez, /readyz): IP:PORT
     #[arg(long, env = "MUSTERD_HTTP_ADDR", value_name = "ADDR", default_value = "127.0.0.1:7718",
           value_parser = parse_socket_addr)]
@@ -90,6 +96,7 @@ impl ServeArgs {
         let config = ServeConfig {
             database_url,
             grpc_addr: self.grpc_addr,
+            grpc_connections_per_address: self.grpc_connections_per_address,
             http_addr: self.http_addr,
             // PostgreSQL is started with another working directory.
             data_dir: std::path::absolute(self.data_dir.unwrap_or_else(data_dir))?,

@@ -19,6 +19,8 @@ pub use crate::{database_url::DatabaseUrl, telemetry::LogFormat};
 pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
 /// The longest time for which dead instances may be kept: 30 days.
 pub const KEEP_DEAD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Most connections that one address may be allowed: as many as the daemon has open in all.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_000;
 /// The longest advertised address, in bytes.
 pub const ADVERTISE_ADDR_MAX_BYTES: usize = 253;
 
@@ -32,6 +34,9 @@ pub struct ServeConfig {
     /// Where gRPC is served. The wire is neither encrypted nor authenticated: on an address that others can reach,
     /// everybody who reaches it may register, rotate the epoch and deregister. On a loopback address nobody else can.
     pub grpc_addr: SocketAddr,
+    /// Most gRPC connections of one address, 1 to 10,000; of IPv6, of one network of 64 bits. Too few: clients behind one
+    /// address (a proxy, address translation) are refused. Too many: one client can take the places of all others.
+    pub grpc_connections_per_address: usize,
     /// Where metrics and health are served. On a loopback address, Prometheus and probes of other machines fail.
     pub http_addr: SocketAddr,
     /// Absolute path of the directory of the private PostgreSQL; unused with `database_url`. On a volatile or slow
@@ -80,6 +85,9 @@ pub enum ConfigError {
     /// Dead instances cannot be kept for so long or so short.
     #[error("--keep-dead {} is outside 1m to 30days", humantime::format_duration(*.0))]
     KeepDead(Duration),
+    /// No connection at all, or more than there are.
+    #[error("--grpc-connections-per-address {0} is outside 1 to {CONNECTIONS_PER_ADDRESS_MAX}")]
+    ConnectionsPerAddress(usize),
     /// The advertised address is empty, too long, or not printable.
     #[error("--advertise-addr needs 1 to {ADVERTISE_ADDR_MAX_BYTES} bytes without blanks or control characters")]
     AdvertiseAddr,
@@ -105,6 +113,9 @@ impl ServeConfig {
     pub fn validate(self) -> Result<Self, ConfigError> {
         if !(KEEP_DEAD_MIN..=KEEP_DEAD_MAX).contains(&self.keep_dead) {
             return Err(ConfigError::KeepDead(self.keep_dead));
+        }
+        if !(1..=CONNECTIONS_PER_ADDRESS_MAX).contains(&self.grpc_connections_per_address) {
+            return Err(ConfigError::ConnectionsPerAddress(self.grpc_connections_per_address));
         }
         if self.advertise_addr.as_deref().is_some_and(|addr| !is_advertisable(addr)) {
             return Err(ConfigError::AdvertiseAddr);
@@ -134,6 +145,7 @@ mod tests {
         ServeConfig {
             database_url: None,
             grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7717)),
+            grpc_connections_per_address: 1_000,
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7718)),
             data_dir: PathBuf::from("/var/lib/musterd"),
             postgres_bin_dir: None,
@@ -151,6 +163,10 @@ mod tests {
         for (seconds, ok) in [(59, false), (60, true), (2_592_000, true), (2_592_001, false)] {
             let config = ServeConfig { keep_dead: Duration::from_secs(seconds), ..config() };
             assert_eq!(config.validate().is_ok(), ok, "{seconds}");
+        }
+        for (limit, ok) in [(0, false), (1, true), (10_000, true), (10_001, false)] {
+            let config = ServeConfig { grpc_connections_per_address: limit, ..config() };
+            assert_eq!(config.validate().is_ok(), ok, "{limit}");
         }
         for (addr, ok) in [("", false), ("a b", false), ("h:1", true)] {
             let config = ServeConfig { advertise_addr: Some(addr.to_owned()), ..config() };

@@ -28,6 +28,7 @@ use crate::{
     grpc::{
         cluster::{Cluster, ThisDaemon},
         discovery::Discovery,
+        incoming::Limits,
         registry::Registry as RegistryRpc,
         server::{self, Services},
     },
@@ -316,7 +317,8 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
             parts.this_daemon(),
         ),
     };
-    let serving = server::serve(listener, services, parts.readiness.subscribe(), stop);
+    let limits = Limits { per_address: parts.config.grpc_connections_per_address, ..Limits::default() };
+    let serving = server::serve(listener, services, limits, parts.readiness.subscribe(), stop);
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    answer_size::Room,
     convert::{self, Violations, duration},
     failure::Failure,
     page_token, reader,
@@ -71,13 +72,18 @@ impl Cluster {
         let (status, stale_for) = (judge(&facts), facts.stale_for);
         let hold = facts.hold.as_ref();
         let hold = hold.map(|hold| v1::Hold { remaining: Some(duration(hold.remaining)), reason: hold.reason.clone() });
+        let mut room = Room::new();
+        let daemons = room.fill(facts.daemons.iter().map(|daemon| convert::daemon(daemon, stale_for)));
+        let lost = facts.lost_daemons.iter().map(|lost| convert::lost_daemon(lost, stale_for));
+        let lost_daemons = room.fill(lost);
         let unserved = unserved(&snapshot, unserved_limit);
+        let unserved = unserved.iter().take_while(|name| room.take(name.as_str().len()));
         Ok(v1::GetClusterResponse {
             cluster_epoch: cluster.epoch.id.to_string(),
             epoch_number: cluster.epoch.number,
             revision: cluster.revision.0,
             history_id: cluster.history_id.to_string(),
-            daemons: facts.daemons.iter().map(|daemon| convert::daemon(daemon, stale_for)).collect(),
+            daemons,
             hold,
             counts: Some(self.counts(&snapshot)),
             stale_for: Some(duration(stale_for)),
@@ -86,11 +92,11 @@ impl Cluster {
             brake: facts.brake.as_ref().map(convert::brake),
             health: Some(self.health(&facts)),
             database_time: Some(convert::timestamp(self.view.database_time(self.view.clock().now_ms()))),
-            unserved_logical_ids: unserved.iter().map(LogicalId::to_string).collect(),
+            unserved_logical_ids: unserved.map(LogicalId::to_string).collect(),
             severity: convert::severity(status.severity).into(),
             problems: status.problems.iter().map(convert::problem).collect(),
             expiry: convert::expiry(status.expiry).into(),
-            lost_daemons: facts.lost_daemons.iter().map(|lost| convert::lost_daemon(lost, stale_for)).collect(),
+            lost_daemons,
         })
     }
 
@@ -190,12 +196,11 @@ impl Cluster {
         let page_size = violations.take(convert::page_size(request.page_size));
         violations.into_result()?;
         let epochs = self.epochs.list(before, u32::try_from(page_size).unwrap_or(u32::MAX)).await?;
-        let more = epochs.len() == page_size;
-        let next = epochs.last().filter(|last| more && last.epoch.number > 1).map(|last| last.epoch.number);
-        Ok(v1::ListEpochsResponse {
-            epochs: epochs.into_iter().map(convert::epoch).collect(),
-            next_page_token: next.map(page_token::encode_epoch).unwrap_or_default(),
-        })
+        let asked = epochs.len();
+        let epochs = Room::new().fill(epochs.into_iter().map(convert::epoch));
+        let more = asked == page_size || epochs.len() < asked;
+        let next = epochs.last().filter(|last| more && last.epoch_number > 1).map(|last| last.epoch_number);
+        Ok(v1::ListEpochsResponse { epochs, next_page_token: next.map(page_token::encode_epoch).unwrap_or_default() })
     }
 }
 

@@ -12,12 +12,13 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    answer_size::Room,
     convert::{self, duration},
     failure::Failure,
     page_token, reader, selection, watch,
 };
 use crate::{
-    metrics::ResolveMetrics,
+    metrics::{RefusedMetrics, ResolveMetrics},
     model::{Epoch, LeaseId, input, lease::LeaseStanding, spread::mix},
     proto::{
         shared,
@@ -26,7 +27,7 @@ use crate::{
     registry::Leases,
     view::{
         Snapshot, View,
-        list::page,
+        list::{Position, page},
         resolve::{Choice, Chosen, Nobody, Policy, resolve},
     },
 };
@@ -40,6 +41,7 @@ pub struct Discovery {
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
     metrics: ResolveMetrics,
+    refused: RefusedMetrics,
 }
 
 impl Discovery {
@@ -48,7 +50,7 @@ impl Discovery {
     pub fn new(view: View, leases: Arc<Leases>, stop: CancellationToken) -> Self {
         let draws = AtomicU64::new(Uuid::new_v4().as_u64_pair().0);
         let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
-        Self { view, leases, draws, watchers, stop, metrics: ResolveMetrics::new() }
+        Self { view, leases, draws, watchers, stop, metrics: ResolveMetrics::new(), refused: RefusedMetrics::new() }
     }
 
     async fn resolve(&self, request: v1::ResolveRequest) -> Result<v1::ResolveResponse, Failure> {
@@ -77,11 +79,15 @@ impl Discovery {
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let now_ms = self.view.clock().now_ms();
+        let mut room = Room::new();
+        let left_out = left_out().encode_to_vec();
+        room.reserve(request.logical_ids.len(), left_out.len());
         let results = request.logical_ids.iter().map(|name| {
             self.redraw(&mut choice);
             let chosen = resolve(&snapshot, name, &choice, now_ms);
             self.count(chosen.as_ref().map(drop).map_err(|nobody| *nobody));
-            self.result(chosen, epoch).encode_to_vec().into()
+            let result = self.result(chosen, epoch).encode_to_vec();
+            if room.take(result.len()) { result.into() } else { left_out.clone().into() }
         });
         Ok(shared::BatchResolveResponse {
             results: results.collect(),
@@ -170,9 +176,16 @@ impl Discovery {
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let page = page(&snapshot, &filter, after.as_ref(), page_size);
+        let instances = page.entries.iter().map(|entry| convert::instance(entry, epoch, &self.view));
+        let instances = Room::new().fill(instances);
+        let ended_early = page.entries.get(..instances.len()).filter(|taken| taken.len() < page.entries.len());
+        let next = match ended_early {
+            Some(taken) => taken.last().map(|last| Position::of(last)),
+            None => page.next,
+        };
         Ok(v1::ListInstancesResponse {
-            instances: page.entries.iter().map(|entry| convert::instance(entry, epoch, &self.view)).collect(),
-            next_page_token: page.next.map(|next| page_token::encode(&filter, &next)).unwrap_or_default(),
+            instances,
+            next_page_token: next.map(|next| page_token::encode(&filter, &next)).unwrap_or_default(),
             revision: snapshot.revision().0,
             stale_for: Some(duration(self.view.stale_for())),
         })
@@ -196,6 +209,11 @@ impl Discovery {
             _ => self.metrics.not_yet_seen.increment(1),
         }
     }
+}
+
+/// The result of a name whose instance has no room in the answer.
+fn left_out() -> v1::BatchResolveResult {
+    v1::BatchResolveResult { reason: v1::ErrorReason::AnswerTooLarge.into(), ..Default::default() }
 }
 
 fn epoch(snapshot: &Snapshot) -> Result<Epoch, Failure> {
@@ -244,7 +262,10 @@ impl DiscoveryService for Discovery {
     type WatchStream = watch::Responses;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Failure::TooManyWatchers)?;
+        let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| {
+            self.refused.watchers.increment(1);
+            Failure::TooManyWatchers
+        })?;
         let watching = watch::begin(request.into_inner(), self.view.clone(), self.stop.clone(), permit);
         Ok(Response::new(watching.await?))
     }

@@ -8,11 +8,17 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::limits::{REQUEST_MAX_BYTES, STREAMS_MAX};
 use crate::{
     model::{Epoch, InstanceStatus, InvalidInput, LeaseId},
     proto::v1::ErrorReason,
     registry,
 };
+
+/// The part of a text from outside that an error repeats: it must fit into what a client takes for the end of a call.
+fn shortened(text: &str) -> String {
+    text.escape_debug().take(200).collect()
+}
 
 /// Domain of all reasons.
 pub const DOMAIN: &str = "musterd";
@@ -54,6 +60,20 @@ pub enum Failure {
     WatcherTooSlow,
     /// The write side has no decision.
     Write(registry::Error),
+    /// The connection has as many streams as it may have open.
+    TooManyStreams,
+    /// A request of more bytes than a request may have.
+    RequestTooLarge,
+    /// No such method, by its path.
+    UnknownMethod(String),
+    /// No such service or symbol; with what the standard service that was asked said.
+    UnknownService(String),
+    /// The request is compressed; with what the transport said.
+    Compressed(String),
+    /// The request is no message of its method; with what the transport said.
+    Malformed(String),
+    /// No answer in this time.
+    DeadlineExceeded(Duration),
 }
 
 impl From<InvalidInput> for Failure {
@@ -93,6 +113,13 @@ impl Failure {
             Self::Write(Write::MaybeApplied) => (Code::Unavailable, ErrorReason::MaybeApplied),
             Self::Write(Write::ShuttingDown) => (Code::Unavailable, ErrorReason::ShuttingDown),
             Self::Write(Write::Internal) => (Code::Internal, ErrorReason::Internal),
+            Self::TooManyStreams => (Code::ResourceExhausted, ErrorReason::TooManyStreams),
+            Self::RequestTooLarge => (Code::OutOfRange, ErrorReason::RequestTooLarge),
+            Self::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
+            Self::UnknownService(_) => (Code::NotFound, ErrorReason::UnknownMethod),
+            Self::Compressed(_) => (Code::Unimplemented, ErrorReason::UnsupportedCompression),
+            Self::Malformed(_) => (Code::InvalidArgument, ErrorReason::MalformedRequest),
+            Self::DeadlineExceeded(_) => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         }
     }
 
@@ -135,6 +162,30 @@ impl Failure {
             Self::TooManyWatchers => "this daemon has as many watchers as it admits; watch at another daemon".into(),
             Self::WatcherTooSlow => "the watcher fell behind the changes; resume after the last revision seen".into(),
             Self::Write(error) => error.to_string(),
+            Self::TooManyStreams => format!(
+                "this connection has {STREAMS_MAX} streams open, which is the limit; watch a prefix on one stream, or \
+                 open another connection"
+            ),
+            Self::RequestTooLarge => {
+                format!("the request has more than {REQUEST_MAX_BYTES} bytes; split it into smaller ones")
+            }
+            Self::UnknownMethod(path) => format!(
+                "this daemon (version {}) has no method `{}`; list its methods with server reflection",
+                env!("CARGO_PKG_VERSION"),
+                shortened(path)
+            ),
+            Self::UnknownService(said) => {
+                format!("{}; list the services with server reflection", shortened(said))
+            }
+            Self::Compressed(said) => format!("{}; send requests uncompressed", shortened(said)),
+            Self::Malformed(said) => format!(
+                "the request is no message of this method ({}); compare the client's .proto files with the daemon's",
+                shortened(said)
+            ),
+            Self::DeadlineExceeded(limit) => format!(
+                "no answer within {}; a change may have been applied, so repeat the call, which takes effect once",
+                humantime::format_duration(*limit)
+            ),
         }
     }
 
@@ -156,7 +207,7 @@ impl Failure {
             Self::Write(Write::Overloaded | Write::ShuttingDown) | Self::BeatsNotSaved | Self::WatcherTooSlow => {
                 Some(Duration::from_millis(200))
             }
-            Self::TooManyWatchers => Some(Duration::from_secs(5)),
+            Self::TooManyWatchers | Self::TooManyStreams => Some(Duration::from_secs(5)),
             Self::Write(Write::Unavailable | Write::MaybeApplied) => Some(Duration::from_millis(500)),
             Self::NotYetSeen => Some(Duration::from_millis(500)),
             _ => None,

@@ -8,13 +8,17 @@
 //! - a failed accept is counted, logged at most every 10 s, and followed by a pause;
 //! - at most so many connections are open; over the cap new ones wait in the kernel's backlog, which is a slower
 //!   answer and not a refused one;
-//! - a client has [`PREFACE_LIMIT`] to send the HTTP/2 preface.
+//! - at most so many of one address are; over that cap a new one is refused, with an HTTP/2 GOAWAY that says so, because
+//!   to wait would keep the clients of all other addresses waiting behind it;
+//! - a client has [`PREFACE_LIMIT`] from its accept to send the HTTP/2 preface.
 //!
 //! What happens to a connection after its preface (pings to dead peers, streams per connection) is the server's to limit.
 
 use std::{
     convert::Infallible,
-    fmt, io,
+    fmt,
+    io::{self, Write as _},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,31 +26,48 @@ use std::{
 };
 
 use futures_util::Stream;
-use metrics::Gauge;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::PollSemaphore;
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::TcpIncoming;
 
-use crate::metrics::IncomingMetrics;
+use super::{
+    addresses::Addresses,
+    connection::{Connection, Places},
+};
+use crate::metrics::{IncomingMetrics, RefusedMetrics};
 
 /// Most connections that are open at once, if not configured otherwise.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 
+/// Most connections of one address, if not configured otherwise.
+pub const DEFAULT_MAX_PER_ADDRESS: usize = 1_000;
+
+/// How many connections may be open.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// In all.
+    pub connections: usize,
+    /// From one address.
+    pub per_address: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: DEFAULT_MAX_CONNECTIONS, per_address: DEFAULT_MAX_PER_ADDRESS }
+    }
+}
+
 /// How long a client may take to send the HTTP/2 preface.
 pub const PREFACE_LIMIT: Duration = Duration::from_secs(5);
-
-/// Length of the HTTP/2 preface, `PRI * HTTP/2.0 ... SM ...`, in bytes.
-const PREFACE_BYTES: usize = 24;
 
 /// How long to wait after a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How often failed accepts are logged at most.
+/// How often failed accepts, and refused connections, are logged at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// TCP keep-alive, for what HTTP/2 pings do not cover: a peer that vanished is found out after 60 s + 3 * 10 s.
@@ -61,9 +82,12 @@ pub struct Incoming {
     /// The place of the next connection, taken before it is accepted.
     place: Option<OwnedSemaphorePermit>,
     pause: Option<Pin<Box<Sleep>>>,
+    addresses: Addresses,
     preface_limit: Duration,
-    errors: ErrorLog,
+    errors: Throttle,
+    refusals: Throttle,
     metrics: IncomingMetrics,
+    refused: RefusedMetrics,
 }
 
 impl fmt::Debug for Incoming {
@@ -73,33 +97,61 @@ impl fmt::Debug for Incoming {
 }
 
 impl Incoming {
-    /// Accepts from `listener`, with at most `max_connections` open at a time.
+    /// Accepts from `listener`, within these limits.
     ///
-    /// Keep `max_connections` well below the limit of open files of the process: PostgreSQL connections, the HTTP port
+    /// Keep `connections` well below the limit of open files of the process: PostgreSQL connections, the HTTP port
     /// and the log need some too.
     #[must_use]
-    pub fn new(listener: TcpListener, max_connections: usize, metrics: IncomingMetrics) -> Self {
+    pub fn new(listener: TcpListener, limits: Limits, metrics: IncomingMetrics) -> Self {
         let tcp = TcpIncoming::from(listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEPALIVE_AFTER))
             .with_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .with_keepalive_retries(Some(KEEPALIVE_PROBES));
-        let places = PollSemaphore::new(Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))));
+        let places = PollSemaphore::new(Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))));
         Self {
             tcp,
             places,
             place: None,
             pause: None,
+            addresses: Addresses::new(limits.per_address),
             preface_limit: PREFACE_LIMIT,
-            errors: ErrorLog::default(),
+            errors: Throttle::default(),
+            refusals: Throttle::default(),
             metrics,
+            refused: RefusedMetrics::new(),
         }
     }
 
     fn failed(&mut self, error: &io::Error) {
         self.metrics.accept_errors.increment(1);
-        self.errors.report(error, Instant::now());
+        if let Some(suppressed) = self.errors.due(Instant::now()) {
+            tracing::error!(%error, suppressed, "cannot accept connections");
+        }
         self.pause = Some(Box::pin(sleep(ACCEPT_BACKOFF)));
+    }
+
+    /// Gives a connection its places, or refuses it.
+    fn admit(&mut self, stream: TcpStream) -> Option<Connection> {
+        let due = Instant::now() + self.preface_limit;
+        // Gone again already.
+        let address = stream.peer_addr().ok()?.ip();
+        let Some(address) = self.addresses.take(address) else {
+            self.refuse(stream, address);
+            return None;
+        };
+        let places = Places::new(self.place.take()?, address);
+        Some(Connection::new(stream, places, due, &self.metrics.connections))
+    }
+
+    fn refuse(&mut self, stream: TcpStream, address: IpAddr) {
+        self.refused.connections_of_address.increment(1);
+        let limit = self.addresses.limit();
+        if let Some(suppressed) = self.refusals.due(Instant::now()) {
+            tracing::warn!(%address, limit, suppressed, "connection refused, too many from its address");
+        }
+        // Best effort: the buffer of a new connection is empty, and a client that is gone needs no reason.
+        let _ = stream.into_std().and_then(|mut stream| stream.write_all(&goaway(limit)));
     }
 }
 
@@ -118,10 +170,9 @@ impl Stream for Incoming {
             }
             match ready!(Pin::new(&mut this.tcp).poll_next(cx)) {
                 Some(Ok(stream)) => {
-                    // Always present here: the semaphore is never closed.
-                    let Some(place) = this.place.take() else { continue };
-                    let overdue = Box::pin(sleep(this.preface_limit));
-                    return Poll::Ready(Some(Ok(Connection::new(stream, place, overdue, &this.metrics.connections))));
+                    if let Some(connection) = this.admit(stream) {
+                        return Poll::Ready(Some(Ok(connection)));
+                    }
                 }
                 Some(Err(error)) => this.failed(&error),
                 // The listener never ends; were it to, a pause is better than a server that quietly stops accepting.
@@ -131,109 +182,43 @@ impl Stream for Incoming {
     }
 }
 
-/// Logs the first failure, then at most one in [`LOG_INTERVAL`] with the number of those not logged.
+/// Something that is logged the first time, then at most once in [`LOG_INTERVAL`].
 #[derive(Debug, Default)]
-struct ErrorLog {
+struct Throttle {
     last: Option<Instant>,
     suppressed: u64,
 }
 
-impl ErrorLog {
-    fn report(&mut self, error: &io::Error, now: Instant) -> bool {
-        let due = self.last.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL);
-        if due {
-            tracing::error!(%error, suppressed = self.suppressed, "cannot accept connections");
-            *self = Self { last: Some(now), suppressed: 0 };
+impl Throttle {
+    /// It has happened. Returns how often it was not logged since it last was, if it is to be logged now.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
+            self.last = Some(now);
+            Some(std::mem::take(&mut self.suppressed))
         } else {
             self.suppressed += 1;
+            None
         }
-        due
     }
 }
 
-/// An accepted connection. Gives its place back when dropped.
-pub struct Connection {
-    stream: TcpStream,
-    /// Until the client has sent its preface: what is missing of it, and by when it must be here.
-    preface: Option<(usize, Pin<Box<Sleep>>)>,
-    open: Gauge,
-    _place: OwnedSemaphorePermit,
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("stream", &self.stream).finish_non_exhaustive()
-    }
-}
-
-impl Connection {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit, overdue: Pin<Box<Sleep>>, open: &Gauge) -> Self {
-        open.increment(1.0);
-        Self { stream, preface: Some((PREFACE_BYTES, overdue)), open: open.clone(), _place: place }
-    }
-
-    /// Returns ready when the preface is overdue.
-    fn poll_overdue(&mut self, received: usize, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((missing, deadline)) = &mut self.preface else { return Poll::Pending };
-        *missing = missing.saturating_sub(received);
-        if *missing == 0 {
-            // The timer is of no more use; ten thousand of them would be.
-            self.preface = None;
-            return Poll::Pending;
-        }
-        deadline.as_mut().poll(cx)
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.open.decrement(1.0);
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if self.preface.is_some() && self.poll_overdue(buf.filled().len() - before, cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+/// What a refused client is sent: empty SETTINGS, as every HTTP/2 server begins, and a GOAWAY with ENHANCE_YOUR_CALM and
+/// a reason for people.
+fn goaway(limit: usize) -> Vec<u8> {
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let reason = format!(
+        "too many connections from this address, the limit is {limit}; share connections, or raise \
+         --grpc-connections-per-address"
+    );
+    let length = u32::try_from(8 + reason.len()).unwrap_or_default().to_be_bytes();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let mut frames = settings.to_vec();
+    frames.extend_from_slice(&length[1..]);
+    // GOAWAY on the connection; no stream was processed.
+    frames.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    frames.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+    frames.extend_from_slice(reason.as_bytes());
+    frames
 }
 
 #[cfg(test)]
@@ -243,12 +228,13 @@ mod tests {
     use futures_util::{FutureExt, StreamExt};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::*;
+    use super::{super::connection::PREFACE_BYTES, *};
 
     async fn incoming(max_connections: usize) -> (Incoming, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = Incoming::new(listener, max_connections, IncomingMetrics::new());
+        let limits = Limits { connections: max_connections, per_address: 3 };
+        let mut incoming = Incoming::new(listener, limits, IncomingMetrics::new());
         incoming.preface_limit = Duration::from_millis(30);
         (incoming, address)
     }
@@ -263,7 +249,7 @@ mod tests {
         ];
         let Some(Ok(first)) = incoming.next().await else { unreachable!() };
         let Some(Ok(_second)) = incoming.next().await else { unreachable!() };
-        assert!(first.stream.nodelay().unwrap());
+        assert!(first.sends_at_once());
         assert!(incoming.next().now_or_never().is_none(), "a third connection was accepted");
         drop(first);
         assert!(incoming.next().await.is_some());
@@ -299,11 +285,28 @@ mod tests {
         let error = io::Error::other("too many open files");
         incoming.failed(&error);
         let now = Instant::now();
-        assert!(!incoming.errors.report(&error, now));
-        assert_eq!(incoming.errors.suppressed, 1);
-        assert!(incoming.errors.report(&error, now + LOG_INTERVAL));
+        assert_eq!(incoming.errors.due(now), None);
+        assert_eq!(incoming.errors.due(now + LOG_INTERVAL), Some(1), "one was not logged");
 
         let _client = TcpStream::connect(address).await.unwrap();
+        assert!(incoming.next().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn connection_over_the_limit_of_its_address_is_told_so_and_closed() {
+        let (mut incoming, address) = incoming(10).await;
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push((TcpStream::connect(address).await.unwrap(), incoming.next().await));
+        }
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        assert!(incoming.next().now_or_never().is_none(), "a fourth connection was served");
+        let mut answer = Vec::new();
+        refused.read_to_end(&mut answer).await.unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.contains("limit is 3; share connections"), "{text}");
+        held.pop();
+        let _next = TcpStream::connect(address).await.unwrap();
         assert!(incoming.next().await.is_some());
     }
 }

@@ -1,8 +1,10 @@
-//! Counts and times every RPC, around all services at once.
+//! Counts and times every RPC, holds it to its limits, and completes its error, around all services at once.
 //!
 //! One layer around the routes sees what no handler sees: calls of unknown methods, calls that are refused before
 //! their handler runs, and calls whose client went away. It answers three questions under the names that dashboards
-//! already know: how many calls began, how they ended, how long they took (for a stream: how long it lived).
+//! already know: how many calls began, how they ended, how long they took (for a stream: how long it lived). For the same
+//! reason the rules of [`super::limits`] are applied here: a call that is too late, a stream over the limit of its
+//! connection, and an error that the transport or the generated code made without saying why.
 //!
 //! The label values come from the protocol's own descriptors and never from a request, so that nobody can grow the set
 //! of time series by calling names that do not exist: those are `unknown`/`unknown`.
@@ -24,27 +26,35 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use tonic::Code;
+use tokio::time::{Sleep, sleep_until};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::{metrics::MethodMetrics, proto};
+use super::{
+    failure::Failure,
+    limits::{CALL_TIMEOUT, OpenStream, Streams, TIMEOUT_HEADER, explain, own_timeout},
+};
+use crate::{
+    metrics::{MethodMetrics, RefusedMetrics},
+    proto,
+};
 
 /// Service and method of calls that no service has.
 const UNKNOWN: &str = "unknown";
 
-/// Methods that are served beside those of the protocol.
-const STANDARD: [(&str, &str); 4] = [
-    ("grpc.health.v1.Health", "Check"),
-    ("grpc.health.v1.Health", "Watch"),
-    ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo"),
-    ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo"),
+/// Methods that are served beside those of the protocol, and whether they are streams.
+const STANDARD: [(&str, &str, bool); 4] = [
+    ("grpc.health.v1.Health", "Check", false),
+    ("grpc.health.v1.Health", "Watch", true),
+    ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", true),
+    ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", true),
 ];
 
 /// The layer. Make it once; clones share the handles.
@@ -56,8 +66,23 @@ pub struct Observe {
 #[derive(Debug)]
 struct Methods {
     /// By path, `/package.Service/Method`.
-    by_path: HashMap<String, Arc<MethodMetrics>>,
-    unknown: Arc<MethodMetrics>,
+    by_path: HashMap<String, Arc<Method>>,
+    unknown: Arc<Method>,
+}
+
+#[derive(Debug)]
+struct Method {
+    metrics: MethodMetrics,
+    /// Of all methods.
+    refused: RefusedMetrics,
+    /// Whether it has no end of its own.
+    is_stream: bool,
+}
+
+impl Method {
+    fn new(service: &str, method: &str, is_stream: bool, refused: &RefusedMetrics) -> Arc<Self> {
+        Arc::new(Self { metrics: MethodMetrics::new(service, method), refused: refused.clone(), is_stream })
+    }
 }
 
 impl Observe {
@@ -71,15 +96,23 @@ impl Observe {
         let own = descriptors.file.iter().flat_map(|file| {
             file.service.iter().flat_map(move |service| {
                 let name = format!("{}.{}", file.package(), service.name());
-                service.method.iter().map(move |method| (name.clone(), method.name().to_owned()))
+                service
+                    .method
+                    .iter()
+                    .map(move |method| (name.clone(), method.name().to_owned(), method.server_streaming()))
             })
         });
-        let standard = STANDARD.iter().map(|(service, method)| ((*service).to_owned(), (*method).to_owned()));
+        let standard = STANDARD
+            .iter()
+            .map(|(service, method, is_stream)| ((*service).to_owned(), (*method).to_owned(), *is_stream));
+        let refused = RefusedMetrics::new();
         let by_path = own
             .chain(standard)
-            .map(|(service, method)| (format!("/{service}/{method}"), Arc::new(MethodMetrics::new(&service, &method))))
+            .map(|(service, method, is_stream)| {
+                (format!("/{service}/{method}"), Method::new(&service, &method, is_stream, &refused))
+            })
             .collect();
-        let unknown = Arc::new(MethodMetrics::new(UNKNOWN, UNKNOWN));
+        let unknown = Method::new(UNKNOWN, UNKNOWN, false, &refused);
         Ok(Self { methods: Arc::new(Methods { by_path, unknown }) })
     }
 }
@@ -113,38 +146,66 @@ where
     }
 
     fn call(&mut self, request: Request<Req>) -> Self::Future {
-        let method = self.methods.by_path.get(request.uri().path()).unwrap_or(&self.methods.unknown);
+        let path = request.uri().path();
+        let known = self.methods.by_path.get(path);
+        let method = known.unwrap_or(&self.methods.unknown);
+        let unknown_path = known.is_none().then(|| path.into());
         let call = Call::start(Arc::clone(method));
-        ObservedFuture { inner: self.inner.call(request), call: Some(call) }
+        // Looked at only if the call is not answered at once.
+        let own_timeout = request.headers().get(TIMEOUT_HEADER).cloned();
+        let place = if method.is_stream { request.extensions().get::<Streams>().map(Streams::open) } else { None };
+        let (inner, place) = match place.transpose() {
+            Ok(place) => (Inner::Asked(self.inner.call(request)), place),
+            Err(failure) => (Inner::Refused(failure), None),
+        };
+        ObservedFuture { inner, call: Some(call), place, unknown_path, own_timeout, deadline: None }
     }
 }
 
 /// One call, from its start to the one moment at which it is counted as ended.
 #[derive(Debug)]
 struct Call {
-    method: Arc<MethodMetrics>,
+    method: Arc<Method>,
     started: Instant,
     ended: bool,
 }
 
 impl Call {
-    fn start(method: Arc<MethodMetrics>) -> Self {
-        method.started();
+    fn start(method: Arc<Method>) -> Self {
+        method.metrics.started();
         Self { method, started: Instant::now(), ended: false }
     }
 
     fn end(&mut self, code: Code) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.method.handled(code as usize, self.started.elapsed());
+            self.method.metrics.handled(code as usize, self.started.elapsed());
         }
     }
 
-    fn end_by(&mut self, headers: &HeaderMap) -> bool {
-        let status = headers.get(tonic::Status::GRPC_STATUS);
-        if let Some(status) = status {
-            self.end(Code::from_bytes(status.as_bytes()));
+    /// Ends the call if these headers do, and completes what they say of an error.
+    fn end_by(&mut self, headers: &mut HeaderMap, unknown_path: Option<&str>) -> bool {
+        let Some(status) = headers.get(Status::GRPC_STATUS) else { return false };
+        let mut code = Code::from_bytes(status.as_bytes());
+        if code != Code::Ok
+            && let Some(failure) = explain(headers, unknown_path)
+        {
+            code = self.fail(failure, headers);
         }
-        status.is_some()
+        self.end(code);
+        true
+    }
+
+    /// Writes an error that no handler has made.
+    fn fail(&self, failure: Failure, headers: &mut HeaderMap) -> Code {
+        match failure {
+            Failure::TooManyStreams => self.method.refused.streams_of_connection.increment(1),
+            Failure::RequestTooLarge => self.method.refused.request_too_large.increment(1),
+            _ => {}
+        }
+        let status = Status::from(failure);
+        // Fails for a text that is no header value, which a status escapes.
+        let _ = status.add_header(headers);
+        status.code()
     }
 }
 
@@ -160,8 +221,49 @@ impl Drop for Call {
 /// future is not outside of this one, or box it there.
 #[derive(Debug)]
 pub struct ObservedFuture<F> {
-    inner: F,
+    inner: Inner<F>,
     call: Option<Call>,
+    /// Of a stream.
+    place: Option<OpenStream>,
+    /// Of a call whose method does not exist.
+    unknown_path: Option<Box<str>>,
+    own_timeout: Option<HeaderValue>,
+    /// Made when the answer is first waited for: most calls are answered at once and need no timer.
+    deadline: Option<(Duration, Pin<Box<Sleep>>)>,
+}
+
+#[derive(Debug)]
+enum Inner<F> {
+    Asked(F),
+    /// Before it was asked.
+    Refused(Failure),
+    Done,
+}
+
+impl<F> ObservedFuture<F> {
+    /// Returns the limit if it has passed without an answer.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let (own, started) = (&self.own_timeout, self.call.as_ref().map_or_else(Instant::now, |call| call.started));
+        let (limit, deadline) = self.deadline.get_or_insert_with(|| {
+            let own = own.as_ref().and_then(|value| own_timeout(value.as_bytes()));
+            let limit = own.map_or(CALL_TIMEOUT, |own| own.min(CALL_TIMEOUT));
+            (limit, Box::pin(sleep_until((started + limit).into())))
+        });
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(*limit)
+    }
+
+    /// The end of a call that was not answered.
+    fn refuse<B>(&mut self, failure: Failure) -> Response<ObservedBody<B>> {
+        self.inner = Inner::Done;
+        let mut response = Response::new(ObservedBody { inner: None, call: None, place: None });
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        if let Some(mut call) = self.call.take() {
+            let code = call.fail(failure, response.headers_mut());
+            call.end(code);
+        }
+        response
+    }
 }
 
 impl<F, B, E> Future for ObservedFuture<F>
@@ -171,14 +273,29 @@ where
     type Output = Result<Response<ObservedBody<B>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.inner).poll(cx));
-        let mut call = self.call.take();
+        let this = &mut *self;
+        let polled = match &mut this.inner {
+            Inner::Asked(inner) => Pin::new(inner).poll(cx),
+            Inner::Refused(failure) => {
+                let failure = failure.clone();
+                return Poll::Ready(Ok(this.refuse(failure)));
+            }
+            Inner::Done => Poll::Pending,
+        };
+        let Poll::Ready(answer) = polled else {
+            let limit = ready!(this.poll_deadline(cx));
+            return Poll::Ready(Ok(this.refuse(Failure::DeadlineExceeded(limit))));
+        };
+        this.inner = Inner::Done;
+        let mut call = this.call.take();
         Poll::Ready(match answer {
-            Ok(response) => {
-                if call.as_mut().is_some_and(|call| call.end_by(response.headers())) {
+            Ok(mut response) => {
+                let path = this.unknown_path.as_deref();
+                if call.as_mut().is_some_and(|call| call.end_by(response.headers_mut(), path)) {
                     call = None;
                 }
-                Ok(response.map(|inner| ObservedBody { inner, call }))
+                let place = this.place.take();
+                Ok(response.map(|inner| ObservedBody { inner: Some(inner), call, place }))
             }
             Err(error) => {
                 if let Some(call) = &mut call {
@@ -193,9 +310,12 @@ where
 /// The answer that is being sent.
 #[derive(Debug)]
 pub struct ObservedBody<B> {
-    inner: B,
+    /// None if the headers said it all.
+    inner: Option<B>,
     /// None once it is known how the call ended.
     call: Option<Call>,
+    /// Of a stream, as long as it lasts.
+    place: Option<OpenStream>,
 }
 
 impl<B> Body for ObservedBody<B>
@@ -209,27 +329,29 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(call) = &mut self.call {
-            let ended = match &frame {
-                Some(Ok(frame)) => frame.trailers_ref().is_some_and(|trailers| call.end_by(trailers)),
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
+        if let Some(call) = &mut this.call {
+            let ended = match &mut frame {
+                Some(Ok(frame)) => frame.trailers_mut().is_some_and(|trailers| call.end_by(trailers, None)),
                 Some(Err(_)) | None => {
                     call.end(Code::Unknown);
                     true
                 }
             };
             if ended {
-                self.call = None;
+                (this.call, this.place) = (None, None);
             }
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -12,7 +12,8 @@ use super::{
     cluster::Cluster,
     direct::Direct,
     discovery::Discovery,
-    incoming::{DEFAULT_MAX_CONNECTIONS, Incoming},
+    incoming::{Incoming, Limits},
+    limits::{HTTP2_STREAMS_MAX, REQUEST_MAX_BYTES},
     observe::Observe,
     registry::Registry,
 };
@@ -27,15 +28,9 @@ use crate::{
     },
 };
 
-/// Largest request. The largest that are accepted, 100,000 lease ids and 1,000 names, have up to 1,000,000 bytes.
-const REQUEST_MAX_BYTES: usize = 1024 * 1024;
-/// Calls at the same time on one connection.
-const STREAMS_MAX: u32 = 256;
 /// Streams of a connection that the daemon may have to reset because of the peer's frames before it closes the connection
 /// (CVE-2025-8671): hyper's default, which tonic replaces by no limit unless it is set.
 const PROVOKED_RESETS_MAX: usize = 1_024;
-/// How long a call may take in all. Writes end by themselves before.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an idle connection is asked whether anybody is there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long that may take.
@@ -73,16 +68,18 @@ pub struct Services {
 pub async fn serve(
     listener: TcpListener,
     services: Services,
+    limits: Limits,
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
+    let health_service = health_service.max_decoding_message_size(REQUEST_MAX_BYTES);
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let incoming = Incoming::new(listener, DEFAULT_MAX_CONNECTIONS, IncomingMetrics::new());
+    let incoming = Incoming::new(listener, limits, IncomingMetrics::new());
     let direct = Direct {
         registry: RegistryServiceServer::new(services.registry).max_decoding_message_size(REQUEST_MAX_BYTES),
         discovery: DiscoveryServiceServer::new(services.discovery).max_decoding_message_size(REQUEST_MAX_BYTES),
@@ -91,14 +88,13 @@ pub async fn serve(
     let served = Server::builder()
         .layer(Observe::new()?)
         .layer(direct)
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .http2_max_local_error_reset_streams(Some(PROVOKED_RESETS_MAX))
-        .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health_service)
-        .add_service(descriptors().build_v1()?)
-        .add_service(descriptors().build_v1alpha()?)
+        .add_service(descriptors().build_v1()?.max_decoding_message_size(REQUEST_MAX_BYTES))
+        .add_service(descriptors().build_v1alpha()?.max_decoding_message_size(REQUEST_MAX_BYTES))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tokio::select! {
         served = served => Ok(served?),

@@ -160,7 +160,7 @@ struct Watcher {
     view: View,
     filter: Filter,
     batches: Receiver<Arc<Slot>>,
-    /// A batch that was too much for one response, and how many of its changes were taken.
+    /// A batch that was too much for one response, and how many of its changes or hints were taken.
     rest: Option<(Arc<Slot>, usize)>,
     /// What is told; while a snapshot is, what was there at its beginning.
     seen: Seen,
@@ -270,8 +270,8 @@ impl Watcher {
         Ok(WatchResponse { events: events.encoded, ..self.seen.response() })
     }
 
-    /// Takes over what of a batch concerns this watcher, but for so many changes. If more is left than fits, returns how
-    /// many changes were taken.
+    /// Takes over what of a batch concerns this watcher, but for so many changes and hints. If more is left than fits,
+    /// returns how many were taken.
     fn take(&mut self, batch: &Batch, taken: usize, events: &mut Events) -> Option<usize> {
         let epoch = batch.cluster.epoch;
         if batch.cluster.revision > self.seen.revision && batch.hints.is_empty() {
@@ -287,8 +287,14 @@ impl Watcher {
             }
             self.seen = Seen::of(&batch.cluster);
         }
-        for event in batch.hints.iter().filter_map(|hint| self.hint_event(hint, epoch)) {
-            events.push(event);
+        // A batch carries changes or hints, never both.
+        for (at, hint) in batch.hints.iter().enumerate().skip(taken) {
+            if events.are_enough() {
+                return Some(at);
+            }
+            if let Some(event) = self.hint_event(hint, epoch) {
+                events.push(event);
+            }
         }
         None
     }

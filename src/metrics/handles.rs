@@ -116,6 +116,18 @@ families! {
         gap = "gap",
     }
 
+    /// `musterd_refused_total`, by reason.
+    RefusedMetrics: Counter = counter!(names::REFUSED, "reason") {
+        /// The address has as many gRPC connections as it may have.
+        connections_of_address = "connections_of_address",
+        /// The connection has as many streams without an end as it may have.
+        streams_of_connection = "streams_of_connection",
+        /// The daemon has as many watchers as it admits.
+        watchers = "watchers",
+        /// The request is larger than 1 MiB.
+        request_too_large = "request_too_large",
+    }
+
     /// `musterd_instances`, by status.
     InstanceMetrics: Gauge = gauge!(names::INSTANCES, "status") {
         /// Registered, not ready.

@@ -102,6 +102,8 @@ metrics! {
         "Open gRPC connections.";
     Counter GRPC_ACCEPT_ERRORS = "musterd_grpc_accept_errors_total":
         "Connections that could not be accepted, usually for want of file descriptors.";
+    Counter REFUSED = "musterd_refused_total":
+        "Connections, streams and requests refused because of a limit, by reason.";
     Counter GRPC_STARTED = "grpc_server_started_total":
         "RPCs begun, by service and method.";
     Counter GRPC_HANDLED = "grpc_server_handled_total":

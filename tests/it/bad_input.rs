@@ -219,7 +219,7 @@ async fn a_message_over_1_mib_is_refused_and_the_connection_lives_on() {
     for bytes in [2 << 20, 3 << 20] {
         let request = v1::RegisterRequest { serve_route: "x".repeat(bytes), ..registration(1, "organ") };
         let refused = refusal(served.clients.registry.clone().register(request).await);
-        assert_eq!(refused.code, Code::OutOfRange, "{refused:?}");
+        assert_eq!(refused.verdict(), (Code::OutOfRange, "REQUEST_TOO_LARGE"), "{refused:?}");
         assert!(served.clients.everything().await.is_empty(), "over the same connection");
     }
     assert_unharmed(&served).await;

@@ -4,6 +4,7 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod answer_size;
 mod architecture;
 mod assert_lease;
 mod bad_input;
@@ -16,10 +17,12 @@ mod cli;
 mod cli_resolve;
 mod cli_watch;
 mod client;
+mod connection_limits;
 mod deploy;
 mod discovery;
 mod disruptions;
 mod docs;
+mod error_details;
 mod expiry;
 mod failover;
 mod faults;

@@ -85,6 +85,20 @@ reasons! {
     Overloaded = "OVERLOADED",
     /// A fault of the daemon or the database; the daemon's log has the cause.
     Internal = "INTERNAL",
+    /// The request is larger than 1 MiB.
+    RequestTooLarge = "REQUEST_TOO_LARGE",
+    /// The answer has no room for this result of a batch.
+    AnswerTooLarge = "ANSWER_TOO_LARGE",
+    /// The daemon has no such method.
+    UnknownMethod = "UNKNOWN_METHOD",
+    /// The request is compressed.
+    UnsupportedCompression = "UNSUPPORTED_COMPRESSION",
+    /// The request is no message of its method.
+    MalformedRequest = "MALFORMED_REQUEST",
+    /// No answer in time; a change may have been applied. A retry is safe.
+    DeadlineExceeded = "DEADLINE_EXCEEDED",
+    /// The connection has as many streams open as it may have.
+    TooManyStreams = "TOO_MANY_STREAMS",
 }
 
 /// A field that a daemon or this client does not accept.

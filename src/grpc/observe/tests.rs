@@ -17,7 +17,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::*;
 use crate::{
-    grpc::incoming::Incoming,
+    grpc::incoming::{Incoming, Limits},
     lifecycle::{Lifecycle, Stage},
     metrics,
 };
@@ -60,7 +60,7 @@ impl Service<Request<()>> for Answer {
 }
 
 fn status(code: &'static str) -> HeaderMap {
-    HeaderMap::from_iter([(tonic::Status::GRPC_STATUS, HeaderValue::from_static(code))])
+    HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static(code))])
 }
 
 /// Calls `path` once, reads so many frames of the answer, drops the rest, and returns the metrics that are not zero.
@@ -125,7 +125,7 @@ async fn health_server(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (_, health) = tonic_health::server::health_reporter();
-    let incoming = Incoming::new(listener, 10, metrics::IncomingMetrics::new());
+    let incoming = Incoming::new(listener, Limits::default(), metrics::IncomingMetrics::new());
     let server = transport::Server::builder().layer(observe).add_service(health);
     (address, server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()))
 }
@@ -179,4 +179,42 @@ async fn an_open_stream_does_not_keep_the_daemon_from_leaving() {
     );
     assert!(lifecycle.drain(Duration::from_secs(1)).await, "nothing else was running");
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+/// Never answers.
+#[derive(Clone)]
+struct Silent;
+
+impl Service<Request<()>> for Silent {
+    type Response = Response<Frames>;
+    type Error = Infallible;
+    type Future = std::future::Pending<Result<Response<Frames>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        std::future::pending()
+    }
+}
+
+#[tokio::test]
+async fn call_without_an_answer_ends_at_the_deadline_of_its_client() {
+    let request = Request::builder().uri(BEAT).header(TIMEOUT_HEADER, "50m").body(()).unwrap();
+    let response = Observe::new().unwrap().layer(Silent).call(request).await.unwrap();
+    let status = Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("no answer within 50ms;"), "{}", status.message());
+    assert!(response.into_body().is_end_stream());
+}
+
+#[test]
+fn error_of_a_handler_is_left_as_it_is() {
+    let status = Status::from(Failure::UnknownInstance);
+    let mut headers = HeaderMap::new();
+    status.add_header(&mut headers).unwrap();
+    let mut service = Observe::new().unwrap().layer(Answer { headers: headers.clone(), trailers: None });
+    let request = Request::builder().uri(BEAT).body(()).unwrap();
+    assert_eq!(service.call(request).now_or_never().unwrap().unwrap().headers(), &headers);
 }

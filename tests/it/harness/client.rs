@@ -102,6 +102,8 @@ pub(crate) struct Watcher {
     pub(crate) suspects: Vec<String>,
     /// How often an instance was told to be suspect.
     pub(crate) suspected: usize,
+    /// The largest response, in bytes.
+    pub(crate) largest: usize,
     /// Where to resume.
     pub(crate) revision: u64,
     /// The history that belongs to.
@@ -126,6 +128,7 @@ impl Watcher {
             known: BTreeMap::new(),
             suspects: Vec::new(),
             suspected: 0,
+            largest: 0,
             revision: 0,
             history_id: String::new(),
             epoch_number: 0,
@@ -140,6 +143,7 @@ impl Watcher {
         let response = tokio::time::timeout(Duration::from_secs(20), self.stream.message()).await;
         let response = response.unwrap()?;
         let response = response.ok_or_else(|| Status::aborted("the stream ended without a reason"))?;
+        self.largest = self.largest.max(response.encoded_len());
         if response.reset {
             self.resets += 1;
             self.known.clear();
