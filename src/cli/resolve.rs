@@ -14,7 +14,7 @@ use super::{
     output::{self, OutputArgs, Table},
     paint, suggest,
 };
-use crate::proto::v1;
+use crate::proto::{shared, v1};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -138,12 +138,7 @@ pub(super) async fn run(mut args: ResolveArgs, client: &ClientArgs) -> Result<u8
 async fn batch(args: ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Client) -> Result<u8, Error> {
     let names = args.names;
     let request = v1::BatchResolveRequest { logical_ids: names.clone(), min_revision: args.min_revision, choice };
-    let response = client.call(client.discovery().batch_resolve(request)).await?;
-    let results = response.results.iter().map(|result| v1::BatchResolveResult::decode(result.clone()));
-    let results: Vec<_> = results.collect::<Result<_, _>>().map_err(|_| Error::Incomplete("a readable result"))?;
-    if results.len() != names.len() {
-        return Err(Error::Incomplete("a result for each name"));
-    }
+    let (response, results) = resolve_all(request, client).await?;
     warn_if_stale(response.stale_for.as_ref());
     let item = |(name, result): (&String, &v1::BatchResolveResult)| {
         let mut value = json::batch_result(result);
@@ -174,6 +169,43 @@ async fn batch(args: ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Cl
         code = exit::NOT_FOUND;
     }
     Ok(code)
+}
+
+/// Resolves all names of a request: those that an answer has no room for are asked for again. Returns the first answer,
+/// and the results of all.
+async fn resolve_all(
+    request: v1::BatchResolveRequest,
+    client: &Client,
+) -> Result<(shared::BatchResolveResponse, Vec<v1::BatchResolveResult>), Error> {
+    let (first, mut results) = resolve_some(request.clone(), client).await?;
+    loop {
+        let left_out = |result: &v1::BatchResolveResult| result.reason() == v1::ErrorReason::AnswerTooLarge;
+        let left: Vec<usize> = (0..results.len()).filter(|at| left_out(&results[*at])).collect();
+        if left.is_empty() {
+            return Ok((first, results));
+        }
+        let logical_ids = left.iter().map(|at| request.logical_ids[*at].clone()).collect();
+        let again = v1::BatchResolveRequest { logical_ids, min_revision: first.revision, ..request.clone() };
+        let (_, more) = resolve_some(again, client).await?;
+        if more.iter().all(left_out) {
+            return Err(Error::Incomplete("an instance that fits into an answer"));
+        }
+        for (at, result) in left.into_iter().zip(more) {
+            results[at] = result;
+        }
+    }
+}
+
+/// One call, with its decoded results.
+async fn resolve_some(
+    request: v1::BatchResolveRequest,
+    client: &Client,
+) -> Result<(shared::BatchResolveResponse, Vec<v1::BatchResolveResult>), Error> {
+    let asked = request.logical_ids.len();
+    let response = client.call(client.discovery().batch_resolve(request)).await?;
+    let results = response.results.iter().map(|result| v1::BatchResolveResult::decode(result.clone()));
+    let results: Vec<_> = results.collect::<Result<_, _>>().map_err(|_| Error::Incomplete("a readable result"))?;
+    if results.len() == asked { Ok((response, results)) } else { Err(Error::Incomplete("a result for each name")) }
 }
 
 fn reason(reason: v1::ErrorReason) -> &'static str {
