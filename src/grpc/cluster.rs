@@ -20,8 +20,8 @@ use crate::{
     view::{Snapshot, Surveyor, View, list::unserved},
 };
 
-/// How long a rotation waits for the view to show it.
-const READ_YOUR_WRITES: Duration = Duration::from_millis(500);
+/// How long an operator's call waits for the view to show what it did.
+const READ_YOUR_WRITES: Duration = Duration::from_secs(1);
 
 /// For how long a released brake stays off.
 const RELEASE_DEFAULT: Duration = Duration::from_secs(300);
@@ -158,6 +158,7 @@ impl Cluster {
         violations.into_result()?;
         let reason = if request.reason.is_empty() { "an operator asked for it" } else { &request.reason };
         let held = self.operators.hold(reason, for_).await?;
+        self.shown().await?;
         tracing::info!(reason, held_ms = held.as_millis(), "an operator holds expiry");
         Ok(v1::HoldExpiryResponse { remaining: Some(duration(held)) })
     }
@@ -165,6 +166,7 @@ impl Cluster {
     async fn release(&self, request: v1::ReleaseExpiryRequest) -> Result<v1::ReleaseExpiryResponse, Failure> {
         let for_ = convert::operator_duration("duration", request.duration)?.unwrap_or(RELEASE_DEFAULT);
         self.operators.release(for_).await?;
+        self.shown().await?;
         tracing::info!(released_ms = for_.as_millis(), "an operator releases expiry");
         Ok(v1::ReleaseExpiryResponse {})
     }
@@ -177,15 +179,25 @@ impl Cluster {
             Verdict::Set(changed) => !changed,
             _ => return Err(Failure::UnknownInstance),
         };
-        self.view.wait_for(outcome.revision, READ_YOUR_WRITES).await;
+        self.fenced(outcome.revision).await?;
         Ok(v1::ExpireInstanceResponse { revision: outcome.revision.0, already_dead })
+    }
+
+    /// Waits until this daemon shows a change that took no revision.
+    async fn shown(&self) -> Result<(), Failure> {
+        if self.view.wait_for_now(READ_YOUR_WRITES).await {
+            Ok(())
+        } else {
+            // It is made, but this daemon may still show what was before; repeating it is safe.
+            Err(Failure::Write(crate::registry::Error::MaybeApplied))
+        }
     }
 
     async fn fenced(&self, revision: Revision) -> Result<(), Failure> {
         if self.view.wait_for(revision, READ_YOUR_WRITES).await {
             Ok(())
         } else {
-            // The rotation is made, but this daemon may still answer for the epoch before.
+            // It is made, but this daemon may still answer for what was before.
             Err(Failure::Write(crate::registry::Error::MaybeApplied))
         }
     }

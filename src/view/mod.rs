@@ -75,6 +75,7 @@ pub struct View {
 struct Confirmed {
     here_ms: AtomicU64,
     database_ms: AtomicI64,
+    again: Notify,
 }
 
 impl View {
@@ -86,6 +87,7 @@ impl View {
         let confirmed = Confirmed {
             here_ms: AtomicU64::new(clock.now_ms()),
             database_ms: AtomicI64::new(clock.wall().timestamp_millis()),
+            again: Notify::new(),
         };
         let view = Self {
             current,
@@ -182,6 +184,24 @@ impl View {
     #[must_use]
     pub fn wanted(&self) -> Arc<Notify> {
         Arc::clone(&self.wanted)
+    }
+
+    /// Waits until PostgreSQL has confirmed the view by a question that was asked after this call, at most `bound`. Returns
+    /// whether it has: then the view shows whatever was committed before the call, also what takes no revision (a hold).
+    pub async fn wait_for_now(&self, bound: Duration) -> bool {
+        let after_ms = self.clock.now_ms();
+        let confirmed = async {
+            loop {
+                // Made before the look, so that a confirmation in between is not missed.
+                let again = self.confirmed.again.notified();
+                if self.confirmed_ms() > after_ms {
+                    return;
+                }
+                again.await;
+            }
+        };
+        self.wanted.notify_one();
+        timeout(bound, confirmed).await.is_ok()
     }
 
     /// Waits until the registry is loaded and `revision` has been applied, at most `bound`. Returns whether it was.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use super::{
@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{
     metrics::ViewMetrics,
-    model::{Cluster, DaemonRecord, DeathReason, Epoch, InstanceStatus, Revision},
+    model::{Cluster, DaemonRecord, DeathReason, Epoch, Hold, InstanceStatus, Revision},
 };
+
+/// Ends of a hold that differ by less are the same.
+const HOLD_TOLERANCE: TimeDelta = TimeDelta::milliseconds(100);
 
 /// Changes the view.
 #[derive(Debug)]
@@ -111,6 +114,7 @@ impl ViewWriter {
         }
         self.view.confirmed.here_ms.store(at_ms, Ordering::Relaxed);
         self.view.confirmed.database_ms.store(read_at.timestamp_millis(), Ordering::Relaxed);
+        self.view.confirmed.again.notify_waiters();
     }
 
     /// Takes over the list of daemons.
@@ -122,9 +126,8 @@ impl ViewWriter {
 
     fn hold_changed(&self) -> bool {
         let published = self.view.snapshot();
-        // Remaining times differ with every look; what matters is whether, and why.
-        let told = |cluster: &Cluster| (cluster.hold.as_ref().map(|hold| hold.reason.clone()), cluster.brake.clone());
-        published.cluster().map(told) != self.next.cluster().map(told)
+        let (Some(before), Some(now)) = (published.cluster(), self.next.cluster()) else { return true };
+        before.brake != now.brake || !same_hold(before, now)
     }
 
     /// Dead rows up to this revision are gone from PostgreSQL.
@@ -174,6 +177,22 @@ impl ViewWriter {
             Some(DeathReason::Operator) => deaths.operator.increment(1),
             None => {}
         }
+    }
+}
+
+/// Whether two readings tell of the same hold: the same reason and the same end. What remains shrinks from one reading to the
+/// next, and is read a moment beside the clock.
+fn same_hold(before: &Cluster, now: &Cluster) -> bool {
+    let end = |cluster: &Cluster, hold: &Hold| {
+        let remaining = TimeDelta::from_std(hold.remaining).unwrap_or(TimeDelta::MAX);
+        cluster.read_at.checked_add_signed(remaining).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    };
+    match (&before.hold, &now.hold) {
+        (None, None) => true,
+        (Some(former), Some(hold)) => {
+            former.reason == hold.reason && (end(before, former) - end(now, hold)).abs() <= HOLD_TOLERANCE
+        }
+        _ => false,
     }
 }
 

@@ -89,6 +89,31 @@ async fn overdue(database: &TestDatabase, caller: &Caller, count: usize) -> Vec<
     ids
 }
 
+/// Without a retry: the answer itself says that the daemon shows what was done.
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_call_is_shown_by_the_daemon_that_answered_it() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let caller = Caller::of(&daemon);
+    for round in 1..=3 {
+        let reason = format!("round {round}");
+        for minutes in [10, 20] {
+            hold(&caller, Some(seconds(60 * minutes)), &reason).await.unwrap();
+            let shown = caller.cluster().await.unwrap().hold.unwrap();
+            assert_eq!(shown.reason, reason);
+            assert!((60 * minutes - 30..=60 * minutes).contains(&shown.remaining.unwrap().seconds), "{shown:?}");
+        }
+        release(&caller, None).await.unwrap();
+        assert_eq!(caller.cluster().await.unwrap().hold, None);
+
+        let registered = caller.register(alive("organ", Duration::from_secs(60))).await.unwrap();
+        expire(&caller, &registered.instance_id, 0).await.unwrap();
+        assert_eq!(status(&caller, &registered.instance_id).await, InstanceStatus::Dead);
+        let rotated = caller.rotate(&reason).await.unwrap();
+        assert_eq!(caller.cluster().await.unwrap().cluster_epoch, rotated.cluster_epoch);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_keeps_everybody_alive_on_every_daemon_until_it_is_released() {
     let (database, daemons, callers) = pair().await;
