@@ -2,6 +2,7 @@
 --
 -- Signatures as in 012; the bodies are new.
 
+\ir functions/muster_hidden_character.sql
 \ir functions/muster_check_text.sql
 \ir functions/register_instance.sql
 \ir functions/set_instance_status.sql

@@ -70,13 +70,13 @@ pub(super) fn registration(request: v1::RegisterRequest) -> Result<Registration,
     let ttl = violations.keep(ttl(request.ttl));
     let status = violations.keep(initial_status(request.initial_status));
     let epoch = violations.take(input::optional_epoch("cluster_epoch", &request.cluster_epoch));
-    let actor_name = violations.take(input::optional_text("actor_name", request.actor_name, NAME_MAX_BYTES));
-    let serve_route = violations.take(input::optional_text("serve_route", request.serve_route, SERVE_ROUTE_MAX_BYTES));
-    let node_id = violations.take(input::optional_text("node_id", request.node_id, NAME_MAX_BYTES));
+    let actor_name = violations.take(input::optional_name("actor_name", request.actor_name, NAME_MAX_BYTES));
+    let serve_route = violations.take(input::optional_name("serve_route", request.serve_route, SERVE_ROUTE_MAX_BYTES));
+    let node_id = violations.take(input::optional_name("node_id", request.node_id, NAME_MAX_BYTES));
     let ip_address = violations.take(input::optional_ip("ip_address", &request.ip_address));
     let port = violations.take(input::optional_port("port", request.port));
     let pid = violations.take(input::optional_pid("pid", request.pid));
-    let version = violations.take(input::optional_text("version", request.version, NAME_MAX_BYTES));
+    let version = violations.take(input::optional_name("version", request.version, NAME_MAX_BYTES));
     let labels = violations.take(Labels::from_input("labels", &request.labels));
     violations.into_result()?;
     let (Some(instance_id), Some(logical_id), Some(ttl), Some(status)) = (instance_id, logical_id, ttl, status) else {

@@ -6,6 +6,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use thiserror::Error;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 use uuid::Uuid;
 
 use super::{EpochId, InstanceId, LogicalId};
@@ -116,7 +117,7 @@ impl Labels {
             return invalid(field, format!("has {bytes} bytes in all; at most {LABELS_MAX_BYTES} are allowed"));
         }
         for (key, value) in &labels {
-            required_text(&format!("{field}.key"), key, LABEL_KEY_MAX_BYTES)?;
+            required_name(&format!("{field}.key"), key, LABEL_KEY_MAX_BYTES)?;
             plain_text(&format!("{field}[{key}]"), value, LABEL_VALUE_MAX_BYTES)?;
         }
         Ok(Self::from_record(labels.into_iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()))))
@@ -188,21 +189,58 @@ pub fn required_text(field: &str, text: &str, max_bytes: usize) -> Result<(), In
     plain_text(field, text, max_bytes)
 }
 
-/// Accepts a text where empty means none.
+/// The kind of a character that names may not have, because it does not show or because its look is not defined: with it two
+/// names look alike on every screen. The SQL function `muster_hidden_character` has the same rule; a test compares both.
+#[must_use]
+pub fn hidden(character: char) -> Option<&'static str> {
+    match character.general_category() {
+        GeneralCategory::Control => Some("control"),
+        GeneralCategory::Format => Some("format"),
+        GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator => Some("separator"),
+        GeneralCategory::Surrogate => Some("surrogate"),
+        GeneralCategory::PrivateUse => Some("private-use"),
+        GeneralCategory::Unassigned => Some("unassigned"),
+        _ => None,
+    }
+}
+
+/// Accepts a name: a text in which every character shows.
 ///
 /// # Errors
-/// As [`plain_text`].
-pub fn optional_text(field: &str, text: String, max_bytes: usize) -> Result<Option<String>, InvalidInput> {
-    plain_text(field, &text, max_bytes)?;
+/// As [`plain_text`], and a character of the kinds that [`hidden`] tells.
+pub fn name(field: &str, text: &str, max_bytes: usize) -> Result<(), InvalidInput> {
+    plain_text(field, text, max_bytes)?;
+    let found = text.chars().find_map(|character| Some((character, hidden(character)?)));
+    if let Some((character, kind)) = found {
+        return invalid(field, format!("has the {kind} character U+{:04X}; remove it", u32::from(character)));
+    }
+    Ok(())
+}
+
+/// Accepts a name that must not be empty.
+///
+/// # Errors
+/// As [`name`], and empty.
+pub fn required_name(field: &str, text: &str, max_bytes: usize) -> Result<(), InvalidInput> {
+    required_text(field, text, max_bytes)?;
+    name(field, text, max_bytes)
+}
+
+/// Accepts a name where empty means none.
+///
+/// # Errors
+/// As [`name`].
+pub fn optional_name(field: &str, text: String, max_bytes: usize) -> Result<Option<String>, InvalidInput> {
+    name(field, &text, max_bytes)?;
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// Accepts a logical id.
 ///
 /// # Errors
-/// Empty, over 253 bytes, or a control character.
+/// Empty, over 253 bytes, or a character that does not show ([`hidden`]).
 pub fn logical_id(field: &str, text: &str) -> Result<LogicalId, InvalidInput> {
-    required_text(field, text, LOGICAL_ID_MAX_BYTES)?;
+    required_name(field, text, LOGICAL_ID_MAX_BYTES)?;
     Ok(LogicalId::from_record(text))
 }
 
@@ -279,6 +317,17 @@ mod tests {
         assert!(logical_id("logical_id", "").is_err());
         assert!(logical_id("logical_id", "a\0b").is_err());
         assert!(logical_id("logical_id", "a\u{85}b").is_err());
+        for character in
+            ['\u{200b}', '\u{202e}', '\u{2066}', '\u{feff}', '\u{2028}', '\u{e000}', '\u{378}', '\u{10ffff}']
+        {
+            let name = format!("organ{character}");
+            let refused = logical_id("logical_id", &name).unwrap_err();
+            assert!(refused.problem.contains(&format!("U+{:04X}", u32::from(character))), "{refused}");
+            assert!(optional_name("node_id", name.clone(), 253).is_err());
+            assert!(Labels::from_input("labels", [(&name, &String::new())]).is_err());
+            assert!(Labels::from_input("labels", [(&String::from("key"), &name)]).is_ok(), "a value is no name");
+        }
+        assert!(logical_id("logical_id", "\u{f6}rgan \u{1f980} \u{4e2d}").is_ok(), "any script");
         assert!(optional_port("port", 65_535).is_ok());
         assert!(optional_port("port", 65_536).is_err());
         assert!(optional_pid("pid", -1).is_err());

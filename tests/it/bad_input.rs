@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use musterd::proto::v1::{self, InstanceStatus};
+use musterd::{
+    model::input,
+    proto::v1::{self, InstanceStatus},
+};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
@@ -58,6 +61,12 @@ const CASES: &[BadField] = &[
     ("ttl", |r| r.ttl = Some(prost_types::Duration { seconds: i64::MIN, nanos: i32::MIN }), "2 s to 300 s"),
     ("version", |r| r.version = "x".repeat(254), "253"),
     ("version", |r| r.version = "1\t".into(), "U+0009"),
+    ("logical_id", |r| r.logical_id = "organ\u{200b}".into(), "format character U+200B"),
+    ("actor_name", |r| r.actor_name = "a\u{202e}".into(), "format character U+202E"),
+    ("serve_route", |r| r.serve_route = "/\u{2066}".into(), "format character U+2066"),
+    ("node_id", |r| r.node_id = "n\u{2028}".into(), "separator character U+2028"),
+    ("version", |r| r.version = "1\u{e000}".into(), "private-use character U+E000"),
+    ("labels.key", |r| r.labels = label("k\u{378}", "v"), "unassigned character U+0378"),
     ("labels", |r| r.labels = (0..65).map(|n| (format!("k{n}"), String::new())).collect(), "64"),
     ("labels", |r| r.labels = (0..33).map(|n| (format!("{n:02}"), "v".repeat(500))).collect(), "16384"),
     ("labels.key", |r| r.labels = label("", "v"), "1 to 128"),
@@ -267,6 +276,19 @@ fn text(max_bytes: usize) -> impl Strategy<Value = String> {
     })
 }
 
+/// As [`text`], of characters that names may have.
+fn name(max_bytes: usize) -> impl Strategy<Value = String> {
+    text(max_bytes).prop_map(|text| {
+        let shown: String = text.chars().filter(|character| input::hidden(*character).is_none()).collect();
+        if shown.is_empty() { "x".to_owned() } else { shown }
+    })
+}
+
+/// As [`name`], or none.
+fn maybe_name(max_bytes: usize) -> impl Strategy<Value = String> {
+    prop_oneof![1 => Just(String::new()), 3 => name(max_bytes)]
+}
+
 /// As [`text`], or none.
 fn maybe(max_bytes: usize) -> impl Strategy<Value = String> {
     prop_oneof![1 => Just(String::new()), 3 => text(max_bytes)]
@@ -274,10 +296,10 @@ fn maybe(max_bytes: usize) -> impl Strategy<Value = String> {
 
 fn any_registration() -> impl Strategy<Value = v1::RegisterRequest> {
     let ip = prop_oneof![Just(String::new()), any::<IpAddr>().prop_map(|ip| ip.to_string())];
-    let labels = prop::collection::hash_map(text(128), maybe(512), 0..12);
+    let labels = prop::collection::hash_map(name(128), maybe(512), 0..12);
     let ttl = prop::option::of(2_000..=300_000i64);
     let status = prop_oneof![Just(InstanceStatus::Starting), Just(InstanceStatus::Alive)];
-    let texts = (text(253), maybe(253), maybe(1_024), maybe(253), maybe(253));
+    let texts = (name(253), maybe_name(253), maybe_name(1_024), maybe_name(253), maybe_name(253));
     (1..=u128::MAX, texts, ip, 0..=65_535u32, 0..=i64::from(i32::MAX), ttl, labels, status).prop_map(
         |(
             instance,

@@ -1,5 +1,6 @@
 //! What the SQL functions answer, to daemons (`muster_apply`, `muster_rotate_epoch`) and to direct SQL callers.
 
+use musterd::model::input;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
@@ -358,4 +359,25 @@ async fn each_change_rings_the_doorbell_once_with_its_revision() {
         heard.push(timeout(BOUND, rings.recv()).await.unwrap().unwrap());
     }
     assert_eq!(heard, ["4", "5", "7"], "a group, a rotation, two deaths; nothing for beats and retries");
+}
+
+#[tokio::test]
+async fn characters_refused_in_names_are_the_same_in_sql_and_in_the_daemon() {
+    let Registry { client, database: _database } = &registry().await;
+    let sql = "SELECT n FROM generate_series(1, 1114111) AS n
+               WHERE n NOT BETWEEN 55296 AND 57343 AND muster_hidden_character(chr(n)) IS NOT NULL ORDER BY n";
+    let in_sql = column::<i32>(client, sql).await;
+    let here: Vec<i32> = (1..=0x0010_ffff_u32)
+        .filter(|number| char::from_u32(*number).is_some_and(|character| input::hidden(character).is_some()))
+        .map(|number| i32::try_from(number).unwrap())
+        .collect();
+    let differing = in_sql
+        .iter()
+        .filter(|n| here.binary_search(n).is_err())
+        .chain(here.iter().filter(|n| in_sql.binary_search(n).is_err()));
+    assert_eq!(differing.collect::<Vec<_>>(), Vec::<&i32>::new());
+    assert!(here.len() > 900_000, "{}", here.len());
+    for name in ["organ\u{200b}", "organ\u{202e}", "organ\u{feff}"] {
+        assert_eq!(refusal(client, &register(7, name, 100)).await, "22023", "{name:?}");
+    }
 }
