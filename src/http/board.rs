@@ -5,14 +5,12 @@
 //! is part of the summary.
 
 use std::{
-    collections::VecDeque,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
-use axum::http::StatusCode;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -22,7 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::api::{ApiError, summary};
+use super::{
+    api::{ApiError, summary},
+    beats::BeatHistory,
+};
 use crate::{
     model::EpochRecord,
     status::{self, Gather, Status},
@@ -38,8 +39,6 @@ pub const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
 const EPOCH_TIMEOUT: Duration = Duration::from_millis(500);
 /// ...and how long after a vain attempt it is asked again.
 const EPOCH_PAUSE: Duration = Duration::from_secs(3);
-/// Over how long the rate of beats is taken: the interval of beats of most fleets, a few times.
-const BEATS_WINDOW: Duration = Duration::from_secs(15);
 /// Most streams of events at once.
 pub const STREAMS_MAX: usize = 32;
 
@@ -103,7 +102,7 @@ struct Inner {
 struct State {
     epoch: Option<EpochRecord>,
     epoch_asked: Option<Instant>,
-    beats: VecDeque<(Instant, u64)>,
+    beats: BeatHistory,
 }
 
 impl Board {
@@ -155,10 +154,7 @@ impl Board {
         }
         // In a task of its own: one who goes away while it is made must not make the next one begin anew.
         let board = self.clone();
-        tokio::spawn(async move { board.publish().await }).await.map_err(|error| {
-            tracing::error!(%error, "the summary could not be made");
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the daemon's log has the cause".to_owned())
-        })
+        tokio::spawn(async move { board.publish().await }).await.map_err(|error| ApiError::fault("the summary", &error))
     }
 
     /// The last summary, if it is not too old.
@@ -176,7 +172,9 @@ impl Board {
         let sources = &self.inner.sources;
         let survey = sources.surveyor.survey().await;
         self.learn_epoch(&mut state).await;
-        let beats = state.beats_per_second((sources.beats_received)());
+        let (expected_milli, ttl) = (survey.beats_expected_here_milli, survey.longest_ttl_here);
+        let received = (sources.beats_received)();
+        let beats = state.beats.observe(Instant::now().into(), received, expected_milli, ttl);
         let json = summary::render(sources, beats, &survey, state.epoch.as_ref(), self.moment());
         let event = Bytes::from(format!("event: summary\ndata: {json}\n\n"));
         let published = Arc::new(Published { due, survey, json: Bytes::from(json), event });
@@ -195,19 +193,5 @@ impl Board {
         let asked = timeout(EPOCH_TIMEOUT, (self.inner.sources.epoch)()).await;
         state.epoch = asked.ok().flatten().filter(|record| record.epoch == current);
         state.epoch_asked = Some(Instant::now()).filter(|_| state.epoch.is_none());
-    }
-}
-
-impl State {
-    /// Beats per second over the last seconds; `None` before there is a second sample.
-    fn beats_per_second(&mut self, received: u64) -> Option<f64> {
-        let now = Instant::now();
-        self.beats.retain(|(at, _)| now.duration_since(*at) <= BEATS_WINDOW);
-        let rate = self.beats.front().map(|(at, before)| {
-            let beats = u32::try_from(received.saturating_sub(*before)).unwrap_or(u32::MAX);
-            f64::from(beats) / now.duration_since(*at).as_secs_f64().max(0.001)
-        });
-        self.beats.push_back((now, received));
-        rate
     }
 }

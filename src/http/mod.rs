@@ -7,6 +7,7 @@
 //! - [`board`]: the one summary that every reader shares; [`events`] pushes it.
 
 pub mod api;
+pub mod beats;
 pub mod board;
 pub mod events;
 pub mod listener;

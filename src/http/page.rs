@@ -17,6 +17,8 @@ use axum::{
 const HTML: &str = include_str!("page/index.html");
 const SCRIPT: &str = include_str!("page/app.js");
 const SCRIPT_NAMES: &str = include_str!("page/names.js");
+const SCRIPT_SEARCH: &str = include_str!("page/search.js");
+const SCRIPT_WATCH: &str = include_str!("page/watch.js");
 const SCRIPT_DOM: &str = include_str!("page/dom.js");
 const STYLE: &str = include_str!("page/style.css");
 const ICON: &str = include_str!("page/icon.svg");
@@ -32,6 +34,8 @@ pub(super) fn router() -> Router {
     Router::new()
         .route("/ui/app.js", get(|| async { file(SCRIPT_TYPE, SCRIPT) }))
         .route("/ui/names.js", get(|| async { file(SCRIPT_TYPE, SCRIPT_NAMES) }))
+        .route("/ui/search.js", get(|| async { file(SCRIPT_TYPE, SCRIPT_SEARCH) }))
+        .route("/ui/watch.js", get(|| async { file(SCRIPT_TYPE, SCRIPT_WATCH) }))
         .route("/ui/dom.js", get(|| async { file(SCRIPT_TYPE, SCRIPT_DOM) }))
         .route("/ui/style.css", get(|| async { file("text/css; charset=utf-8", STYLE) }))
         .route("/ui/icon.svg", get(|| async { file("image/svg+xml", ICON) }))

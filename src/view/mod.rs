@@ -17,6 +17,7 @@ pub mod hub;
 pub mod list;
 pub mod names;
 pub mod resolve;
+pub mod search;
 pub mod snapshot;
 pub mod survey;
 pub mod surveyor;

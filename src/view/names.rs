@@ -1,22 +1,30 @@
-//! Logical ids, the worst first, filtered, a page at a time.
+//! Logical ids, the worst first, searched, a page at a time.
 //!
 //! The names in trouble come from the last survey, kind by kind; then every other name in order, walked in the snapshot;
 //! last those that all have left. A page ends at a place that stays valid whatever changes in between.
+//!
+//! What is asked for by its whole name or id is looked up and comes first, so that it is found at once among a million.
+//! Everything else is found by looking: at most [`EXAMINED_MAX`] for one page, and the next page goes on from there, so
+//! that a search that finds little costs no caller more than another, and is still complete at its end.
+
+use std::sync::Arc;
 
 use super::{
-    Snapshot,
+    Entry, Snapshot,
+    search::{Found, Search},
     survey::{Moment, NameState, NameSummary, Survey},
 };
-use crate::model::LogicalId;
+use crate::model::{Epoch, LogicalId};
 
-/// Most names looked at for one page: a filter that finds little ends its page early instead of holding a thread.
+/// Most names and instances looked at for one page: a search that finds little ends its page early instead of holding a
+/// thread.
 pub const EXAMINED_MAX: usize = 20_000;
 
 /// Which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameFilter {
-    /// Those that contain this, whatever the case; empty means all.
-    pub text: String,
+    /// Those that it finds.
+    pub search: Search,
     /// Those in this state.
     pub state: Option<NameState>,
 }
@@ -30,11 +38,22 @@ pub struct Place {
     pub logical_id: LogicalId,
 }
 
+/// One name of a page.
+#[derive(Clone, Debug)]
+pub struct NameRow {
+    /// The name.
+    pub logical_id: LogicalId,
+    /// How it is doing.
+    pub summary: NameSummary,
+    /// What was found of it, if that is not its name.
+    pub found: Option<(Found, Arc<Entry>)>,
+}
+
 /// One page.
 #[derive(Debug, Default)]
 pub struct NamesPage {
     /// The names.
-    pub rows: Vec<(LogicalId, NameSummary)>,
+    pub rows: Vec<NameRow>,
     /// Where it ended, if more may follow.
     pub next: Option<Place>,
 }
@@ -49,45 +68,124 @@ pub fn names(
     size: usize,
     now: Moment,
 ) -> NamesPage {
-    let mut page = NamesPage::default();
-    let Some(cluster) = snapshot.cluster() else { return page };
-    let text = filter.text.to_lowercase();
-    let first = after.map_or(NameState::Unserved, |place| place.state);
-    let states = NameState::ALL.into_iter().filter(|state| *state >= first);
-    let mut examined = 0;
-    for state in states.filter(|state| filter.state.is_none_or(|wanted| wanted == *state)) {
-        let after = after.filter(|place| place.state == state).map(|place| &place.logical_id);
-        for logical_id in section(snapshot, survey, state, after) {
-            let place = || Some(Place { state, logical_id: logical_id.clone() });
-            if text.is_empty() || logical_id.as_str().to_lowercase().contains(&text) {
-                // Who has gone since the survey is left out.
-                if let Some(name) = snapshot.name(logical_id.as_str()) {
-                    let summary = survey.summary(logical_id, name, cluster.epoch, now);
-                    page.rows.push((logical_id.clone(), summary));
-                }
-            }
-            examined += 1;
-            if page.rows.len() == size || examined == EXAMINED_MAX {
-                page.next = place();
-                return page;
-            }
-        }
-    }
-    page
+    let Some(cluster) = snapshot.cluster() else { return NamesPage::default() };
+    Walk { snapshot, survey, filter, epoch: cluster.epoch, now }.page(after, size)
 }
 
-/// The names of one state after a name, in order.
-fn section<'a>(
+/// The names among `wanted` that are on record, in that order.
+#[must_use]
+pub fn named<'a>(
+    snapshot: &Snapshot,
+    survey: &Survey,
+    wanted: impl Iterator<Item = &'a str>,
+    now: Moment,
+) -> Vec<NameRow> {
+    let Some(cluster) = snapshot.cluster() else { return Vec::new() };
+    let filter = NameFilter::default();
+    let walk = Walk { snapshot, survey, filter: &filter, epoch: cluster.epoch, now };
+    wanted.filter_map(|name| walk.row(&LogicalId::from_record(name), None)).collect()
+}
+
+/// One walk over the names.
+struct Walk<'a> {
     snapshot: &'a Snapshot,
     survey: &'a Survey,
-    state: NameState,
-    after: Option<&'a LogicalId>,
-) -> Box<dyn Iterator<Item = &'a LogicalId> + 'a> {
-    if state == NameState::Served {
-        let names = snapshot.names_from(after.map_or("", LogicalId::as_str)).map(|(logical_id, _)| logical_id);
-        return Box::new(names.filter(move |name| Some(*name) != after && !survey.lists(name)));
+    filter: &'a NameFilter,
+    epoch: Epoch,
+    now: Moment,
+}
+
+impl Walk<'_> {
+    fn page(&self, after: Option<&Place>, size: usize) -> NamesPage {
+        let exact = self.exact();
+        let mut page = NamesPage::default();
+        if after.is_none() {
+            page.rows.extend(exact.clone());
+        }
+        if page.rows.len() == size {
+            page.next = Some(Place { state: NameState::Unserved, logical_id: LogicalId::from_record("") });
+            return page;
+        }
+        let first = after.map_or(NameState::Unserved, |place| place.state);
+        let mut examined = 0;
+        for state in NameState::ALL.into_iter().filter(|state| *state >= first && self.walks(*state)) {
+            let after = after.filter(|place| place.state == state).map(|place| &place.logical_id);
+            for logical_id in self.section(state, after) {
+                if exact.as_ref().is_none_or(|exact| exact.logical_id != *logical_id) {
+                    page.rows.extend(self.examine(state, logical_id, &mut examined));
+                }
+                examined += 1;
+                if page.rows.len() == size || examined >= EXAMINED_MAX {
+                    page.next = Some(Place { state, logical_id: logical_id.clone() });
+                    return page;
+                }
+            }
+        }
+        page
     }
-    let listed = survey.listed(state);
-    let from = after.map_or(0, |after| listed.partition_point(|name| name <= after));
-    Box::new(listed.iter().skip(from))
+
+    /// The name that is asked for by its whole name, or by the whole id of an instance of it.
+    fn exact(&self) -> Option<NameRow> {
+        let of_id = || self.filter.search.instance_id().and_then(|id| self.snapshot.instance(id));
+        let row = match self.row(&LogicalId::from_record(self.filter.search.text()), None) {
+            Some(row) => row,
+            None => of_id()
+                .and_then(|entry| self.row(&entry.instance.logical_id, Some((Found::InstanceId, Arc::clone(entry)))))?,
+        };
+        self.is_wanted(&row).then_some(row)
+    }
+
+    /// Whether names of the filter may be in the section of a state. Of each state the survey lists so many and no more;
+    /// the others are among those that it does not list.
+    fn walks(&self, section: NameState) -> bool {
+        let is_cut = |state| self.survey.count(state) > self.survey.listed(state).len() as u64;
+        match self.filter.state {
+            None => true,
+            Some(state) => state == section || section == NameState::Served && is_cut(state),
+        }
+    }
+
+    /// The row of a name, if it is one of those asked for. Adds to `examined` what that costs beyond the name.
+    fn examine(&self, section: NameState, logical_id: &LogicalId, examined: &mut usize) -> Option<NameRow> {
+        let found = if self.filter.search.finds_name(logical_id) {
+            None
+        } else {
+            // Whoever has gone since the survey is left out.
+            let name = self.snapshot.name(logical_id.as_str()).filter(|_| self.filter.search.is_for_instances())?;
+            *examined += name.all.len();
+            let members = name.alive.iter().chain(&name.all);
+            Some(members.into_iter().find_map(|entry| Some((self.filter.search.finds(entry)?, Arc::clone(entry))))?)
+        };
+        let row = self.row(logical_id, found)?;
+        if section == NameState::Served && self.filter.state.is_some() {
+            *examined += usize::try_from(row.summary.dead + row.summary.alive).unwrap_or(usize::MAX);
+            return self.is_wanted(&row).then_some(row);
+        }
+        Some(row)
+    }
+
+    fn is_wanted(&self, row: &NameRow) -> bool {
+        self.filter.state.is_none_or(|state| row.summary.state == state)
+    }
+
+    fn row(&self, logical_id: &LogicalId, found: Option<(Found, Arc<Entry>)>) -> Option<NameRow> {
+        let name = self.snapshot.name(logical_id.as_str())?;
+        let summary = self.survey.summary(logical_id, name, self.epoch, self.now);
+        Some(NameRow { logical_id: logical_id.clone(), summary, found })
+    }
+
+    /// The names of one state after a name, in order.
+    fn section<'s>(
+        &'s self,
+        state: NameState,
+        after: Option<&'s LogicalId>,
+    ) -> Box<dyn Iterator<Item = &'s LogicalId> + 's> {
+        if state == NameState::Served {
+            let names = self.snapshot.logical_ids_from(after.map_or("", LogicalId::as_str));
+            return Box::new(names.filter(move |name| Some(*name) != after && !self.survey.lists(name)));
+        }
+        let listed = self.survey.listed(state);
+        let from = after.map_or(0, |after| listed.partition_point(|name| name <= after));
+        Box::new(listed.iter().skip(from))
+    }
 }

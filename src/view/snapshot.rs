@@ -72,6 +72,12 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Logical ids on record.
+    #[must_use]
+    pub const fn names(&self) -> u64 {
+        self.logical_ids_live + self.logical_ids_unserved
+    }
+
     fn of(&mut self, status: InstanceStatus) -> &mut u64 {
         match status {
             InstanceStatus::Starting => &mut self.starting,
@@ -140,9 +146,13 @@ impl Snapshot {
     }
 
     /// All logical ids from `first` on, in order.
+    pub fn logical_ids_from(&self, first: &str) -> impl Iterator<Item = &LogicalId> {
+        self.names.range(LogicalId::from_record(first)..)
+    }
+
+    /// All logical ids from `first` on, in order, with their instances.
     pub fn names_from(&self, first: &str) -> impl Iterator<Item = (&LogicalId, &Arc<Name>)> {
-        let names = self.names.range(LogicalId::from_record(first)..);
-        names.filter_map(|logical_id| self.by_name.get_key_value(logical_id))
+        self.logical_ids_from(first).filter_map(|logical_id| self.by_name.get_key_value(logical_id))
     }
 
     /// Instances that changed after a revision, by revision.

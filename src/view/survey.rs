@@ -126,6 +126,8 @@ pub struct Survey {
     pub beats_expected_milli: u64,
     /// Of these, what those owe that beat at this daemon.
     pub beats_expected_here_milli: u64,
+    /// The longest TTL of those that beat at this daemon.
+    pub longest_ttl_here: Duration,
     /// The instances that changed last, the latest first.
     pub latest: Vec<Arc<Entry>>,
     /// Changes up to this revision are not among the latest.
@@ -194,6 +196,7 @@ impl Survey {
             self.beats_expected_milli += owed;
             if lease.beats_here() {
                 self.beats_expected_here_milli += owed;
+                self.longest_ttl_here = self.longest_ttl_here.max(lease.ttl().as_duration());
             }
         }
         if entry.instance.revision > self.floor {

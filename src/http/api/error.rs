@@ -2,10 +2,7 @@
 //! reasons of gRPC.
 
 use axum::{
-    http::{
-        StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
-    },
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -26,6 +23,13 @@ impl ApiError {
     #[must_use]
     pub fn new(status: StatusCode, reason: &'static str, message: String) -> Self {
         Self { status, reason, field: None, message }
+    }
+
+    /// A fault in the program, which the log has.
+    #[must_use]
+    pub fn fault(what: &str, error: &tokio::task::JoinError) -> Self {
+        tracing::error!(%error, what, "an answer failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the daemon's log has the cause".to_owned())
     }
 
     /// The registry is not loaded yet.
@@ -49,7 +53,6 @@ impl IntoResponse for ApiError {
         if let (Some(field), Some(error)) = (self.field, error.as_object_mut()) {
             error.insert("field".to_owned(), field.into());
         }
-        let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
-        (self.status, headers, json!({"error": error}).to_string()).into_response()
+        (self.status, [(CONTENT_TYPE, "application/json")], json!({"error": error}).to_string()).into_response()
     }
 }

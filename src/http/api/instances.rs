@@ -106,7 +106,8 @@ pub(super) async fn explain(State(board): State<Board>, RawQuery(raw): RawQuery)
     let chosen = explained.first().filter(|first| matches!(first.standing, Standing::Chosen { .. }));
     let rows = explained.iter().take(limit).filter_map(|it| {
         let entry = entries.get(&it.instance_id)?;
-        Some(row(it, instance(&board, entry, epoch, now.now_ms)))
+        let silent_for = value::silent_for(&entry.lease, now.now_ms);
+        Some(row(it, instance(&board, entry, epoch, now.now_ms), silent_for))
     });
     let body = json!({
         "logicalId": logical_id,
@@ -148,7 +149,7 @@ fn candidate(entry: &Entry, epoch: Epoch, now_ms: u64) -> Candidate {
     }
 }
 
-fn row(explained: &Explained, instance: Value) -> Value {
+fn row(explained: &Explained, instance: Value, silent_for: Value) -> Value {
     let by = match explained.standing {
         Standing::Outranked { by, .. } => Some(by.to_string()),
         _ => None,
@@ -159,6 +160,7 @@ fn row(explained: &Explained, instance: Value) -> Value {
         "because": explained.standing.because(),
         "by": by,
         "why": explained.to_string(),
+        "silentFor": silent_for,
         "instance": instance,
     })
 }

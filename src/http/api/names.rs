@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{ApiError, instance, json, limit, value};
+use super::{ApiError, ROWS_MAX, instance, json, limit, value};
 use crate::{
     http::{board::Board, query::Query},
     model::{
@@ -17,20 +17,31 @@ use crate::{
     },
     view::{
         Entry,
-        names::{NameFilter, Place, names as page},
-        survey::{Moment, NameState, NameSummary},
+        names::{NameFilter, NameRow, NamesPage, Place, named, names as page},
+        search::{Found, Search},
+        survey::{Moment, NameState},
     },
 };
 
-/// `GET /api/v1/names?filter=&state=&limit=&after=`.
+/// `GET /api/v1/names?search=&filter=&state=&limit=&after=`, or `GET /api/v1/names?name=`.
 pub(super) async fn names(State(board): State<Board>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
-    let query = Query::read(raw.as_deref(), &["filter", "state", "limit", "after"])?;
-    let (filter, limit, after) = (filter(&query)?, limit(&query)?, place(query.text("after")?)?);
+    let query = Query::read(raw.as_deref(), &["name", "search", "filter", "state", "limit", "after"])?;
+    let asked = asked(&query)?;
     let survey = Arc::clone(&board.summary().await?.survey);
     let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.moment());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
-    let page = page(&snapshot, &survey, &filter, after.as_ref(), limit, now);
-    let rows: Vec<Value> = page.rows.iter().map(|(name, summary)| row(name, summary, epoch, now)).collect();
+    let page = match asked {
+        Asked::Named(names) => {
+            NamesPage { rows: named(&snapshot, &survey, names.iter().map(String::as_str), now), next: None }
+        }
+        Asked::Page { filter, limit, after } => {
+            let (snapshot, survey) = (Arc::clone(&snapshot), Arc::clone(&survey));
+            // Away from the threads that answer callers: a search looks at much, and a name may have many instances.
+            let search = move || page(&snapshot, &survey, &filter, after.as_ref(), limit, now);
+            tokio::task::spawn_blocking(search).await.map_err(|error| ApiError::fault("a search", &error))?
+        }
+    };
+    let rows: Vec<Value> = page.rows.iter().map(|found| row(found, epoch, now)).collect();
     let body = json!({
         "names": rows,
         "next": page.next.map_or(String::new(), |place| format!("{}:{}", place.state.as_str(), place.logical_id)),
@@ -40,9 +51,42 @@ pub(super) async fn names(State(board): State<Board>, RawQuery(raw): RawQuery) -
     Ok(json(body.to_string()))
 }
 
+/// What is asked for.
+enum Asked {
+    /// These names.
+    Named(Vec<String>),
+    /// A page of those that a filter finds.
+    Page { filter: NameFilter, limit: usize, after: Option<Place> },
+}
+
+fn asked(query: &Query) -> Result<Asked, InvalidInput> {
+    let names: Vec<String> = query.all("name").map(str::to_owned).collect();
+    if names.is_empty() {
+        let (filter, limit, after) = (filter(query)?, limit(query)?, place(query.text("after")?)?);
+        return Ok(Asked::Page { filter, limit, after });
+    }
+    for other in ["search", "filter", "state", "limit", "after"] {
+        if query.all(other).next().is_some() {
+            return invalid(other, "is given together with name; give one of them");
+        }
+    }
+    for name in &names {
+        input::required_text("name", name, LOGICAL_ID_MAX_BYTES)?;
+    }
+    if names.len() > ROWS_MAX {
+        return invalid("name", format!("is given {} times; give it at most {ROWS_MAX} times", names.len()));
+    }
+    Ok(Asked::Named(names))
+}
+
 fn filter(query: &Query) -> Result<NameFilter, InvalidInput> {
-    let text = query.text("filter")?;
-    input::plain_text("filter", text, LOGICAL_ID_MAX_BYTES)?;
+    let (text, filter) = (query.text("search")?, query.text("filter")?);
+    input::plain_text("search", text, LOGICAL_ID_MAX_BYTES)?;
+    input::plain_text("filter", filter, LOGICAL_ID_MAX_BYTES)?;
+    if !text.is_empty() && !filter.is_empty() {
+        return invalid("filter", "is given together with search; give one of them");
+    }
+    let search = if text.is_empty() { Search::names(filter) } else { Search::everything(text) };
     let state = match query.text("state")? {
         "" => None,
         word => match NameState::from_word(word) {
@@ -53,7 +97,7 @@ fn filter(query: &Query) -> Result<NameFilter, InvalidInput> {
             }
         },
     };
-    Ok(NameFilter { text: text.to_owned(), state })
+    Ok(NameFilter { search, state })
 }
 
 fn place(text: &str) -> Result<Option<Place>, InvalidInput> {
@@ -69,9 +113,11 @@ fn place(text: &str) -> Result<Option<Place>, InvalidInput> {
     }
 }
 
-fn row(name: &LogicalId, summary: &NameSummary, epoch: Epoch, now: Moment) -> Value {
+fn row(row: &NameRow, epoch: Epoch, now: Moment) -> Value {
+    let summary = &row.summary;
     json!({
-        "logicalId": name.as_str(),
+        "logicalId": row.logical_id.as_str(),
+        "found": row.found.as_ref().map(|(found, entry)| found_json(*found, entry)),
         "state": summary.state.as_str(),
         "alive": summary.alive,
         "suspect": summary.suspect,
@@ -85,6 +131,17 @@ fn row(name: &LogicalId, summary: &NameSummary, epoch: Epoch, now: Moment) -> Va
     })
 }
 
+/// What a search found, if not the name: of which instance, which field, and its value.
+fn found_json(found: Found, entry: &Entry) -> Value {
+    let instance = &entry.instance;
+    let value = match found {
+        Found::Node => instance.node_id.as_deref().unwrap_or_default().to_owned(),
+        Found::Address => instance.ip_address.map(|ip| ip.to_string()).unwrap_or_default(),
+        Found::InstanceId => instance.instance_id.to_string(),
+    };
+    json!({"field": found.as_str(), "value": value, "instanceId": instance.instance_id.to_string()})
+}
+
 fn best(entry: &Entry, now: Moment) -> Value {
     let (instance, lease) = (&entry.instance, &entry.lease);
     json!({
@@ -94,6 +151,7 @@ fn best(entry: &Entry, now: Moment) -> Value {
         "nodeId": instance.node_id.as_deref().unwrap_or_default(),
         "ttl": value::duration(instance.ttl.as_duration()),
         "leaseRemaining": value::duration(std::time::Duration::from_millis(lease.remaining_ms(now.now_ms))),
+        "silentFor": value::silent_for(lease, now.now_ms),
         "suspect": lease.is_suspect(now.now_ms),
     })
 }

@@ -9,7 +9,7 @@ use super::{
     value::{duration, long, time},
 };
 use crate::{
-    http::board::Sources,
+    http::{beats::Beats, board::Sources},
     model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
     status::{Code, Facts, Problem, daemon_state, judge},
     view::{
@@ -21,10 +21,10 @@ use crate::{
 /// Most unserved names that the summary tells.
 const UNSERVED_MAX: usize = 10;
 
-/// The summary as JSON. `beats` are those accepted per second.
+/// The summary as JSON.
 pub(crate) fn render(
     sources: &Sources,
-    beats: Option<f64>,
+    beats: Beats,
     survey: &Survey,
     epoch: Option<&EpochRecord>,
     now: Moment,
@@ -63,9 +63,10 @@ pub(crate) fn render(
         "unserved": unserved.collect::<Vec<_>>(),
         "deathsLately": deaths(survey),
         "beats": {
-            "received": beats.map(round),
+            "received": beats.per_second.map(round),
             "expectedHere": per_second(survey.beats_expected_here_milli),
             "expected": per_second(survey.beats_expected_milli),
+            "late": beats.late,
         },
         "latest": latest(view, survey, epoch),
         "surveyAge": duration(Duration::from_millis(now.now_ms.saturating_sub(survey.taken_ms))),

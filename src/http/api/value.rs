@@ -5,6 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
+use crate::model::Lease;
+
 /// `1s`, `0.200s`: to the millisecond.
 #[must_use]
 pub fn duration(duration: Duration) -> Value {
@@ -13,6 +15,12 @@ pub fn duration(duration: Duration) -> Value {
         (seconds, 0) => format!("{seconds}s"),
         (seconds, millis) => format!("{seconds}.{millis:03}s"),
     })
+}
+
+/// How long ago an instance was last heard of. Unlike what remains of its lease, this goes on when that has ended.
+#[must_use]
+pub fn silent_for(lease: &Lease, now_ms: u64) -> Value {
+    duration(Duration::from_millis(now_ms.saturating_sub(lease.heard_ms())))
 }
 
 /// `2026-01-02T03:04:05.678Z`.

@@ -1,27 +1,38 @@
 // The status page: asks the daemon, and shows what it says. It changes nothing: there is no request but GET.
 //
-// A summary arrives every second as a server-sent event. With each one the names on show are asked for again, and the
-// instances of those that are open. What is chosen (filter, state, open names) stands in the URL, so that a link shows
-// the same to somebody else.
+// With each summary the names on show are asked for again, and the instances of those that are open. What is chosen (search,
+// state, open names) stands in the URL, so that a link shows the same elsewhere.
 
 import { age, command, count, freeze, h, millis, quote, sync, tick, write } from "./dom.js";
 import { STATES, name, reason, since, word } from "./names.js";
+import { get, missing, search } from "./search.js";
+import { watch } from "./watch.js";
 
 const OPEN_MAX = 5;
 const SILENT_MS = 4000;
+const ROWS = 100;
+const ROWS_MAX = 500;
+const REST_MAX = 30000;
 const $ = (id) => document.getElementById(id);
 
-const chosen = { text: "", state: "", open: [], limit: 100 };
+const chosen = { text: "", state: "", open: [], limit: ROWS };
 let summary = null;
 let heard = performance.now();
 let paused = false;
-let source = null;
 let asking = null;
+let answered = "";
+let restUntil = 0;
+/** The name that a link leads to, until it has been scrolled to. */
+let sought = null;
+/** The name that a link led to. */
+let marked = null;
 
 const page = {
   now: () => summary.now,
   isOpen: (id) => chosen.open.includes(id),
+  isMarked: (id) => marked === id,
   toggle(id) {
+    if (marked === id) marked = null;
     chosen.open = page.isOpen(id) ? chosen.open.filter((other) => other !== id) : [...chosen.open, id].slice(-OPEN_MAX);
     remember();
     askNames();
@@ -42,6 +53,7 @@ function recall() {
   chosen.state = url.get("state") in STATES ? url.get("state") : "";
   chosen.open = url.getAll("open").slice(-OPEN_MAX);
   $("text").value = chosen.text;
+  sought = marked = chosen.open.at(-1) ?? null;
 }
 
 function remember() {
@@ -55,30 +67,34 @@ function remember() {
 
 // ---- Asking ----
 
-async function get(path, params, signal) {
-  const answer = await fetch(`/api/v1/${path}?${new URLSearchParams(params)}`, { signal });
-  return answer.json();
-}
-
+/** Asks for the names on show. A search through very many takes its time, and is then repeated less often. */
 async function askNames() {
   asking?.abort();
   const mine = (asking = new AbortController());
-  const params = { limit: chosen.limit };
-  if (chosen.text) params.filter = chosen.text;
-  if (chosen.state) params.state = chosen.state;
+  const began = performance.now();
+  const question = JSON.stringify([chosen.text, chosen.state, chosen.limit]);
+  // What is on show stays there while the same is asked for again.
+  const progress = (found) => question !== answered && showNames(found, true);
   try {
-    const [names, ...answers] = await Promise.all([
-      get("names", params, mine.signal),
-      ...chosen.open.map((id) => get("explain", { name: id }, mine.signal)),
-    ]);
-    showNames(names);
-    const bodies = new Map([...$("names").querySelectorAll("tbody")].map((body) => [body.dataset.key, body]));
-    chosen.open.forEach((id, at) => answers[at] && bodies.get(`name ${id}`)?.explain(answers[at]));
+    const found = await search(chosen, mine.signal, progress);
+    const others = found.error ? [] : await missing(chosen.open, found.names, mine.signal);
+    const known = new Set([...(found.names ?? []), ...others].map((row) => row.logicalId));
+    // Under a search or a state only what it finds is listed, whatever is open besides.
+    if (!chosen.text && !chosen.state) found.names?.unshift(...others);
+    answered = question;
+    showNames(found, false);
+    if (found.error) return;
+    const open = found.names.map((row) => row.logicalId).filter(page.isOpen);
+    showOpen(open, await Promise.all(open.map((id) => get("explain", { name: id }, mine.signal))));
+    showUnknown(chosen.open.filter((id) => !known.has(id)));
   } catch (error) {
     // Another question took its place, or the daemon is away, which the watch below tells.
     if (error.name !== "AbortError") console.info(error.message);
   } finally {
-    if (asking === mine) asking = null;
+    if (asking === mine) {
+      asking = null;
+      restUntil = performance.now() + Math.min(10 * (performance.now() - began), REST_MAX);
+    }
   }
 }
 
@@ -87,20 +103,10 @@ function receive(next) {
   heard = performance.now();
   summary = next;
   showSummary();
-  if (!asking) askNames();
+  if (!asking && !document.hidden && heard >= restUntil) askNames();
 }
 
-function connect() {
-  source?.close();
-  source = new EventSource("/api/v1/events");
-  source.addEventListener("summary", (event) => receive(JSON.parse(event.data)));
-  source.addEventListener("error", async () => {
-    if (source.readyState !== EventSource.CLOSED || paused) return;
-    // Refused: all places may be taken. Ask once, and try again in a while.
-    setTimeout(() => paused || connect(), 3000);
-    await get("summary", {}).then(receive, () => {});
-  });
-}
+const summaries = watch(receive);
 
 // ---- Showing ----
 
@@ -114,7 +120,7 @@ function showVerdict() {
   const { alive, logicalIdsLive: served } = summary.counts;
   const serving = `${count(alive)} ${alive === 1 ? "instance serves" : "instances serve"} ${count(served)} ${served === 1 ? "logical id" : "logical ids"}`;
   write($("verdict"), `${HEADLINE[summary.severity]}: ${brief || serving}.`);
-  document.title = { critical: "✖ musterd", warning: "! musterd" }[summary.severity] ?? "musterd";
+  document.title = `${{ critical: "✖ ", warning: "! " }[summary.severity] ?? ""}musterd ${location.host}`;
   const numbered = problems.map((it, at, all) => ({ ...it, number: all.slice(0, at).filter((other) => other.code === it.code).length }));
   sync($("problems"), numbered, (it) => `${it.code} ${it.cause} ${it.number}`, problem);
 }
@@ -158,7 +164,6 @@ function fact([key, title]) {
 function facts() {
   const { counts, names, deathsLately: deaths, beats, cluster, hold, brake } = summary;
   const away = summary.problems.some((problem) => problem.code === "database_away");
-  const late = beats.received !== null && beats.expectedHere > 1 && beats.received < beats.expectedHere * 0.8;
   const reaped = summary.lastReapAge ? `reaper looked ${age(millis(summary.lastReapAge))} ago` : null;
   const expiry = { running: "running", held: "on hold", paced: "slowed", protected: "stopped", unknown: "unknown" }[summary.expiry];
   const overdue = brake ? `${count(brake.overdue)} of ${count(brake.live)} overdue` : null;
@@ -169,7 +174,7 @@ function facts() {
     ["alive", "Alive", count(counts.alive), [`${count(counts.suspect)} suspect`, `${count(counts.starting)} starting, ${count(counts.draining)} draining`], counts.suspect ? "warning" : ""],
     ["names", "Unserved", count(names.unserved), [summary.unserved.slice(0, 3).join(", ") + (names.unserved > 3 ? ", …" : ""), `${count(counts.logicalIdsLive)} served`], severity("unserved")],
     ["dead", "Died in 10 min", count(deaths.total), dead.map((key) => `${count(deaths[key])} ${key.replace("_", " ")}`), deaths.stale ? "warning" : ""],
-    ["beats", "Beats/s here", beats.received === null ? "…" : count(beats.received), [`${count(beats.expectedHere)} expected here`, `${count(beats.expected)} on all daemons`], late ? "warning" : ""],
+    ["beats", "Beats/s here", beats.received === null ? "…" : count(beats.received), [`${count(beats.expectedHere)} expected here`, `${count(beats.expected)} on all daemons`], beats.late ? "warning" : ""],
     ["expiry", "Expiry", expiry, [why, reaped], summary.expiry === "unknown" ? "warning" : severity("hold", "brake_pace", "brake_protect", "reaper_failing", "reaper_late")],
     ["database", "PostgreSQL", away ? "away" : "answers", [`confirmed ${age(millis(summary.staleFor))} ago`, summary.databaseLatency ? `a save takes ${Math.max(1, Math.round(millis(summary.databaseLatency)))} ms` : null, millis(summary.flushLag) ? `saving beats is ${age(millis(summary.flushLag))} late` : "beats are saved"], severity("database_away", "database_slow", "beats_not_saved")],
     ["epoch", "Epoch", cluster ? `no. ${cluster.epochNumber}` : "…", [epochAge, cluster?.epochReason, cluster ? `revision ${count(cluster.revision)}` : null], ""],
@@ -218,8 +223,7 @@ function showSummary() {
   sync($("facts"), facts(), ([key]) => key, fact);
   sync($("daemons"), summary.daemons, (it) => it.daemonId + it.state, daemon);
   sync($("latest"), summary.latest, (it) => `${it.revision} ${it.instanceId}`, change);
-  const all = Object.values(summary.names).reduce((sum, number) => sum + number, 0);
-  sync($("states"), [["", "all", all], ...Object.entries(STATES).map(([state, text]) => [state, text, summary.names[state]])], ([state]) => state, ([state, text]) => {
+  sync($("states"), [["", "all", totalOf("")], ...Object.entries(STATES).map(([state, text]) => [state, text, summary.names[state]])], ([state]) => state, ([state, text]) => {
     const number = h("span", { class: "number" });
     const button = h("button", { type: "button", "data-state": state, click: () => { chosen.state = chosen.state === state ? "" : state; remember(); showSummary(); askNames(); } }, `${text} `, number);
     button.update = ([, , total]) => {
@@ -230,25 +234,58 @@ function showSummary() {
     return button;
   });
   const filtered = chosen.text ? `list --all-statuses | grep -F -- ${quote(chosen.text)}` : "list --all-statuses";
-  for (const [place, words] of [["names-command", filtered], ["latest-command", "watch"], ["daemons-command", "status"]]) {
+  const first = "run --logical-id my_service --port 8000 -- sleep 600";
+  for (const [place, words] of [["names-command", filtered], ["latest-command", "watch"], ["daemons-command", "status"], ["empty-command", first]]) {
     if (!$(place).firstChild) $(place).append(command(""));
     $(place).firstChild.update(page.cli(words));
   }
   write($("about"), `musterd ${summary.version} at ${summary.grpcAddress}. Names were last looked over ${age(millis(summary.surveyAge))} ago.`);
 }
 
-function showNames(answer) {
+/** Shows what was found. While a search goes on, more may follow at once, and "none" would be too early to say. */
+function showNames(answer, goesOn) {
   if (answer.error) return showEmpty(answer.error.message);
   sync($("names").querySelector("table"), [null, ...answer.names], (row) => (row ? `name ${row.logicalId}` : "head"), (row) => name(row, page));
-  $("more").hidden = !answer.next || chosen.limit >= 500;
   const shown = count(answer.names.length);
-  write($("names-note"), answer.next ? `the first ${shown}, the worst first` : `${shown}, the worst first`);
-  const nothing = chosen.text || chosen.state ? "No logical id matches." : "Nobody has registered yet. Try: musterd run --logical-id my_service --port 8000 -- sleep 600";
-  showEmpty(answer.names.length ? "" : nothing);
+  const total = summary && !chosen.text ? totalOf(chosen.state) : null;
+  const of = answer.next && total !== null ? `${shown} of ${count(total)}` : shown;
+  const is = chosen.text ? (answer.next ? "the first that match" : "all that match") : "the worst first";
+  write($("names-note"), goesOn ? `searching; ${shown} so far` : `${of}, ${is}`);
+  const isAtLimit = chosen.limit >= ROWS_MAX;
+  $("more").hidden = goesOn || !answer.next || isAtLimit;
+  $("rest").hidden = goesOn || !answer.next || !isAtLimit;
+  const part = total === null ? `The first ${shown} that match are shown.` : `${of} are shown.`;
+  write($("rest"), `${part} To see others, search for a name, a node, an address or an instance id, or choose a state; the command above lists all.`);
+  const isFiltered = chosen.text || chosen.state;
+  const nothing = isFiltered ? `No ${chosen.text ? "logical id, node, address or instance id" : "logical id"} matches.` : "No instance has registered yet. Try:";
+  showEmpty(answer.names.length || goesOn ? "" : nothing);
+  $("empty-command").hidden = Boolean(isFiltered);
+}
+
+function totalOf(state) {
+  return Object.entries(summary.names).reduce((sum, [key, number]) => sum + (!state || key === state ? number : 0), 0);
+}
+
+/** Shows the instances of the names that are open, and goes to the one that a link leads to. */
+function showOpen(open, answers) {
+  const bodies = new Map([...$("names").querySelectorAll("tbody")].map((body) => [body.dataset.key, body]));
+  open.forEach((id, at) => {
+    const body = bodies.get(`name ${id}`);
+    body?.explain(answers[at]);
+    if (!body || id !== sought) return;
+    sought = null;
+    body.scrollIntoView({ block: "center" });
+  });
+}
+
+/** Says which of the names that a link asks for are not on record. */
+function showUnknown(ids) {
+  if (ids.includes(sought)) sought = null;
+  sync($("unknown"), ids, (id) => id, (id) => h("li", { class: "banner" }, h("span", null, "No instance of ", h("bdi", null, id), " is on record."), h("button", { type: "button", click: () => page.toggle(id) }, "Dismiss")));
 }
 
 function showEmpty(text) {
-  write($("empty"), text);
+  write($("empty-text"), text);
   $("empty").hidden = !text;
 }
 
@@ -259,18 +296,18 @@ $("pause").addEventListener("click", () => {
   freeze(paused);
   $("pause").setAttribute("aria-pressed", String(paused));
   write($("pause"), paused ? "Resume" : "Pause");
-  if (paused) source?.close();
-  else connect();
+  if (paused) summaries.stop();
+  else summaries.start();
 });
 $("filter").addEventListener("submit", (event) => event.preventDefault());
 $("text").addEventListener("input", () => {
   chosen.text = $("text").value;
-  chosen.limit = 100;
+  chosen.limit = ROWS;
   remember();
   askNames();
 });
 $("more").addEventListener("click", () => {
-  chosen.limit = 500;
+  chosen.limit = ROWS_MAX;
   askNames();
 });
 addEventListener("keydown", (event) => {
@@ -279,10 +316,12 @@ addEventListener("keydown", (event) => {
   $("text").focus();
 });
 addEventListener("popstate", () => (recall(), askNames()));
+// What is not seen is not asked for; the time in between is nobody's silence.
+document.addEventListener("visibilitychange", () => (heard = performance.now()));
 
 setInterval(() => {
   const silent = performance.now() - heard;
-  const lost = !paused && silent > SILENT_MS;
+  const lost = !paused && !document.hidden && silent > SILENT_MS;
   const live = paused ? "paused" : lost ? "lost" : summary ? "live" : "connecting";
   $("live").dataset.live = document.body.dataset.live = live;
   write($("live"), live);
@@ -294,4 +333,4 @@ setInterval(() => {
 }, 500);
 
 recall();
-connect();
+summaries.start();

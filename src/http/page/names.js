@@ -20,6 +20,9 @@ const DEATHS = {
   unspecified: "reason not on record",
 };
 
+/** What a search found of an instance, by the field it stands in. */
+const FOUND = { nodeId: "instance on", ipAddress: "instance at", instanceId: "instance" };
+
 /** The word of an enum of the protocol. */
 export function word(name) {
   return name.replace(/^(INSTANCE_STATUS|DEATH_REASON|BRAKE_MODE)_/, "").toLowerCase();
@@ -43,14 +46,14 @@ export function address(instance) {
   return instance.port ? `${host}:${instance.port}` : host;
 }
 
-/** The age of the last beat beside the TTL, ticking. */
+/** The age of the last beat beside the TTL, ticking. `silentFor` is that age, which outlasts the lease. */
 function beat() {
   const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("span"));
   const text = h("span", { class: "number" });
   const element = h("span", { class: "beat" }, bar, text);
-  element.update = (instance) => {
-    const ttl = millis(instance.ttl);
-    tick(element, ttl - millis(instance.leaseRemaining), (ms) => {
+  element.update = ({ ttl: lease, silentFor }) => {
+    const ttl = millis(lease);
+    tick(element, millis(silentFor), (ms) => {
       const share = Math.min(ms / ttl, 1);
       bar.firstChild.style.inlineSize = `${share * 100}%`;
       // A beat is due after a third of the TTL, and two of them are overdue after two thirds.
@@ -76,19 +79,26 @@ export function name(row, page) {
   const id = row.logicalId;
   const toggle = h("button", { type: "button", class: "name", "aria-expanded": "false", click: () => page.toggle(id) }, h("bdi", null, id));
   const badge = h("span", { class: "badge" });
+  const found = h("span", { class: "found note" });
   const instances = h("td", { class: "counts" });
-  const best = h("td", { class: "best" });
+  const [where, node] = [h("span", { class: "address" }), h("span", { class: "node" })];
+  const best = h("td", { class: "best" }, where, node);
   const heard = h("td", { class: "heard" });
   const bar = beat();
   const died = h("span");
-  const element = h("tbody", null, h("tr", null, h("th", { scope: "row" }, toggle), h("td", { class: "state" }, badge), instances, best, heard));
+  const element = h("tbody", null, h("tr", null, h("th", { scope: "row" }, toggle, found), h("td", { class: "state" }, badge), instances, best, heard));
   let detail = null;
   element.update = (row) => {
     element.dataset.state = row.state;
     badge.dataset.state = row.state;
     write(badge, STATES[row.state] ?? row.state);
     write(instances, counts(row));
-    write(best, row.best ? [address(row.best), row.best.nodeId].filter(Boolean).join(" on ") : "nobody");
+    write(where, row.best ? address(row.best) : "no instance");
+    write(node, row.best?.nodeId ? ` on ${row.best.nodeId}` : "");
+    best.title = best.textContent;
+    write(found, row.found ? `${FOUND[row.found.field]} ${row.found.value}` : "");
+    found.hidden = !row.found;
+    element.toggleAttribute("data-marked", page.isMarked(id));
     if (row.best) {
       if (heard.firstChild !== bar) heard.replaceChildren(bar);
       bar.update(row.best);
@@ -143,7 +153,7 @@ function instance(candidate, page) {
   const life = h("span");
   const element = h("li", null, h("div", { class: "line" }, rank, badge, where, life), why, facts, labels);
   let shown = "";
-  element.update = ({ rank: place, standing, why: text, instance: it }) => {
+  element.update = ({ rank: place, standing, why: text, silentFor, instance: it }) => {
     const status = word(it.status);
     element.dataset.standing = standing;
     write(rank, place ? `${place}.` : "–");
@@ -156,7 +166,7 @@ function instance(candidate, page) {
       else write(life, "died");
     } else {
       if (life.firstChild !== bar) life.replaceChildren(bar);
-      bar.update(it);
+      bar.update({ ttl: it.ttl, silentFor });
     }
     const fixed = JSON.stringify([it.leaseId, it.labels, it.death, it.revision]);
     if (fixed === shown) return;

@@ -15,7 +15,8 @@ use crate::{
     },
     view::{
         View,
-        names::{NameFilter, NamesPage, names},
+        names::{EXAMINED_MAX, NameFilter, NamesPage, names},
+        search::{Found, Search},
     },
 };
 
@@ -128,8 +129,8 @@ fn all(snapshot: &Snapshot, survey: &Survey, filter: &NameFilter, size: usize) -
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let NamesPage { rows, next } = names(snapshot, survey, filter, after.as_ref(), size, now());
-        found.extend(rows.into_iter().map(|(name, summary)| (name, summary.state)));
-        assert!(found.len() <= NAMES.len(), "the pages lead in a circle: {found:?}");
+        found.extend(rows.into_iter().map(|row| (row.logical_id, row.summary.state)));
+        assert!(found.len() as u64 <= snapshot.counts().names(), "the pages lead in a circle: {found:?}");
         match next {
             Some(next) => after = Some(next),
             None => return found,
@@ -159,10 +160,17 @@ proptest! {
         expected.sort_unstable();
         let expected: Vec<_> = expected.into_iter().map(|(state, name)| (LogicalId::from_record(name), state)).collect();
         prop_assert_eq!(all(&snapshot, &survey, &NameFilter::default(), size), expected.clone());
-        let filter = NameFilter { text: "U".to_owned(), state: Some(NameState::Unserved) };
-        let filtered: Vec<_> = expected.into_iter()
+        let filter = NameFilter { search: Search::names("U"), state: Some(NameState::Unserved) };
+        let filtered: Vec<_> = expected.iter()
             .filter(|(name, state)| name.as_str().to_lowercase().contains('u') && *state == NameState::Unserved)
+            .cloned()
             .collect();
+        prop_assert_eq!(all(&snapshot, &survey, &filter, size), filtered);
+        // What is asked for by its whole name comes first, though others contain it and are worse.
+        let filter = NameFilter { search: Search::names("organ"), state: None };
+        let mut filtered: Vec<_> =
+            expected.into_iter().filter(|(name, _)| name.as_str().to_lowercase().contains("organ")).collect();
+        filtered.sort_by_key(|(name, _)| name.as_str() != "organ");
         prop_assert_eq!(all(&snapshot, &survey, &filter, size), filtered);
 
         let live = || rows.iter().zip(&entries).filter(|(row, _)| row.epoch == 2 && row.status != InstanceStatus::Dead);
@@ -210,4 +218,75 @@ fn what_a_survey_remembers_is_bounded() {
     let later = Moment { now_ms: NOW_MS, database: now().database + Duration::from_secs(1) };
     let summary = survey.summary(&name, snapshot.name(NAMES[0]).unwrap(), epoch(1), later);
     assert_eq!((summary.state, summary.starting), (NameState::Unserved, 2_000), "not summed up anew: it takes long");
+}
+
+/// A snapshot of so many names, `bad_00000` and so on without a live instance and `good_00000` and so on with one.
+fn many(bad: usize, good: usize) -> Arc<Snapshot> {
+    let death = (Some(DeathReason::Stale), 900);
+    let dead = Row { name: 0, epoch: 2, status: InstanceStatus::Dead, silent_s: 900, here: false, death };
+    let alive = Row { status: InstanceStatus::Alive, silent_s: 1, ..dead.clone() };
+    let name = |at: usize| if at < bad { format!("bad_{at:05}") } else { format!("good_{:05}", at - bad) };
+    let entries = (0..bad + good).map(|at| {
+        let mut entry = entry(at as u64 + 1, if at < bad { &dead } else { &alive });
+        let instance = &mut Arc::get_mut(&mut entry).unwrap().instance;
+        instance.logical_id = LogicalId::from_record(&name(at));
+        instance.node_id = Some(format!("gpu-node-{:02}", at % 40).into());
+        instance.ip_address = Some(std::net::Ipv4Addr::from(0x0a00_0000 + u32::try_from(at).unwrap()).into());
+        instance.port = std::num::NonZeroU16::new(8_000);
+        entry
+    });
+    let (view, mut writer) = View::new(Clock::new());
+    writer.replace(snapshot(&[]).0.cluster().unwrap().clone(), entries.collect::<Vec<_>>());
+    Arc::clone(&view.snapshot())
+}
+
+#[test]
+fn a_search_finds_each_name_although_more_are_in_trouble_than_the_survey_lists() {
+    let snapshot = many(LISTED_MAX + EXAMINED_MAX, 500);
+    let survey = Survey::take(&snapshot, now());
+    let found = |search: Search, state: Option<NameState>| {
+        all(&snapshot, &survey, &NameFilter { search, state }, 500)
+            .into_iter()
+            .map(|(name, state)| (name.to_string(), state))
+            .collect::<Vec<_>>()
+    };
+    let first = |text: &str| {
+        let filter = NameFilter { search: Search::names(text), state: None };
+        names(&snapshot, &survey, &filter, None, 100, now()).rows.first().map(|row| row.logical_id.to_string())
+    };
+    let served = ("good_00499".to_owned(), NameState::Served);
+    let beyond = ("bad_29999".to_owned(), NameState::Unserved);
+    assert_eq!(found(Search::names("GOOD_00499"), None), std::slice::from_ref(&served));
+    assert_eq!(first("good_00499"), Some(served.0.clone()), "a whole name is on the first page");
+    assert_eq!(found(Search::names("d_29999"), None), std::slice::from_ref(&beyond));
+    assert_eq!(
+        found(Search::names("d_29999"), Some(NameState::Unserved)),
+        std::slice::from_ref(&beyond),
+        "not listed by the survey"
+    );
+    assert_eq!(found(Search::names("d_29999"), Some(NameState::Served)), []);
+    assert_eq!(found(Search::names("no such name"), None), []);
+    let unserved = found(Search::default(), Some(NameState::Unserved));
+    assert_eq!(unserved.len() as u64, survey.count(NameState::Unserved));
+    assert_eq!(found(Search::default(), Some(NameState::Served)).len(), 500);
+    assert_eq!(found(Search::default(), None).len(), LISTED_MAX + EXAMINED_MAX + 500);
+}
+
+#[test]
+fn a_search_for_everything_finds_nodes_addresses_and_ids_and_says_which() {
+    let snapshot = many(40, 400);
+    let survey = Survey::take(&snapshot, now());
+    let found = |text: &str| {
+        let filter = NameFilter { search: Search::everything(text), state: None };
+        let rows = names(&snapshot, &survey, &filter, None, 500, now()).rows;
+        rows.into_iter().map(|row| (row.logical_id.to_string(), row.found.map(|(found, _)| found))).collect::<Vec<_>>()
+    };
+    let of = |name: &str, found| [(name.to_owned(), found)];
+    assert_eq!(found("GPU-node-07").len(), 11, "one in forty of all names");
+    assert!(found("gpu-node-07").iter().all(|(_, found)| *found == Some(Found::Node)));
+    assert_eq!(found("10.0.0.7:8000"), of("bad_00007", Some(Found::Address)));
+    assert_eq!(found("00000000-0000-0000-0000-000000000008"), of("bad_00007", Some(Found::InstanceId)));
+    assert_eq!(found("00000000").len(), 440, "the beginning of every id here");
+    assert_eq!(found("good_00399"), of("good_00399", None));
+    assert_eq!(found("0000000").len(), 0, "too few digits for an id");
 }

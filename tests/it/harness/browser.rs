@@ -37,7 +37,7 @@ const FLAGS: [&str; 12] = [
     "--remote-debugging-pipe",
 ];
 
-/// One page of one browser; ended when dropped.
+/// A browser, and one page of it; ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Browser {
     child: Child,
@@ -82,16 +82,23 @@ impl Browser {
         let session = String::new();
         let mut browser =
             Self { child, questions, answers, session, last_id: 0, complaints: Vec::new(), _scratch: scratch };
-        let target = browser.call("Target.createTarget", json!({"url": "about:blank"})).await;
-        let attach = json!({"targetId": target["targetId"], "flatten": true});
-        let session = browser.call("Target.attachToTarget", attach).await;
-        browser.session = session["sessionId"].as_str().unwrap().to_owned();
-        for domain in ["Page", "Runtime", "Log"] {
-            browser.call(&format!("{domain}.enable"), json!({})).await;
-        }
+        browser.open_tab("about:blank").await;
         browser.resize(width, height).await;
         browser.navigate(url).await;
         Some(browser)
+    }
+
+    /// Opens another page beside those that are open, and goes on with that one.
+    pub(crate) async fn open_tab(&mut self, url: &str) {
+        self.session.clear();
+        let target = self.call("Target.createTarget", json!({"url": "about:blank"})).await;
+        let attach = json!({"targetId": target["targetId"], "flatten": true});
+        let session = self.call("Target.attachToTarget", attach).await;
+        self.session = session["sessionId"].as_str().unwrap().to_owned();
+        for domain in ["Page", "Runtime", "Log"] {
+            self.call(&format!("{domain}.enable"), json!({})).await;
+        }
+        self.navigate(url).await;
     }
 
     /// Goes to another page.

@@ -14,19 +14,19 @@ use crate::harness::{
     served::{Clients, Served, seconds},
 };
 
-fn url(daemon: &Daemon, query: &str) -> String {
+pub(super) fn url(daemon: &Daemon, query: &str) -> String {
     format!("http://{}/{query}", daemon.http_addr)
 }
 
 /// The texts of all elements that a selector finds.
-async fn texts(browser: &mut Browser, selector: &str) -> Vec<String> {
+pub(super) async fn texts(browser: &mut Browser, selector: &str) -> Vec<String> {
     let selector = json!(selector);
     let texts = browser.eval(&format!("[...document.querySelectorAll({selector})].map((it) => it.innerText)")).await;
     texts.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
 /// Waits until a name is in the table.
-async fn see(browser: &mut Browser, name: &str) {
+pub(super) async fn see(browser: &mut Browser, name: &str) {
     let expression =
         format!("[...document.querySelectorAll('tbody th bdi')].some((it) => it.innerText === {})", json!(name));
     browser.wait_for(&format!("{name} is on the page"), &expression).await;
@@ -123,7 +123,10 @@ async fn what_is_chosen_stands_in_the_url_and_a_pause_holds_everything_still() {
     browser.eval("document.querySelector('#text').value = 'nothing like it'").await;
     browser.eval("document.querySelector('#text').dispatchEvent(new Event('input'))").await;
     browser
-        .wait_for("nothing matches", "document.querySelector('#empty').innerText === 'No logical id matches.'")
+        .wait_for(
+            "nothing matches",
+            "document.querySelector('#empty').innerText === 'No logical id, node, address or instance id matches.'",
+        )
         .await;
     browser.navigate(&url(&served.daemon, "")).await;
     see(&mut browser, "organ").await;
