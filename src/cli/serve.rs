@@ -48,6 +48,13 @@ pub struct ServeArgs {
           value_parser = parse_socket_addr)]
     http_addr: SocketAddr,
 
+    /// Host names under which the HTTP port answers, such as registry.example,*.example.com; * for any
+    ///
+    /// IP addresses, localhost, the host of --advertise-addr and the name of this machine need not be given. Requests for
+    /// other names are refused with 421, so that a web page cannot read the registry through a name of its own.
+    #[arg(long, env = "MUSTERD_HTTP_HOST", value_name = "NAMES")]
+    http_host: Option<String>,
+
     /// Directory of the private PostgreSQL [default: $XDG_DATA_HOME/musterd or ~/.local/share/musterd, as root
     /// /var/lib/musterd]
     #[arg(long, env = "MUSTERD_DATA_DIR", value_name = "DIR")]
@@ -98,6 +105,7 @@ impl ServeArgs {
             grpc_addr: self.grpc_addr,
             grpc_connections_per_address: self.grpc_connections_per_address,
             http_addr: self.http_addr,
+            http_hosts: self.http_host.as_deref().map(names).unwrap_or_default(),
             // PostgreSQL is started with another working directory.
             data_dir: std::path::absolute(self.data_dir.unwrap_or_else(data_dir))?,
             postgres_bin_dir: self.postgres_bin_dir.map(std::path::absolute).transpose()?,
@@ -109,6 +117,11 @@ impl ServeArgs {
         };
         Ok(config.validate()?)
     }
+}
+
+/// The names of a list, which is separated by commas.
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(|name| name.trim().to_owned()).collect()
 }
 
 /// What to run with, from flags, environment and file, and where each setting comes from.
@@ -180,8 +193,9 @@ mod tests {
 
     #[test]
     fn flags_become_a_configuration() {
-        let config = config(&["--keep-dead", "2h", "--no-migrate", "--data-dir", "here", "--database-url", "host=h"])
-            .expect("valid");
+        let words = ["--keep-dead", "2h", "--no-migrate", "--data-dir", "here", "--database-url", "host=h"];
+        let config = config(&[&words[..], &["--http-host", "musterd, *.example"]].concat()).expect("valid");
+        assert_eq!(config.http_hosts, ["musterd", "*.example"]);
         assert_eq!(config.keep_dead, Duration::from_secs(7200));
         assert!(!config.migrate && config.data_dir.is_absolute());
         assert_eq!(config.database_url.map(|url| url.to_string()).as_deref(), Some("postgres://h:5432"));
@@ -197,6 +211,8 @@ mod tests {
             ["--database-url-file", "/nonexistent"],
             ["--config", "/nonexistent"],
             ["--http-addr", "127.0.0.1:7717"],
+            ["--http-host", "registry.example:7718"],
+            ["--http-host", "registry.example,,musterd"],
             ["--log-level", "a=b=c"],
         ] {
             assert_eq!(config(&words).map(drop).map_err(|error| error.exit_code()), Err(exit::CONFIG), "{words:?}");

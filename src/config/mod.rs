@@ -21,6 +21,8 @@ pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
 pub const KEEP_DEAD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most connections that one address may be allowed: as many as the daemon has open in all.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_000;
+/// Most names that `--http-host` takes.
+pub const HTTP_HOSTS_MAX: usize = 64;
 /// The longest advertised address, in bytes.
 pub const ADVERTISE_ADDR_MAX_BYTES: usize = 253;
 
@@ -39,6 +41,10 @@ pub struct ServeConfig {
     pub grpc_connections_per_address: usize,
     /// Where metrics and health are served. On a loopback address, Prometheus and probes of other machines fail.
     pub http_addr: SocketAddr,
+    /// Names under which the HTTP port answers, besides IP addresses, `localhost`, the host of `advertise_addr` and the
+    /// name of this machine: host names, `*.example.com` for all below one, `*` for any. A name that is missing is
+    /// answered with 421; `*` lets any web page that an operator has open read the registry (DNS rebinding).
+    pub http_hosts: Vec<String>,
     /// Absolute path of the directory of the private PostgreSQL; unused with `database_url`. On a volatile or slow
     /// disk the registry is volatile or slow.
     pub data_dir: PathBuf,
@@ -82,6 +88,14 @@ pub enum ConfigError {
         /// The other.
         second: String,
     },
+    /// A name under which the HTTP port is to answer is none.
+    #[error(
+        "--http-host {0:?} is not a host name; give names such as registry.example, *.example.com or *, without scheme and port"
+    )]
+    HttpHost(String),
+    /// Too many such names.
+    #[error("--http-host has {0} names; give at most {HTTP_HOSTS_MAX}, or *.DOMAIN for all names below one")]
+    HttpHosts(usize),
     /// Dead instances cannot be kept for so long or so short.
     #[error("--keep-dead {} is outside 1m to 30days", humantime::format_duration(*.0))]
     KeepDead(Duration),
@@ -111,6 +125,12 @@ impl ServeConfig {
     ///
     /// The first rule that is broken, in the order of [`ConfigError`].
     pub fn validate(self) -> Result<Self, ConfigError> {
+        if self.http_hosts.len() > HTTP_HOSTS_MAX {
+            return Err(ConfigError::HttpHosts(self.http_hosts.len()));
+        }
+        if let Some(name) = self.http_hosts.iter().find(|name| !is_host_pattern(name)) {
+            return Err(ConfigError::HttpHost(name.clone()));
+        }
         if !(KEEP_DEAD_MIN..=KEEP_DEAD_MAX).contains(&self.keep_dead) {
             return Err(ConfigError::KeepDead(self.keep_dead));
         }
@@ -131,6 +151,16 @@ impl ServeConfig {
     }
 }
 
+/// A host name, `*.` and a host name, or `*`.
+fn is_host_pattern(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    text == "*" || name.len() <= 253 && name.split('.').all(is_label)
+}
+
 fn is_advertisable(addr: &str) -> bool {
     !addr.is_empty()
         && addr.len() <= ADVERTISE_ADDR_MAX_BYTES
@@ -147,6 +177,7 @@ mod tests {
             grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7717)),
             grpc_connections_per_address: 1_000,
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7718)),
+            http_hosts: Vec::new(),
             data_dir: PathBuf::from("/var/lib/musterd"),
             postgres_bin_dir: None,
             keep_dead: Duration::from_secs(86_400),
@@ -172,6 +203,25 @@ mod tests {
             let config = ServeConfig { advertise_addr: Some(addr.to_owned()), ..config() };
             assert_eq!(config.validate().is_ok(), ok, "{addr:?}");
         }
+        for (name, ok) in [
+            ("registry.example", true),
+            ("registry.example.", true),
+            ("musterd", true),
+            ("*.svc.cluster.local", true),
+            ("*", true),
+            ("", false),
+            ("http://registry.example", false),
+            ("registry.example:7718", false),
+            ("a..b", false),
+            ("*registry.example", false),
+            ("a.*.example", false),
+            ("größe.example", false),
+        ] {
+            let config = ServeConfig { http_hosts: vec![name.to_owned()], ..config() };
+            assert_eq!(config.validate().is_ok(), ok, "{name:?}");
+        }
+        let many = ServeConfig { http_hosts: vec!["a".to_owned(); HTTP_HOSTS_MAX + 1], ..config() };
+        assert_eq!(many.validate().err(), Some(ConfigError::HttpHosts(HTTP_HOSTS_MAX + 1)));
         let long = ServeConfig { advertise_addr: Some("a".repeat(254)), ..config() };
         assert_eq!(long.validate().err(), Some(ConfigError::AdvertiseAddr));
         let same = ServeConfig { http_addr: config().grpc_addr, ..config() };

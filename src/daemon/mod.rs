@@ -35,6 +35,7 @@ use crate::{
     http::{
         self,
         board::{Board, Sources},
+        host::{Hosts, name_of},
         routes::Http,
     },
     lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, ServiceManager, Stage},
@@ -211,9 +212,18 @@ async fn start(
 fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
     let board = Board::new(sources(parts), stop.clone());
-    let routes = Http::new(handle.clone(), parts.readiness.clone(), board, gauges(parts));
+    let routes = Http::new(handle.clone(), parts.readiness.clone(), board, hosts(parts), gauges(parts));
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
     parts.lifecycle.spawn_background(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
+}
+
+/// The names under which the HTTP port answers: those it was told, and those that are surely its own.
+fn hosts(parts: &Parts) -> Hosts {
+    let (told, own) = (&parts.config.http_hosts, &parts.identity.host);
+    let advertised = name_of(&parts.identity.address);
+    Hosts::new(
+        told.iter().chain(&advertised).chain([own].into_iter().filter(|own| !own.is_empty())).map(String::as_str),
+    )
 }
 
 /// What the status page shows.

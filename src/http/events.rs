@@ -9,10 +9,7 @@ use std::convert::Infallible;
 use axum::{
     body::Body,
     extract::State,
-    http::{
-        HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
-    },
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -60,7 +57,6 @@ pub(super) async fn events(State(board): State<Board>) -> Result<Response, ApiEr
     let mut response = Body::from_stream(stream).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Some proxies collect what is streamed until it is worth their while.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)

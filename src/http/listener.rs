@@ -1,29 +1,34 @@
-//! Accepts HTTP connections within fixed limits.
+//! Accepts HTTP connections within fixed limits, and cuts off those that only hold a place.
 //!
-//! The HTTP port serves a scraper, some probes and a few browsers, so a small cap costs nothing and keeps a client that
-//! opens connections and forgets them from eating the file descriptors that actors need. Over the cap, connections wait in
-//! the kernel's backlog; a connection on which nothing moves for [`IDLE_LIMIT`] is closed and makes room, and so is one
-//! that does not take what is written to it for [`STALL_LIMIT`]. (A client that drips bytes on purpose can hold its
-//! place for longer. The port is for operators and on loopback by default.)
+//! [`super::places`] says how many there may be. What a connection may do with its place is limited here:
+//!
+//! - it completes the head of a request within [`HEAD_LIMIT`] of its first byte, and sends the first one within that
+//!   time after it was accepted, so that a client that drips bytes is no better off than one that sends none;
+//! - nothing moves on it for at most [`IDLE_LIMIT`];
+//! - it takes what is written to it within [`STALL_LIMIT`].
 
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use axum::{extract::connect_info::Connected, serve::IncomingStream};
+use metrics::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
-/// Most HTTP connections that are open at once.
-pub const MAX_CONNECTIONS: usize = 128;
+use super::places::{Admission, MAX_CONNECTIONS, MAX_PER_ADDRESS, Place, Places};
+use crate::metrics::RefusedMetrics;
+
+/// How long the head of a request may take.
+pub const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long nothing may move on a connection; longer than the usual scrape interval of one minute.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(120);
@@ -35,19 +40,43 @@ pub const STALL_LIMIT: Duration = Duration::from_secs(15);
 /// again at once would turn that into a busy loop.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// A TCP listener with a cap on open connections.
+/// A TCP listener with limits on its connections.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
-    places: Arc<Semaphore>,
+    places: Places,
+    head_limit: Duration,
     stall_limit: Duration,
+    refused: RefusedMetrics,
 }
 
 impl Listener {
-    /// Accepts from `tcp`, at most `max_connections` at a time.
+    /// Accepts from `tcp`.
     #[must_use]
-    pub fn new(tcp: TcpListener, max_connections: usize) -> Self {
-        Self { tcp, places: Arc::new(Semaphore::new(max_connections)), stall_limit: STALL_LIMIT }
+    pub fn new(tcp: TcpListener, refused: RefusedMetrics) -> Self {
+        let places = Places::new(MAX_CONNECTIONS, MAX_PER_ADDRESS);
+        Self { tcp, places, head_limit: HEAD_LIMIT, stall_limit: STALL_LIMIT, refused }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Connection {
+        let place = self.places.take(peer.ip());
+        match place.admission {
+            Admission::Full => {}
+            Admission::ProbesOfAddress => self.refused.http_connections_of_address.increment(1),
+            Admission::ProbesOfAll => self.refused.http_connections.increment(1),
+        }
+        Connection {
+            stream,
+            idle: Box::pin(sleep(IDLE_LIMIT)),
+            head: Head::default(),
+            head_limit: self.head_limit,
+            head_due: Some(Box::pin(sleep(self.head_limit))),
+            slow_heads: self.refused.http_slow_head.clone(),
+            stall_limit: self.stall_limit,
+            stalled: None,
+            evicted: Box::pin(place.evicted.clone().cancelled_owned()),
+            place,
+        }
     }
 }
 
@@ -57,17 +86,8 @@ impl axum::serve::Listener for Listener {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            // Closed never, so an error is impossible; treating it as "no place yet" keeps this total.
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                sleep(ACCEPT_BACKOFF).await;
-                continue;
-            };
             match self.tcp.accept().await {
-                Ok((stream, peer)) => {
-                    let idle = Box::pin(sleep(IDLE_LIMIT));
-                    let stall_limit = self.stall_limit;
-                    return (Connection { stream, idle, stall_limit, stalled: None, _place: place }, peer);
-                }
+                Ok((stream, peer)) => return (self.admit(stream, peer), peer),
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept an http connection");
                     sleep(ACCEPT_BACKOFF).await;
@@ -81,15 +101,67 @@ impl axum::serve::Listener for Listener {
     }
 }
 
+/// What a route may know of the connection that a request came by.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// What the connection is for.
+    pub admission: Admission,
+}
+
+impl Connected<IncomingStream<'_, Listener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
+        Self { admission: stream.io().place.admission }
+    }
+}
+
+/// How far the head of a request has come: everything to the first empty line. What follows it is taken for the next
+/// head; a body, which no request here needs, has the same time to end.
+#[derive(Debug)]
+struct Head {
+    begun: bool,
+    line_is_empty: bool,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { begun: false, line_is_empty: true }
+    }
+}
+
+impl Head {
+    /// Reads on; returns whether the bytes end with a complete head, rather than within one.
+    fn ends_with(&mut self, bytes: &[u8]) -> bool {
+        let mut is_complete = false;
+        for byte in bytes {
+            match byte {
+                b'\r' => {}
+                // Empty lines before the first one are allowed, and are no head.
+                b'\n' => {
+                    is_complete = self.begun && self.line_is_empty;
+                    (self.begun, self.line_is_empty) = (self.begun && !is_complete, true);
+                }
+                _ => (self.begun, self.line_is_empty, is_complete) = (true, false, false),
+            }
+        }
+        is_complete
+    }
+}
+
 /// An accepted connection; gives its place back when dropped.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    head: Head,
+    head_limit: Duration,
+    /// Set while the head of a request is not complete.
+    head_due: Option<Pin<Box<Sleep>>>,
+    slow_heads: Counter,
     stall_limit: Duration,
     /// Set while something waits to be written.
     stalled: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    evicted: Pin<Box<WaitForCancellationFutureOwned>>,
+    place: Place,
 }
 
 impl Connection {
@@ -99,14 +171,37 @@ impl Connection {
         }
         moved
     }
+
+    fn read(&mut self, bytes: &[u8]) {
+        if self.head.ends_with(bytes) {
+            self.head_due = None;
+        } else if !bytes.is_empty() && self.head_due.is_none() {
+            self.head_due = Some(Box::pin(sleep(self.head_limit)));
+        }
+    }
+
+    /// Whether the connection has to end, because it holds its place for nothing or because the place is needed.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.head_due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready()) {
+            self.slow_heads.increment(1);
+            return Poll::Ready(());
+        }
+        if self.evicted.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.read(buf.filled().get(before..).unwrap_or_default());
         // The server reads whenever it waits, also while it writes, so this is the one place that has to watch the time.
         let read = self.moved(read);
-        if read.is_pending() && self.idle.as_mut().poll(cx).is_ready() {
+        let is_overdue = self.poll_overdue(cx).is_ready();
+        if is_overdue || read.is_pending() && self.idle.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -140,7 +235,10 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use axum::serve::Listener as _;
-    use tokio::{io::AsyncWriteExt, net::TcpSocket};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
+    };
 
     use super::*;
 
@@ -150,7 +248,7 @@ mod tests {
         // Small, and inherited by what is accepted: otherwise the kernel takes megabytes before it says no.
         socket.set_send_buffer_size(4_096).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let mut listener = Listener::new(socket.listen(1).unwrap(), 1);
+        let mut listener = Listener::new(socket.listen(1).unwrap(), RefusedMetrics::new());
         listener.stall_limit = Duration::from_millis(50);
         let client = TcpSocket::new_v4().unwrap();
         client.set_recv_buffer_size(4_096).unwrap();
@@ -162,5 +260,60 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// A limit that a test can wait for.
+    const SHORT: Duration = Duration::from_millis(100);
+
+    async fn connected(head_limit: Duration) -> (TcpStream, Connection) {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
+        let mut listener = Listener::new(tcp, RefusedMetrics::new());
+        listener.head_limit = head_limit;
+        (client, listener.accept().await.0)
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_not_complete_in_time_ends_the_connection() {
+        for sent in [&b""[..], b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"\r\n\r\n", b"GET / HTTP/1.1\r\n\r\nGET"] {
+            let (mut client, mut connection) = connected(SHORT).await;
+            client.write_all(sent).await.unwrap();
+            let error = connection.read_to_end(&mut Vec::new()).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{sent:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_between_two_requests_may_be_silent_for_longer() {
+        let (mut client, mut connection) = connected(SHORT).await;
+        let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+        for _ in 0..2 {
+            client.write_all(request).await.unwrap();
+            let mut read = vec![0; request.len()];
+            connection.read_exact(&mut read).await.unwrap();
+            let silent = tokio::time::timeout(SHORT * 3, connection.read_u8()).await;
+            assert!(silent.is_err(), "{silent:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_ends_with_its_first_empty_line() {
+        for (bytes, is_complete) in [
+            ("GET / HTTP/1.1\r\n\r\n", true),
+            ("\r\nGET / HTTP/1.1\nHost: x\n\n", true),
+            ("GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\n\r\nGET /", false),
+            ("GET / HTTP/1.1\r\n", false),
+            ("\r\n\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(Head::default().ends_with(bytes.as_bytes()), is_complete, "{bytes:?}");
+            let mut head = Head::default();
+            let mut at_last = false;
+            for byte in bytes.bytes() {
+                at_last = head.ends_with(&[byte]);
+            }
+            assert_eq!(at_last, is_complete, "{bytes:?}, byte by byte");
+        }
     }
 }

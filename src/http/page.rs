@@ -7,8 +7,8 @@
 use axum::{
     Router,
     http::{
-        HeaderMap, HeaderValue,
-        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderName},
+        HeaderMap,
+        header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
     routing::get,
@@ -52,15 +52,6 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
 }
 
 fn file(content_type: &'static str, body: &'static str) -> Response {
-    let headers = [
-        (CONTENT_TYPE, content_type),
-        // The files of another version of the daemon must never meet.
-        (CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("content-security-policy"), POLICY),
-        (HeaderName::from_static("x-content-type-options"), "nosniff"),
-        (HeaderName::from_static("referrer-policy"), "no-referrer"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ];
-    let headers: HeaderMap = headers.map(|(name, value)| (name, HeaderValue::from_static(value))).into_iter().collect();
-    (headers, body).into_response()
+    // What else a browser has to keep to is the same for every answer: `guard`.
+    ([(CONTENT_TYPE, content_type), (CONTENT_SECURITY_POLICY, POLICY)], body).into_response()
 }

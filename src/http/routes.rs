@@ -10,17 +10,24 @@ use axum::{
     extract::State,
     http::{
         HeaderMap, StatusCode,
-        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
+        header::{ACCEPT, CONTENT_TYPE},
     },
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::json;
 
-use super::{api, board::Board, logical_ids, page, service_discovery};
+use super::{
+    api,
+    board::Board,
+    guard::{Guard, guard},
+    host::Hosts,
+    logical_ids, page, service_discovery,
+};
 use crate::{
     lifecycle::Readiness,
-    metrics::{Handle, ReadyMetrics},
+    metrics::{Handle, ReadyMetrics, RefusedMetrics},
     status::{State as Condition, Status},
 };
 
@@ -53,7 +60,9 @@ pub struct Http {
     metrics: Handle,
     readiness: Readiness,
     board: Board,
+    hosts: Hosts,
     ready: ReadyMetrics,
+    refused: RefusedMetrics,
     refresh: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -64,22 +73,31 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// Answers from `metrics`, `readiness` and `board`. `refresh` is called before each rendering of the metrics and sets the
-    /// gauges that change by themselves; it must not block.
+    /// Answers from `metrics`, `readiness` and `board`, under the names of `hosts`. `refresh` is called before each rendering
+    /// of the metrics and sets the gauges that change by themselves; it must not block.
     #[must_use]
     pub fn new(
         metrics: Handle,
         readiness: Readiness,
         board: Board,
+        hosts: Hosts,
         refresh: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { metrics, readiness, board, ready: ReadyMetrics::new(), refresh: Arc::new(refresh) }
+        let (ready, refused) = (ReadyMetrics::new(), RefusedMetrics::new());
+        Self { metrics, readiness, board, hosts, ready, refused, refresh: Arc::new(refresh) }
+    }
+
+    /// Counts what this port refuses.
+    #[must_use]
+    pub fn refused(&self) -> &RefusedMetrics {
+        &self.refused
     }
 
     /// Returns the routes.
     pub fn router(self) -> Router {
         let (page, api) = (page::router(), api::router(self.board.clone()));
         let view = self.board.view().clone();
+        let checks = Guard { hosts: self.hosts.clone(), refused: self.refused.clone() };
         let (logical_ids, service_discovery) = (logical_ids::router(view.clone()), service_discovery::router(view));
         Router::new()
             .route("/", get(index))
@@ -92,9 +110,7 @@ impl Http {
             .merge(logical_ids)
             .merge(service_discovery)
             .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n".to_owned()) })
-            .method_not_allowed_fallback(|| async {
-                text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n".to_owned())
-            })
+            .layer(from_fn_with_state(checks, guard))
     }
 }
 
@@ -154,5 +170,5 @@ pub(super) fn text(status: StatusCode, body: String) -> Response {
 }
 
 pub(super) fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response {
-    (status, [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response()
+    (status, [(CONTENT_TYPE, content_type)], body).into_response()
 }

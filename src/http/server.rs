@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    listener::{Listener, MAX_CONNECTIONS},
+    listener::{Listener, Peer},
     routes::Http,
 };
 
@@ -20,8 +20,9 @@ pub const GRACE: Duration = Duration::from_secs(1);
 ///
 /// None at present: failed accepts are repeated.
 pub async fn serve(listener: TcpListener, http: Http, token: CancellationToken) -> io::Result<()> {
-    let listener = Listener::new(listener, MAX_CONNECTIONS);
-    let server = axum::serve(listener, http.router()).with_graceful_shutdown(token.clone().cancelled_owned());
+    let listener = Listener::new(listener, http.refused().clone());
+    let routes = http.router().into_make_service_with_connect_info::<Peer>();
+    let server = axum::serve(listener, routes).with_graceful_shutdown(token.clone().cancelled_owned());
     let overdue = async {
         token.cancelled().await;
         tokio::time::sleep(GRACE).await;
@@ -55,7 +56,10 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
-        http::board::{Board, Sources},
+        http::{
+            board::{Board, Sources},
+            host::Hosts,
+        },
         lifecycle::{Condition, Readiness},
         metrics, status,
         view::{Surveyor, View},
@@ -90,7 +94,7 @@ mod tests {
         };
         let board = Board::new(sources, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {
-            Http::new(handle, readiness.clone(), board, move || {
+            Http::new(handle, readiness.clone(), board, Hosts::default(), move || {
                 counter.fetch_add(1, Ordering::SeqCst);
             })
         });
@@ -102,7 +106,7 @@ mod tests {
 
     async fn get(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {request}\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {request}\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

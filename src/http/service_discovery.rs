@@ -183,7 +183,7 @@ impl Targets {
 impl IntoResponse for Targets {
     fn into_response(self) -> Response {
         let body = Body::from_stream(futures_util::stream::iter(self.into_parts()));
-        ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, "no-store")], body).into_response()
+        ([(header::CONTENT_TYPE, JSON)], body).into_response()
     }
 }
 

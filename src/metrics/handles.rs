@@ -126,6 +126,14 @@ families! {
         watchers = "watchers",
         /// The request is larger than 1 MiB.
         request_too_large = "request_too_large",
+        /// All places for HTTP connections were taken; the connection is for probes only.
+        http_connections = "http_connections",
+        /// The address has all HTTP connections that one address may have; this one is for probes only.
+        http_connections_of_address = "http_connections_of_address",
+        /// The head of an HTTP request was not complete in time.
+        http_slow_head = "http_slow_head",
+        /// An HTTP request named no host, or another one than this daemon.
+        http_host = "http_host",
     }
 
     /// `musterd_instances`, by status.

@@ -103,7 +103,7 @@ metrics! {
     Counter GRPC_ACCEPT_ERRORS = "musterd_grpc_accept_errors_total":
         "Connections that could not be accepted, usually for want of file descriptors.";
     Counter REFUSED = "musterd_refused_total":
-        "Connections, streams and requests refused because of a limit, by reason.";
+        "Connections, streams and requests refused because of a limit or a check, by reason.";
     Counter GRPC_STARTED = "grpc_server_started_total":
         "RPCs begun, by service and method.";
     Counter GRPC_HANDLED = "grpc_server_handled_total":

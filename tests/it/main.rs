@@ -29,6 +29,7 @@ mod faults;
 mod hand_changed_rows;
 mod harness;
 mod hostile_doorbell;
+mod http_port;
 mod interleavings;
 mod listing;
 mod local_postgres;

@@ -31,7 +31,7 @@ const LEAVING: Duration = Duration::from_secs(10);
 
 async fn get(daemon: &Daemon, path: &str, headers: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(&daemon.http_addr).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: daemon\r\nConnection: close\r\n{headers}\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

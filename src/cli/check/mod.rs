@@ -161,6 +161,10 @@ async fn probe(args: &CheckArgs, client: &ClientArgs, cluster: Option<&v1::GetCl
         }
         // Somebody else's port: a guess proves nothing.
         Ok(_) | Err(_) if !is_asked_for && told.is_none() => None,
+        Ok((421, _)) => {
+            let fix = "start the daemon with --http-host NAME (MUSTERD_HTTP_HOST), or use its IP address";
+            Some(Finding::fail("http", format!("{authority} does not answer under this name (status 421)"), fix))
+        }
         Ok((status, _)) => {
             let fix = "check --http-addr: metrics and health of the daemon, port 7718 unless it was told another";
             Some(Finding::fail("http", format!("{authority} answers {status} for /readyz"), fix))

@@ -16,7 +16,7 @@ pub use error::ApiError;
 use axum::{
     Router,
     extract::State,
-    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -57,5 +57,5 @@ fn limit(query: &Query) -> Result<usize, InvalidInput> {
 }
 
 fn json(body: impl Into<Bytes>) -> Response {
-    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body.into()).into_response()
+    ([(CONTENT_TYPE, "application/json")], body.into()).into_response()
 }

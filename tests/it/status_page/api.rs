@@ -4,7 +4,7 @@ use musterd::model::InstanceId;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     process::Command,
     time::timeout,
 };
@@ -83,6 +83,17 @@ async fn names_come_the_worst_first_filtered_and_in_pages() {
     assert_eq!(paged, ["lost", "organ", "utility_1", "retired"]);
     let (_, filtered) = ask(&served.daemon, "names?filter=O").await;
     assert_eq!(column(&filtered, "names", "logicalId"), ["lost", "organ"], "whatever the case");
+    // A search finds more than names, and what it found is told.
+    let (_, found) = ask(&served.daemon, "names?search=10.0.0.7:80").await;
+    assert_eq!(column(&found, "names", "logicalId"), ["utility_1"]);
+    let what = json!({"field": "ipAddress", "value": "10.0.0.7", "instanceId": id(7).to_string()});
+    assert_eq!(found["names"][0]["found"], what);
+    let (_, node) = ask(&served.daemon, "names?search=NODE-1").await;
+    assert_eq!(column(&node, "names", "logicalId"), ["organ", "utility_1"]);
+    let (_, exact) = ask(&served.daemon, "names?search=retired").await;
+    assert_eq!((&exact["names"][0]["logicalId"], &exact["names"][0]["found"]), (&json!("retired"), &Value::Null));
+    let (_, named) = ask(&served.daemon, "names?name=retired&name=nobody&name=lost").await;
+    assert_eq!(column(&named, "names", "logicalId"), ["retired", "lost"]);
     let (_, left) = ask(&served.daemon, "names?state=left").await;
     assert_eq!(column(&left, "names", "logicalId"), ["retired"]);
 }
@@ -141,7 +152,10 @@ async fn explain_begins_with_whom_resolve_gives_and_names_each_reason() {
 async fn a_wrong_question_is_answered_with_the_field_the_limit_and_the_fix() {
     let served = Served::start().await;
     let cases = [
-        ("names?nmae=x", 400, "nmae", "choose from filter, state, limit, after"),
+        ("names?nmae=x", 400, "nmae", "choose from name, search, filter, state, limit, after"),
+        ("names?search=a&filter=b", 400, "filter", "give one of them"),
+        ("names?name=a&state=left", 400, "state", "give one of them"),
+        ("names?name=", 400, "name", "give 1 to 253 bytes"),
         ("names?limit=1&limit=2", 400, "limit", "give it once"),
         ("names?limit=501", 400, "limit", "choose 1 to 500"),
         ("names?state=bad", 400, "state", "choose unserved, all_suspect"),
@@ -194,8 +208,15 @@ async fn a_browser_gets_the_page_under_a_strict_policy_and_others_a_list_of_path
 
 /// Opens a stream of events; returns its lines from the first one of the header.
 async fn stream(daemon: &Daemon) -> tokio::io::Lines<BufReader<TcpStream>> {
-    let mut stream = TcpStream::connect(&daemon.http_addr).await.unwrap();
-    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream_from(daemon, 1).await
+}
+
+/// As [`stream`], from `127.0.0.LAST`: one address may have only so many connections.
+async fn stream_from(daemon: &Daemon, last: u8) -> tokio::io::Lines<BufReader<TcpStream>> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(std::net::SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    let mut stream = socket.connect(daemon.http_addr.parse().unwrap()).await.unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     BufReader::new(stream).lines()
 }
 
@@ -226,8 +247,9 @@ async fn events_carry_the_summary_until_the_daemon_leaves_in_time() {
 async fn streams_are_bounded_and_who_comes_too_late_is_told_what_to_do() {
     let served = Served::start().await;
     let mut open = Vec::new();
-    for _ in 0..musterd::http::board::STREAMS_MAX {
-        let mut lines = stream(&served.daemon).await;
+    for number in 0..musterd::http::board::STREAMS_MAX {
+        let last = 2 + u8::try_from(number / musterd::http::places::MAX_PER_ADDRESS).unwrap();
+        let mut lines = stream_from(&served.daemon, last).await;
         assert!(next_summary(&mut lines).await.is_some());
         open.push(lines);
     }
