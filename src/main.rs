@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use musterd::cli::{Cli, exit};
+use musterd::cli::{Cli, environment, exit};
 
 /// A call allocates some forty times; with the allocator of the C library it takes a seventh more processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Err(error) = environment::clean() {
+        return exit::finish(Err(exit::Error::Io(error)));
+    }
     let cli = Cli::parse();
     let outcome = cli.runtime().map_err(exit::Error::Runtime).and_then(|runtime| {
         let outcome = runtime.block_on(cli.run());

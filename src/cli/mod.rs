@@ -13,6 +13,7 @@ pub mod completions;
 pub mod config;
 pub mod database;
 pub mod describe;
+pub mod environment;
 pub mod epoch;
 pub mod exit;
 pub mod expiry;

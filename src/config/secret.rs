@@ -1,6 +1,7 @@
 //! Secrets from files: `--database-url-file` and its like, for what must be neither in arguments nor in the environment.
 //!
-//! Orchestrators mount secrets as files, and editors end files with a newline, so newlines at the end do not count. A
+//! Orchestrators mount secrets as files, and editors end files with a newline and may begin them with a byte order mark,
+//! so these do not count. A
 //! file that is empty is an error: a secret that was not filled in must not become "no secret".
 
 use std::{
@@ -36,6 +37,7 @@ pub fn read(flag: &'static str, path: &Path) -> Result<String, SecretError> {
     let bytes = read().map_err(|error| refuse(format!("cannot be read: {error}; correct the path, or its rights")))?;
     let text =
         String::from_utf8(bytes).map_err(|_| refuse("is not UTF-8 text; write the secret as text".to_owned()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let secret = text.trim_end_matches(['\n', '\r']);
     if secret.trim().is_empty() {
         return Err(refuse("is empty; write the secret into it, or leave the flag out".to_owned()));
@@ -57,7 +59,9 @@ mod tests {
 
     #[test]
     fn newlines_at_the_end_do_not_count_and_blanks_do() {
-        for (content, secret) in [("s", "s"), ("s\n", "s"), ("s\r\n", "s"), ("a\nb \n\n", "a\nb ")] {
+        for (content, secret) in
+            [("s", "s"), ("s\n", "s"), ("s\r\n", "s"), ("\u{feff}s\r\n", "s"), ("a\nb \n\n", "a\nb ")]
+        {
             assert_eq!(written(content.as_bytes()).as_deref(), Ok(secret));
         }
     }
