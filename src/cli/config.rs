@@ -11,7 +11,6 @@ use super::{
     serve::{self, ServeArgs},
     settings::{Layered, Setting},
 };
-use crate::config::DatabaseUrl;
 
 /// Subcommands of `config`.
 #[derive(Debug, clap::Subcommand)]
@@ -62,7 +61,7 @@ fn show(args: ShowArgs) -> Result<u8, Error> {
 
 fn check(args: Layered<ServeArgs>) -> Result<u8, Error> {
     let (config, _) = serve::resolve(args)?;
-    if let Some(warning) = config.database_url.as_ref().and_then(DatabaseUrl::warning) {
+    if let Some(warning) = config.database_url.as_ref().and_then(|source| source.current().warning()) {
         output::note(&format!("warning: --database-url: {warning}"));
     }
     output::note("the configuration is valid");

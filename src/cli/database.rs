@@ -8,8 +8,8 @@ use super::{
     settings::{Layered, Origin, Setting},
 };
 use crate::{
-    config::{ConfigError, DatabaseUrl, file::ConfigFile, secret},
-    store::connect::Server,
+    config::{ConfigError, DatabaseUrl, Source as UrlSource, file::ConfigFile, secret},
+    store,
 };
 
 const URL: &str = "database-url";
@@ -28,7 +28,7 @@ pub struct DatabaseArgs {
     #[arg(long, env = "MUSTERD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
-    /// File that holds the database URL, for secrets that are mounted; newlines at its end do not count
+    /// File that holds the database URL, for secrets that are mounted; read again when PostgreSQL refuses a connection
     #[arg(long, env = "MUSTERD_DATABASE_URL_FILE", value_name = "FILE")]
     database_url_file: Option<PathBuf>,
 
@@ -43,12 +43,13 @@ impl AsRef<Self> for DatabaseArgs {
     }
 }
 
-/// Fills in from the configuration file, and says which database that makes: checked, with its certificates.
+/// Fills in from the configuration file, and returns which database that makes: checked, with its certificates. A URL
+/// that comes from a file can be read again from it.
 ///
 /// # Errors
 ///
 /// File, secret or URL cannot be used.
-pub(super) fn resolve<A>(layered: &mut Layered<A>) -> Result<Option<DatabaseUrl>, Error>
+pub(super) fn resolve<A>(layered: &mut Layered<A>) -> Result<Option<UrlSource>, Error>
 where
     A: clap::Args + AsRef<DatabaseArgs>,
 {
@@ -59,18 +60,37 @@ where
     if let Some(file) = file {
         layered.fill_in::<ServeArgs>(&file).map_err(ConfigError::from)?;
     }
-    let url = match deciding(layered)? {
-        Some((_, Source::Text(url))) => Some(DatabaseUrl::parse(url).map_err(ConfigError::from)?),
-        Some((_, Source::File(path))) => {
-            let secret = secret::read("--database-url-file", path).map_err(ConfigError::from)?;
-            Some(DatabaseUrl::parse(&secret).map_err(ConfigError::from)?)
+    let source = match deciding(layered)? {
+        Some((_, Source::Text(url))) => {
+            let url = DatabaseUrl::parse(url).map_err(ConfigError::from)?;
+            match layered.origin(URL) {
+                Origin::File { path, .. } => {
+                    UrlSource::read_by(url, move || from_configuration(&path).map_err(|error| error.to_string()))
+                }
+                _ => UrlSource::fixed(url),
+            }
         }
-        None => None,
+        Some((_, Source::File(path))) => {
+            let path = path.to_path_buf();
+            UrlSource::read_by(from_secret(&path)?, move || from_secret(&path).map_err(|error| error.to_string()))
+        }
+        None => return Ok(None),
     };
-    if let Some(url) = &url {
-        Server::parse(url.expose())?.check()?;
-    }
-    Ok(url)
+    store::database::check_certificates(&source.current())?;
+    Ok(Some(source))
+}
+
+/// Reads the file of `--database-url-file`.
+fn from_secret(path: &Path) -> Result<DatabaseUrl, ConfigError> {
+    let secret = secret::read("--database-url-file", path)?;
+    Ok(DatabaseUrl::parse(&secret)?)
+}
+
+/// Reads the key `database-url` of a configuration file again.
+fn from_configuration(path: &Path) -> Result<DatabaseUrl, ConfigError> {
+    let file = ConfigFile::read(path)?;
+    let value = file.entries().iter().find(|entry| entry.key == URL).map(|entry| entry.value.as_str());
+    Ok(DatabaseUrl::parse(value.unwrap_or_default())?)
 }
 
 /// Where the URL stands.

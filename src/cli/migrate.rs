@@ -55,7 +55,7 @@ pub struct StatusArgs {
 
 /// Which database; unlike `serve`, these commands have none of their own.
 fn database(mut args: Layered<DatabaseArgs>) -> Result<DatabaseUrl, Error> {
-    database::resolve(&mut args)?.ok_or_else(|| {
+    database::resolve(&mut args)?.map(|source| source.current()).ok_or_else(|| {
         Error::Usage("which database? give --database-url, --database-url-file or --config, or their variables".into())
     })
 }

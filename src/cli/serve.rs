@@ -16,7 +16,7 @@ use super::{
     settings::{Layered, Setting},
 };
 use crate::{
-    config::{DatabaseUrl, LogFormat, ServeConfig},
+    config::{LogFormat, ServeConfig, Source},
     daemon,
 };
 
@@ -85,6 +85,27 @@ pub struct ServeArgs {
     #[arg(long, env = "MUSTERD_NO_MIGRATE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
     no_migrate: Option<bool>,
+
+    /// How long to wait at the start for a PostgreSQL that is away: a duration, 0 to fail at once, or none
+    ///
+    /// While it waits, the daemon answers its probes: /livez with 200, /readyz with 503 and what it waits for. When the
+    /// time has passed, it exits with 3. A configuration that cannot work (78) ends it at once.
+    #[arg(long, env = "MUSTERD_START_TIMEOUT", value_name = "DURATION", default_value = "none",
+          value_parser = parse_start_timeout)]
+    start_timeout: StartTimeout,
+}
+
+/// How long to wait; `None`: without limit. Not a bare `Option`, which clap would take for an argument that may be left
+/// out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct StartTimeout(Option<Duration>);
+
+fn parse_start_timeout(text: &str) -> Result<StartTimeout, String> {
+    if text == "none" {
+        return Ok(StartTimeout(None));
+    }
+    let expected = |_| "expected a duration such as 30s or 5m, 0, or none".to_owned();
+    parse_duration(text).map(|limit| StartTimeout(Some(limit))).map_err(expected)
 }
 
 pub(super) fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
@@ -99,7 +120,7 @@ impl AsRef<DatabaseArgs> for ServeArgs {
 
 impl ServeArgs {
     /// Checks the arguments.
-    fn into_config(self, database_url: Option<DatabaseUrl>) -> Result<ServeConfig, Error> {
+    fn into_config(self, database_url: Option<Source>) -> Result<ServeConfig, Error> {
         let config = ServeConfig {
             database_url,
             grpc_addr: self.grpc_addr,
@@ -114,6 +135,7 @@ impl ServeArgs {
             log_format: self.log_format,
             log_level: self.log_level,
             migrate: !self.no_migrate.unwrap_or_default(),
+            start_timeout: self.start_timeout.0,
         };
         Ok(config.validate()?)
     }
@@ -131,7 +153,7 @@ fn names(list: &str) -> Vec<String> {
 /// Whatever a daemon is not started with.
 pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, Vec<Setting>), Error> {
     let url = database::resolve(&mut layered)?;
-    let mut settings = database::settings(&layered, url.as_ref())?;
+    let mut settings = database::settings(&layered, url.as_ref().map(Source::current).as_ref())?;
     let config = layered.into_args().into_config(url)?;
     if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {
         setting.value = Some(config.data_dir.display().to_string());

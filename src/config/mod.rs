@@ -13,7 +13,10 @@ pub mod secret;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::database_url::UrlError;
-pub use crate::{database_url::DatabaseUrl, telemetry::LogFormat};
+pub use crate::{
+    database_url::{DatabaseUrl, Source},
+    telemetry::LogFormat,
+};
 
 /// The shortest time for which dead instances may be kept.
 pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
@@ -32,7 +35,7 @@ pub struct ServeConfig {
     /// The PostgreSQL that holds the registry. `None`: a private PostgreSQL under `data_dir`.
     ///
     /// Daemons with the same database are one cluster; a wrong database is another, empty registry.
-    pub database_url: Option<DatabaseUrl>,
+    pub database_url: Option<Source>,
     /// Where gRPC is served. The wire is neither encrypted nor authenticated: on an address that others can reach,
     /// everybody who reaches it may register, rotate the epoch and deregister. On a loopback address nobody else can.
     pub grpc_addr: SocketAddr,
@@ -66,6 +69,9 @@ pub struct ServeConfig {
     /// Whether to migrate at start. `false`: refuse to start where a migration is pending, for operators who run
     /// `musterd migrate up` themselves, with other rights.
     pub migrate: bool,
+    /// How long the start waits for a database that is away. `None`: without limit. Too short: a fleet that starts
+    /// together with its PostgreSQL ends and is started again, over and over.
+    pub start_timeout: Option<Duration>,
 }
 
 /// Why a configuration was refused. Each text is one line and never contains a password.
@@ -185,6 +191,7 @@ mod tests {
             log_format: LogFormat::Auto,
             log_level: "info".to_owned(),
             migrate: true,
+            start_timeout: None,
         }
     }
 

@@ -4,7 +4,11 @@ use std::{io, net::SocketAddr};
 
 use thiserror::Error;
 
-use crate::{metrics, store, telemetry};
+use crate::{
+    metrics,
+    store::{self, connect::ConnectError},
+    telemetry,
+};
 
 /// Why the daemon ended.
 #[derive(Debug, Error)]
@@ -47,7 +51,10 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Migrate(error) => error.exit_code(),
-            Self::Database(store::Error::Unreachable(_) | store::Error::Unanswered(_)) => 3,
+            Self::Database(store::Error::Unreachable(cause)) => {
+                cause.downcast_ref::<ConnectError>().map_or(3, ConnectError::exit_code)
+            }
+            Self::Database(store::Error::Unanswered(_)) => 3,
             Self::Telemetry(_) | Self::Local(_) => 78,
             Self::Metrics(_) | Self::Bind { .. } | Self::Database(_) | Self::Io(_) | Self::Ended(_) => 1,
         }

@@ -10,6 +10,7 @@
 mod applier;
 mod error;
 mod facts;
+mod preparation;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,7 +24,7 @@ use self::applier::Applier;
 pub use self::error::Error;
 use crate::{
     clock::{Clock, DatabaseClock},
-    config::{DatabaseUrl, ServeConfig},
+    config::ServeConfig,
     feed::Feed,
     grpc::{
         cluster::{Cluster, ThisDaemon},
@@ -51,7 +52,8 @@ use crate::{
     },
     status::Gather,
     store::{
-        self, Lane, Pool,
+        self, Database, Lane, Pool,
+        connect::ConnectError,
         handover::handover,
         local::{Durability, LocalServer, Options},
     },
@@ -60,15 +62,13 @@ use crate::{
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How long the calls to PostgreSQL at the start may take each.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the farewell to PostgreSQL may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the parts of one daemon share.
 struct Parts {
     config: ServeConfig,
-    url: String,
+    database: Database,
     identity: Identity,
     /// How deaths and rotations name this daemon: its address and the beginning of its id.
     name: Arc<str>,
@@ -116,8 +116,8 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
     // The addresses as bound: with port 0 only this line tells which port it became.
     let (grpc_addr, http_addr) = (grpc.local_addr()?, http.local_addr()?);
     tracing::info!(version = VERSION, grpc.addr = %grpc_addr, http.addr = %http_addr, "musterd is starting");
-    if let Some(warning) = config.database_url.as_ref().and_then(DatabaseUrl::warning) {
-        tracing::warn!(warning, "the way to the database is not safe");
+    if let Some(warning) = config.database_url.as_ref().and_then(|source| source.current().warning()) {
+        tracing::warn!(warning, "insecure database connection");
     }
 
     let local = match config.database_url {
@@ -173,10 +173,12 @@ async fn start(
     http: TcpListener,
     local: Option<&LocalServer>,
 ) -> Result<Parts, Error> {
-    let url = match (&config.database_url, local) {
-        (Some(url), _) => url.expose().to_owned(),
-        (None, Some(local)) => local.database_url().to_owned(),
-        (None, None) => String::new(),
+    let database = match (&config.database_url, local) {
+        (Some(source), _) => Database::new(source.clone()),
+        (None, local) => {
+            let url = local.map(LocalServer::database_url).unwrap_or_default();
+            Database::at(url).map_err(|error| Error::Database(ConnectError::from(error).into()))?
+        }
     };
     let clock = Clock::new();
     let (view, view_writer) = View::new(clock);
@@ -185,13 +187,13 @@ async fn start(
     let id = daemon_id.simple().to_string();
     let parts = Parts {
         name: format!("{address}/{}", id.get(..8).unwrap_or(&id)).into(),
-        pool: Pool::new(&url).map_err(Error::Database)?,
+        pool: Pool::new(&database).map_err(Error::Database)?,
         leases: Arc::new(Leases::new(clock)),
         readiness: Readiness::new(),
         health: Arc::new(Health::new(clock)),
         http_addr: http.local_addr()?,
         config,
-        url,
+        database,
         identity: Identity { daemon_id, address, version: VERSION, host: hostname() },
         clock,
         surveyor: Surveyor::new(view.clone()),
@@ -204,8 +206,9 @@ async fn start(
         parts.lifecycle.spawn_background(Stage::Store, "service manager", informing);
     }
     serve_http(&parts, metrics, http);
-    prepare_database(&parts).await?;
-    serve_grpc(&parts, view_writer, grpc).await;
+    if preparation::run(&parts).await? {
+        serve_grpc(&parts, view_writer, grpc).await;
+    }
     Ok(parts)
 }
 
@@ -261,22 +264,6 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
     }
 }
 
-/// Brings the schema up to date, makes sure of an epoch, and enters this daemon.
-async fn prepare_database(parts: &Parts) -> Result<(), Error> {
-    if parts.config.migrate {
-        // What it applies and puts back it logs itself.
-        store::migrate::up(&parts.url, &parts.name).await?;
-    } else {
-        store::migrate::check(&parts.url).await?;
-    }
-    parts.readiness.set(Condition::Schema, true, "up to date");
-    let deadline = Instant::now() + START_TIMEOUT;
-    store::epoch::ensure(&parts.pool, &parts.name, deadline).await.map_err(Error::Database)?;
-    parts.identity.enter(&parts.pool, deadline).await.map_err(Error::Database)?;
-    parts.readiness.set(Condition::Database, true, "connected");
-    Ok(())
-}
-
 /// Starts the engine, waits for the registry to be loaded, then serves.
 async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListener) {
     let Parts { lifecycle, pool, leases, view, clock, .. } = parts;
@@ -286,7 +273,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let readiness = parts.readiness.clone();
     let applier = Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, database_clock.clone());
     let (handover, handed) = handover();
-    let feed = Feed::new(parts.url.clone(), applier, *clock, view.wanted(), handed);
+    let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), handed);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
     let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), *clock, database_clock, handover);

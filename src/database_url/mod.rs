@@ -9,6 +9,7 @@
 //! in the most surprising places of a parser's message.
 
 mod options;
+mod source;
 mod tls;
 
 use std::{
@@ -21,6 +22,7 @@ use tokio_postgres::{
     config::{Host, SslMode as DriverMode},
 };
 
+pub use source::Source;
 pub use tls::{ClientIdentity, Roots, SslMode, TlsOptions, Verification};
 
 /// Why a text is no usable database URL: one line with the way out, to be read after the name of the flag. Never holds
@@ -52,6 +54,8 @@ impl DatabaseUrl {
     ///
     /// [`UrlError`] if it cannot be read, names no host, or asks for what the driver cannot do.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
+        // A newline from echo or a byte order mark from an editor belongs to no part of a URL.
+        let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
         check_form(text)?;
         let split = options::split(text)?;
         let mut config = Config::from_str(&split.rest).map_err(|error| explain(&error))?;
@@ -224,6 +228,15 @@ mod tests {
             assert!(!format!("{url:?}").contains("s3cret"));
             assert_eq!(url.expose(), text);
             assert_eq!(url.config().get_password(), Some(b"s3cret".as_slice()));
+        }
+    }
+
+    #[test]
+    fn blanks_newlines_and_byte_order_mark_around_a_url_do_not_count() {
+        for text in ["host=h dbname=d\n", "postgres://h/d\r\n", " postgres://h/d ", "\u{feff}postgres://h/d\n"] {
+            let url = DatabaseUrl::parse(text).expect(text);
+            assert_eq!(url.config().get_dbname(), Some("d"), "{text:?}");
+            assert_eq!(url.expose(), text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}'));
         }
     }
 

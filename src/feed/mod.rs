@@ -29,7 +29,7 @@ use crate::{
     metrics::FeedMetrics,
     model::{Cluster, DaemonRecord, Instance, Revision},
     store::{
-        self,
+        self, Database,
         feed::{Changes, Connection},
         handover::Handed,
     },
@@ -75,7 +75,7 @@ enum Cause {
 /// The task.
 #[derive(Debug)]
 pub struct Feed<S> {
-    url: String,
+    database: Database,
     sink: S,
     clock: Clock,
     history_id: Option<Uuid>,
@@ -98,12 +98,12 @@ enum Wake {
 }
 
 impl<S: Sink> Feed<S> {
-    /// A feed from the database at `url` into `sink`, that looks at once when `wanted` is notified, and takes what it is
+    /// A feed from `database` into `sink`, that looks at once when `wanted` is notified, and takes what it is
     /// `handed`.
-    pub fn new(url: String, sink: S, clock: Clock, wanted: Arc<Notify>, handed: Handed) -> Self {
+    pub fn new(database: Database, sink: S, clock: Clock, wanted: Arc<Notify>, handed: Handed) -> Self {
         let metrics = FeedMetrics::new();
         let (history_id, applied, daemons_read, ask_at) = (None, Revision(0), None, None);
-        Self { url, sink, clock, history_id, applied, daemons_read, wanted, ask_at, handed, metrics }
+        Self { database, sink, clock, history_id, applied, daemons_read, wanted, ask_at, handed, metrics }
     }
 
     /// Feeds until told to stop.
@@ -135,7 +135,7 @@ impl<S: Sink> Feed<S> {
     }
 
     async fn session(&mut self, cause: Cause) -> Result<Infallible, store::Error> {
-        let connection = Connection::open(&self.url).await?;
+        let connection = Connection::open(&self.database).await?;
         connection.confirm_history(self.applied).await?;
         self.load(&connection, cause).await?;
         self.read_daemons(&connection).await?;
@@ -342,7 +342,7 @@ mod tests {
     /// A feed that has applied revision 10.
     fn feed() -> (Feed<Told>, Told, Handover) {
         let (told, (writer, handed)) = (Told::default(), handover());
-        let mut feed = Feed::new(String::new(), told.clone(), Clock::new(), Arc::default(), handed);
+        let mut feed = Feed::new(Database::at("host=h").unwrap(), told.clone(), Clock::new(), Arc::default(), handed);
         (feed.history_id, feed.applied) = (Some(Uuid::nil()), Revision(10));
         (feed, told, writer)
     }

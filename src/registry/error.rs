@@ -29,7 +29,7 @@ impl From<&store::Error> for Error {
         match error {
             store::Error::Unreachable(_) | store::Error::Busy(_) => Self::Unavailable,
             store::Error::Unanswered(_) | store::Error::Malformed(_) => Self::MaybeApplied,
-            store::Error::Refused(_) => Self::Internal,
+            store::Error::Refused(_) | store::Error::Denied { .. } => Self::Internal,
         }
     }
 }

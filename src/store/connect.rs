@@ -1,20 +1,18 @@
-//! The way to PostgreSQL, and what may keep us from going it.
+//! Why there is no session with PostgreSQL, in words for people.
 //!
-//! The pool, the feed and the migrations all begin here, with the same TLS ([`super::tls`]), so that a wrong password or
-//! certificate reads the same wherever it is noticed: one line that says what is wrong, with what, and what to do about
-//! it. A line names the host, the port, the database and the user, never the password.
+//! The pool, the feed and the migrations all connect through [`super::database`], with the same TLS ([`super::tls`]), so
+//! that a wrong password or certificate reads the same wherever it is noticed: one line with what is wrong, the place,
+//! and the fix. A line names the host, the port, the database and the user, never the password.
 //!
-//! Errors differ in what the reader can do, hence the exit codes: 3 says try again later (nobody answers, or the
-//! server is starting up), 78 says that the configuration must change first, 1 is for the rest.
+//! Errors differ in what the reader can do, hence the exit codes: 3 is worth a retry (no answer, or the server is
+//! starting up or in recovery), 78 needs another configuration first, 1 is for the rest.
 
 use std::{fmt, io, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig};
-use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::{Client, Config, Connection, Socket, config::TargetSessionAttrs, error::SqlState};
+use tokio_postgres::{Config, error::SqlState};
 
-use super::tls::{self, Connector, Stream};
-use crate::database_url::{DatabaseUrl, TlsOptions, UrlError, places};
+use super::{locate::LocateError, tls};
+use crate::database_url::{TlsOptions, UrlError, places};
 
 /// How long an attempt to connect may take, greeting and authentication included, unless the URL sets its own
 /// `connect_timeout`.
@@ -22,9 +20,6 @@ use crate::database_url::{DatabaseUrl, TlsOptions, UrlError, places};
 /// Long enough for a connection across regions, short enough that a daemon which is told a wrong address says so
 /// before somebody looks for another cause.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a daemon's session may take to reach each address of the server.
-const SESSION_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The oldest major version of the server that has everything the migrations use (`gen_random_uuid()` without an
 /// extension came with 13).
@@ -93,6 +88,29 @@ pub enum ConnectError {
         /// The version it reports.
         found: String,
     },
+    /// The database stores text in another encoding than UTF-8.
+    #[error(
+        "the database at {target} has the encoding {found}; the registry needs UTF8: create the database with \
+         ENCODING 'UTF8' TEMPLATE template0"
+    )]
+    Encoding {
+        /// Where it was tried.
+        target: Target,
+        /// The encoding of the database.
+        found: String,
+    },
+    /// The server is a standby, and the session needs one that takes changes.
+    #[error(
+        "postgresql at {target} is a standby (in recovery) and takes no changes; \
+         wait for its promotion, or name the primary in the database url"
+    )]
+    NotPrimary {
+        /// Where it was tried.
+        target: Target,
+    },
+    /// No schema can be chosen for the registry.
+    #[error(transparent)]
+    Registry(#[from] LocateError),
     /// Anything else the server objects to.
     #[error("postgresql at {target} refused the connection: {reason}")]
     Refused {
@@ -108,20 +126,40 @@ impl ConnectError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable { .. } => 3,
+            Self::Unreachable { .. } | Self::NotPrimary { .. } => 3,
             Self::BadUrl(_)
             | Self::Certificates(_)
             | Self::Tls { .. }
             | Self::Authentication { .. }
             | Self::UnknownDatabase { .. }
             | Self::MissingRights { .. }
-            | Self::UnsupportedServer { .. } => 78,
+            | Self::UnsupportedServer { .. }
+            | Self::Encoding { .. }
+            | Self::Registry(_) => 78,
             Self::Refused { .. } => 1,
         }
     }
 
+    /// Whether the secrets that were tried may be outdated, so that reading them again may help.
+    pub(super) const fn may_be_outdated(&self) -> bool {
+        match self {
+            Self::Certificates(_)
+            | Self::Tls { .. }
+            | Self::Authentication { .. }
+            | Self::UnknownDatabase { .. }
+            | Self::MissingRights { .. } => true,
+            // A host that is gone may have been replaced by another one in the file.
+            Self::Unreachable { .. } | Self::NotPrimary { .. } => true,
+            Self::BadUrl(_)
+            | Self::UnsupportedServer { .. }
+            | Self::Encoding { .. }
+            | Self::Registry(_)
+            | Self::Refused { .. } => false,
+        }
+    }
+
     /// Classifies what the driver said while connecting with `config` and `options`.
-    fn classify(error: &tokio_postgres::Error, config: &Config, options: &TlsOptions) -> Self {
+    pub(super) fn classify(error: &tokio_postgres::Error, config: &Config, options: &TlsOptions) -> Self {
         let target = Target::of(config);
         let user = config.get_user().unwrap_or("the current user").to_owned();
         if let Some(refusal) = error.as_db_error() {
@@ -188,109 +226,6 @@ impl fmt::Display for Target {
     }
 }
 
-/// The task that moves a connection's bytes. It ends by itself once the client is dropped, with the reason if the
-/// connection broke before.
-pub type Driver = JoinHandle<Result<(), tokio_postgres::Error>>;
-
-/// A PostgreSQL as a database URL names it, and how we connect to it.
-#[derive(Clone, Debug)]
-pub struct Server {
-    config: Config,
-    tls: Connector,
-}
-
-impl Server {
-    /// Reads a database URL and adds what we want of every connection: a name by which the server's operator finds us
-    /// (`application_name` `musterd`), and a limit to waiting. What the URL sets itself stays.
-    ///
-    /// # Errors
-    ///
-    /// [`ConnectError::BadUrl`].
-    pub fn parse(url: &str) -> Result<Self, ConnectError> {
-        let url = DatabaseUrl::parse(url)?;
-        let mut config = url.config().clone();
-        if config.get_application_name().is_none() {
-            config.application_name("musterd");
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        Ok(Self { config, tls: Connector::new(url.tls().clone()) })
-    }
-
-    /// For the sessions of a daemon: a dead peer is noticed soon, and a read-only standby is passed over.
-    #[must_use]
-    pub fn for_sessions(mut self) -> Self {
-        if self.config.get_target_session_attrs() == TargetSessionAttrs::Any {
-            self.config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        self.config
-            .connect_timeout(SESSION_CONNECT_TIMEOUT)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(10));
-        self
-    }
-
-    /// Looks at the certificates that the URL names, without connecting.
-    ///
-    /// # Errors
-    ///
-    /// [`ConnectError::Certificates`].
-    pub fn check(&self) -> Result<(), ConnectError> {
-        self.tls.check().map_err(|error| ConnectError::Certificates(error.to_string()))
-    }
-
-    /// Connects and authenticates within `limit`.
-    pub(super) async fn open(&self, limit: Duration) -> Result<(Client, Connection<Socket, Stream>), ConnectError> {
-        // The driver's own limit covers the TCP handshake of each address only; a server that accepts and then says
-        // nothing would hold us for ever.
-        match timeout(limit, self.config.connect(self.tls.clone())).await {
-            Ok(outcome) => outcome.map_err(|error| self.explain(&error)),
-            Err(_) => {
-                let reason = format!("no answer within {} s", limit.as_secs());
-                Err(ConnectError::Unreachable { target: Target::of(&self.config), reason })
-            }
-        }
-    }
-
-    /// What makes the connections of a pool.
-    pub(super) fn manager(&self, config: ManagerConfig) -> Manager {
-        Manager::from_config(self.config.clone(), self.tls.clone(), config)
-    }
-
-    /// What an error of the driver while connecting means.
-    pub(super) fn explain(&self, error: &tokio_postgres::Error) -> ConnectError {
-        ConnectError::classify(error, &self.config, self.tls.options())
-    }
-}
-
-/// Opens a connection to the database at `url` and checks that the server is new enough.
-///
-/// Returns the client and the task that drives it; see [`Driver`]. Takes at most [`CONNECT_TIMEOUT`].
-///
-/// # Errors
-///
-/// Any [`ConnectError`].
-pub async fn connect(url: &str) -> Result<(Client, Driver), ConnectError> {
-    let server = Server::parse(url)?;
-    let limit = server.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
-    let (client, connection) = server.open(limit).await?;
-    check_version(connection.parameter("server_version"), &server.config)?;
-    Ok((client, tokio::spawn(connection)))
-}
-
-/// Refuses a server below [`OLDEST_SERVER`]. The version comes with the greeting, as text such as `15.3 (Debian ...)`.
-fn check_version(version: Option<&str>, config: &Config) -> Result<(), ConnectError> {
-    let version = version.unwrap_or("unknown");
-    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
-    match digits.parse::<u32>() {
-        Ok(major) if major >= OLDEST_SERVER => Ok(()),
-        _ => Err(ConnectError::UnsupportedServer { target: Target::of(config), found: version.to_owned() }),
-    }
-}
-
 /// The words of an error and of its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
@@ -311,13 +246,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database_url::DatabaseUrl;
 
     fn config(url: &str) -> Config {
-        Server::parse(url).unwrap().config
+        DatabaseUrl::parse(url).unwrap().config().clone()
     }
 
     #[test]
-    fn a_target_names_host_port_and_database_only() {
+    fn target_names_host_port_and_database_only() {
         for (url, target) in [
             ("postgresql://me:secret@db.example:6543/registry", "db.example:6543/registry"),
             ("host=/run/postgresql,::1 user=me password=secret", "/run/postgresql:5432,[::1]:5432/me"),
@@ -327,33 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn a_server_below_13_is_refused() {
-        let config = config("host=h user=u");
-        for old in ["12.20", "9.6.24", "unknown"] {
-            let error = check_version(Some(old), &config).unwrap_err();
-            assert!(error.to_string().contains(old), "{error}");
-            assert_eq!(error.exit_code(), 78);
-        }
-        for supported in ["13.0", "15.3 (Debian 15.3-1)", "17beta1"] {
-            check_version(Some(supported), &config).unwrap();
-        }
-    }
-
-    #[test]
-    fn an_unusable_url_is_a_matter_of_configuration() {
-        let error = Server::parse("postgres://u:secret@h/d?sslmode=verify-ca").unwrap_err();
+    fn unusable_url_is_a_configuration_error() {
+        let url = DatabaseUrl::parse("postgres://u:secret@h/d?sslmode=verify-ca");
+        let error = ConnectError::from(url.unwrap_err());
         assert_eq!(error.exit_code(), 78);
         assert!(!error.to_string().contains("secret"), "{error}");
-    }
-
-    #[test]
-    fn what_the_url_says_of_sessions_stays() {
-        let url = "postgres://u@h/d?application_name=mine&target_session_attrs=read-only";
-        let config = Server::parse(url).unwrap().for_sessions().config;
-        assert_eq!(config.get_application_name(), Some("mine"));
-        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::ReadOnly);
-        let config = Server::parse("postgres://u@h/d").unwrap().for_sessions().config;
-        assert_eq!(config.get_application_name(), Some("musterd"));
-        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
     }
 }

@@ -23,6 +23,14 @@ pub enum Error {
     /// PostgreSQL refused. Nothing was applied, and trying again does not help.
     #[error("the database refused")]
     Refused(#[source] tokio_postgres::Error),
+    /// The role lacks a right, or a policy would hide rows from it. Nothing was applied, and trying again does not help.
+    #[error("the database denied access: {message}; {fix}")]
+    Denied {
+        /// What PostgreSQL said, with the object.
+        message: String,
+        /// What gives access.
+        fix: &'static str,
+    },
     /// An answer that does not look as it must.
     #[error("the database answered with an unexpected {0}")]
     Malformed(&'static str),
@@ -34,7 +42,7 @@ impl Error {
     pub fn may_be_applied(&self) -> bool {
         match self {
             Self::Unanswered(_) | Self::Malformed(_) => true,
-            Self::Unreachable(_) | Self::Busy(_) | Self::Refused(_) => false,
+            Self::Unreachable(_) | Self::Busy(_) | Self::Refused(_) | Self::Denied { .. } => false,
         }
     }
 
@@ -43,7 +51,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Unanswered(_) | Self::Busy(_) => true,
-            Self::Refused(_) | Self::Malformed(_) => false,
+            Self::Refused(_) | Self::Denied { .. } | Self::Malformed(_) => false,
         }
     }
 }
@@ -75,7 +83,23 @@ impl From<tokio_postgres::Error> for Error {
             SqlState::CANNOT_CONNECT_NOW
             | SqlState::TOO_MANY_CONNECTIONS
             | SqlState::READ_ONLY_SQL_TRANSACTION => Self::Unreachable(Box::new(error)),
+            SqlState::INSUFFICIENT_PRIVILEGE => {
+                let message = error.as_db_error().map(|refusal| refusal.message().replace('\n', " "));
+                let message = message.unwrap_or_default();
+                let fix = denied_fix(&message);
+                Self::Denied { message, fix }
+            }
             _ => Self::Refused(error),
         }
+    }
+}
+
+/// What helps. That a policy would hide rows has the SQLSTATE of a missing right, and no field names the cause; the
+/// words are in English unless `lc_messages` says otherwise, and then the message alone has to do.
+fn denied_fix(message: &str) -> &'static str {
+    if message.contains("row-level security") {
+        "disable it with ALTER TABLE ... DISABLE ROW LEVEL SECURITY, or give the role BYPASSRLS"
+    } else {
+        "grant the role of the daemon its rights on the registry (deploy/roles.sql)"
     }
 }

@@ -19,9 +19,11 @@ use uuid::Uuid;
 
 use super::{
     Error,
-    connect::Server,
+    database::Database,
     expiry::hold,
     row::{INSTANCE_COLUMNS, Time, instance, signed, unsigned},
+    server::Want,
+    session::Opened,
 };
 use crate::model::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
 
@@ -84,15 +86,22 @@ impl Connection {
     ///
     /// # Errors
     /// No connection in time, or PostgreSQL refused.
-    pub async fn open(url: &str) -> Result<Self, Error> {
-        let (client, mut connection) = Server::parse(url)?.for_sessions().open(ANSWER_TIMEOUT).await?;
+    pub async fn open(database: &Database) -> Result<Self, Error> {
+        let opened = database.open(Want::Primary, ANSWER_TIMEOUT).await?;
+        let Opened { client, mut connection, target, .. } = opened;
         let doorbell = Arc::new(Doorbell::default());
         let bell = Arc::clone(&doorbell);
+        let database = database.clone();
         let driver = tokio::spawn(async move {
-            // Ends when the connection does; the next call then fails, and the feed connects anew.
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notification(notification) = message {
-                    bell.ring(rung_for(&notification));
+            // Ends when the connection does; the next call then fails, and the feed connects again.
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match message {
+                    Ok(AsyncMessage::Notification(notification)) => bell.ring(rung_for(&notification)),
+                    Ok(_) => {}
+                    Err(error) => {
+                        database.connection_lost(&target, &error);
+                        break;
+                    }
                 }
             }
             bell.ring(Revision(u64::MAX));

@@ -5,6 +5,7 @@
 
 pub mod beats;
 pub mod connect;
+pub mod database;
 pub mod epoch;
 pub mod error;
 pub mod examine;
@@ -12,14 +13,18 @@ pub mod expiry;
 pub mod feed;
 pub mod handover;
 pub mod local;
+mod locate;
 pub mod membership;
 pub mod migrate;
 pub mod pool;
 mod row;
 pub mod schema;
+mod server;
+mod session;
 pub mod suspicion;
 mod texts;
 mod tls;
 
+pub use database::Database;
 pub use error::Error;
 pub use pool::{Lane, Pool};

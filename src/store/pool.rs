@@ -7,22 +7,28 @@
 //! A call whose deadline passes takes its connection with it: dropping a query does not end it on the server, so the
 //! connection must not be used again. `lock_timeout` ends what is left waiting there.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use deadpool_postgres::{
-    Client, Hook, HookError, ManagerConfig, Object, Pool as Deadpool, PoolError, QueueMode, RecyclingMethod, Runtime,
-    Timeouts,
-};
+use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, Timeouts};
+use deadpool_postgres::ClientWrapper;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, connect::Server};
+use super::{Error, connect::ConnectError, database::Database, server::Want};
 
-/// How long a session waits for a lock before it gives up.
-const SESSION_SETUP: &str = "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '10s'";
 /// Connections of the engine: writer, flusher, reaper, and what asks for overdue leases and for suspicions.
 const ENGINE_CONNECTIONS: usize = 5;
 /// Connections for rotations and histories of epochs.
 const OPERATOR_CONNECTIONS: usize = 2;
+/// The connection of the feed, for `LISTEN`.
+const FEED_CONNECTIONS: usize = 1;
+/// Connections that one daemon may hold: what the server has to have free for it.
+pub const CONNECTIONS: usize = ENGINE_CONNECTIONS + OPERATOR_CONNECTIONS + FEED_CONNECTIONS;
+/// How long a session may take to open, for each host.
+pub(super) const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection of the pool, with its prepared statements.
+pub(super) type Client = ClientWrapper;
+type Lanes = managed::Pool<Sessions>;
 
 /// Whose call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,20 +53,41 @@ pub struct LaneStatus {
 /// The connections of a daemon.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    server: Server,
-    engine: Deadpool,
-    operator: Deadpool,
+    engine: Lanes,
+    operator: Lanes,
+}
+
+/// Opens the sessions of a pool, and takes back those that are still connected.
+#[derive(Debug)]
+struct Sessions {
+    database: Database,
+}
+
+impl managed::Manager for Sessions {
+    type Type = Client;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Client, ConnectError> {
+        let (client, driver) = self.database.open_driven(Want::Primary, SESSION_TIMEOUT).await?;
+        Ok(ClientWrapper::new(client, driver))
+    }
+
+    async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<ConnectError> {
+        if client.is_closed() {
+            // The task that drove the connection has logged why.
+            return Err(RecycleError::Message(Cow::Borrowed("the connection is closed")));
+        }
+        Ok(())
+    }
 }
 
 impl Pool {
     /// Prepares the pool. Connects only when asked to.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if the URL cannot be understood.
-    pub fn new(url: &str) -> Result<Self, Error> {
-        let server = Server::parse(url)?.for_sessions();
-        let (engine, operator) = (lane(&server, ENGINE_CONNECTIONS)?, lane(&server, OPERATOR_CONNECTIONS)?);
-        Ok(Self { server, engine, operator })
+    /// [`Error::Unreachable`] if the pool cannot be made.
+    pub fn new(database: &Database) -> Result<Self, Error> {
+        Ok(Self { engine: lane(database, ENGINE_CONNECTIONS)?, operator: lane(database, OPERATOR_CONNECTIONS)? })
     }
 
     /// Runs one call on a connection of the lane, until `deadline`.
@@ -77,7 +104,7 @@ impl Pool {
         let pool = self.lane(lane);
         let client = match timeout_at(deadline, pool.get()).await {
             Ok(Ok(client)) => client,
-            Ok(Err(PoolError::Backend(error))) => return Err(self.server.explain(&error).into()),
+            Ok(Err(PoolError::Backend(error))) => return Err(error.into()),
             Ok(Err(error)) => return Err(Error::Unreachable(Box::new(error))),
             Err(elapsed) => return Err(Error::Unreachable(Box::new(elapsed))),
         };
@@ -86,7 +113,7 @@ impl Pool {
             Err(_) => Err(Error::Unanswered(None)),
         };
         if let Err(error) = &answer
-            && !matches!(error, Error::Refused(_))
+            && !matches!(error, Error::Refused(_) | Error::Denied { .. })
         {
             drop(Object::take(client));
         }
@@ -106,7 +133,7 @@ impl Pool {
         self.operator.close();
     }
 
-    fn lane(&self, lane: Lane) -> &Deadpool {
+    fn lane(&self, lane: Lane) -> &Lanes {
         match lane {
             Lane::Engine => &self.engine,
             Lane::Operator => &self.operator,
@@ -114,22 +141,17 @@ impl Pool {
     }
 }
 
-fn lane(server: &Server, connections: usize) -> Result<Deadpool, Error> {
-    let manager = server.manager(ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    Deadpool::builder(manager)
+fn lane(database: &Database, connections: usize) -> Result<Lanes, Error> {
+    managed::Pool::builder(Sessions { database: database.clone() })
         .max_size(connections)
-        .runtime(Runtime::Tokio1)
+        .runtime(deadpool::Runtime::Tokio1)
         // The connection used last: its plans and its memory are warm, others stay idle.
         .queue_mode(QueueMode::Lifo)
         .timeouts(Timeouts {
             wait: Some(Duration::from_secs(1)),
-            create: Some(Duration::from_secs(2)),
+            create: Some(SESSION_TIMEOUT),
             recycle: Some(Duration::from_secs(1)),
         })
-        // Statements, not startup options: a connection pooler in between refuses options it does not know.
-        .post_create(Hook::async_fn(|client, _| {
-            Box::pin(async move { client.batch_execute(SESSION_SETUP).await.map_err(HookError::Backend) })
-        }))
         .build()
         .map_err(|error| Error::Unreachable(Box::new(error)))
 }

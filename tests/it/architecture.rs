@@ -81,6 +81,7 @@ const NEVER: &[(&str, &[&str])] = &[
 /// Crates that belong to some layers only: what they stand for must not leak.
 const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["store", "database_url"]),
+    ("deadpool", &["store"]),
     ("deadpool_postgres", &["store"]),
     ("rustls", &["store"]),
     ("toml", &["config"]),

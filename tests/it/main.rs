@@ -52,6 +52,7 @@ mod redirect;
 mod registration;
 mod seed_faults;
 mod service_discovery;
+mod sessions;
 mod sql_callers;
 mod sql_concurrency;
 mod sql_expiry;

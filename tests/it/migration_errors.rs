@@ -89,16 +89,6 @@ async fn missing_rights_are_named_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_read_only_database_is_refused() {
-    let database = TestDatabase::create().await;
-    let client = connect(database.url()).await;
-    run(&client, &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name())).await;
-    let (text, code) = refused(database.url()).await;
-    assert!(text.starts_with("the database is read-only"), "{text}");
-    assert_eq!(code, 78);
-}
-
-#[tokio::test]
 async fn a_user_without_a_schema_is_told_so() {
     let database = TestDatabase::create().await;
     let client = connect(database.url()).await;

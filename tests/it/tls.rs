@@ -183,7 +183,7 @@ async fn a_daemon_does_its_work_over_verified_tls_on_every_connection() {
     })
     .await;
     let log = daemon.log();
-    assert!(!log.contains("s3cret") && !log.contains("the way to the database is not safe"), "{log}");
+    assert!(!log.contains("s3cret") && !log.contains("insecure database connection"), "{log}");
     assert!(daemon.terminate().await.success());
 }
 
@@ -218,7 +218,7 @@ async fn a_daemon_warns_of_encryption_that_checks_nobody() {
     let server = TlsPostgres::start().await;
     let daemon = Daemon::start(&server.url(SCRAM, "localhost", "sslmode=require")).await;
     let log = daemon.log();
-    let warning = log.lines().find(|line| line.contains("the way to the database is not safe")).unwrap();
+    let warning = log.lines().find(|line| line.contains("insecure database connection")).unwrap();
     assert!(warning.contains("\"WARN\"") && warning.contains("say sslmode=verify-full"), "{warning}");
     assert!(daemon.terminate().await.success());
 }

@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{cluster::millis, finding::Finding};
+use super::{cluster::millis, finding::Finding, settings};
 use crate::{
     cli::instances::age_text,
     store::{
         connect::{ConnectError, OLDEST_SERVER},
         examine::{ExamineError, Examined},
+        migrate::ROW_SECURITY,
+        pool::CONNECTIONS,
     },
 };
 
 /// Connections of one daemon.
-const PER_DAEMON: u64 = 7;
+const PER_DAEMON: u64 = CONNECTIONS as u64;
 /// A trivial question that takes longer makes every change slow.
 const SLOW_ANSWER: Duration = Duration::from_millis(100);
 /// Clocks that differ by more mislead people.
@@ -29,7 +31,7 @@ pub(super) fn unreachable(error: &ExamineError) -> Finding {
         None => (text, "check --database-url, and that PostgreSQL is well: its log says more".to_owned()),
     };
     if matches!(error, ExamineError::Connect(ConnectError::Unreachable { reason, .. }) if is_exhausted(reason)) {
-        let fix = "end connections that nobody needs, or raise max_connections; a daemon needs 7";
+        let fix = format!("end connections that are not needed, or raise max_connections; a daemon needs {PER_DAEMON}");
         return Finding::fail("connections", found, fix);
     }
     Finding::fail("connect", found, fix)
@@ -46,6 +48,13 @@ pub(super) fn judge(seen: &Examined, history: Option<&str>) -> Vec<Finding> {
     findings.extend(same(seen, history));
     findings.extend(clock(seen));
     findings.extend(notifications(seen));
+    // That a policy would hide rows is told with the schema, table by table.
+    let denied = seen.denied.iter().filter(|denied| !denied.contains("row-level security"));
+    findings.extend(denied.map(|denied| {
+        let fix = format!("give {} the rights of musterd_daemon (deploy/roles.sql)", seen.role);
+        Finding::fail("rights", denied.clone(), fix)
+    }));
+    findings.extend(settings::judge(seen));
     findings
 }
 
@@ -80,7 +89,7 @@ fn durability(seen: &Examined) -> Finding {
 fn connections(seen: &Examined) -> Finding {
     let free = seen.connections_max.saturating_sub(seen.connections);
     let found = format!("{} of {} in use", seen.connections, seen.connections_max);
-    let fix = format!("raise max_connections, or end what nobody needs; a daemon needs {PER_DAEMON}");
+    let fix = format!("raise max_connections, or end connections that are not needed; a daemon needs {PER_DAEMON}");
     match free {
         0 => Finding::fail("connections", found, fix),
         free if free < PER_DAEMON => {
@@ -119,8 +128,18 @@ fn notifications(seen: &Examined) -> Option<Finding> {
     Some(Finding::warn("notify", found, "connect to PostgreSQL itself, or through a pooler in session mode"))
 }
 
-/// What differs from the schema that the migrations make.
-pub(super) fn schema(differences: &[String]) -> Finding {
+/// What differs from the schema that the migrations make, and which tables may hide rows.
+pub(super) fn schema(differences: &[String]) -> Vec<Finding> {
+    let (filtered, differences): (Vec<String>, Vec<String>) =
+        differences.iter().cloned().partition(|line| line.starts_with(ROW_SECURITY));
+    let filtered = filtered.iter().map(|line| {
+        let (found, fix) = line.split_once("; ").unwrap_or((line, "disable it"));
+        Finding::fail("row security", found, fix)
+    });
+    std::iter::once(definitions(&differences)).chain(filtered).collect()
+}
+
+fn definitions(differences: &[String]) -> Finding {
     const SHOWN: usize = 3;
     let Some(first) = differences.first() else { return Finding::ok("schema", "as the migrations make it") };
     let more = match differences.len() {
@@ -139,13 +158,13 @@ pub(super) fn schema(differences: &[String]) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         super::finding::{Level, worst},
         *,
     };
 
-    fn well() -> Examined {
+    pub(in super::super) fn well() -> Examined {
         Examined {
             version: "15.3".into(),
             is_standby: false,
@@ -158,6 +177,11 @@ mod tests {
             clock_ahead: Some(TimeDelta::zero()),
             history_id: Some(uuid::Uuid::nil()),
             notifies: Some(true),
+            role: "musterd".into(),
+            database: "registry".into(),
+            schema: "public".into(),
+            inherited: Vec::new(),
+            denied: Vec::new(),
         }
     }
 
@@ -169,7 +193,7 @@ mod tests {
     fn a_database_that_is_well_gives_no_cause() {
         assert_eq!(worst(&judged(&well())), Level::Ok, "{:?}", judged(&well()));
         let empty = Examined { clock_ahead: None, history_id: None, notifies: None, ..well() };
-        assert_eq!(judged(&empty).len(), 3, "what cannot be known is not judged");
+        assert_eq!(judged(&empty).len(), 4, "what cannot be known is not judged");
     }
 
     #[test]
@@ -181,10 +205,11 @@ mod tests {
             (Examined { synchronous_commit: "off".into(), ..well() }, Level::Fail, "durability"),
             (Examined { full_page_writes: false, ..well() }, Level::Warn, "durability"),
             (Examined { connections: 97, ..well() }, Level::Fail, "connections"),
-            (Examined { connections: 91, ..well() }, Level::Warn, "connections"),
+            (Examined { connections: 90, ..well() }, Level::Warn, "connections"),
             (Examined { history_id: Some(uuid::Uuid::max()), ..well() }, Level::Fail, "same"),
             (Examined { clock_ahead: Some(TimeDelta::hours(1)), ..well() }, Level::Warn, "db clock"),
             (Examined { notifies: Some(false), ..well() }, Level::Warn, "notify"),
+            (Examined { denied: vec!["permission denied for table t".into()], ..well() }, Level::Fail, "rights"),
         ] {
             let trouble: Vec<_> = judged(&seen).into_iter().filter(|finding| finding.level != Level::Ok).collect();
             assert_eq!(trouble.len(), 1, "{check}: {trouble:?}");
@@ -197,16 +222,19 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_the_schema_has_the_fix_that_helps() {
-        assert_eq!(schema(&[]).level, Level::Ok);
+        assert_eq!(worst(&schema(&[])), Level::Ok);
         for (difference, fix) in [
             ("migration 18 (protection) is pending", "migrate up"),
             ("migration 99 (x) is unknown to this binary", "later one"),
             ("function beat(uuid) is another than the migrations make", "migrate verify"),
         ] {
-            let finding = schema(&[difference.to_owned()]);
+            let finding = definitions(&[difference.to_owned()]);
             assert!(finding.level == Level::Fail && finding.fix.contains(fix), "{finding:?}");
         }
+        let filtered = schema(&[format!("{ROW_SECURITY} registry_instance; ALTER TABLE registry_instance ...")]);
+        assert_eq!(filtered.len(), 2);
+        assert!(filtered[1].level == Level::Fail && filtered[1].fix == "ALTER TABLE registry_instance ...");
         let many: Vec<String> = (0..9).map(|number| format!("index i{number} is missing")).collect();
-        assert!(schema(&many).found.ends_with("; and 6 more"));
+        assert!(definitions(&many).found.ends_with("; and 6 more"));
     }
 }

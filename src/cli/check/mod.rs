@@ -10,6 +10,7 @@ pub(super) mod cluster;
 mod database;
 pub(super) mod finding;
 mod reach;
+mod settings;
 
 use std::{
     net::SocketAddr,
@@ -71,8 +72,8 @@ pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, 
     let url = super::database::resolve(&mut args.database)?;
     let (mut findings, cluster) = daemon(client).await;
     findings.extend(probe(&args, client, cluster.as_ref()).await);
-    if let Some(url) = url {
-        findings.extend(look_at_database(&url, cluster.as_ref()).await);
+    if let Some(source) = url {
+        findings.extend(look_at_database(&source.current(), cluster.as_ref()).await);
     }
     let failures = findings.iter().filter(|finding| finding.level == Level::Fail).count();
     let text = output::answer_list(
@@ -186,12 +187,14 @@ async fn look_at_database(url: &DatabaseUrl, cluster: Option<&v1::GetClusterResp
     };
     let history = cluster.map(|cluster| cluster.history_id.as_str());
     let mut findings = database::judge(&seen, history);
-    findings.push(match timeout(VERIFY_TIMEOUT, migrate::verify(url.expose())).await {
+    findings.extend(match timeout(VERIFY_TIMEOUT, migrate::verify(url.expose())).await {
         Ok(Ok(differences)) => database::schema(&differences),
-        Ok(Err(error)) => Finding::fail("schema", error.to_string(), "see that the user may read the catalogue"),
+        Ok(Err(error)) => {
+            vec![Finding::fail("schema", error.to_string(), "see that the user may read the catalogue")]
+        }
         Err(_) => {
             let found = format!("could not be compared within {}", humantime::format_duration(VERIFY_TIMEOUT));
-            Finding::fail("schema", found, "see who holds locks on the tables of the registry")
+            vec![Finding::fail("schema", found, "see which sessions hold locks on the tables of the registry")]
         }
     });
     findings

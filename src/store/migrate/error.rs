@@ -63,8 +63,11 @@ pub enum Error {
         /// What the server said.
         message: String,
     },
-    /// The server takes no writes.
-    #[error("the database is read-only, {doing} is not possible; connect to the primary, not to a standby")]
+    /// The server takes no writes any more: sessions are read-write, so it has become a standby.
+    #[error(
+        "the database takes no changes during {doing}: it is a standby now; \
+         wait for its promotion, or name the primary in the database url"
+    )]
     ReadOnly {
         /// What was under way.
         doing: String,
@@ -104,13 +107,12 @@ impl Error {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Connect(error) => error.exit_code(),
-            Self::Lost { .. } => 3,
+            Self::Lost { .. } | Self::ReadOnly { .. } => 3,
             Self::Newer { .. }
             | Self::Changed { .. }
             | Self::Pending { .. }
             | Self::NoSchema
-            | Self::MissingRights { .. }
-            | Self::ReadOnly { .. } => 78,
+            | Self::MissingRights { .. } => 78,
             Self::Busy { .. } | Self::Sql { .. } | Self::Driver { .. } => 1,
         }
     }

@@ -8,7 +8,7 @@
 //! - **One transaction for each migration**, its entry in the history included: it has happened or it has not.
 //! - **A transaction-level advisory lock**, never a session-level one, and the history read again under it. Daemons
 //!   that start together queue up, the first one migrates, the others find nothing to do. Nothing is left behind when a
-//!   daemon dies on the way, and a transaction pooler in between does no harm.
+//!   daemon dies on the way.
 //! - **Everything is made by the owner of the registry's tables**, whichever of its members, or superuser, runs the
 //!   migration: the functions act with the rights of their owner, which must be those over the tables.
 //! - **The search path is pinned** to the schema the connection works in. The functions carry it along
@@ -34,7 +34,7 @@ pub use self::{
     history::{State, Status},
 };
 use super::{
-    connect::{self, Driver},
+    database::{self, Driver},
     schema,
 };
 
@@ -56,6 +56,13 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// How long the end of a connection is awaited.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How [`verify`] begins a line about a table whose rows a policy may hide.
+pub const ROW_SECURITY: &str = "row-level security may hide rows of table";
+
+fn row_security_fix(table: &str) -> String {
+    format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+}
 
 /// What [`up`] did.
 #[derive(Debug, Clone)]
@@ -86,7 +93,7 @@ pub struct Applied {
 ///
 /// Any [`Error`] but [`Error::Pending`]. What was applied before the error stays applied.
 pub async fn up(url: &str, applied_by: &str) -> Result<Report, Error> {
-    let (mut client, driver) = connect::connect(url).await?;
+    let (mut client, driver) = database::for_changes(url).await?;
     let applied = apply_up_to(&mut client, embedded::HEAD, applied_by).await?;
     let repaired = repair(&mut client).await?;
     close(client, driver).await;
@@ -100,7 +107,7 @@ pub async fn up(url: &str, applied_by: &str) -> Result<Report, Error> {
 ///
 /// As [`up`].
 pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
-    let (mut client, driver) = connect::connect(url).await?;
+    let (mut client, driver) = database::for_changes(url).await?;
     let applied = apply_up_to(&mut client, version, "musterd").await?;
     let transaction = begin(&mut client, "reading the migration history").await?;
     let statuses = history::read(&transaction).await?;
@@ -116,7 +123,7 @@ pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
 ///
 /// [`Error::Connect`], or an SQL failure. A database that was never migrated is no error: everything is pending.
 pub async fn status(url: &str) -> Result<Vec<Status>, Error> {
-    let (mut client, driver) = connect::connect(url).await?;
+    let (mut client, driver) = database::for_reading(url).await?;
     let transaction = begin(&mut client, "reading the migration history").await?;
     let statuses = history::read(&transaction).await?;
     drop(transaction);
@@ -147,7 +154,7 @@ pub async fn check(url: &str) -> Result<(), Error> {
 ///
 /// [`Error::Connect`], or an SQL failure.
 pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
-    let (mut client, driver) = connect::connect(url).await?;
+    let (mut client, driver) = database::for_reading(url).await?;
     let transaction = begin(&mut client, "comparing the schema").await?;
     let statuses = history::read(&transaction).await?;
     let mut lines: Vec<String> = statuses
@@ -166,6 +173,8 @@ pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
         let live = schema::read(&transaction).await.map_err(Error::during("comparing the schema"))?;
         let expected = schema::parse(embedded::SCHEMA);
         lines = schema::differences(&expected, &live).iter().map(ToString::to_string).collect();
+        let filtered = schema::filtered_tables(&transaction).await.map_err(Error::during("comparing the schema"))?;
+        lines.extend(filtered.iter().map(|table| format!("{ROW_SECURITY} {table}; {}", row_security_fix(table))));
     }
     drop(transaction);
     close(client, driver).await;

@@ -149,6 +149,16 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Err
     Ok(objects)
 }
 
+/// The tables of the registry on which row-level security is enabled: it may hide rows from daemons and SQL callers, and
+/// then an instance that exists is not found. The caller has pinned the search path.
+pub(super) async fn filtered_tables(client: &impl GenericClient) -> Result<Vec<String>, Error> {
+    let filtered = "SELECT relname::text FROM pg_class
+                    WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relrowsecurity
+                      AND (relname ~ '^(muster|registry)_' OR relname = 'cluster_metadata')
+                    ORDER BY relname";
+    Ok(client.query(filtered, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
 /// Writes objects in the form of `migrations/schema.sql`.
 #[must_use]
 pub fn render(objects: &[Object]) -> String {

@@ -19,10 +19,10 @@ const BOUND: Duration = Duration::from_secs(60);
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<Output> for Ended {
@@ -40,7 +40,7 @@ impl Ended {
     }
 
     /// The one line with which it failed, logs aside.
-    fn complaint(&self) -> &str {
+    pub(crate) fn complaint(&self) -> &str {
         let lines: Vec<&str> = self.stderr.lines().filter(|line| !line.starts_with('{')).collect();
         assert_eq!(lines.len(), 1, "one line: {self:?}");
         assert!(!self.stderr.contains("panicked") && !self.stderr.contains("RUST_BACKTRACE"), "{self:?}");
@@ -49,7 +49,7 @@ impl Ended {
 }
 
 /// Runs a command to its end.
-async fn musterd(arguments: &[&str]) -> Ended {
+pub(crate) async fn musterd(arguments: &[&str]) -> Ended {
     let mut command = tokio::process::Command::from(program());
     let output = command.args(arguments).kill_on_drop(true).output();
     tokio::time::timeout(BOUND, output).await.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap().into()

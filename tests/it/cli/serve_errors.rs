@@ -47,7 +47,7 @@ async fn a_port_in_use_is_found_before_anything_is_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_reached_ends_with_3() {
     let complaint = refused(
-        &["--database-url", "postgres://user:secret@127.0.0.1:1/registry"],
+        &["--start-timeout", "0", "--database-url", "postgres://user:secret@127.0.0.1:1/registry"],
         3,
         "cannot reach postgresql at 127.0.0.1:1/registry: ",
     )
@@ -56,7 +56,7 @@ async fn a_database_that_cannot_be_reached_ends_with_3() {
     // Somebody who listens and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://user:secret@{}/registry?connect_timeout=1", silent.local_addr().unwrap());
-    let complaint = refused(&["--database-url", &url], 3, "cannot reach postgresql at ").await;
+    let complaint = refused(&["--start-timeout", "0", "--database-url", &url], 3, "cannot reach postgresql at ").await;
     assert!(complaint.contains("no answer within 1 s") && !complaint.contains("secret"), "{complaint}");
 }
 

@@ -1,0 +1,285 @@
+//! The database of a registry: what every session of a process shares.
+//!
+//! A handle on where the database is ([`Source`], which can be read again), on the schema that holds the registry, and
+//! on the host that answered last. Every session begins here, of the pool, the feed, the migrations and the checks, so
+//! that all of them work on one registry under the same settings.
+//!
+//! Password and host are read again from their file when the server refuses the session or the certificate, and when
+//! the daemon is told to reload. Certificates are read for each connection (see [`super::tls`]).
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Connection, Socket};
+
+use super::{
+    connect::{ConnectError, Target},
+    locate,
+    server::{Server, Want},
+    session::Opened,
+    tls::Stream,
+};
+use crate::{
+    database_url::{DatabaseUrl, Source, UrlError},
+    telemetry::chain,
+};
+
+/// The task that moves a connection's bytes. It ends by itself once the client is dropped, with the reason if the
+/// connection broke before.
+pub type Driver = JoinHandle<Result<(), tokio_postgres::Error>>;
+
+/// A database, as all sessions of a process share it. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Database {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    source: Source,
+    /// Where the registry is; found by the first session.
+    schema: OnceLock<String>,
+    state: Mutex<State>,
+}
+
+/// A std mutex guards it: held for a few instructions, never across an await.
+#[derive(Debug)]
+struct State {
+    server: Arc<Server>,
+    last_good: Option<Target>,
+    /// Hosts whose failure is logged.
+    failing: BTreeSet<String>,
+    /// Whether the loss of a connection is logged, until the next session opens.
+    is_loss_logged: bool,
+    /// Why the source could not be read, as it was logged last.
+    unreadable: Option<String>,
+}
+
+impl Database {
+    /// The database that `source` names.
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        let server = Arc::new(Server::new(&source.current()));
+        let state =
+            State { server, last_good: None, failing: BTreeSet::new(), is_loss_logged: false, unreadable: None };
+        Self { shared: Arc::new(Shared { source, schema: OnceLock::new(), state: Mutex::new(state) }) }
+    }
+
+    /// The database at a URL that does not change.
+    ///
+    /// # Errors
+    ///
+    /// [`UrlError`] if the URL cannot be used.
+    pub fn at(url: &str) -> Result<Self, UrlError> {
+        Ok(Self::new(Source::fixed(DatabaseUrl::parse(url)?)))
+    }
+
+    /// Reads the source again. Returns whether it names another server, user or password than before; sessions that are
+    /// open go on. What cannot be read is logged, and the former value stays.
+    pub fn reload(&self) -> bool {
+        let outcome = self.shared.source.reload();
+        // Each attempt to connect reads it again while the server is away: the same failure is logged once.
+        let unreadable = outcome.as_ref().err().cloned();
+        let is_news = std::mem::replace(&mut self.state().unreadable, unreadable.clone()) != unreadable;
+        match outcome {
+            Ok(false) => false,
+            Ok(true) => {
+                let url = self.shared.source.current();
+                tracing::info!(database = %url, "database url reloaded");
+                let mut state = self.state();
+                state.server = Arc::new(Server::new(&url));
+                state.last_good = None;
+                true
+            }
+            Err(_) if !is_news => false,
+            Err(error) => {
+                tracing::warn!(error, "database url could not be reloaded, keeping the former one");
+                false
+            }
+        }
+    }
+
+    /// The URL as it was read last, with its password. Never log it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.shared.source.current().expose().to_owned()
+    }
+
+    /// The schema of the registry, as far as a session has found it.
+    #[must_use]
+    pub fn schema(&self) -> Option<&str> {
+        self.shared.schema.get().map(String::as_str)
+    }
+
+    /// The server with all of its hosts, for people.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        self.state().server.target().clone()
+    }
+
+    /// Opens a session; its connection is not driven yet.
+    pub(super) async fn open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
+        let mut opened = match self.try_open(want, limit).await {
+            Err(error) if error.may_be_outdated() && self.reload() => self.try_open(want, limit).await?,
+            outcome => outcome?,
+        };
+        self.hold_to_schema(&mut opened).await?;
+        let mut state = self.state();
+        state.failing.remove(&opened.target.to_string());
+        state.last_good = Some(opened.target.clone());
+        state.is_loss_logged = false;
+        drop(state);
+        Ok(opened)
+    }
+
+    /// Opens a session and drives it in a task that logs how the connection ends, if it breaks.
+    pub(super) async fn open_driven(
+        &self,
+        want: Want,
+        limit: Duration,
+    ) -> Result<(Client, JoinHandle<()>), ConnectError> {
+        let Opened { client, connection, target, .. } = self.open(want, limit).await?;
+        let database = self.clone();
+        let driver = tokio::spawn(async move { database.drive(connection, target).await });
+        Ok((client, driver))
+    }
+
+    async fn drive(self, connection: Connection<Socket, Stream>, target: Target) {
+        if let Err(error) = connection.await {
+            self.connection_lost(&target, &error);
+        }
+    }
+
+    /// Logs that a connection was lost: once, until the next one is opened. A restart of the server breaks them all.
+    pub(super) fn connection_lost(&self, target: &Target, error: &tokio_postgres::Error) {
+        if !std::mem::replace(&mut self.state().is_loss_logged, true) {
+            tracing::warn!(server = %target, error = %chain(error), "connection to postgresql lost, connecting again");
+        }
+    }
+
+    async fn try_open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
+        let (server, first) = {
+            let state = self.state();
+            (Arc::clone(&state.server), state.last_good.clone())
+        };
+        let opened = server.open(want, limit, first.as_ref(), |target, error| {
+            tracing::debug!(server = %target, %error, "host of the database url failed");
+            self.note_failure(target);
+        });
+        let opened = opened.await?;
+        self.report_failures(&opened.target);
+        Ok(opened)
+    }
+
+    /// Remembers a host that failed; reported when another host could be used instead.
+    fn note_failure(&self, target: &Target) {
+        self.state().failing.insert(target.to_string());
+    }
+
+    fn report_failures(&self, used: &Target) {
+        let mut state = self.state();
+        if state.last_good.as_ref() == Some(used) || state.failing.is_empty() {
+            return;
+        }
+        let failing: Vec<String> = state.failing.iter().filter(|host| **host != used.to_string()).cloned().collect();
+        state.last_good = Some(used.clone());
+        drop(state);
+        if !failing.is_empty() {
+            tracing::warn!(server = %used, ?failing, "hosts of the database url cannot be used, connected to another one");
+        }
+    }
+
+    /// Keeps the session to the schema of the registry, whatever the search path of role and database becomes.
+    async fn hold_to_schema(&self, opened: &mut Opened) -> Result<(), ConnectError> {
+        let lost = |target: &Target, error: &tokio_postgres::Error| ConnectError::Unreachable {
+            target: target.clone(),
+            reason: chain(error),
+        };
+        if self.shared.schema.get().is_none() {
+            let located = opened.drive(async |client| locate::locate(client).await).await;
+            let located = located.map_err(|error| lost(&opened.target, &error))??;
+            // Without a schema nothing can be found or made; who needs one says so.
+            let Some(schema) = located else { return Ok(()) };
+            let _ = self.shared.schema.set(schema);
+        }
+        let Some(schema) = self.shared.schema.get() else { return Ok(()) };
+        let path = format!("SET search_path = {}, pg_temp", quote_identifier(schema));
+        let set = opened.drive(async |client| client.batch_execute(&path).await).await;
+        set.map_err(|error| lost(&opened.target, &error))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Checks the certificates that a URL names, without connecting.
+///
+/// # Errors
+///
+/// [`ConnectError::Certificates`].
+pub fn check_certificates(url: &DatabaseUrl) -> Result<(), ConnectError> {
+    Server::new(url).check()
+}
+
+/// Opens a session that can change the database at `url`: with several hosts, on the one that takes changes.
+///
+/// Returns the client and the task that drives it; see [`Driver`]. Takes at most [`super::connect::CONNECT_TIMEOUT`] for each host,
+/// unless the URL has its own `connect_timeout`.
+///
+/// # Errors
+///
+/// Any [`ConnectError`].
+pub async fn for_changes(url: &str) -> Result<(Client, Driver), ConnectError> {
+    open(url, Want::Primary).await
+}
+
+/// As [`for_changes`], for reading only: a standby will do where no host takes changes.
+///
+/// # Errors
+///
+/// Any [`ConnectError`].
+pub async fn for_reading(url: &str) -> Result<(Client, Driver), ConnectError> {
+    open(url, Want::Any).await
+}
+
+async fn open(url: &str, want: Want) -> Result<(Client, Driver), ConnectError> {
+    let opened = Database::at(url)?.open(want, Duration::MAX).await?;
+    Ok((opened.client, tokio::spawn(opened.connection)))
+}
+
+/// A name as an identifier of SQL.
+pub(super) fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reload_takes_over_what_changed_and_keeps_what_cannot_be_read() {
+        let answers =
+            Arc::new(Mutex::new(vec![Err("gone".to_owned()), Ok("postgres://u:new@b/d"), Ok("postgres://u:new@b/d")]));
+        let reader = move || {
+            let answer = answers.lock().unwrap().pop().unwrap_or(Err("no more".to_owned()))?;
+            DatabaseUrl::parse(answer).map_err(|error| error.to_string())
+        };
+        let database = Database::new(Source::read_by(DatabaseUrl::parse("postgres://u:old@a/d").unwrap(), reader));
+        assert!(database.reload(), "another host and password");
+        assert_eq!(database.target().to_string(), "b:5432/d");
+        assert!(!database.reload(), "the same again");
+        assert!(!database.reload(), "not readable");
+        assert_eq!(database.target().to_string(), "b:5432/d");
+    }
+
+    #[test]
+    fn identifiers_are_quoted() {
+        assert_eq!(quote_identifier("Our \"schema\""), "\"Our \"\"schema\"\"\"");
+    }
+}
