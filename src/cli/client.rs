@@ -1,44 +1,61 @@
-//! The way from a client command to a daemon: the address, the connection, the time limit of a call.
+//! How a client command reaches a daemon: the addresses, the connection, the time limit of a call.
 //!
 //! Client commands speak gRPC only and need no access to the database. The wire is plain HTTP/2; an address that asks
-//! for TLS is refused here rather than answered with a handshake nobody understands.
+//! for TLS is refused here, before a TLS handshake fails at a port that does not speak it.
+//!
+//! A daemon on this machine that is not there yet is waited for, since `musterd serve &` returns before it listens. On
+//! another machine a refused connection is a wrong address or a lost daemon, which waiting hides.
 
-use std::{future::Future, time::Duration};
+mod addrs;
+mod failover;
 
+use std::{future::Future, net::IpAddr, time::Duration};
+
+use tokio::time::{Instant, sleep};
 use tonic::{
     Response, Status,
-    transport::{Channel, Endpoint, Uri},
+    transport::{Channel, Uri},
 };
 
-use super::exit::Error;
+pub use self::addrs::Addrs;
+pub(super) use self::addrs::{parse_addr, text as addr_text};
+use self::{
+    addrs::{is_loopback, parse_addrs},
+    failover::Failover,
+};
+use super::{
+    exit::{self, Error},
+    output,
+};
 use crate::proto::v1::{
     cluster_service_client::ClusterServiceClient, discovery_service_client::DiscoveryServiceClient,
     registry_service_client::RegistryServiceClient,
 };
 
-/// The port of a daemon unless it was told otherwise.
-const DEFAULT_PORT: u16 = 7717;
-
 /// The largest answer that is accepted, in bytes: a full page of the largest instances fits.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// How often an idle connection is tried, so that a peer that vanished without a word is noticed.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a daemon on this machine is waited for, unless it is said: `musterd serve &` needs a second or two.
+const LOOPBACK_WAIT: Duration = Duration::from_secs(5);
+/// How long between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A wait that takes longer than this is told.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// Flags of the commands that ask a daemon.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Client options (for commands that ask a daemon)")]
 pub struct ClientArgs {
-    /// gRPC address of a daemon: host:port or http://host:port
+    /// gRPC address of a daemon, or of several: host:port, with commas between them
     #[arg(
         long,
         global = true,
         env = "MUSTERD_ADDR",
         value_name = "ADDR",
         default_value = "http://127.0.0.1:7717",
-        value_parser = parse_addr
+        value_parser = parse_addrs
     )]
-    pub addr: Uri,
+    pub addr: Addrs,
 
     /// How long to wait for the connection, and for each answer
     #[arg(
@@ -50,27 +67,30 @@ pub struct ClientArgs {
         value_parser = parse_timeout
     )]
     pub timeout: Duration,
+
+    /// How long to wait for a daemon that is not there yet [default: 5s on this machine, 0s elsewhere]
+    #[arg(long, global = true, env = "MUSTERD_WAIT", value_name = "DURATION", value_parser = parse_wait)]
+    pub wait: Option<Duration>,
 }
 
-/// Reads `host:port`, `http://host:port` or `host` (port 7717).
-pub(super) fn parse_addr(text: &str) -> Result<Uri, String> {
-    if text.starts_with("https://") {
-        return Err("TLS is not supported by this version; use http:// or a local TLS proxy".to_owned());
+impl ClientArgs {
+    /// For one daemon, which must be there.
+    #[must_use]
+    pub fn at(addr: Uri, timeout: Duration) -> Self {
+        Self { addr: addr.into(), timeout, wait: Some(Duration::ZERO) }
     }
-    let rest = text.strip_prefix("http://").unwrap_or(text);
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let malformed = || "expected host:port or http://host:port, with IPv6 in brackets".to_owned();
-    let authority: http::uri::Authority = rest.parse().map_err(|_| malformed())?;
-    if authority.host().is_empty() || authority.as_str().contains('@') {
-        return Err(malformed());
+
+    /// How long a daemon that is not there yet is waited for.
+    fn patience(&self) -> Duration {
+        let default = if self.addr.iter().any(is_loopback) { LOOPBACK_WAIT } else { Duration::ZERO };
+        self.wait.unwrap_or(default)
     }
-    let host = authority.host();
-    let port = match authority.port_u16() {
-        Some(port) => port,
-        None if authority.as_str() == host => DEFAULT_PORT,
-        None => return Err(malformed()),
-    };
-    format!("http://{host}:{port}").parse().map_err(|_| malformed())
+
+    /// Whether this failure to connect may pass while a daemon starts. Unless it was asked for, only a daemon on this
+    /// machine is waited for, and only while nothing listens at its port.
+    fn may_come(&self, error: &Error) -> bool {
+        self.wait.is_some() || exit::is_refused(error)
+    }
 }
 
 /// Reads a duration such as `500ms` or `1m 30s`.
@@ -86,35 +106,71 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A connection to a daemon. It reconnects by itself once it has been connected.
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        wait if wait > Duration::from_secs(3600) => Err("must be at most 1h".to_owned()),
+        wait => Ok(wait),
+    }
+}
+
+/// A way to the daemons. It connects again by itself, and goes on to the next daemon where there are several.
 #[derive(Debug, Clone)]
 pub struct Client {
+    transport: Failover,
     channel: Channel,
-    addr: String,
+    addrs: Addrs,
     timeout: Duration,
 }
 
 impl Client {
-    /// Connects within the time limit.
+    /// Connects within the time limit, to the first daemon that can be reached; waits for one that is not there yet.
     ///
     /// # Errors
     ///
     /// [`Error::Connect`] or [`Error::Timeout`]: no daemon there, or none that speaks HTTP/2.
     pub async fn connect(args: &ClientArgs) -> Result<Self, Error> {
-        let addr = args.addr.to_string().trim_end_matches('/').to_owned();
-        let endpoint = Endpoint::from(args.addr.clone())
-            .connect_timeout(args.timeout)
-            .user_agent(concat!("musterd/", env!("CARGO_PKG_VERSION")))
-            .map_err(|cause| Error::Connect { addr: addr.clone(), cause })?
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(args.timeout)
-            .keep_alive_while_idle(true);
-        // `connect_timeout` bounds the TCP part only; name resolution may take as long as it likes.
-        let channel = tokio::time::timeout(args.timeout, endpoint.connect())
-            .await
-            .map_err(|_| Error::Timeout { addr: addr.clone(), after: args.timeout })?
-            .map_err(|cause| Error::Connect { addr: addr.clone(), cause })?;
-        Ok(Self { channel, addr, timeout: args.timeout })
+        let began = Instant::now();
+        let until = began + args.patience();
+        let transport = Failover::new(args.addr.clone(), args.timeout, until);
+        let mut is_told = false;
+        let channel = loop {
+            match transport.connect().await {
+                Ok(channel) => break channel,
+                Err(error) if Instant::now() + PAUSE < until && args.may_come(&error) => {
+                    if began.elapsed() > TOLD_AFTER && !std::mem::replace(&mut is_told, true) {
+                        let wait = humantime::format_duration(args.patience());
+                        output::note(&format!("waiting up to {wait} for a daemon at {}", args.addr));
+                    }
+                    sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Self { transport, channel, addrs: args.addr.clone(), timeout: args.timeout })
+    }
+
+    /// The address that this machine has towards the daemon in use: where others can probably reach it too.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.transport.source()
+    }
+
+    /// The address of the daemon in use, as people write it.
+    #[must_use]
+    pub fn addr(&self) -> String {
+        addrs::text(self.addrs.current())
+    }
+
+    /// The host of that address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.addrs.current().host().unwrap_or_default()
+    }
+
+    /// The connection that was made first, without going on to another daemon: for streams of requests, and to measure.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Waits for an answer, as long as the time limit allows.
@@ -132,7 +188,7 @@ impl Client {
     /// The error for a daemon that has said nothing for so long.
     #[must_use]
     pub fn silent(&self, after: Duration) -> Error {
-        Error::Timeout { addr: self.addr.clone(), after }
+        Error::Timeout { addr: self.addr(), after }
     }
 
     /// The time limit of a call.
@@ -143,20 +199,20 @@ impl Client {
 
     /// For actors.
     #[must_use]
-    pub fn registry(&self) -> RegistryServiceClient<Channel> {
-        RegistryServiceClient::new(self.channel.clone())
+    pub fn registry(&self) -> RegistryServiceClient<Failover> {
+        RegistryServiceClient::new(self.transport.clone())
     }
 
     /// For routers.
     #[must_use]
-    pub fn discovery(&self) -> DiscoveryServiceClient<Channel> {
-        DiscoveryServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub fn discovery(&self) -> DiscoveryServiceClient<Failover> {
+        DiscoveryServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// For operators.
     #[must_use]
-    pub fn cluster(&self) -> ClusterServiceClient<Channel> {
-        ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub fn cluster(&self) -> ClusterServiceClient<Failover> {
+        ClusterServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 }
 
@@ -188,34 +244,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_needs_no_scheme_and_no_port() {
-        for (text, expected) in [
-            ("http://127.0.0.1:7717", "http://127.0.0.1:7717/"),
-            ("localhost:9", "http://localhost:9/"),
-            ("http://db.example:80/", "http://db.example:80/"),
-            ("[::1]:7717", "http://[::1]:7717/"),
-            ("db.example", "http://db.example:7717/"),
-            ("[::1]", "http://[::1]:7717/"),
-        ] {
-            assert_eq!(parse_addr(text).expect(text).to_string(), expected);
-        }
-    }
-
-    #[test]
-    fn addresses_that_cannot_work_are_refused() {
-        for text in ["", "https://h:1", "http://", "h:99999", "h:", "::1", "ftp://h:1", "u@h:1", "h:1/path", "a b:1"] {
-            assert!(parse_addr(text).is_err(), "{text}");
-        }
-        assert!(parse_addr("https://h:1").is_err_and(|text| text.contains("TLS")));
-    }
-
-    #[test]
     fn a_timeout_has_a_unit_and_is_bounded() {
         assert_eq!(parse_timeout("1m 30s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_timeout("250ms"), Ok(Duration::from_millis(250)));
         for text in ["0s", "5", "", "-1s", "2h"] {
             assert!(parse_timeout(text).is_err(), "{text}");
         }
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: ClientArgs,
+    }
+
+    #[test]
+    fn only_a_daemon_on_this_machine_is_waited_for_unless_asked() {
+        let patience = |words: &[&str]| {
+            let words = [&["x"], words].concat();
+            <Only as clap::Parser>::try_parse_from(words).expect("arguments").args.patience()
+        };
+        assert_eq!(patience(&["--addr", "127.0.0.1:1"]), LOOPBACK_WAIT);
+        assert_eq!(patience(&["--addr", "db:1,localhost:2"]), LOOPBACK_WAIT);
+        assert_eq!(patience(&["--addr", "db:1"]), Duration::ZERO);
+        assert_eq!(patience(&["--addr", "db:1", "--wait", "30s"]), Duration::from_secs(30));
+        assert_eq!(patience(&["--addr", "127.0.0.1:1", "--wait", "0s"]), Duration::ZERO);
     }
 
     #[test]

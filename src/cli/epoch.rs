@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     client::{Client, ClientArgs},
     exit::{self, Error},
-    instances::{seconds, warn_if_stale},
+    instances::{parse_uuid, seconds, warn_if_stale},
     json,
     output::{self, Format, OutputArgs, Table},
 };
@@ -50,11 +50,11 @@ pub struct ShowArgs {
 #[derive(Debug, clap::Args)]
 pub struct RotateArgs {
     /// Rotate only if this is the current epoch; otherwise change nothing and exit with 5
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     expect: Option<Uuid>,
 
     /// UUID of the new epoch; repeating the command with the same one rotates once [default: a random one]
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     new: Option<Uuid>,
 
     /// Why, for the history; at most 1024 bytes

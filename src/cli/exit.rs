@@ -23,7 +23,7 @@ use std::{error, io, process::ExitCode, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::output;
+use super::{flags, output};
 use crate::{
     config::ConfigError,
     daemon,
@@ -46,11 +46,14 @@ pub const PRECONDITION: u8 = 5;
 pub const CONFIG: u8 = 78;
 
 /// The domain of `google.rpc.ErrorInfo` in errors that a daemon, not a proxy or the transport, has made.
-const ERROR_DOMAIN: &str = "musterd";
+pub(super) const ERROR_DOMAIN: &str = "musterd";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What was asked for would do harm as things are.
+    #[error("{0}")]
+    Precondition(String),
     /// Arguments that each make sense, but not together or not to the server.
     #[error("{0}")]
     Usage(String),
@@ -117,6 +120,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
+            Self::Precondition(_) => PRECONDITION,
             Self::Config(_) => CONFIG,
             Self::Connect { .. } | Self::Timeout { .. } => UNREACHABLE,
             Self::Rpc(status) => status_code(status),
@@ -156,11 +160,22 @@ impl Error {
         }
     }
 
+    /// The same error, naming the flag or argument instead of the field of the protocol; `of_run` for those of `run`.
+    #[must_use]
+    pub(super) fn in_flags(self, of_run: bool) -> Self {
+        match self {
+            Self::Rpc(status) => Self::Rpc(Box::new(flags::in_flags(*status, of_run))),
+            other => other,
+        }
+    }
+
     /// The lines that tell a person what happened, without a prefix and escaped.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = vec![output::escape(&format!("{}{}", chain(self), self.fix())).into_owned()];
         if let Self::Rpc(status) = self
             && let Some(bad) = status.get_details_bad_request()
+            // A message that lists the fields itself is not repeated.
+            && !["", ":"].iter().any(|colon| status.message() == flags::joined(&bad, colon))
         {
             lines.extend(bad.field_violations.iter().map(|violation| {
                 let (field, description) = (output::escape(&violation.field), output::escape(&violation.description));
@@ -185,6 +200,18 @@ fn status_code(status: &Status) -> u8 {
         Code::DeadlineExceeded | Code::Unauthenticated => UNREACHABLE,
         _ => NEGATIVE,
     }
+}
+
+/// Whether nothing listens at the address. The cause is deep in what the transport reports.
+pub(super) fn is_refused(error: &Error) -> bool {
+    let mut cause = Some(error as &dyn error::Error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether the status was made on this side of the wire, from a connection that failed.

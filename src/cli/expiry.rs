@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::{
     client::{Client, ClientArgs, parse_duration},
     exit::{self, Error},
-    instances::seconds,
+    instances::{parse_instance_id, parse_number, seconds},
     json,
-    output::{self, OutputArgs, Table},
+    output::{self, DocumentArgs, OutputArgs, Table},
 };
 use crate::proto::v1;
 
@@ -42,7 +42,7 @@ pub struct HoldArgs {
     reason: String,
 
     #[command(flatten)]
-    output: OutputArgs,
+    output: DocumentArgs,
 }
 
 /// Arguments of `release`.
@@ -53,18 +53,18 @@ pub struct ReleaseArgs {
     duration: Option<prost_types::Duration>,
 
     #[command(flatten)]
-    output: OutputArgs,
+    output: DocumentArgs,
 }
 
 /// Arguments of `expire`.
 #[derive(Debug, clap::Args)]
 pub struct ExpireArgs {
     /// The instance
-    #[arg(value_name = "INSTANCE_ID")]
+    #[arg(value_name = "INSTANCE_ID", value_parser = parse_instance_id)]
     instance_id: Uuid,
 
     /// Only if it still has this lease [default: whichever it has]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = parse_number)]
     lease: u64,
 
     #[command(flatten)]

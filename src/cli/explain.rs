@@ -12,7 +12,7 @@ use super::{
     client::{Client, ClientArgs, label_map, parse_label},
     describe::{named, unknown},
     exit::{self, Error},
-    instances::{address, moment, status, time, warn_if_stale},
+    instances::{address, moment, parse_instance_id, status, time, warn_if_stale},
     json,
     output::{self, Format, OutputArgs, Table},
     paint,
@@ -40,7 +40,7 @@ pub struct ExplainArgs {
     name: String,
 
     /// An instance not to choose; may be repeated
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_instance_id)]
     exclude: Vec<Uuid>,
 
     /// Only instances with this label; may be repeated, all must match

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{
     client::{Client, ClientArgs},
     exit::{self, Error},
-    instances::{self, parse_instance_id, warn_if_stale},
+    instances::{self, parse_instance_id, parse_number, warn_if_stale},
     json,
     output::{self, Format, OutputArgs},
 };
@@ -27,7 +27,7 @@ pub struct GetArgs {
     instance_id: Uuid,
 
     /// Answer at this revision or later; waits at most 1 s for it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_number)]
     min_revision: u64,
 
     #[command(flatten)]

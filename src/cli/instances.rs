@@ -164,6 +164,23 @@ pub(super) fn parse_instance_id(text: &str) -> Result<Uuid, String> {
     })
 }
 
+/// Reads any other UUID: of an epoch, of a history.
+pub(super) fn parse_uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| "is no UUID; expected one like 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10".to_owned())
+}
+
+/// Reads a lease id or a revision.
+pub(super) fn parse_number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "is no whole number from 0 to 18446744073709551615".to_owned())
+}
+
+/// Reads a lease id, of which 0 is none.
+pub(super) fn parse_lease_id(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|lease_id| *lease_id > 0).ok_or_else(|| {
+        "is no lease id, which is a whole number from 1; `musterd list` shows those of all instances".to_owned()
+    })
+}
+
 /// A number, nothing for 0 where 0 means unknown.
 pub(super) fn known(number: i64) -> String {
     if number == 0 { String::new() } else { number.to_string() }

@@ -10,7 +10,7 @@ use chrono::{DateTime, SecondsFormat};
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::proto::{shared, v1};
+use crate::proto::v1;
 
 /// `1s`, `0.200s`, `-1.500s`.
 #[must_use]
@@ -88,39 +88,15 @@ pub fn instance(instance: &v1::Instance) -> Value {
     })
 }
 
-/// `muster.v1.ResolveResponse`.
+/// `muster.v1.BatchResolveResult`, with the name it is about: a line of it may stand alone.
 #[must_use]
-pub fn resolve(response: &v1::ResolveResponse) -> Value {
-    json!({
-        "instance": response.instance.as_ref().map_or(Value::Null, instance),
-        "clusterEpoch": response.cluster_epoch,
-        "epochNumber": long(response.epoch_number),
-        "revision": long(response.revision),
-        "alternatives": response.alternatives,
-        "staleFor": duration(response.stale_for.as_ref()),
-    })
-}
-
-/// `muster.v1.BatchResolveResult`.
-#[must_use]
-pub fn batch_result(result: &v1::BatchResolveResult) -> Value {
+pub fn resolved(name: &str, result: &v1::BatchResolveResult) -> Value {
     let reason = v1::ErrorReason::try_from(result.reason).map_or(json!(result.reason), |r| json!(r.as_str_name()));
     json!({
+        "logicalId": name,
         "instance": result.instance.as_ref().map_or(Value::Null, instance),
         "reason": reason,
         "alternatives": result.alternatives,
-    })
-}
-
-/// `muster.v1.BatchResolveResponse`, with its decoded results.
-#[must_use]
-pub fn batch_resolve(response: &shared::BatchResolveResponse, results: &[v1::BatchResolveResult]) -> Value {
-    json!({
-        "results": results.iter().map(batch_result).collect::<Vec<_>>(),
-        "clusterEpoch": response.cluster_epoch,
-        "epochNumber": long(response.epoch_number),
-        "revision": long(response.revision),
-        "staleFor": duration(response.stale_for.as_ref()),
     })
 }
 

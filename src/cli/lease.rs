@@ -6,7 +6,7 @@
 use super::{
     client::{Client, ClientArgs},
     exit::{self, Error},
-    instances::{address, seconds, status, warn_if_stale},
+    instances::{address, parse_lease_id, parse_number, seconds, status, warn_if_stale},
     json,
     output::{self, OutputArgs, Table},
 };
@@ -24,11 +24,11 @@ it has ended, was replaced, or belongs to an older epoch.";
 #[derive(Debug, clap::Args)]
 pub struct CheckLeaseArgs {
     /// The lease
-    #[arg(value_name = "LEASE_ID", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_name = "LEASE_ID", value_parser = parse_lease_id)]
     lease_id: u64,
 
     /// Answer at this revision or later; waits at most 1 s for it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_number)]
     min_revision: u64,
 
     #[command(flatten)]

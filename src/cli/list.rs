@@ -41,7 +41,7 @@ pub struct ListArgs {
     alive_at: Option<prost_types::Timestamp>,
 
     /// Answer at this revision or later; waits at most 1 s for it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = instances::parse_number)]
     min_revision: u64,
 
     #[command(flatten)]
@@ -58,6 +58,11 @@ fn parse_time(text: &str) -> Result<prost_types::Timestamp, String> {
 }
 
 impl ListArgs {
+    /// Whether it goes on after the first answer.
+    pub(super) fn repeats(&self) -> bool {
+        self.repeat.is_wanted()
+    }
+
     fn statuses(&self) -> Vec<i32> {
         match (self.all_statuses, self.dead) {
             (true, _) => ALL_STATUSES.map(i32::from).to_vec(),
@@ -102,7 +107,9 @@ async fn frame(
         request.page_token = std::mem::take(&mut page.next_page_token);
         if stream {
             let instances = std::mem::take(&mut page.instances);
-            output::print(|out| instances.iter().try_for_each(|i| writeln!(out, "{}", json::instance(i))))?;
+            output::print(|out| {
+                instances.iter().try_for_each(|i| out.write_all(output::json_line(&json::instance(i)).as_bytes()))
+            })?;
         }
         match &mut all {
             None => all = Some(page),

@@ -10,7 +10,7 @@ use super::{
     database::{self, DatabaseArgs},
     exit::{self, Error},
     host,
-    output::{self, OutputArgs, Table},
+    output::{self, DocumentArgs, OutputArgs, Table},
     settings::Layered,
 };
 use crate::{
@@ -26,10 +26,10 @@ pub enum MigrateCommand {
     /// Show each migration and whether it is applied
     Status(Box<StatusArgs>),
     /// Compare the database with what the migrations make; exit with 1 if it differs
-    Verify(Box<Args>),
+    Verify(Box<VerifyArgs>),
 }
 
-/// Arguments of `migrate up` and `migrate verify`.
+/// Arguments of `migrate up`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -37,6 +37,16 @@ pub struct Args {
 
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// Arguments of `migrate verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    database: Layered<DatabaseArgs>,
+
+    #[command(flatten)]
+    output: DocumentArgs,
 }
 
 /// Arguments of `migrate status`.
@@ -111,13 +121,13 @@ async fn status(args: StatusArgs) -> Result<u8, Error> {
     Ok(if args.exit_code && pending { exit::NEGATIVE } else { exit::OK })
 }
 
-async fn verify(args: Args) -> Result<u8, Error> {
+async fn verify(args: VerifyArgs) -> Result<u8, Error> {
     let url = database(args.database)?;
     let differences = migrate::verify(url.expose()).await?;
     output::print_answer(
         args.output.output,
         || json!({ "differences": differences }),
-        || differences.clone(),
+        Vec::new,
         || differences.iter().map(|difference| format!("{}\n", output::escape(difference))).collect(),
     )?;
     if differences.is_empty() {

@@ -19,6 +19,7 @@ pub mod exit;
 pub mod expiry;
 pub mod explain;
 mod filter;
+mod flags;
 pub mod get;
 pub mod healthcheck;
 mod host;
@@ -37,6 +38,7 @@ pub mod serve;
 pub mod settings;
 pub mod status;
 mod suggest;
+mod visible;
 pub mod wait;
 pub mod watch;
 
@@ -69,6 +71,7 @@ const OVERVIEW: &str = "\
 Try it:
   musterd serve &
   musterd run --logical-id web --port 8000 -- python3 -m http.server 8000 &
+  musterd wait web
   musterd resolve web
 
 Exit codes:
@@ -182,6 +185,21 @@ Examples:
   musterd list --prefix cognitive_organ_ --status alive --label zone=eu-1
   musterd list --all-statuses -o jsonl | jq -c '{logicalId, status, death}'";
 
+impl Command {
+    /// For a command that goes on until something happens: its exit code when its reader has gone before that. `None` for
+    /// one that ends by itself, and notices a closed pipe when it prints.
+    fn without_reader(&self) -> Option<u8> {
+        match self {
+            Self::Watch(_) => Some(exit::OK),
+            Self::List(args) if args.repeats() => Some(exit::OK),
+            Self::Status(args) if args.repeats() => Some(exit::OK),
+            // 0 would say that what was waited for is so.
+            Self::Wait(_) => Some(exit::NEGATIVE),
+            _ => None,
+        }
+    }
+}
+
 impl Cli {
     /// Builds the runtime the command needs: all cores for the daemon, one thread for a client unless it is a benchmark.
     ///
@@ -207,8 +225,20 @@ impl Cli {
     ///
     /// Whatever kept the command from its end; [`exit`] maps each to an exit code.
     pub async fn run(self) -> Result<u8, Error> {
-        let client = &self.client;
         paint::set(self.color);
+        let of_run = matches!(self.command, Command::Run(_));
+        let outcome = match self.command.without_reader() {
+            None => self.obey().await,
+            Some(without_reader) => tokio::select! {
+                outcome = self.obey() => outcome,
+                () = output::reader_gone() => Ok(without_reader),
+            },
+        };
+        outcome.map_err(|error| error.in_flags(of_run))
+    }
+
+    async fn obey(self) -> Result<u8, Error> {
+        let client = &self.client;
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Config(command) => config::run(command),
@@ -254,7 +284,7 @@ mod tests {
     fn client_flags_may_stand_before_or_after_the_command() {
         for words in [["musterd", "--addr", "h:1", "resolve", "x"], ["musterd", "resolve", "x", "--addr", "h:1"]] {
             let cli = Cli::try_parse_from(words).expect("arguments");
-            assert_eq!(cli.client.addr.to_string(), "http://h:1/");
+            assert_eq!(cli.client.addr.to_string(), "http://h:1");
         }
     }
 

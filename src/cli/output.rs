@@ -5,21 +5,30 @@
 //! [`super::json`]; `name` is one name or id per line, for the next command of a script. A command makes each of them
 //! only when it is asked for ([`print_answer`]).
 //!
-//! What a registry holds was written by whoever registered, so a table shows control characters escaped: a serve route
-//! must not be able to clear the reader's screen or forge a row. JSON escapes them by its own rules.
+//! What a registry holds was written by any client, so every form shows characters that cannot be seen as escapes
+//! ([`super::visible`]): tables and notes in the way of Rust, JSON by its own rules.
 //!
 //! Writing goes through a locked, buffered handle instead of `println!`, which panics when a reader such as `head` has
 //! closed the pipe.
 
 use std::{
-    borrow::Cow,
     io::{self, BufWriter, Write},
+    os::fd::AsFd as _,
 };
 
 use anstyle::Style;
+use clap::{
+    ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use serde_json::Value;
 
-use super::paint;
+pub use super::visible::escape;
+use super::{
+    paint,
+    visible::{self, escape_json, escape_yaml},
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Form of the data on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -62,6 +71,20 @@ pub struct OutputArgs {
     pub output: Format,
 }
 
+/// The flag `-o` of commands whose answer has no names or ids to list.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct DocumentArgs {
+    /// How to print: a table for people; JSON or YAML for programs (stable)
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table", value_parser = documents())]
+    pub output: Format,
+}
+
+fn documents() -> impl TypedValueParser<Value = Format> {
+    let all = Format::value_variants().iter().filter(|format| **format != Format::Name);
+    PossibleValuesParser::new(all.filter_map(ValueEnum::to_possible_value))
+        .map(|word| Format::from_str(&word, false).unwrap_or_default())
+}
+
 /// The style of a cell, by what it says.
 pub type Painter = fn(&str) -> Style;
 
@@ -101,7 +124,7 @@ impl<const N: usize> Table<N> {
         let mut widths = [0; N];
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+                *width = (*width).max(visible::width(cell));
             }
         }
         let style = self.painted.filter(|_| paint::is_on());
@@ -114,7 +137,7 @@ impl<const N: usize> Table<N> {
                     }
                     _ => line.push_str(cell),
                 }
-                line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+                line.extend(std::iter::repeat_n(' ', width - visible::width(cell) + 2));
             }
             writeln!(out, "{}", line.trim_end())?;
         }
@@ -144,8 +167,8 @@ pub fn answer(
 ) -> io::Result<String> {
     Ok(match format {
         Format::Table | Format::Wide => table(),
-        Format::Json => format!("{:#}\n", document()),
-        Format::Jsonl => format!("{}\n", document()),
+        Format::Json => escape_json(format!("{:#}\n", document())),
+        Format::Jsonl => json_line(&document()),
         Format::Yaml => yaml(&document())?,
         Format::Name => names().iter().map(|name| format!("{}\n", escape(name))).collect(),
     })
@@ -178,9 +201,14 @@ pub fn answer_list(
     table: impl FnOnce() -> String,
 ) -> io::Result<String> {
     match format {
-        Format::Jsonl => Ok(items().iter().map(|item| format!("{item}\n")).collect()),
+        Format::Jsonl => Ok(items().iter().map(json_line).collect()),
         _ => answer(format, document, names, table),
     }
+}
+
+/// A value on a line of its own.
+pub(super) fn json_line(value: &Value) -> String {
+    escape_json(format!("{value}\n"))
 }
 
 /// Writes text to standard output.
@@ -197,6 +225,8 @@ fn yaml(document: &Value) -> io::Result<String> {
     // Strings on one line and in quotes where they need them: a block would show control characters as they are.
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
     let text = serde_saphyr::to_string_with_options(document, options).map_err(io::Error::other)?;
+    // Plain strings of YAML have no escapes. JSON is YAML too, and has.
+    let text = if visible::hides(&text) { escape_yaml(format!("{document:#}\n")) } else { text };
     Ok(format!("---\n{text}"))
 }
 
@@ -241,25 +271,29 @@ pub fn note_continued(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Replaces what could drive a terminal or break a row: control characters, and the marks that reorder text.
-#[must_use]
-pub fn escape(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_hostile) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if is_hostile(c) {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
+/// Returns once whatever reads standard output has gone: the other end of a pipe or a socket is closed, or the terminal
+/// is hung up. Never, for a file. A command that follows changes would otherwise notice only when it next writes.
+pub(super) async fn reader_gone() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // Not a task that blocks: such a one would have to be waited for at the end.
+    let watcher = std::thread::Builder::new().name("stdout-reader".to_owned()).spawn(move || {
+        let stdout = io::stdout();
+        loop {
+            // No event is asked for: errors and hang-ups are always reported.
+            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => {
+                    let _ = tell.send(());
+                    break;
+                }
+                Err(_) => break,
+            }
         }
+    });
+    if watcher.is_err() || told.await.is_err() {
+        std::future::pending::<()>().await;
     }
-    Cow::Owned(escaped)
-}
-
-fn is_hostile(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -267,13 +301,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_by_characters_and_lines_have_no_trailing_blanks() {
+    fn columns_are_aligned_by_display_width_and_lines_have_no_trailing_blanks() {
         let mut table = Table::new(["NAME", "NODE", "LEASE"]);
-        table.row(["größe".into(), "n1".into(), "7".into()]);
-        table.row(["a".into(), String::new(), "123456".into()]);
+        table.row(["推荐".into(), "n1".into(), "7".into()]);
+        table.row(["e\u{301}t".into(), String::new(), "123456".into()]);
         let mut out = Vec::new();
         table.write(&mut out).expect("a vector takes everything");
-        let expected = "NAME   NODE  LEASE\ngröße  n1    7\na      -     123456\n";
+        let expected = "NAME  NODE  LEASE\n推荐  n1    7\ne\u{301}t    -     123456\n";
         assert_eq!(String::from_utf8(out).expect("text"), expected);
     }
 
@@ -293,12 +327,9 @@ mod tests {
     fn yaml_cannot_drive_the_terminal_either() {
         let text = yaml(&serde_json::json!({ "route": "a\n\u{1b}[2J\0" })).expect("a document");
         assert!(!text.contains('\u{1b}') && text.lines().count() == 2, "{text:?}");
-    }
-
-    #[test]
-    fn hostile_characters_are_escaped_and_others_are_not() {
-        assert_eq!(escape("naïve 名"), "naïve 名");
-        assert_eq!(escape("a\nb\tc"), "a\\nb\\tc");
-        assert_eq!(escape("\u{1b}[2J\u{9b}\u{202e}\0"), "\\u{1b}[2J\\u{9b}\\u{202e}\\u{0}");
+        let value = serde_json::json!({ "route": "a\u{202e}\u{e0041}b", "n": null });
+        let text = yaml(&value).expect("a document");
+        assert!(text.contains("a\\U0000202e\\U000e0041b"), "{text}");
+        assert_eq!(serde_saphyr::from_str::<Value>(&text).expect("YAML"), value);
     }
 }

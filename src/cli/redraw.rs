@@ -5,6 +5,7 @@
 //! right will not become so. SIGINT and SIGTERM end it with the exit code of the last answer.
 
 use std::{
+    ffi::OsStr,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -79,7 +80,7 @@ pub(super) async fn show(
         return Ok(frame.code);
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let in_place = io::stdout().is_terminal() && format.is_table();
+    let in_place = io::stdout().is_terminal() && format.is_table() && has_cursor();
     let mut first = true;
     let mut code = exit::OK;
     loop {
@@ -109,6 +110,16 @@ pub(super) async fn show(
         }
         first = false;
     }
+}
+
+/// Whether terminals of this process know cursor sequences.
+pub(super) fn has_cursor() -> bool {
+    !is_dumb(std::env::var_os("TERM").as_deref())
+}
+
+/// Whether the terminal knows no cursor sequences, by the value of `TERM`.
+fn is_dumb(term: Option<&OsStr>) -> bool {
+    term.is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 fn rows() -> usize {
@@ -157,6 +168,13 @@ mod tests {
         for bad in ["--watch=1ms", "--watch=soon", "--watch="] {
             assert!(every(&[bad]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_terminal_is_dumb_if_it_says_so_or_nothing() {
+        let dumb = |term: Option<&str>| is_dumb(term.map(OsStr::new));
+        assert!(dumb(None) && dumb(Some("")) && dumb(Some("dumb")));
+        assert!(!dumb(Some("xterm-256color")) && !dumb(Some("linux")));
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! `musterd resolve`: which instance should I talk to right now?
 //!
 //! One name is one call of Resolve, whose error is the answer if there is no instance. Several names are one call of
-//! BatchResolve, all as of one revision: each has its line, and one that has no instance shows why.
+//! BatchResolve, all as of one revision: each has its line, and one that has no instance shows why. What is printed has
+//! the same shape for one name and for several, so that a script need not count its arguments.
 
 use prost::Message as _;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     client::{Client, ClientArgs, label_map, parse_label},
     exit::{self, Error},
-    instances::{address, known, seconds, status, warn_if_stale},
+    instances::{address, known, parse_instance_id, parse_number, seconds, status, warn_if_stale},
     json,
-    output::{self, OutputArgs, Table},
+    output::{self, Format, OutputArgs, Table},
     paint, suggest,
 };
 use crate::proto::{shared, v1};
@@ -20,7 +22,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   musterd resolve cognitive_organ_1
   musterd resolve cognitive_organ_1 -o json \\
-    | jq -r '.instance | \"\\(.ipAddress):\\(.port)\"'
+    | jq -r '.results[].instance | \"\\(.ipAddress):\\(.port)\"'
   # The same user meets the same instance, as long as that lives
   musterd resolve web --key user-42
   # Several names at once: a line for each, exit code 4 if one has no instance
@@ -46,7 +48,7 @@ pub struct ResolveArgs {
     near: Option<String>,
 
     /// An instance not to choose, for example because calling it has just failed; may be repeated
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_instance_id)]
     exclude: Vec<Uuid>,
 
     /// Only instances with this label; may be repeated, all must match
@@ -54,7 +56,7 @@ pub struct ResolveArgs {
     label: Vec<(String, String)>,
 
     /// Answer at this revision or later, for example the one a registration returned; waits at most 1 s for it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_number)]
     min_revision: u64,
 
     #[command(flatten)]
@@ -108,67 +110,112 @@ impl ResolveArgs {
     }
 }
 
-pub(super) async fn run(mut args: ResolveArgs, client: &ClientArgs) -> Result<u8, Error> {
+pub(super) async fn run(args: ResolveArgs, client: &ClientArgs) -> Result<u8, Error> {
     let choice = Some(args.choice()?);
     let client = Client::connect(client).await?;
-    if args.names.len() > 1 {
-        return batch(args, choice, &client).await;
+    match &args.names[..] {
+        [name] => one(name, &args, choice, &client).await,
+        names => several(names, &args, choice, &client).await,
     }
-    let name = args.names.pop().unwrap_or_default();
-    let request = v1::ResolveRequest { logical_id: name.clone(), min_revision: args.min_revision, choice };
-    let response = match client.call(client.discovery().resolve(request)).await {
-        Ok(response) => response,
-        Err(error) => return Err(suggest::name(error, &name, &client).await),
-    };
-    let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
-    warn_if_stale(response.stale_for.as_ref());
-    output::print_answer(
-        args.output.output,
-        || json::resolve(&response),
-        || vec![instance.instance_id.clone()],
-        || {
-            let mut table = table();
-            table.row(row(instance, response.alternatives));
-            table.text()
-        },
-    )?;
-    Ok(exit::OK)
 }
 
-async fn batch(args: ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Client) -> Result<u8, Error> {
-    let names = args.names;
-    let request = v1::BatchResolveRequest { logical_ids: names.clone(), min_revision: args.min_revision, choice };
-    let (response, results) = resolve_all(request, client).await?;
-    warn_if_stale(response.stale_for.as_ref());
-    let item = |(name, result): (&String, &v1::BatchResolveResult)| {
-        let mut value = json::batch_result(result);
-        // A line has to say what it is about also when it is alone.
-        value["logicalId"] = name.as_str().into();
-        value
+/// What was resolved, in the one form that one name and several share.
+struct Resolved {
+    names: Vec<String>,
+    results: Vec<v1::BatchResolveResult>,
+    cluster_epoch: String,
+    epoch_number: u64,
+    revision: u64,
+    stale_for: Option<prost_types::Duration>,
+}
+
+async fn one(name: &str, args: &ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Client) -> Result<u8, Error> {
+    let request = v1::ResolveRequest { logical_id: name.to_owned(), min_revision: args.min_revision, choice };
+    let response = match client.call(client.discovery().resolve(request)).await {
+        Ok(response) => response,
+        Err(error) => return Err(suggest::name(error, name, client).await),
     };
-    let text = output::answer_list(
-        args.output.output,
-        || json::batch_resolve(&response, &results),
-        || names.iter().zip(&results).map(item).collect(),
-        || results.iter().filter_map(|result| Some(result.instance.as_ref()?.instance_id.clone())).collect(),
-        || {
-            let mut table = table();
-            for (name, result) in names.iter().zip(&results) {
-                table.row(match &result.instance {
-                    Some(instance) => row(instance, result.alternatives),
-                    None => nobody(name, result.reason()),
-                });
-            }
-            table.text()
-        },
-    )?;
-    output::print_text(&text)?;
-    let mut code = exit::OK;
-    for (name, result) in names.iter().zip(&results).filter(|(_, result)| result.instance.is_none()) {
-        output::note(&format!("`{}` has no live instance ({})", output::escape(name), reason(result.reason())));
-        code = exit::NOT_FOUND;
+    if response.instance.is_none() {
+        return Err(Error::Incomplete("the instance"));
     }
-    Ok(code)
+    let result = v1::BatchResolveResult {
+        instance: response.instance,
+        alternatives: response.alternatives,
+        ..Default::default()
+    };
+    let resolved = Resolved {
+        names: vec![name.to_owned()],
+        results: vec![result],
+        cluster_epoch: response.cluster_epoch,
+        epoch_number: response.epoch_number,
+        revision: response.revision,
+        stale_for: response.stale_for,
+    };
+    resolved.print(args.output.output)
+}
+
+async fn several(
+    names: &[String],
+    args: &ResolveArgs,
+    choice: Option<v1::ResolveChoice>,
+    client: &Client,
+) -> Result<u8, Error> {
+    let request = v1::BatchResolveRequest { logical_ids: names.to_vec(), min_revision: args.min_revision, choice };
+    let (response, results) = resolve_all(request, client).await?;
+    let resolved = Resolved {
+        names: names.to_vec(),
+        results,
+        cluster_epoch: response.cluster_epoch,
+        epoch_number: response.epoch_number,
+        revision: response.revision,
+        stale_for: response.stale_for,
+    };
+    resolved.print(args.output.output)
+}
+
+impl Resolved {
+    fn each(&self) -> impl Iterator<Item = (&String, &v1::BatchResolveResult)> {
+        self.names.iter().zip(&self.results)
+    }
+
+    fn items(&self) -> Vec<Value> {
+        self.each().map(|(name, result)| json::resolved(name, result)).collect()
+    }
+
+    fn document(&self) -> Value {
+        serde_json::json!({
+            "results": self.items(),
+            "clusterEpoch": self.cluster_epoch,
+            "epochNumber": json::long(self.epoch_number),
+            "revision": json::long(self.revision),
+            "staleFor": json::duration(self.stale_for.as_ref()),
+        })
+    }
+
+    fn table(&self) -> String {
+        let mut table = table();
+        for (name, result) in self.each() {
+            table.row(match &result.instance {
+                Some(instance) => row(instance, result.alternatives),
+                None => nobody(name, result.reason()),
+            });
+        }
+        table.text()
+    }
+
+    /// Prints it; returns the exit code.
+    fn print(&self, format: Format) -> Result<u8, Error> {
+        warn_if_stale(self.stale_for.as_ref());
+        let ids = || self.results.iter().filter_map(|one| Some(one.instance.as_ref()?.instance_id.clone())).collect();
+        let text = output::answer_list(format, || self.document(), || self.items(), ids, || self.table())?;
+        output::print_text(&text)?;
+        let mut code = exit::OK;
+        for (name, result) in self.each().filter(|(_, result)| result.instance.is_none()) {
+            output::note(&format!("`{}` has no live instance ({})", output::escape(name), reason(result.reason())));
+            code = exit::NOT_FOUND;
+        }
+        Ok(code)
+    }
 }
 
 /// Resolves all names of a request: those that an answer has no room for are asked for again. Returns the first answer,

@@ -15,7 +15,7 @@ use super::{
     exit::{self, Error},
     instances::{age_text, ago, moment, seconds},
     json,
-    output::{self, Format, OutputArgs, Table, escape},
+    output::{self, DocumentArgs, Format, Table, escape},
     paint,
     redraw::{self, Frame, RepeatArgs},
 };
@@ -45,7 +45,14 @@ pub struct StatusArgs {
     repeat: RepeatArgs,
 
     #[command(flatten)]
-    output: OutputArgs,
+    output: DocumentArgs,
+}
+
+impl StatusArgs {
+    /// Whether it goes on after the first answer.
+    pub(super) fn repeats(&self) -> bool {
+        self.repeat.is_wanted()
+    }
 }
 
 /// All that the screen shows.
@@ -57,19 +64,17 @@ struct Seen {
 }
 
 pub(super) async fn run(args: StatusArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let host = client.addr.host().unwrap_or_default().to_owned();
-    let addr = client.addr.to_string().trim_end_matches('/').to_owned();
     let client = Client::connect(client).await?;
     let format = args.output.output;
-    redraw::show(args.repeat, format, async || frame(&look(&client, &host, &addr).await?, format)).await
+    redraw::show(args.repeat, format, async || frame(&look(&client).await?, format)).await
 }
 
-async fn look(client: &Client, host: &str, addr: &str) -> Result<Seen, Error> {
+async fn look(client: &Client) -> Result<Seen, Error> {
     let request = v1::GetClusterRequest { min_revision: 0, unserved_limit: UNSERVED_SHOWN };
     let began = Instant::now();
     let cluster = client.call(client.cluster().get_cluster(request)).await?;
     let round_trip = began.elapsed();
-    let here = Here { now: Clock::new().wall() - round_trip / 2, round_trip, host: host.to_owned() };
+    let here = Here { now: Clock::new().wall() - round_trip / 2, round_trip, host: client.host().to_owned() };
     let findings = cluster::judge(&cluster, &here);
     // Only the history knows when it began, and that is in the database, which may be away.
     let newest = v1::ListEpochsRequest { page_size: 1, page_token: String::new() };
@@ -80,7 +85,7 @@ async fn look(client: &Client, host: &str, addr: &str) -> Result<Seen, Error> {
         }
     };
     let epoch = epoch.filter(|epoch| epoch.epoch_number == cluster.epoch_number);
-    Ok(Seen { addr: addr.to_owned(), cluster, epoch, findings })
+    Ok(Seen { addr: client.addr(), cluster, epoch, findings })
 }
 
 fn frame(seen: &Seen, format: Format) -> Result<Frame, Error> {
@@ -93,7 +98,7 @@ fn frame(seen: &Seen, format: Format) -> Result<Frame, Error> {
             value["findings"] = seen.findings.iter().map(Finding::json).collect();
             value
         },
-        || seen.findings.iter().filter(|one| one.level != Level::Ok).map(|one| one.check.to_owned()).collect(),
+        Vec::new,
         || screen(seen, is_well),
     )?;
     Ok(Frame { text, notes: Vec::new(), code: if is_well { exit::OK } else { exit::NEGATIVE } })

@@ -11,7 +11,7 @@ use super::{
     load::{Measured, Operation, drive},
     options::LoadArgs,
     report::Report,
-    setup::{HELD_TTL, Run, name, registration},
+    setup::{HELD_TTL, Run, discovery, name, registration, registry},
 };
 use crate::{
     model::spread::mix,
@@ -62,7 +62,7 @@ pub(super) async fn register(args: RegisterArgs, client: &ClientArgs) -> Result<
     let run = Run::open(client, load.connections, load.run.prefix.as_deref()).await?;
     let (granted, mut leases) = tokio::sync::mpsc::channel(1_024);
     let callers = run.callers(load.in_flight, |client| Register {
-        registry: client.registry(),
+        registry: registry(client),
         prefix: run.prefix.clone(),
         granted: granted.clone(),
     });
@@ -93,7 +93,7 @@ impl Operation for Beat {
 pub(super) async fn beat(args: HeldArgs, client: &ClientArgs) -> Result<Report, Error> {
     let needs = Needs::Leases;
     measure("beat", &args, needs, client, |client, _, held| Beat {
-        registry: client.registry(),
+        registry: registry(client),
         leases: held.leases.as_slice().into(),
     })
     .await
@@ -109,7 +109,7 @@ pub(super) struct Resolve {
 impl Resolve {
     /// Of the first `names` names of a prefix.
     pub(super) fn new(client: &Client, prefix: &str, names: usize) -> Self {
-        Self { discovery: client.discovery(), prefix: prefix.to_owned(), names }
+        Self { discovery: discovery(client), prefix: prefix.to_owned(), names }
     }
 }
 
@@ -148,7 +148,7 @@ impl Operation for BatchResolve {
 
 pub(super) async fn batch_resolve(args: BatchArgs, client: &ClientArgs) -> Result<Report, Error> {
     let mut report = measure("batch-resolve", &args.held, Needs::Names, client, |client, prefix, held| BatchResolve {
-        discovery: client.discovery(),
+        discovery: discovery(client),
         prefix: prefix.to_owned(),
         names: held.count,
         batch: args.batch.into(),

@@ -250,7 +250,7 @@ mod tests {
             duration: Duration::from_millis(millis),
             keep: false,
             prefix: None,
-            output: super::super::super::output::OutputArgs { output: super::super::super::output::Format::Json },
+            output: super::super::super::output::DocumentArgs { output: super::super::super::output::Format::Json },
         };
         LoadArgs { connections: 1, in_flight: 1, rate, count, run }
     }

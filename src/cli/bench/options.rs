@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{client::parse_duration, output::OutputArgs};
+use super::super::{client::parse_duration, output::DocumentArgs};
 use crate::model::input;
 
 /// The longest a load may last.
@@ -49,7 +49,7 @@ pub(super) struct RunArgs {
     pub(super) prefix: Option<String>,
 
     #[command(flatten)]
-    pub(super) output: OutputArgs,
+    pub(super) output: DocumentArgs,
 }
 
 /// Reads a rate: calls per second.

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, interval},
 };
 
-use super::super::output;
+use super::super::{output, redraw::has_cursor};
 
 /// How often the line is written.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -58,7 +58,7 @@ impl Progress {
     pub(super) fn start(what: &'static str, total: Option<u64>) -> Self {
         let done = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&done);
-        let line = io::stderr().is_terminal().then(|| tokio::spawn(show(what, total, counted)));
+        let line = (io::stderr().is_terminal() && has_cursor()).then(|| tokio::spawn(show(what, total, counted)));
         Self { done, line }
     }
 

@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
-    super::{client::ClientArgs, exit::Error},
+    super::{
+        client::{Client, ClientArgs},
+        exit::Error,
+    },
     load::Schedule,
     options::{RunArgs, parse_rate},
     progress::Progress,
     record::{Latencies, Recorder},
     report::Report,
-    setup::{HELD_TTL, Run},
+    setup::{HELD_TTL, Run, discovery},
 };
 use crate::proto::v1::{self, discovery_service_client::DiscoveryServiceClient};
 
@@ -43,8 +46,8 @@ pub(super) struct PropagateArgs {
 
 pub(super) async fn run(args: PropagateArgs, client: &ClientArgs) -> Result<Report, Error> {
     let run = Run::open(client, 1, args.run.prefix.as_deref()).await?;
-    let other = ClientArgs { addr: args.other_addr, timeout: client.timeout };
-    let discovery = super::super::client::Client::connect(&other).await?.discovery();
+    let other = ClientArgs::at(args.other_addr, client.timeout);
+    let discovery = discovery(&Client::connect(&other).await?);
     let (mut recorder, mut from_answer) = (Recorder::new()?, Latencies::new()?);
     let mut leases = Vec::new();
     let progress = Progress::start("changes", args.count);

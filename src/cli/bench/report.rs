@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     super::{
         exit::Error,
-        output::{self, Format, OutputArgs, Table},
+        output::{self, DocumentArgs, Format, Table},
     },
     load::{Measured, as_f64},
     record::{Latencies, Recorder},
@@ -25,7 +25,7 @@ pub(super) struct Report {
 
 impl Report {
     /// A report of a benchmark.
-    pub(super) fn new(bench: &'static str, prefix: &str, output: OutputArgs) -> Self {
+    pub(super) fn new(bench: &'static str, prefix: &str, output: DocumentArgs) -> Self {
         let mut fields = Map::new();
         fields.insert("bench".into(), bench.into());
         fields.insert("prefix".into(), prefix.into());
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_run_in_which_nothing_succeeded_has_failed() {
-        let output = OutputArgs { output: Format::Json };
+        let output = DocumentArgs { output: Format::Json };
         let mut report = Report::new("resolve", "bench-1", output);
         report.measured(Measured { recorder: Recorder::new().unwrap(), elapsed: Duration::from_secs(2), not_sent: 3 });
         assert!(report.failed());

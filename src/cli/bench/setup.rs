@@ -26,7 +26,10 @@ use super::{
     },
     progress::{Progress, Stop},
 };
-use crate::proto::v1::{self, InstanceStatus, registry_service_client::RegistryServiceClient};
+use crate::proto::v1::{
+    self, InstanceStatus, discovery_service_client::DiscoveryServiceClient,
+    registry_service_client::RegistryServiceClient,
+};
 
 /// Most registrations at the same time, below what the daemon queues.
 const PARALLEL_MAX: usize = 512;
@@ -77,7 +80,7 @@ impl Run {
 
     /// For actors, on a connection in its turn.
     pub(super) fn registry(&self, number: usize) -> RegistryServiceClient<Channel> {
-        self.client(number).registry()
+        registry(self.client(number))
     }
 
     /// One value for each caller, spread over the connections.
@@ -191,6 +194,16 @@ impl Run {
         let most = (self.clients.len() * PARALLEL_PER_CONNECTION).min(PARALLEL_MAX);
         usize::try_from(count).unwrap_or(usize::MAX).clamp(1, most)
     }
+}
+
+/// For actors, on this connection alone: a benchmark measures one daemon and does not go on to another.
+pub(super) fn registry(client: &Client) -> RegistryServiceClient<Channel> {
+    RegistryServiceClient::new(client.channel())
+}
+
+/// For routers, likewise.
+pub(super) fn discovery(client: &Client) -> DiscoveryServiceClient<Channel> {
+    DiscoveryServiceClient::new(client.channel())
 }
 
 /// What a run registers under a number.

@@ -75,6 +75,11 @@ impl Finding {
         Self { level: Level::Ok, check, found: found.into(), fix: String::new() }
     }
 
+    /// The same, where a failure of it alone is tolerable.
+    pub(in crate::cli) fn at_most_a_warning(self) -> Self {
+        Self { level: self.level.min(Level::Warn), ..self }
+    }
+
     /// Somebody should know.
     pub(in crate::cli) fn warn(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { level: Level::Warn, check, found: found.into(), fix: fix.into() }

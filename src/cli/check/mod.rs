@@ -18,17 +18,18 @@ use std::{
 };
 
 use tokio::time::timeout;
+use tonic::transport::Uri;
 
 use self::{
     cluster::Here,
     finding::{Finding, Level, worst},
 };
 use super::{
-    client::{Client, ClientArgs},
+    client::{Client, ClientArgs, addr_text},
     database::DatabaseArgs,
     exit::{self, Error},
     healthcheck, http,
-    output::{self, OutputArgs},
+    output::{self, DocumentArgs},
     serve::parse_socket_addr,
     settings::Layered,
 };
@@ -65,7 +66,7 @@ pub struct CheckArgs {
     http_addr: Option<SocketAddr>,
 
     #[command(flatten)]
-    output: OutputArgs,
+    output: DocumentArgs,
 }
 
 pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, Error> {
@@ -83,13 +84,7 @@ pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, 
             serde_json::json!({ "well": failures == 0, "findings": all })
         },
         || findings.iter().map(Finding::json).collect(),
-        || {
-            findings
-                .iter()
-                .filter(|finding| finding.level != Level::Ok)
-                .map(|finding| finding.check.to_owned())
-                .collect()
-        },
+        Vec::new,
         || findings.iter().map(Finding::lines).collect(),
     )?;
     output::print_text(&text)?;
@@ -104,22 +99,15 @@ pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, 
 /// From the address to what the daemon says.
 async fn daemon(client: &ClientArgs) -> (Vec<Finding>, Option<v1::GetClusterResponse>) {
     let mut findings = Vec::new();
-    // What is under TLS cannot be told from outside.
-    if client.addr.scheme_str() == Some("http")
-        && let Some(authority) = client.addr.authority()
-    {
-        let (reached, go_on) = reach::look(authority.as_str(), client.timeout).await;
-        findings.extend(reached);
-        if !go_on {
-            return (findings, None);
-        }
-    }
+    let Some(addr) = reached(client, &mut findings).await else { return (findings, None) };
+    client.addr.use_address(&addr);
     let began = Instant::now();
     match ask(client).await {
         Ok((cluster, round_trip)) => {
-            let host = client.addr.host().unwrap_or_default().to_owned();
+            let host = client.addr.current().host().unwrap_or_default().to_owned();
             let here = Here { now: Clock::new().wall() - began.elapsed() / 2, round_trip, host };
-            findings.push(Finding::ok("answer", format!("GetCluster takes {}", cluster::millis(round_trip))));
+            let (answers, took) = (addr_text(client.addr.current()), cluster::millis(round_trip));
+            findings.push(Finding::ok("answer", format!("{answers} answers GetCluster in {took}")));
             findings.extend(cluster::judge(&cluster, &here));
             (findings, Some(cluster))
         }
@@ -136,6 +124,25 @@ async fn daemon(client: &ClientArgs) -> (Vec<Finding>, Option<v1::GetClusterResp
     }
 }
 
+/// Looks at each address; returns the first one at which a daemon is. Of several, one is enough: the others are warnings.
+async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Uri> {
+    let mut found = None;
+    let mut looks = Vec::new();
+    for addr in client.addr.iter() {
+        let authority = addr.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let (look, is_daemon) = reach::look(authority, client.timeout).await;
+        looks.push((look, is_daemon));
+        if is_daemon && found.is_none() {
+            found = Some(addr.clone());
+        }
+    }
+    for (look, is_daemon) in looks {
+        let is_spare = found.is_some() && !is_daemon;
+        findings.extend(look.into_iter().map(|finding| if is_spare { finding.at_most_a_warning() } else { finding }));
+    }
+    found
+}
+
 async fn ask(client: &ClientArgs) -> Result<(v1::GetClusterResponse, Duration), Error> {
     let client = Client::connect(client).await?;
     let began = Instant::now();
@@ -145,7 +152,7 @@ async fn ask(client: &ClientArgs) -> Result<(v1::GetClusterResponse, Duration), 
 
 /// What the HTTP port says, where it can be found.
 async fn probe(args: &CheckArgs, client: &ClientArgs, cluster: Option<&v1::GetClusterResponse>) -> Option<Finding> {
-    let host = client.addr.host()?;
+    let host = client.addr.current().host()?;
     let told = cluster.and_then(|cluster| cluster.health.as_ref()?.http_address.parse::<SocketAddr>().ok());
     let authority = match (args.http_addr, told) {
         (Some(given), _) => http::reachable(given).to_string(),

@@ -15,6 +15,7 @@
 //!
 //! `lease` keeps the lease, `signals` passes signals on; here is the order of things.
 
+mod address;
 mod lease;
 #[cfg(test)]
 mod scripted;
@@ -23,7 +24,6 @@ mod signals;
 use std::{
     ffi::OsString,
     io,
-    net::IpAddr,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -35,11 +35,13 @@ use nix::{
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-use self::{lease::Keeper, signals::Signals};
+use self::{address::Address, lease::Keeper, signals::Signals};
 use super::{
     client::{Client, ClientArgs, label_map, parse_duration, parse_label},
     exit::{self, Error},
-    host, output,
+    host,
+    instances::{parse_instance_id, parse_uuid},
+    output,
 };
 use crate::proto::v1::{InstanceStatus, RegisterRequest};
 
@@ -79,7 +81,7 @@ pub struct RunArgs {
     logical_id: String,
 
     /// UUID of the instance [default: a random one]
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_instance_id)]
     instance_id: Option<Uuid>,
 
     /// Name of the actor, for named actors
@@ -94,9 +96,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "NODE")]
     node_id: Option<String>,
 
-    /// Address CMD can be reached at, IPv4 or IPv6
-    #[arg(long, value_name = "IP")]
-    ip: Option<IpAddr>,
+    /// Address CMD can be reached at, or none [default: that of this machine, as the daemon sees it]
+    #[arg(long, value_name = "IP|none", value_parser = address::parse)]
+    ip: Option<Address>,
 
     /// Port CMD can be reached at
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -115,7 +117,7 @@ pub struct RunArgs {
     version: String,
 
     /// Epoch CMD belongs to; refused with exit code 5 if it is not the current one [default: the current one]
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     epoch: Option<Uuid>,
 
     /// What to do when the epoch is rotated while CMD runs
@@ -148,7 +150,8 @@ impl RunArgs {
             actor_name: self.actor_name.clone(),
             serve_route: self.serve_route.clone(),
             node_id: self.node_id.clone().unwrap_or_else(host::name),
-            ip_address: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            // Known once there is a connection: `address`.
+            ip_address: String::new(),
             port: self.port.map(u32::from).unwrap_or_default(),
             pid: i64::from(std::process::id()),
             ttl: ttl.map_err(|_| Error::Usage("--ttl is too long; at most 300s".to_owned()))?,
@@ -160,13 +163,18 @@ impl RunArgs {
 }
 
 pub(super) async fn run(args: RunArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let request = args.request()?;
+    let mut request = args.request()?;
     // Before anything is registered: from here on, no signal ends this process without its having taken leave.
     let mut signals = Signals::catch()?;
     let connected = tokio::select! {
         connected = Client::connect(client) => connected?,
         signal = signals.next() => return Ok(signalled(signal)),
     };
+    let (ip, source) = (args.ip.unwrap_or_default(), connected.source());
+    request.ip_address = ip.ip(source).map(|ip| ip.to_string()).unwrap_or_default();
+    if let Some(note) = ip.note(&output::escape(&args.logical_id), source, args.port) {
+        output::note(&note);
+    }
     let mut keeper = Keeper::new(connected, request, args.on_fenced);
     tokio::select! {
         granted = keeper.open() => granted?,

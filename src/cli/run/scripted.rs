@@ -115,7 +115,7 @@ async fn keeper(on_fenced: OnFenced, request: RegisterRequest) -> (Keeper, Scrip
     let addr = format!("http://{}", incoming.local_addr().expect("bound")).parse().expect("an address");
     let server = Server::builder().add_service(RegistryServiceServer::new(scripted.clone()));
     drop(tokio::spawn(server.serve_with_incoming(incoming)));
-    let args = ClientArgs { addr, timeout: Duration::from_secs(5) };
+    let args = ClientArgs::at(addr, Duration::from_secs(5));
     (Keeper::new(Client::connect(&args).await.expect("connected"), request, on_fenced), scripted)
 }
 

@@ -27,6 +27,7 @@ use super::{
     client::{Client, ClientArgs},
     exit::{self, Error},
     filter::FilterArgs,
+    instances::parse_uuid,
     output::{self, Format, OutputArgs},
 };
 use crate::{clock::Clock, proto::v1};
@@ -76,7 +77,7 @@ pub struct WatchArgs {
     resume_after: Option<u64>,
 
     /// The history that the revision of --resume-after belongs to
-    #[arg(long, value_name = "ID", requires = "resume_after")]
+    #[arg(long, value_name = "ID", requires = "resume_after", value_parser = parse_uuid)]
     history: Option<Uuid>,
 
     /// End after this many events: PUT, GONE, SUSPECT, RECOVERED

@@ -1,10 +1,12 @@
 //! A line of a watch as text: columns of fixed widths, as nobody knows yet what will come, or JSON.
 
-use std::fmt::Write as _;
-
 use super::progress::{Line, What};
 use crate::{
-    cli::{instances::address, instances::status, json, output},
+    cli::{
+        instances::{address, status},
+        json, output,
+        visible::pad,
+    },
     proto::v1,
 };
 
@@ -43,9 +45,10 @@ pub(super) fn push_row(text: &mut String, line: &Line, time: &str) {
     let cells = cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { output::escape(&cell).into_owned() });
     let [logical_id, instance, status, lease, revision, address] = cells;
     let word = word(&line.what);
-    let row = format!(
-        "{time:<24}  {word:<9}  {logical_id:<24}  {instance:<36}  {status:<20}  {lease:<10}  {revision:<10}  {address}"
-    );
+    let columns =
+        [(time, 24), (&word, 9), (&logical_id, 24), (&instance, 36), (&status, 20), (&lease, 10), (&revision, 10)];
+    let row: String = columns.iter().map(|(cell, columns)| pad(cell, *columns) + "  ").collect();
+    let row = row + &address;
     text.push_str(row.trim_end());
     text.push('\n');
 }
@@ -57,8 +60,7 @@ pub(super) fn push_json(text: &mut String, line: &Line) {
         What::Event(event) => json::watch_event(event, revision, history_id),
         mark => json::watch_mark(&word(mark), revision, history_id, &line.cluster_epoch, line.epoch_number),
     };
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "{value}");
+    text.push_str(&output::json_line(&value));
 }
 
 fn resumable(line: &Line) -> String {

@@ -59,6 +59,7 @@ async fn resolve_prints_the_best_instance_as_table_and_as_json() {
     assert_eq!(lines[1][..6], ["organ_1", best.as_str(), "alive", "10.0.0.1:8000", "/route", "n1"]);
 
     let json = ask(&daemon, &["resolve", "organ_1", "-o", "json"]).await.json();
+    let json = &json["results"][0];
     assert_eq!(json["instance"]["instanceId"], best.as_str());
     assert_eq!(json["instance"]["status"], "INSTANCE_STATUS_ALIVE");
     assert_eq!(json["instance"]["labels"]["zone"], "a");

@@ -73,8 +73,20 @@ async fn the_exit_code_is_passed_on_and_the_command_knows_its_registration() {
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
     let script = "echo $MUSTERD_INSTANCE_ID $MUSTERD_LOGICAL_ID $MUSTERD_EPOCH $MUSTERD_LEASE_ID; exit 7";
-    let ended =
-        musterd(&["--addr", &daemon.grpc_addr, "run", "--logical-id", "job", "--", "/bin/sh", "-c", script]).await;
+    let ended = musterd(&[
+        "--addr",
+        &daemon.grpc_addr,
+        "run",
+        "--logical-id",
+        "job",
+        "--ip",
+        "none",
+        "--",
+        "/bin/sh",
+        "-c",
+        script,
+    ])
+    .await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(7), ""));
     let words: Vec<&str> = ended.stdout.split_whitespace().collect();
     let instance = caller.instance(words[0]).await.unwrap();

@@ -35,6 +35,8 @@ pub(crate) fn program() -> Command {
             command.env_remove(name);
         }
     }
+    // A daemon that is not there is the end of a command, unless a test is about waiting for one.
+    command.env("MUSTERD_WAIT", "0s");
     // Nor a file of this machine.
     command.env("MUSTERD_CONFIG", "/dev/null");
     command.stdin(Stdio::null());

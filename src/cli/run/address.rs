@@ -1,0 +1,79 @@
+//! Under which address a command is registered: as it was told, or where this machine is seen from the daemon.
+
+use std::net::IpAddr;
+
+/// The value of `--ip`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Address {
+    /// The source address of the connection to the daemon.
+    #[default]
+    Source,
+    /// No address.
+    None,
+    /// This one.
+    Given(IpAddr),
+}
+
+/// Reads an IP address, or `none`.
+pub(super) fn parse(text: &str) -> Result<Address, String> {
+    if text == "none" {
+        return Ok(Address::None);
+    }
+    text.parse().map(Address::Given).map_err(|_| "expected an IPv4 or IPv6 address, or none".to_owned())
+}
+
+impl Address {
+    /// The address to register, where the connection to the daemon comes from `source`.
+    pub(super) fn ip(self, source: Option<IpAddr>) -> Option<IpAddr> {
+        match self {
+            Self::Source => source.map(|source| source.to_canonical()),
+            Self::None => None,
+            Self::Given(ip) => Some(ip),
+        }
+    }
+
+    /// What to say about an address that was not given: it may be a wrong guess.
+    pub(super) fn note(self, logical_id: &str, source: Option<IpAddr>, port: Option<u16>) -> Option<String> {
+        let ip = self.ip(source).filter(|_| self == Self::Source)?;
+        let at = match (ip, port) {
+            (IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
+            (ip, Some(port)) => format!("{ip}:{port}"),
+            (ip, None) => ip.to_string(),
+        };
+        let reach = if ip.is_loopback() { "which only this machine can reach" } else { "as the daemon sees it" };
+        Some(format!("registering {logical_id} at {at}, {reach}; --ip gives another address, --ip none gives none"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_given_taken_from_the_connection_or_left_out() {
+        let source: Option<IpAddr> = Some("::ffff:10.0.0.5".parse().expect("an address"));
+        let text = |address: Address| address.ip(source).map(|ip| ip.to_string());
+        assert_eq!(text(Address::default()).as_deref(), Some("10.0.0.5"));
+        assert_eq!(text(parse("fd00::1").expect("an address")).as_deref(), Some("fd00::1"));
+        assert_eq!(text(parse("none").expect("none")), None);
+        for bad in ["", "None", "host", "10.0.0.1:80", "[::1]"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_guess_is_told_and_what_was_given_is_not() {
+        let note =
+            |address: Address, source: &str, port| address.note("web", Some(source.parse().expect("an address")), port);
+        assert_eq!(
+            note(Address::Source, "127.0.0.1", Some(8000)).expect("a note"),
+            "registering web at 127.0.0.1:8000, which only this machine can reach; --ip gives another address, --ip \
+             none gives none"
+        );
+        assert!(
+            note(Address::Source, "fd00::1", Some(1)).is_some_and(|text| text.contains("[fd00::1]:1, as the daemon"))
+        );
+        assert_eq!(note(Address::None, "10.0.0.1", None), None);
+        assert_eq!(note(parse("10.0.0.9").expect("an address"), "10.0.0.1", None), None);
+    }
+}
