@@ -107,7 +107,7 @@ fn is_wanted(part: &str) -> bool {
 
 /// Flags of one measurement.
 fn flags<'a>(bench: &'a str, seconds: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [&["bench", bench, "--duration", seconds, "-o", "json"], more].concat()
+    [&["bench", bench, "--yes", "--duration", seconds, "-o", "json"], more].concat()
 }
 
 async fn measure_calls(world: &World, sizes: Sizes, table: &mut Table) {

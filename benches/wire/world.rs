@@ -150,7 +150,7 @@ impl World {
         };
         let wanted = alive().await + u64::from(instances);
         let mut command = tokio::process::Command::from(program());
-        command.args(["bench", "fleet", "--prefix", prefix, "--instances", &instances.to_string()]);
+        command.args(["bench", "fleet", "--yes", "--prefix", prefix, "--instances", &instances.to_string()]);
         command.args(["--ttl", "300s", "--interval", "60s", "--duration", "10m", "--resolve-rate", "0"]);
         command.args(["--addr", self.daemon_addr(0)]).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let fleet = Fleet(command.spawn().unwrap());

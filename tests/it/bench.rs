@@ -3,11 +3,17 @@
 use std::{process::Stdio, time::Duration};
 
 use musterd::proto::v1::{self, InstanceStatus};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::harness::{
+    actor::{Caller, alive},
     daemon::{Daemon, program},
     postgres::TestDatabase,
+    wait::wait_until,
 };
 
 /// How long a benchmark of a second may take on a loaded machine.
@@ -39,6 +45,10 @@ async fn report(daemon: &Daemon, flags: &[&str]) -> Value {
 /// How many instances of a run are not dead.
 async fn live(daemon: &Daemon, prefix: &str) -> usize {
     assert!(prefix.starts_with("bench-") && prefix.len() > 12, "{prefix}");
+    live_of(daemon, prefix).await
+}
+
+async fn live_of(daemon: &Daemon, prefix: &str) -> usize {
     let request = v1::ListInstancesRequest { logical_id_prefix: prefix.to_owned(), ..Default::default() };
     daemon.discovery().await.list_instances(request).await.unwrap().into_inner().instances.len()
 }
@@ -94,6 +104,46 @@ async fn every_watcher_sees_every_change_and_a_fleet_lives() {
     assert!(fleet["resolved"].as_u64().unwrap() > 0, "{fleet}");
     assert_latency(&fleet, "betweenBeatsUs");
     assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_serves_others_is_refused_unless_it_is_accepted() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let caller = Caller::of(&daemon);
+    let web = caller.register(alive("web", Duration::from_secs(300))).await.unwrap();
+    let flags = ["bench", "register", "--count", "3", "--duration", "5s", "--addr", &daemon.grpc_addr];
+    let refused = program().args(flags).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(5), "{said}");
+    assert!(said.contains("serves others, `web` among them") && said.contains("--yes"), "{said}");
+    report(&daemon, &["register", "--count", "3", "--duration", "5s", "--yes"]).await;
+    assert_eq!(caller.instance(&web.instance_id).await.unwrap().status(), InstanceStatus::Alive);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_interrupted_or_fails_leaves_nothing_registered() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let flags = ["bench", "resolve", "--instances", "20", "--duration", "5m", "-o", "json", "--addr"];
+        let mut child = tokio::process::Command::from(program());
+        child.args(flags).arg(&daemon.grpc_addr).stdout(Stdio::piped());
+        let child = child.stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+        wait_until("the instances of the run", BOUND, async || match live_of(&daemon, "bench-").await {
+            20 => Ok(()),
+            live => Err(live),
+        })
+        .await;
+        kill(Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()), signal).unwrap();
+        let ended = tokio::time::timeout(BOUND, child.wait_with_output()).await.unwrap().unwrap();
+        let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert_eq!((&report["leftRegistered"], live_of(&daemon, "bench-").await), (&Value::from(0), 0), "{signal}");
+    }
+    // The other daemon is not there: the run fails before its load.
+    let flags = ["bench", "propagate", "--other-addr", "127.0.0.1:1", "--addr", &daemon.grpc_addr];
+    assert_eq!(program().args(flags).output().unwrap().status.code(), Some(3));
+    assert_eq!(live_of(&daemon, "bench-").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,7 +59,11 @@ impl Operation for Register {
 
 pub(super) async fn register(args: RegisterArgs, client: &ClientArgs) -> Result<Report, Error> {
     let load = args.load;
-    let run = Run::open(client, load.connections, load.run.prefix.as_deref()).await?;
+    let run = Run::open(client, load.connections, &load.run).await?;
+    run.tidy(register_for(&run, &load).await, load.run.keep).await
+}
+
+async fn register_for(run: &Run, load: &LoadArgs) -> Result<Report, Error> {
     let (granted, mut leases) = tokio::sync::mpsc::channel(1_024);
     let callers = run.callers(load.in_flight, |client| Register {
         registry: registry(client),
@@ -72,10 +76,10 @@ pub(super) async fn register(args: RegisterArgs, client: &ClientArgs) -> Result<
         while leases.recv_many(&mut all, 1_024).await > 0 {}
         all
     });
-    let measured = drive(callers, &load, run.grace, &run.stop, "registered").await?;
+    let measured = drive(callers, load, run.grace, &run.stop, "registered").await?;
     let leases = gathered.await.unwrap_or_default();
     let left = run.clean_up(&leases, load.run.keep).await;
-    Ok(report("register", &run, &load, measured, leases.len(), left))
+    Ok(report("register", run, load, measured, leases.len(), left))
 }
 
 struct Beat {
@@ -167,13 +171,16 @@ async fn measure<O: Operation>(
     operation: impl Fn(&Client, &str, &Held) -> O,
 ) -> Result<Report, Error> {
     let load = &args.load;
-    let run = Run::open(client, load.connections, load.run.prefix.as_deref()).await?;
-    let held = Held::take(&run, args, needs).await?;
-    let callers = run.callers(load.in_flight, |client| operation(client, &run.prefix, &held));
-    let measured = drive(callers, load, run.grace, &run.stop, bench).await?;
-    let instances = held.count;
-    let left = held.release(&run, load.run.keep).await;
-    Ok(report(bench, &run, load, measured, instances, left))
+    let run = Run::open(client, load.connections, &args.run()).await?;
+    let measured = async {
+        let held = Held::take(&run, args, needs).await?;
+        let callers = run.callers(load.in_flight, |client| operation(client, &run.prefix, &held));
+        let measured = drive(callers, load, run.grace, &run.stop, bench).await?;
+        let instances = held.count;
+        let left = held.release(&run, load.run.keep).await;
+        Ok(report(bench, &run, load, measured, instances, left))
+    };
+    run.tidy(measured.await, load.run.keep).await
 }
 
 fn report(bench: &'static str, run: &Run, load: &LoadArgs, measured: Measured, instances: usize, left: u64) -> Report {

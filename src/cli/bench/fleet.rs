@@ -112,8 +112,12 @@ impl Fleet {
 }
 
 pub(super) async fn run(args: FleetArgs, client: &ClientArgs) -> Result<Report, Error> {
-    let run = Run::open(client, args.streams, args.run.prefix.as_deref()).await?;
-    let (fleet, inboxes) = Fleet::start(&args, &run)?;
+    let run = Run::open(client, args.streams, &args.run).await?;
+    run.tidy(run_for(&args, &run).await, args.run.keep).await
+}
+
+async fn run_for(args: &FleetArgs, run: &Run) -> Result<Report, Error> {
+    let (fleet, inboxes) = Fleet::start(args, run)?;
     let progress = Progress::start("registering", Some(args.instances));
     let began = Instant::now();
     let granted = move |number: u64, lease_id: u64| {
@@ -134,7 +138,7 @@ pub(super) async fn run(args: FleetArgs, client: &ClientArgs) -> Result<Report, 
     let beats_before = fleet.beats.load(Ordering::Relaxed);
     let holds = Holds::watch(run.client(0).clone());
     let began = Instant::now();
-    let resolved = live(&args, &run, leases.len()).await?;
+    let resolved = live(args, run, leases.len()).await?;
     let lived = began.elapsed();
     let beats = fleet.beats.load(Ordering::Relaxed) - beats_before;
     let seen = fleet.end().await?;

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 
 use super::{
     super::exit::Error,
-    options::LoadArgs,
+    options::{LoadArgs, RunArgs},
     progress::Progress,
     setup::{HELD_TTL, Run, name},
 };
@@ -35,6 +35,13 @@ pub(super) struct HeldArgs {
 
     #[command(flatten)]
     pub(super) load: LoadArgs,
+}
+
+impl HeldArgs {
+    /// How to open the run. One that registers nothing goes on beside whatever it finds.
+    pub(super) fn run(&self) -> RunArgs {
+        RunArgs { yes: self.load.run.yes || self.registered, ..self.load.run.clone() }
+    }
 }
 
 /// What a load calls about.

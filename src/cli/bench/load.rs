@@ -249,6 +249,7 @@ mod tests {
         let run = super::super::options::RunArgs {
             duration: Duration::from_millis(millis),
             keep: false,
+            yes: false,
             prefix: None,
             output: super::super::super::output::DocumentArgs { output: super::super::super::output::Format::Json },
         };

@@ -8,7 +8,8 @@
 //! - **Open loop** (`--rate`): calls are due at fixed times, and latency counts from when a call was *due*. A daemon
 //!   that stalls for a second therefore shows the waits of all calls of that second (no coordinated omission).
 //! - Bounded: time and count have limits, every call has a deadline, Ctrl-C ends the load early and still cleans up.
-//! - A run registers under a random prefix of its own and deregisters that at its end.
+//! - A run registers under a random prefix of its own and deregisters that at its end, however it ends. It refuses a
+//!   registry that serves others.
 //!
 //! [`load`] drives, [`record`] counts, [`setup`] registers and cleans up, [`held`] has what is called about, [`report`] prints; one file per question.
 
@@ -24,6 +25,7 @@ mod record;
 mod report;
 mod setup;
 mod streams;
+mod used;
 mod watch;
 
 use std::num::NonZero;
@@ -75,7 +77,7 @@ Examples:
 
 Latencies are of the client: with --rate from the time a call was due,
 otherwise from when it was made. Exit code 1 if nothing succeeded, or, for
-fleet, if an instance died.";
+fleet, if an instance died; 5 if the registry serves others, without --yes.";
 
 impl BenchArgs {
     /// Threads for the runtime of the client.

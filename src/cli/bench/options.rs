@@ -44,6 +44,10 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) keep: bool,
 
+    /// Run although the registry has instances that are not of a benchmark
+    #[arg(long)]
+    pub(super) yes: bool,
+
     /// Begin the logical ids with this [default: "bench-" and a random name]
     #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
     pub(super) prefix: Option<String>,

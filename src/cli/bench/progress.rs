@@ -1,4 +1,4 @@
-//! One line on standard error that says how far it is, where that is a terminal; and Ctrl-C, which ends the load early.
+//! One line on standard error that says how far it is, where that is a terminal; and the signals that end the load early.
 //!
 //! The line is for people: a log or a pipe gets none of it.
 
@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::{
+    signal::unix::{SignalKind, signal},
     task::JoinHandle,
     time::{Instant, interval},
 };
@@ -26,18 +27,22 @@ const PERIOD: Duration = Duration::from_millis(250);
 pub(super) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Listens for Ctrl-C: the first asks for the end of the load, the second for the end of the program.
-    pub(super) fn on_interrupt() -> Self {
+    /// Listens for SIGINT (Ctrl-C), SIGTERM and SIGHUP: the first asks for the end of the load, the second for the end of
+    /// the program.
+    pub(super) fn on_signals() -> Self {
         let stop = Self::default();
-        let told = stop.clone();
-        tokio::spawn(async move {
-            while tokio::signal::ctrl_c().await.is_ok() {
-                if told.0.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            let told = stop.clone();
+            tokio::spawn(async move {
+                let Ok(mut signals) = signal(kind) else { return };
+                while signals.recv().await.is_some() {
+                    if told.0.swap(true, Ordering::Relaxed) {
+                        std::process::exit(130);
+                    }
+                    output::note("ending; what was registered is deregistered (interrupt again to leave it)");
                 }
-                output::note("ending; what was registered is deregistered (interrupt again to leave it)");
-            }
-        });
+            });
+        }
         stop
     }
 

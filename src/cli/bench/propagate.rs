@@ -45,8 +45,12 @@ pub(super) struct PropagateArgs {
 }
 
 pub(super) async fn run(args: PropagateArgs, client: &ClientArgs) -> Result<Report, Error> {
-    let run = Run::open(client, 1, args.run.prefix.as_deref()).await?;
-    let other = ClientArgs::at(args.other_addr, client.timeout);
+    let run = Run::open(client, 1, &args.run).await?;
+    run.tidy(run_for(&args, &run, client.timeout).await, args.run.keep).await
+}
+
+async fn run_for(args: &PropagateArgs, run: &Run, timeout: Duration) -> Result<Report, Error> {
+    let other = ClientArgs::at(args.other_addr.clone(), timeout);
     let discovery = discovery(&Client::connect(&other).await?);
     let (mut recorder, mut from_answer) = (Recorder::new()?, Latencies::new()?);
     let mut leases = Vec::new();

@@ -24,7 +24,9 @@ use super::{
         exit::Error,
         output,
     },
+    options::RunArgs,
     progress::{Progress, Stop},
+    used,
 };
 use crate::proto::v1::{
     self, InstanceStatus, discovery_service_client::DiscoveryServiceClient,
@@ -58,14 +60,23 @@ pub(super) struct Run {
 
 impl Run {
     /// Connects so many times, for names that begin with `prefix`, or with one of its own.
-    pub(super) async fn open(args: &ClientArgs, connections: u32, prefix: Option<&str>) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// No connection, or [`Error::Precondition`] if others use the registry and `run` does not accept that.
+    pub(super) async fn open(args: &ClientArgs, connections: u32, run: &RunArgs) -> Result<Self, Error> {
         let mut clients = Vec::new();
         for _ in 0..connections {
             clients.push(Client::connect(args).await?);
         }
-        let prefix =
-            prefix.map_or_else(|| format!("bench-{}", &Uuid::new_v4().simple().to_string()[..12]), str::to_owned);
-        Ok(Self { clients, prefix, stop: Stop::on_interrupt(), grace: args.timeout })
+        if let Some(client) = clients.first().filter(|_| !run.yes) {
+            used::refuse(client).await?;
+        }
+        let prefix = run
+            .prefix
+            .as_deref()
+            .map_or_else(|| format!("bench-{}", &Uuid::new_v4().simple().to_string()[..12]), str::to_owned);
+        Ok(Self { clients, prefix, stop: Stop::on_signals(), grace: args.timeout })
     }
 
     /// The connections.
@@ -155,15 +166,20 @@ impl Run {
     /// Deregisters leases unless they are to be kept. Returns how many are left.
     pub(super) async fn clean_up(&self, leases: &[u64], keep: bool) -> u64 {
         let count = u64::try_from(leases.len()).unwrap_or(u64::MAX);
-        if keep || leases.is_empty() {
+        if keep {
             return count;
+        }
+        if leases.is_empty() {
+            return self.sweep().await;
         }
         let progress = Progress::start("deregistering", Some(count));
         let done = progress.counter();
         let bound = CLEANUP_TIME + Duration::from_millis(count);
         let _ = timeout(bound, self.deregister(leases, &done)).await;
         drop(progress);
-        let left = count - done.load(Ordering::Relaxed).min(count);
+        let missed = count - done.load(Ordering::Relaxed).min(count);
+        // Also what was registered by calls whose answer was lost.
+        let left = missed.max(self.sweep().await);
         if left > 0 {
             output::note(&format!(
                 "{left} instances named {}-* could not be deregistered; their leases end",
@@ -171,6 +187,26 @@ impl Run {
             ));
         }
         left
+    }
+
+    /// Cleans up after a run that failed on its way; what was registered is then known from the registry alone.
+    pub(super) async fn tidy<T>(&self, outcome: Result<T, Error>, keep: bool) -> Result<T, Error> {
+        if outcome.is_err() && !keep {
+            self.sweep().await;
+        }
+        outcome
+    }
+
+    /// Deregisters what is still on record of this run. Returns how many are left.
+    async fn sweep(&self) -> u64 {
+        let Ok(leases) = used::of_run(self.client(0), &self.prefix).await else { return 0 };
+        let count = u64::try_from(leases.len()).unwrap_or(u64::MAX);
+        if leases.is_empty() {
+            return 0;
+        }
+        let done = Arc::new(AtomicU64::new(0));
+        let _ = timeout(CLEANUP_TIME + Duration::from_millis(count), self.deregister(&leases, &done)).await;
+        count - done.load(Ordering::Relaxed).min(count)
     }
 
     async fn deregister(&self, leases: &[u64], done: &Arc<AtomicU64>) {
@@ -211,7 +247,7 @@ pub(super) fn registration(prefix: &str, number: u64, ttl: Duration) -> v1::Regi
     v1::RegisterRequest {
         instance_id: Uuid::new_v4().to_string(),
         logical_id: name(prefix, number),
-        node_id: format!("bench-node-{}", number % 16),
+        node_id: format!("{}{}", used::NODE, number % 16),
         ip_address: "127.0.0.1".to_owned(),
         port: 1 + u32::try_from(number % 65_535).unwrap_or_default(),
         pid: std::process::id().into(),

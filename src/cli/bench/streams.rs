@@ -123,11 +123,16 @@ impl Share {
 
 pub(super) async fn run(args: BeatStreamArgs, client: &ClientArgs) -> Result<Report, Error> {
     let load = &args.held.load;
-    let run = Run::open(client, load.connections, load.run.prefix.as_deref()).await?;
-    let held = Held::take(&run, &args.held, Needs::Leases).await?;
-    let measured = measure(&args, &run, &held.leases).await?;
+    let run = Run::open(client, load.connections, &args.held.run()).await?;
+    run.tidy(run_for(&args, &run).await, load.run.keep).await
+}
+
+async fn run_for(args: &BeatStreamArgs, run: &Run) -> Result<Report, Error> {
+    let load = &args.held.load;
+    let held = Held::take(run, &args.held, Needs::Leases).await?;
+    let measured = measure(args, run, &held.leases).await?;
     let instances = held.count;
-    let left = held.release(&run, load.run.keep).await;
+    let left = held.release(run, load.run.keep).await;
     let mut report = Report::new("beat-stream", &run.prefix, load.run.output);
     report.set("instances", instances).set("connections", load.connections).set("inFlight", load.in_flight);
     report.set("batch", args.batch).set("rate", load.rate).measured(measured).set("leftRegistered", left);

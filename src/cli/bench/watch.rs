@@ -200,12 +200,16 @@ pub(super) async fn run(args: WatchArgs, client: &ClientArgs) -> Result<Report, 
         let text = format!("a connection carries at most {WATCHERS_PER_CONNECTION} watchers; use more --connections");
         return Err(Error::Usage(text));
     }
-    let run = Run::open(client, connections, args.run.prefix.as_deref()).await?;
+    let run = Run::open(client, connections, &args.run).await?;
+    run.tidy(run_for(&args, &run, connections).await, args.run.keep).await
+}
+
+async fn run_for(args: &WatchArgs, run: &Run, connections: u32) -> Result<Report, Error> {
     let schedule = |count| Schedule::start(args.run.duration, Some(args.rate), count, run.stop.clone());
     let places = args.count.unwrap_or(CHANGES_MAX).min(CHANGES_MAX);
     let at_us = (0..places).map(|_| AtomicU64::new(0)).collect();
     let calls = Arc::new(Calls { began: Instant::now(), at_us, prefix: run.prefix.clone() });
-    let audience = Audience::begin(&run, &calls, args.watchers).await?;
+    let audience = Audience::begin(run, &calls, args.watchers).await?;
 
     let progress = Progress::start("changes", args.count);
     let (mut recorder, mut leases) = (Recorder::new()?, Vec::new());

@@ -95,7 +95,7 @@ async fn every_command_prints_every_form_or_refuses_it() {
         let command = command.replace("{other}", &other.instance_id).replace("{database}", database.url());
         for format in ["table", "wide", "json", "jsonl", "yaml", "name"] {
             let words: Vec<&str> = command.split(' ').collect();
-            let flags = if words[0] == "bench" { &["--threads", "1"][..] } else { &[] };
+            let flags = if words[0] == "bench" { &["--yes"][..] } else { &[] };
             let ended = musterd(&[&words[..], flags, &["-o", format, "--addr", &daemon.grpc_addr]].concat()).await;
             let place = format!("{command} -o {format}: {ended:?}");
             if has(REFUSED, &command, format) {
