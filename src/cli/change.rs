@@ -24,7 +24,7 @@ pub(super) const DRAIN_EXAMPLES: &str = "\
 Examples:
   musterd drain 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10
   # All of a node, before work on it
-  musterd list --node n7 -o name | xargs musterd drain
+  musterd list --node n7 -o name | xargs -r musterd drain
 
 A draining instance keeps its lease and is not resolved. musterd undrain takes
 it back.";

@@ -80,6 +80,13 @@ impl ClientArgs {
         Self { addr: addr.into(), timeout, wait: Some(Duration::ZERO) }
     }
 
+    /// For a command whose time limit is for all of it: a daemon on this machine may take all of that to come.
+    #[must_use]
+    pub(super) fn patient(&self) -> Self {
+        let wait = self.addr.iter().any(is_loopback).then_some(self.timeout);
+        Self { wait: self.wait.or(wait), ..self.clone() }
+    }
+
     /// How long a daemon that is not there yet is waited for.
     fn patience(&self) -> Duration {
         let default = if self.addr.iter().any(is_loopback) { LOOPBACK_WAIT } else { Duration::ZERO };

@@ -138,6 +138,7 @@ impl Living {
 }
 
 pub(super) async fn run(args: WaitArgs, client: &ClientArgs) -> Result<u8, Error> {
+    let client = &client.patient();
     let deadline = Instant::now() + client.timeout;
     let mut wait = Wait { args, progress: Progress::new(Position::default()), living: Living::default(), known: false };
     match timeout_at(deadline, wait.until_reached(client)).await {

@@ -97,7 +97,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set(before: Before) -> Self {
+    async fn set(before: Before, pasted: bool) -> Self {
         let database = match before {
             Before::Daemon => Registry::head().await.database,
             Before::Nothing | Before::SeedDatabase => TestDatabase::create().await,
@@ -120,20 +120,30 @@ impl Scene {
         };
         let second = (free(), free());
         let world = World { grpc_addr, http_addr, second, database_url: database.url().to_owned() };
-        Self { session: Session::start(world), database, _daemon: daemon }
+        Self { session: Session::start(world, pasted), database, _daemon: daemon }
     }
 }
 
-/// Does what a page says.
+/// Does what a page says, as a reader who takes his time: each command finds what those before it have started.
 async fn follow(page: &str, before: Before) {
-    let mut scene = Scene::set(before).await;
+    read_and_type(page, before, false).await;
+}
+
+/// Does what a page says as it is pasted: one command after the other, each once, without a wait that the page does not
+/// ask for.
+async fn paste(page: &str, before: Before) {
+    read_and_type(page, before, true).await;
+}
+
+async fn read_and_type(page: &str, before: Before, pasted: bool) {
+    let mut scene = Scene::set(before, pasted).await;
     let mut bindings = Bindings::default();
     for block in blocks(&read(page)) {
         match block.mark {
             Mark::NotRun(_) => continue,
             Mark::Fresh => {
                 scene.session.end().await;
-                scene = Scene::set(Before::Nothing).await;
+                scene = Scene::set(Before::Nothing, pasted).await;
                 bindings = Bindings::default();
             }
             Mark::None | Mark::File(_) => {}
@@ -144,7 +154,7 @@ async fn follow(page: &str, before: Before) {
                 for (at, command) in commands.iter().enumerate().filter(|(_, command)| has_tools(page, command)) {
                     let asks_for_code = commands.get(at + 1).is_some_and(|next| next.text.contains("$?"));
                     let compares = block.language == "console";
-                    bindings = obey(&mut scene.session, page, command, compares, asks_for_code, bindings).await;
+                    bindings = obey(&mut scene.session, page, command, compares, asks_for_code, bindings, pasted).await;
                 }
             }
             "sql" => run(&connect(scene.database.url()).await, &block.text).await,
@@ -162,9 +172,10 @@ async fn obey(
     compares: bool,
     may_fail: bool,
     bindings: Bindings,
+    pasted: bool,
 ) -> Bindings {
     let text = bindings.translate(&command.text);
-    let is_read = READS.iter().any(|read| text.starts_with(read));
+    let is_read = !pasted && READS.iter().any(|read| text.starts_with(read));
     let place = format!("{page}:{}: {}", command.line, command.text);
     let mut once = async || {
         let (output, code) = session.run(&text).await;
@@ -174,7 +185,8 @@ async fn obey(
         if !compares {
             return Ok(bindings.clone());
         }
-        let orders = if text.starts_with("musterd list") { orders_of_rows(&output) } else { vec![output] };
+        let is_list = text.starts_with("musterd list") || text.starts_with("musterd wait");
+        let orders = if is_list { orders_of_rows(&output) } else { vec![output] };
         let compared = orders.iter().map(|output| compare(&command.output, output, &bindings));
         let compared = compared.reduce(|first, second| first.or(second)).unwrap_or(Err(String::new()));
         compared.map_err(|difference| format!("{difference}\nall of it:\n{}\n{}", orders[0], session.background()))
@@ -230,6 +242,11 @@ fn has_tools(page: &str, command: &Command) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_readme_does_what_it_says() {
     follow("README.md", Before::Nothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_does_what_it_says_when_it_is_pasted() {
+    paste("README.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

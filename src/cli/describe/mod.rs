@@ -30,7 +30,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   musterd describe cognitive_organ_1
   musterd describe 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10
-  musterd describe cognitive_organ_1 -o name | xargs musterd drain";
+  musterd describe cognitive_organ_1 -o name | xargs -r musterd drain";
 
 /// Arguments of `describe`.
 #[derive(Debug, clap::Args)]

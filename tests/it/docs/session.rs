@@ -55,12 +55,14 @@ pub(crate) struct Session {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     background: PathBuf,
+    /// Whether commands follow each other as in a paste, without waiting for what they started.
+    pasted: bool,
     _scratch: Scratch,
 }
 
 impl Session {
     /// Starts one.
-    pub(crate) fn start(world: World) -> Self {
+    pub(crate) fn start(world: World, pasted: bool) -> Self {
         let scratch = Scratch::on_disk();
         let directory = scratch.path().join("musterd");
         prepare(&directory, &world);
@@ -76,6 +78,8 @@ impl Session {
             .current_dir(&directory)
             .env("PATH", format!("{}:{}:{path}", bin.display(), node_tools().display()))
             .env("MUSTERD_ADDR", &world.grpc_addr)
+            // A loaded machine may need long to start what a page starts.
+            .env("MUSTERD_WAIT", "60s")
             .envs([("LC_ALL", "C.UTF-8"), ("PSQLRC", "/dev/null"), ("PAGER", "cat"), ("NO_COLOR", "1")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -83,14 +87,14 @@ impl Session {
             .process_group(0);
         let mut shell = command.spawn().unwrap();
         let (stdin, stdout) = (shell.stdin.take().unwrap(), BufReader::new(shell.stdout.take().unwrap()));
-        Self { world, shell, stdin, stdout, background, _scratch: scratch }
+        Self { world, shell, stdin, stdout, background, pasted, _scratch: scratch }
     }
 
     /// Types a command and returns what it printed and its exit code. One that stays goes to the background.
     pub(crate) async fn run(&mut self, command: &str) -> (String, i32) {
         let command = self.led_here(command);
         let stays = command.trim_end().ends_with('&') || is_a_daemon(&command);
-        let registers = stays && (command.contains("musterd run ") || command.contains("actor"));
+        let registers = !self.pasted && stays && (command.contains("musterd run ") || command.contains("actor"));
         let live_before = if registers { self.live().await } else { 0 };
         let script = if stays {
             let command = command.trim_end().trim_end_matches('&');
@@ -103,7 +107,7 @@ impl Session {
         self.stdin.write_all(script.as_bytes()).await.unwrap();
         let answer = timeout(BOUND, self.answer()).await;
         let (output, code) = answer.unwrap_or_else(|_| panic!("not ended within {BOUND:?}: {command}"));
-        if stays && command.contains("musterd serve") {
+        if !self.pasted && stays && command.contains("musterd serve") {
             let (_, second) = &self.world.second;
             self.wait_ready(if command.contains(second.as_str()) { second } else { &self.world.http_addr }).await;
         } else if registers {
