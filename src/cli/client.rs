@@ -186,9 +186,10 @@ impl Client {
     ///
     /// [`Error::Timeout`], or [`Error::Rpc`] with the status.
     pub async fn call<T>(&self, rpc: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-        match tokio::time::timeout(self.timeout, rpc).await {
+        let limit = self.transport.limit();
+        match tokio::time::timeout(limit, rpc).await {
             Ok(answer) => Ok(answer?.into_inner()),
-            Err(_) => Err(self.silent(self.timeout)),
+            Err(_) => Err(self.silent(limit)),
         }
     }
 

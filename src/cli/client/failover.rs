@@ -133,6 +133,13 @@ impl Failover {
         Err(self.named(failure.unwrap_or(Error::Incomplete("an address"))))
     }
 
+    /// How long a call may take now. Before the first answer a daemon that still starts has accepted the connection and
+    /// answers once it is ready, so the wait for it counts.
+    pub(super) fn limit(&self) -> Duration {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if self.has_begun.load(Ordering::Relaxed) { self.limit } else { self.limit.max(left) }
+    }
+
     /// The address this machine has towards the daemon in use, once there is a connection.
     pub(super) fn source(&self) -> Option<IpAddr> {
         *self.daemons[self.addrs.current_index()].source.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,7 +166,7 @@ impl Failover {
         // Whole, so that it can be sent again. Requests of the commands are single messages.
         let body = body.collect().await?.to_bytes();
         // Before the caller's own limit, so that the caller gets the daemon's words.
-        let until = self.until.min(Instant::now() + self.limit.mul_f64(0.9));
+        let until = self.until.min(Instant::now() + self.limit().mul_f64(0.9));
         loop {
             let request = || http::Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
             let answer = self.send_in_turn(request).await?;

@@ -61,7 +61,9 @@ const EMPTY: &[(&str, &[&str])] = &[
 ];
 
 fn has(table: &[(&str, &[&str])], command: &str, format: &str) -> bool {
-    table.iter().any(|(name, formats)| command.starts_with(name) && formats.contains(&format))
+    table.iter().any(|(name, formats)| {
+        (command == *name || command.starts_with(&format!("{name} "))) && formats.contains(&format)
+    })
 }
 
 /// Complains unless the output is what the format promises.
@@ -152,7 +154,7 @@ async fn a_mistake_has_one_text_that_names_the_flag() {
     let daemon = Daemon::start(database.url()).await;
     let said = async |words: &str| {
         let words: Vec<&str> = words.split(' ').collect();
-        let ended = musterd(&[&words[..], &["--addr", &daemon.grpc_addr]].concat()).await;
+        let ended = musterd(&[&["--addr", &daemon.grpc_addr], &words[..]].concat()).await;
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{words:?}: {ended:?}");
         ended.stderr
     };

@@ -94,7 +94,8 @@ async fn the_exit_code_is_passed_on_and_the_command_knows_its_registration() {
     assert_eq!(instance.status(), InstanceStatus::Dead, "deregistered at the end, before it ends itself");
     assert_eq!(instance.death.unwrap().reason(), DeathReason::Deregistered);
 
-    let missing = ["--addr", &daemon.grpc_addr, "run", "--logical-id", "missing", "--", "/no/such/command"];
+    let missing =
+        ["--addr", &daemon.grpc_addr, "run", "--logical-id", "missing", "--ip", "none", "--", "/no/such/command"];
     let ended = musterd(&missing).await;
     assert_eq!(ended.code, Some(127));
     assert!(ended.complaint().starts_with("cannot run /no/such/command: "), "{ended:?}");
