@@ -28,6 +28,7 @@ use crate::{
     config::ConfigError,
     daemon,
     store::{connect::ConnectError, migrate},
+    telemetry,
 };
 
 /// Everything went well.
@@ -252,6 +253,7 @@ pub fn finish(outcome: Result<u8, Error>) -> ExitCode {
         report(&error);
         error.exit_code()
     });
+    telemetry::flush();
     ExitCode::from(code)
 }
 

@@ -29,6 +29,7 @@ use super::{
     visible::{self, escape_json, escape_yaml},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::telemetry;
 
 /// Form of the data on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -263,12 +264,12 @@ pub fn print_table<const N: usize>(table: &Table<N>) -> io::Result<()> {
 /// Says something to a person, on standard error, with the program's name before it. There is nowhere left to report
 /// a failure to, so it is dropped.
 pub fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "musterd: {text}");
+    telemetry::say(&format!("musterd: {text}"));
 }
 
 /// A further line of a note, without the program's name.
 pub fn note_continued(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    telemetry::say(text);
 }
 
 /// Returns once whatever reads standard output has gone: the other end of a pipe or a socket is closed, or the terminal

@@ -40,7 +40,7 @@ use crate::{
         routes::Http,
     },
     lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, ServiceManager, Stage},
-    metrics::{self, FeedMetrics, PoolMetrics},
+    metrics::{self, FeedMetrics, LogMetrics, PoolMetrics},
     model::{Lease, Revision},
     registry::{
         Epochs, Health, Leases, Writer,
@@ -250,10 +250,11 @@ fn sources(parts: &Parts) -> Sources {
 /// Sets the gauges that change by themselves.
 fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
     let (view, pool) = (parts.view.clone(), parts.pool.clone());
-    let feed = FeedMetrics::new();
+    let (feed, log) = (FeedMetrics::new(), LogMetrics::new());
     let lanes = [(Lane::Engine, PoolMetrics::engine()), (Lane::Operator, PoolMetrics::operator())];
     move || {
         feed.lag_seconds.set(view.stale_for().as_secs_f64());
+        log.dropped.absolute(telemetry::dropped());
         for (lane, metrics) in &lanes {
             let status = pool.status(*lane);
             let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));

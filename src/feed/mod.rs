@@ -33,7 +33,7 @@ use crate::{
         feed::{Changes, Connection},
         handover::Handed,
     },
-    telemetry::chain,
+    telemetry::{Repeated, chain},
 };
 
 /// How often PostgreSQL is asked when no doorbell rings. Also what detects a dead connection.
@@ -85,6 +85,7 @@ pub struct Feed<S> {
     /// When to ask for those who wait, if somebody does.
     ask_at: Option<Instant>,
     handed: Handed,
+    trouble: Repeated,
     metrics: FeedMetrics,
 }
 
@@ -102,8 +103,8 @@ impl<S: Sink> Feed<S> {
     /// `handed`.
     pub fn new(database: Database, sink: S, clock: Clock, wanted: Arc<Notify>, handed: Handed) -> Self {
         let metrics = FeedMetrics::new();
-        let (history_id, applied, daemons_read, ask_at) = (None, Revision(0), None, None);
-        Self { database, sink, clock, history_id, applied, daemons_read, wanted, ask_at, handed, metrics }
+        let (history_id, applied, daemons_read, ask_at, trouble) = (None, Revision(0), None, None, Repeated::default());
+        Self { database, sink, clock, history_id, applied, daemons_read, wanted, ask_at, handed, trouble, metrics }
     }
 
     /// Feeds until told to stop.
@@ -124,7 +125,10 @@ impl<S: Sink> Feed<S> {
             if began.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
-            tracing::warn!(error = %chain(&error), "the feed lost its connection and loads everything anew");
+            if let Some(told) = self.trouble.failed() {
+                let (error, lasting_ms) = (chain(&error), told.lasting_ms());
+                tracing::warn!(error, failures = told.failures, lasting_ms, "feed disconnected, reloading");
+            }
             self.handed.set_applied(None);
             self.sink.lost(&error);
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -139,6 +143,9 @@ impl<S: Sink> Feed<S> {
         connection.confirm_history(self.applied).await?;
         self.load(&connection, cause).await?;
         self.read_daemons(&connection).await?;
+        if let Some(over) = self.trouble.works() {
+            tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "feed connected again");
+        }
         let mut asked_at = Instant::now();
         loop {
             match self.wake(&connection, asked_at + POLL_PERIOD).await {

@@ -5,7 +5,7 @@
 //! number of connections; and a connection on which the client never speaks is kept for ever, also by a graceful
 //! shutdown. Here instead
 //!
-//! - a failed accept is counted, logged at most every 10 s, and followed by a pause;
+//! - a failed accept is counted, logged at most once a minute, and followed by a pause;
 //! - at most so many connections are open; over the cap new ones wait in the kernel's backlog, which is a slower
 //!   answer and not a refused one;
 //! - at most so many of one address are; over that cap a new one is refused, with an HTTP/2 GOAWAY that says so, because
@@ -38,7 +38,10 @@ use super::{
     addresses::Addresses,
     connection::{Connection, Places},
 };
-use crate::metrics::{IncomingMetrics, RefusedMetrics};
+use crate::{
+    metrics::{IncomingMetrics, RefusedMetrics},
+    telemetry::Repeated,
+};
 
 /// Most connections that are open at once, if not configured otherwise.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
@@ -67,7 +70,7 @@ pub const PREFACE_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait after a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How often failed accepts, and refused connections, are logged at most.
+/// How often refused connections are logged at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// TCP keep-alive, for what HTTP/2 pings do not cover: a peer that vanished is found out after 60 s + 3 * 10 s.
@@ -84,7 +87,7 @@ pub struct Incoming {
     pause: Option<Pin<Box<Sleep>>>,
     addresses: Addresses,
     preface_limit: Duration,
-    errors: Throttle,
+    trouble: Repeated,
     refusals: Throttle,
     metrics: IncomingMetrics,
     refused: RefusedMetrics,
@@ -116,17 +119,24 @@ impl Incoming {
             pause: None,
             addresses: Addresses::new(limits.per_address),
             preface_limit: PREFACE_LIMIT,
-            errors: Throttle::default(),
+            trouble: Repeated::default(),
             refusals: Throttle::default(),
             metrics,
             refused: RefusedMetrics::new(),
         }
     }
 
+    /// Near the limit of file descriptors accepts fail and succeed by turns, so that one success is not the end of it.
+    fn accepted(&mut self) {
+        if let Some(over) = self.trouble.quiet() {
+            tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "connections are accepted again");
+        }
+    }
+
     fn failed(&mut self, error: &io::Error) {
         self.metrics.accept_errors.increment(1);
-        if let Some(suppressed) = self.errors.due(Instant::now()) {
-            tracing::error!(%error, suppressed, "cannot accept connections");
+        if let Some(told) = self.trouble.failed() {
+            tracing::error!(%error, failures = told.failures, lasting_ms = told.lasting_ms(), "cannot accept connections");
         }
         self.pause = Some(Box::pin(sleep(ACCEPT_BACKOFF)));
     }
@@ -170,6 +180,7 @@ impl Stream for Incoming {
             }
             match ready!(Pin::new(&mut this.tcp).poll_next(cx)) {
                 Some(Ok(stream)) => {
+                    this.accepted();
                     if let Some(connection) = this.admit(stream) {
                         return Poll::Ready(Some(Ok(connection)));
                     }
@@ -280,13 +291,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failed_accepts_are_logged_once_in_ten_seconds_and_never_end_the_stream() {
+    async fn failed_accept_is_logged_and_never_ends_the_stream() {
         let (mut incoming, address) = incoming(2).await;
-        let error = io::Error::other("too many open files");
-        incoming.failed(&error);
-        let now = Instant::now();
-        assert_eq!(incoming.errors.due(now), None);
-        assert_eq!(incoming.errors.due(now + LOG_INTERVAL), Some(1), "one was not logged");
+        incoming.failed(&io::Error::other("too many open files"));
+        assert!(incoming.trouble.is_failing());
 
         let _client = TcpStream::connect(address).await.unwrap();
         assert!(incoming.next().await.is_some());

@@ -253,6 +253,12 @@ groups! {
         ready: Gauge = gauge!(names::READY),
     }
 
+    /// For the log; set it at scrape.
+    LogMetrics {
+        /// Lines that were dropped.
+        dropped: Counter = counter!(names::LOG_LINES_DROPPED),
+    }
+
     /// For the acceptor of gRPC connections.
     IncomingMetrics {
         /// Open connections.

@@ -93,6 +93,8 @@ metrics! {
     Gauge POOL_CONNECTIONS = "musterd_pool_connections":
         "Connections to PostgreSQL, by pool and state; waiting counts callers, not connections.";
 
+    Counter LOG_LINES_DROPPED = "musterd_log_lines_dropped_total":
+        "Log lines that were dropped because standard error could not be written, or not soon enough.";
     Gauge READY = "musterd_ready":
         "1 if /readyz answers 200, 0 otherwise.";
     Gauge BUILD_INFO = "musterd_build_info":

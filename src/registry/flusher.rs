@@ -29,6 +29,7 @@ use crate::{
     metrics::FlushMetrics,
     model::{Lease, lease::LeaseState},
     store::{self, Lane, Pool, expiry::DaemonEntry},
+    telemetry::{Repeated, chain},
 };
 
 /// How often due leases are looked for. Small against the third of the shortest TTL (667 ms).
@@ -89,7 +90,7 @@ pub struct Flusher {
     answered_ms: u64,
     /// The database clock, as that write was answered: earlier than whatever is gathered from then on.
     read_at: Option<DateTime<Utc>>,
-    failing: bool,
+    trouble: Repeated,
     health: Arc<Health>,
     metrics: FlushMetrics,
 }
@@ -100,8 +101,8 @@ impl Flusher {
     pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, identity: Identity, health: Arc<Health>) -> Self {
         let confirmed_ms = clock.now_ms();
         let (due, metrics) = (BTreeMap::new(), FlushMetrics::new());
-        let (answered_ms, read_at, failing) = (confirmed_ms, None, false);
-        Self { pool, leases, clock, identity, due, confirmed_ms, answered_ms, read_at, failing, health, metrics }
+        let (answered_ms, read_at, trouble) = (confirmed_ms, None, Repeated::default());
+        Self { pool, leases, clock, identity, due, confirmed_ms, answered_ms, read_at, trouble, health, metrics }
     }
 
     /// Saves until told to stop, then saves what is left.
@@ -124,7 +125,7 @@ impl Flusher {
         let left = self.take_due(u64::MAX);
         let count = left.len();
         self.save(left, Some(Instant::now() + LAST_SAVE_TIMEOUT), &CancellationToken::new()).await;
-        tracing::info!(leases = count, failed = self.failing, "saved the last beats");
+        tracing::info!(leases = count, failed = self.trouble.is_failing(), "saved the last beats");
         Ok(())
     }
 
@@ -212,8 +213,8 @@ impl Flusher {
 
     /// PostgreSQL has taken a write.
     fn answered(&mut self, asked_ms: u64, leases: usize, read_at: DateTime<Utc>) {
-        if std::mem::take(&mut self.failing) {
-            tracing::info!("beats are saved again");
+        if let Some(over) = self.trouble.works() {
+            tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "beats are saved again");
         }
         self.answered_ms = asked_ms;
         self.read_at = Some(read_at);
@@ -232,8 +233,9 @@ impl Flusher {
 
     fn failed(&mut self, error: &store::Error) {
         self.metrics.failures.increment(1);
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(error = %crate::telemetry::chain(error), "beats could not be saved");
+        if let Some(told) = self.trouble.failed() {
+            let (error, lasting_ms) = (chain(error), told.lasting_ms());
+            tracing::warn!(error, failures = told.failures, lasting_ms, "beats could not be saved");
         }
     }
 

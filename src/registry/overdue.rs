@@ -4,7 +4,7 @@
 //! daemon costs nothing. Nothing but suspicion depends on it: the database alone decides deaths. The same look tells whose
 //! suspicion has changed, and whose only this daemon can know ([`super::suspicion`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use tokio::{
     task::spawn_blocking,
@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     model::Lease,
     store::{self, Pool},
-    telemetry::chain,
+    telemetry::{Repeated, chain},
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -32,12 +32,19 @@ pub async fn run(
     tell: impl Fn(&[Arc<Lease>], bool) + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
+    let mut trouble = Repeated::default();
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         // Aside, because there may be a million at once, and beats are not to wait for them.
         let looking = Arc::clone(&leases);
-        let Ok(found) = spawn_blocking(move || looking.look()).await else { return };
+        let found = match spawn_blocking(move || looking.look()).await {
+            Ok(found) => found,
+            // Ends this task with the same panic, which ends the daemon.
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            // The runtime is going down.
+            Err(_) => return,
+        };
         tell(&found.suspect, true);
         tell(&found.recovered, false);
         leases.tell_of_suspects(&found.suspect);
@@ -45,6 +52,10 @@ pub async fn run(
             let asked_ms = clock.now_ms();
             match store::beats::ages(&pool, chunk, Instant::now() + TIMEOUT).await {
                 Ok(ages) => {
+                    if let Some(over) = trouble.works() {
+                        let (failures, lasting_ms) = (over.failures, over.lasting_ms());
+                        tracing::info!(failures, lasting_ms, "overdue leases are looked up again");
+                    }
                     for (lease_id, age_ms) in ages {
                         if let Some(lease) = leases.get(lease_id) {
                             // Counted from before the question, so that the way there never makes a beat younger.
@@ -53,7 +64,15 @@ pub async fn run(
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(error = %chain(&error), "overdue leases could not be looked up");
+                    if let Some(told) = trouble.failed() {
+                        let (error, lasting_ms) = (chain(&error), told.lasting_ms());
+                        tracing::warn!(
+                            error,
+                            failures = told.failures,
+                            lasting_ms,
+                            "overdue leases could not be looked up"
+                        );
+                    }
                     break;
                 }
             }

@@ -30,7 +30,7 @@ use crate::{
         self, Pool,
         expiry::{ExpectedClock, StaleReport},
     },
-    telemetry::chain,
+    telemetry::{Repeated, chain},
 };
 
 /// Most deaths of one call.
@@ -127,7 +127,7 @@ pub struct Reapers {
 impl Reapers {
     /// Declares stale leases dead, until told to stop.
     pub async fn reap_stale(self, stop: CancellationToken) {
-        let metrics = ReaperMetrics::stale();
+        let mut tally = Tally::new("stale", ReaperMetrics::stale());
         let hold = HoldMetrics::new();
         let mut seen_rules = Rules::default();
         let mut seen = None;
@@ -138,7 +138,7 @@ impl Reapers {
             } else {
                 let report = self.reap_stale_once(&mut seen).await;
                 tell_rules(&mut seen_rules, &hold, &report);
-                count(&metrics, report.as_ref().map(|report| report.reaped), seen_rules.held);
+                tally.count(report.as_ref().map(|report| report.reaped), seen_rules.held);
                 report.map_or(Duration::from_secs(1), |report| pause_after(&report))
             };
             let nap = self.alarm.sleep_until(self.clock, self.clock.now_ms() + millis(pause));
@@ -168,11 +168,11 @@ impl Reapers {
 
     /// Writes down the deaths of instances of older epochs, until told to stop.
     pub async fn reap_old_epoch(self, stop: CancellationToken) {
-        let metrics = ReaperMetrics::old_epoch();
+        let mut tally = Tally::new("old_epoch", ReaperMetrics::old_epoch());
         loop {
             let deadline = Instant::now() + TIMEOUT;
             let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, deadline).await;
-            count(&metrics, reaped.as_ref().copied(), false);
+            tally.count(reaped.as_ref().copied(), false);
             let pause = match reaped {
                 Ok(0) => LONGEST_SLEEP,
                 Ok(_) => Duration::from_millis(20),
@@ -187,10 +187,10 @@ impl Reapers {
 
     /// Purges rows that have been dead for longer than `keep`, until told to stop.
     pub async fn purge(self, keep: Duration, stop: CancellationToken) {
-        let metrics = ReaperMetrics::purge();
+        let mut tally = Tally::new("purge", ReaperMetrics::purge());
         loop {
             let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT).await;
-            count(&metrics, purged.as_ref().copied(), false);
+            tally.count(purged.as_ref().copied(), false);
             let full = purged.is_ok_and(|purged| purged >= u64::from(PURGE_BATCH.unsigned_abs()));
             let pause = if full { Duration::from_millis(100) } else { PURGE_PERIOD.min(keep) };
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -273,18 +273,44 @@ fn tell_rules(seen: &mut Rules, metrics: &HoldMetrics, report: &Result<StaleRepo
     metrics.protect.set(f64::from(u8::from(rules.brake == Some(BrakeMode::Protect))));
 }
 
-fn count(metrics: &ReaperMetrics, reaped: Result<u64, &store::Error>, held: bool) {
-    match reaped {
-        Ok(reaped) => {
-            if held { &metrics.held } else { &metrics.ok }.increment(1);
-            metrics.reaped.increment(reaped);
-            if reaped > 0 {
-                tracing::info!(reaped, "instances reaped");
+/// Counts the runs of one reaper, and tells of those that fail.
+#[derive(Debug)]
+struct Tally {
+    reaper: &'static str,
+    metrics: ReaperMetrics,
+    trouble: Repeated,
+}
+
+impl Tally {
+    fn new(reaper: &'static str, metrics: ReaperMetrics) -> Self {
+        Self { reaper, metrics, trouble: Repeated::default() }
+    }
+
+    fn count(&mut self, reaped: Result<u64, &store::Error>, held: bool) {
+        let Self { reaper, metrics, trouble } = self;
+        match reaped {
+            Ok(reaped) => {
+                if held { &metrics.held } else { &metrics.ok }.increment(1);
+                metrics.reaped.increment(reaped);
+                if let Some(over) = trouble.works() {
+                    tracing::info!(
+                        reaper,
+                        failures = over.failures,
+                        lasting_ms = over.lasting_ms(),
+                        "reaper works again"
+                    );
+                }
+                if reaped > 0 {
+                    tracing::info!(reaper, reaped, "instances reaped");
+                }
             }
-        }
-        Err(error) => {
-            metrics.failed.increment(1);
-            tracing::warn!(error = %chain(error), "a reaper failed and will try again");
+            Err(error) => {
+                metrics.failed.increment(1);
+                if let Some(told) = trouble.failed() {
+                    let (error, lasting_ms) = (chain(error), told.lasting_ms());
+                    tracing::warn!(reaper, error, failures = told.failures, lasting_ms, "reaper failed, retrying");
+                }
+            }
         }
     }
 }

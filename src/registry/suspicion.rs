@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     model::{Lease, LeaseId},
     store::{self, Pool},
-    telemetry::chain,
+    telemetry::{Repeated, chain},
 };
 
 /// How often what others have told is asked for.
@@ -43,7 +43,7 @@ pub struct Suspicions {
     untold: HashMap<LeaseId, Lost>,
     /// What was told at the last exchange, and this daemon does not object to.
     told: HashMap<LeaseId, Told>,
-    failing: bool,
+    trouble: Repeated,
 }
 
 /// A lease that some daemon has lost contact with.
@@ -61,7 +61,7 @@ impl Suspicions {
     #[must_use]
     pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock) -> Self {
         let (untold, told) = (HashMap::new(), HashMap::new());
-        Self { pool, leases, clock, untold, told, failing: false }
+        Self { pool, leases, clock, untold, told, trouble: Repeated::default() }
     }
 
     /// Goes on until told to stop. Hands what became suspect (or recovered) by it to `tell`.
@@ -76,10 +76,21 @@ impl Suspicions {
             }
             self.untold.extend(self.leases.take_lost().into_iter().map(|lost| (lost.lease.id, lost)));
             match self.exchange(&tell).await {
-                Ok(()) => self.failing = false,
+                Ok(()) => {
+                    if let Some(over) = self.trouble.works() {
+                        let (failures, lasting_ms) = (over.failures, over.lasting_ms());
+                        tracing::info!(failures, lasting_ms, "suspicions are exchanged again");
+                    }
+                }
                 Err(error) => {
-                    if !std::mem::replace(&mut self.failing, true) {
-                        tracing::debug!(error = %chain(&error), "suspicions could not be exchanged");
+                    if let Some(told) = self.trouble.failed() {
+                        let (error, lasting_ms) = (chain(&error), told.lasting_ms());
+                        tracing::warn!(
+                            error,
+                            failures = told.failures,
+                            lasting_ms,
+                            "suspicions could not be exchanged"
+                        );
                     }
                 }
             }

@@ -28,6 +28,7 @@ use crate::{
     metrics::WriterMetrics,
     model::{Operation, Outcome, Verdict},
     store::{self, Pool, handover::Handover, membership::Question},
+    telemetry::{Repeated, chain},
 };
 
 /// Most changes of one commit.
@@ -59,6 +60,7 @@ pub struct WriterTask {
     clock: Clock,
     database_clock: DatabaseClock,
     handover: Handover,
+    trouble: Repeated,
     metrics: WriterMetrics,
 }
 
@@ -74,8 +76,9 @@ impl Writer {
         handover: Handover,
     ) -> (Self, WriterTask) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        let metrics = WriterMetrics::new();
-        (Self { queue: sender }, WriterTask { queue, pool, decided_by, clock, database_clock, handover, metrics })
+        let (metrics, trouble) = (WriterMetrics::new(), Repeated::default());
+        let task = WriterTask { queue, pool, decided_by, clock, database_clock, handover, trouble, metrics };
+        (Self { queue: sender }, task)
     }
 
     /// Asks for a change and waits for its outcome.
@@ -128,7 +131,7 @@ impl WriterTask {
         }
     }
 
-    async fn apply_group(&self, group: Vec<Job>) {
+    async fn apply_group(&mut self, group: Vec<Job>) {
         let now = Instant::now();
         let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.deadline > now);
         answer_all(late, &Error::Unavailable);
@@ -147,7 +150,7 @@ impl WriterTask {
         self.metrics.seconds.record(now.elapsed());
     }
 
-    async fn apply_singly(&self, group: Vec<Job>) {
+    async fn apply_singly(&mut self, group: Vec<Job>) {
         for job in group {
             let outcome = self.apply_until(std::slice::from_ref(&job), job.deadline).await;
             let outcome = outcome.and_then(|outcomes| outcomes.into_iter().next().unwrap_or(Err(Error::MaybeApplied)));
@@ -156,7 +159,7 @@ impl WriterTask {
     }
 
     /// Applies a group, again and again until there is an answer or the time is up.
-    async fn apply_until(&self, group: &[Job], deadline: Instant) -> Result<Vec<Result<Outcome, Error>>, Error> {
+    async fn apply_until(&mut self, group: &[Job], deadline: Instant) -> Result<Vec<Result<Outcome, Error>>, Error> {
         let mut may_be_applied = false;
         let mut pause = Duration::from_millis(20);
         loop {
@@ -173,13 +176,20 @@ impl WriterTask {
                     if let Some(changes) = changes {
                         self.handover.hand(changes);
                     }
+                    if let Some(over) = self.trouble.works() {
+                        let (failures, lasting_ms) = (over.failures, over.lasting_ms());
+                        tracing::info!(failures, lasting_ms, "changes are confirmed again");
+                    }
                     return Ok(outcomes.into_iter().map(|outcome| honest(outcome, may_be_applied)).collect());
                 }
                 Err(error) => error,
             };
             may_be_applied |= error.may_be_applied();
             if !error.is_passing() || Instant::now() + pause >= deadline {
-                tracing::warn!(error = %crate::telemetry::chain(&error), operations = group.len(), "changes were not confirmed");
+                if let Some(told) = self.trouble.failed() {
+                    let (error, failures, lasting_ms) = (chain(&error), told.failures, told.lasting_ms());
+                    tracing::warn!(error, failures, lasting_ms, operations = group.len(), "changes were not confirmed");
+                }
                 return Err(if may_be_applied { Error::MaybeApplied } else { Error::from(&error) });
             }
             sleep(pause).await;

@@ -35,11 +35,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("status", &["model"]),
     // What the outside sees.
     ("http", &["lifecycle", "metrics", "view", "model", "status"]),
-    ("grpc", &["registry", "view", "model", "proto", "lifecycle", "metrics", "clock", "status"]),
+    ("grpc", &["registry", "view", "model", "proto", "lifecycle", "metrics", "clock", "status", "telemetry"]),
     // The one place that knows every part.
     ("daemon", EVERYTHING),
     // A client of the protocol, and the way in to the daemon and to the migrations.
-    ("cli", &["model", "proto", "config", "clock", "daemon", "store", "status"]),
+    ("cli", &["model", "proto", "config", "clock", "daemon", "store", "status", "telemetry"]),
     ("main", &["cli"]),
 ];
 

@@ -171,26 +171,6 @@ fn the_exit_codes_are_those_of_the_program() {
 }
 
 #[test]
-fn log_messages_that_are_explained_are_those_of_the_program() {
-    fn sources(directory: &Path, text: &mut String) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                sources(&path, text);
-            } else {
-                text.push_str(&fs::read_to_string(&path).unwrap_or_default());
-            }
-        }
-    }
-    let mut code = String::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
-    let rows = table(&readme(), "Message");
-    for message in rows.iter().flat_map(|row| row[0].split(", ")) {
-        assert!(code.contains(&format!("\"{message}\"")), "no log says {message:?}");
-    }
-}
-
-#[test]
 fn every_reason_of_an_error_is_explained() {
     let rows = table(&readme(), "Reason");
     let documented: BTreeSet<String> = rows.iter().flat_map(|row| row[0].split(", ").map(str::to_owned)).collect();

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::{Path, PathBuf},
 };
 
 use musterd::metrics::names;
@@ -123,4 +124,35 @@ fn the_commands_that_pages_name_are_those_of_the_program() {
         }
     }
     assert!(seen >= 30, "only {seen} calls");
+}
+
+/// What a page quotes of the log: the messages of JSON lines, each as a string of the source; and the beginnings of
+/// messages that are searched for in the journal.
+fn quoted_messages(text: &str) -> BTreeSet<String> {
+    let messages = text.split(r#""message":""#).skip(1).filter_map(|rest| rest.split('"').next());
+    let searched = text.lines().filter(|line| line.contains("journalctl"));
+    let searched = searched.filter_map(|line| line.split("| grep \"").nth(1)?.split('"').next());
+    messages.map(|message| format!("\"{message}\"")).chain(searched.map(|begin| format!("\"{begin}"))).collect()
+}
+
+#[test]
+fn log_messages_that_pages_quote_are_those_of_the_program() {
+    let sources: String = rust_files(&path("src")).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let operating = text("docs/operating.md");
+    let table = operating.split("\n## Logs").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    let cells = table.lines().filter_map(|line| line.strip_prefix("| `")?.split("` |").next());
+    let explained: Vec<_> = cells.flat_map(|cell| cell.split("`, `").map(|message| format!("\"{message}\""))).collect();
+    assert!(explained.len() >= 15, "{explained:?}");
+    let pages = pages();
+    let quoted =
+        pages.iter().flat_map(|(page, text)| quoted_messages(text).into_iter().map(move |it| (page.as_str(), it)));
+    for (page, message) in quoted.chain(explained.into_iter().map(|message| ("docs/operating.md", message))) {
+        assert!(sources.contains(&message), "{page} quotes a message that no source has: {message}");
+    }
+}
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|entry| if entry.is_dir() { rust_files(&entry) } else { vec![entry] });
+    files.filter(|file| file.extension().is_some_and(|ending| ending == "rs")).collect()
 }
