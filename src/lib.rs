@@ -18,6 +18,8 @@
 //! `daemon` is the only module that knows every part; `cli` is a client of the protocol, and starts the daemon and the
 //! migrations. `tests/it/architecture.rs` has the table of who may import whom, and enforces it.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "unit tests have no Lifecycle to start tasks with"))]
+
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,10 +1,13 @@
 //! Who runs, what happens when somebody stops, and how the daemon leaves.
 //!
 //! Every task of the daemon is started here, under a name and in a stage, so that none is forgotten and none dies
-//! unnoticed. An *essential* task is one without which the daemon only seems to work (feed, writer, flusher, servers):
-//! if it ends or panics, the daemon shuts down with a reason and a non-zero exit code, and whoever supervises it starts
-//! it again. Nothing is restarted in place, because a half-restarted daemon is harder to reason about than a new one.
-//! A *background* task that fails is reported, and the daemon goes on.
+//! unnoticed; `clippy.toml` forbids `tokio::spawn` elsewhere. The exceptions are tasks that belong to a handle, which
+//! learns of their end: the driver of a connection, whose calls then fail, and the supervision of the private PostgreSQL.
+//!
+//! An *essential* task is one whose absence breaks a promise: feed, writer, flusher, servers, but also reapers,
+//! suspicions and upkeep. If it ends or panics, the daemon shuts down with a reason and a non-zero exit code, and the
+//! service manager starts it again. Nothing is restarted in place, because a half-restarted daemon is harder to reason
+//! about than a new one. A *background* task may end when it has done what it is for; its panic shuts the daemon down too.
 //!
 //! Leaving has an order, because each step relies on the next (promise 12):
 //!
@@ -16,16 +19,18 @@
 //! ```
 //!
 //! And it has an end: each stage has a budget, a stage that overruns it is aborted, and all together stay inside
-//! [`SHUTDOWN_LIMIT`] whatever the composition root asks for. A second signal aborts everything at once. A runtime
-//! whose threads are stuck cannot be relied on to keep that promise, so a plain thread stands by to exit the
-//! process ([`Lifecycle::arm_watchdog`]).
+//! [`SHUTDOWN_LIMIT`] whatever the composition root asks for. A second signal aborts everything at once ([`signals`]). A
+//! runtime whose threads are stuck cannot be relied on to keep that promise, so a plain thread stands by to exit the
+//! process ([`watchdog`]).
 
 mod readiness;
 mod reason;
 mod service_manager;
+mod signals;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::{
     any::Any,
@@ -36,10 +41,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::telemetry;
@@ -47,13 +49,12 @@ use crate::telemetry;
 pub use readiness::{Condition, ConditionState, Readiness, Snapshot};
 pub use reason::Reason;
 pub use service_manager::ServiceManager;
+pub use signals::Reload;
 pub use stage::Stage;
+pub use watchdog::WATCHDOG_LIMIT;
 
 /// How long all stages together may take: 9 s, which leaves 1 s of the promised 10 for aborting and exiting.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
-
-/// When the watchdog exits the process, counted from the request to shut down.
-pub const WATCHDOG_LIMIT: Duration = Duration::from_millis(9_800);
 
 /// How long an aborted stage is waited for. Aborting drops the tasks at their next await, which is at once unless one
 /// of them blocks its thread.
@@ -76,6 +77,8 @@ struct Inner {
     running: Mutex<Running>,
     /// The signal handler, which belongs to no stage because it must outlive them all.
     signals: TaskTracker,
+    reloaders: signals::Reloaders,
+    watchdog: watchdog::Watchdog,
 }
 
 #[derive(Debug)]
@@ -104,6 +107,24 @@ impl Drop for Registration {
     }
 }
 
+/// What a task may return: nothing, or why it failed.
+pub trait Ending: Send {
+    /// The error and its causes, if it failed.
+    fn error(self) -> Option<String>;
+}
+
+impl Ending for () {
+    fn error(self) -> Option<String> {
+        None
+    }
+}
+
+impl<E: std::error::Error + Send> Ending for Result<(), E> {
+    fn error(self) -> Option<String> {
+        self.err().map(|error| telemetry::chain(&error))
+    }
+}
+
 /// How a task ended.
 enum Outcome<T> {
     Returned(T),
@@ -128,6 +149,8 @@ impl Lifecycle {
             asked: OnceLock::new(),
             running: Mutex::default(),
             signals: TaskTracker::new(),
+            reloaders: signals::Reloaders::default(),
+            watchdog: watchdog::Watchdog::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -147,37 +170,39 @@ impl Lifecycle {
 
     /// Runs a task without which the daemon must not go on: if it returns, fails or panics before a shutdown was asked
     /// for, the daemon shuts down and exits with 1.
-    pub fn spawn_essential<F, E>(&self, stage: Stage, name: &'static str, task: F)
+    pub fn spawn_essential<F>(&self, stage: Stage, name: &'static str, task: F)
     where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: std::error::Error + Send + 'static,
+        F: Future<Output: Ending> + Send + 'static,
     {
         let lifecycle = self.clone();
         self.spawn(stage, name, task, move |outcome| {
-            let reason = match outcome {
-                Outcome::Returned(result) => {
-                    Reason::Ended { task: name, error: result.err().map(|e| telemetry::chain(&e)) }
-                }
+            lifecycle.ended(match outcome {
+                Outcome::Returned(ending) => Reason::Ended { task: name, error: ending.error() },
                 Outcome::Panicked(message) => Reason::Panicked { task: name, message },
                 Outcome::Aborted => return,
-            };
-            let failed = !matches!(&reason, Reason::Ended { error: None, .. });
-            if !lifecycle.shut_down(reason.clone()) && failed {
-                tracing::warn!(task = name, %reason, "essential task failed during shutdown");
-            }
+            });
         });
     }
 
-    /// Runs a task that the daemon can do without: if it ends early or panics, that is logged and nothing else happens.
+    /// Runs a task that ends when it has done what it is for. If it panics, the daemon shuts down and exits with 1.
     pub fn spawn_background<F>(&self, stage: Stage, name: &'static str, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let lifecycle = self.clone();
         self.spawn(stage, name, task, move |outcome| {
             if let Outcome::Panicked(message) = outcome {
-                tracing::error!(task = name, message, "background task panicked");
+                lifecycle.ended(Reason::Panicked { task: name, message });
             }
         });
+    }
+
+    /// A task ended by itself. During a shutdown that is expected, unless it failed.
+    fn ended(&self, reason: Reason) {
+        let failed = !matches!(&reason, Reason::Ended { error: None, .. });
+        if !self.shut_down(reason.clone()) && failed {
+            tracing::warn!(%reason, "task failed during shutdown");
+        }
     }
 
     fn spawn<F, D>(&self, stage: Stage, name: &'static str, task: F, done: D)
@@ -212,12 +237,14 @@ impl Lifecycle {
 
     /// Asks for a graceful shutdown. Returns false if one was asked for before, whose reason then stands.
     pub fn shut_down(&self, reason: Reason) -> bool {
-        let first = self.inner.asked.set((reason.clone(), Instant::now())).is_ok();
+        let now = Instant::now();
+        let first = self.inner.asked.set((reason.clone(), now)).is_ok();
         if first && reason.exit_code() == 0 {
             tracing::info!(%reason, "shutting down");
         } else if first {
             tracing::error!(%reason, "shutting down");
         }
+        self.inner.watchdog.asked(now);
         self.inner.stopping.cancel();
         first
     }
@@ -226,35 +253,6 @@ impl Lifecycle {
     pub fn abort_all(&self) {
         self.shut_down(Reason::Requested("aborted"));
         self.inner.immediate.cancel();
-    }
-
-    /// From now on the first SIGTERM or SIGINT asks for a graceful shutdown and the second one aborts everything.
-    ///
-    /// # Errors
-    ///
-    /// The operating system refused the signal handler.
-    pub fn watch_signals(&self) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let lifecycle = self.clone();
-        self.inner.signals.spawn(async move {
-            let done = lifecycle.inner.immediate.clone();
-            loop {
-                let name = tokio::select! {
-                    () = done.cancelled() => return,
-                    Some(()) = terminate.recv() => "SIGTERM",
-                    Some(()) = interrupt.recv() => "SIGINT",
-                    else => return,
-                };
-                if !lifecycle.inner.stopping.is_cancelled() {
-                    lifecycle.shut_down(Reason::Signal(name));
-                } else {
-                    tracing::warn!(signal = name, "second signal, stopping at once");
-                    lifecycle.abort_all();
-                }
-            }
-        });
-        Ok(())
     }
 
     /// Waits until somebody asks for a shutdown, and returns why.
@@ -310,26 +308,6 @@ impl Lifecycle {
         clean && signals_ended.is_ok()
     }
 
-    /// Starts a thread that exits the process with code 1 at [`WATCHDOG_LIMIT`] after the shutdown was asked for.
-    ///
-    /// Only the composition root calls this, once [`Lifecycle::run_until_shutdown`] has returned: it is what keeps
-    /// "exit within 10 s, always" true when a thread of the runtime is stuck.
-    ///
-    /// # Errors
-    ///
-    /// The operating system refused the thread.
-    pub fn arm_watchdog(&self) -> std::io::Result<()> {
-        let asked_at = self.inner.asked.get().map_or_else(Instant::now, |(_, at)| *at);
-        let inner = Arc::clone(&self.inner);
-        std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
-            std::thread::sleep(WATCHDOG_LIMIT.saturating_sub(asked_at.elapsed()));
-            let running = Stage::ALL.map(|stage| inner.running_in(stage)).concat();
-            tracing::error!(?running, "shutdown is stuck, exiting");
-            std::process::exit(1);
-        })?;
-        Ok(())
-    }
-
     fn remaining(&self) -> Duration {
         self.inner.asked.get().map_or(SHUTDOWN_LIMIT, |(_, at)| SHUTDOWN_LIMIT.saturating_sub(at.elapsed()))
     }
@@ -362,7 +340,9 @@ impl Inner {
     }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+/// What a panic says.
+#[must_use]
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").to_owned()

@@ -26,6 +26,7 @@
 //! | `MUSTERD_WIRE_QUICK` | - | set: one round of one second, to see that it works |
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark has no Lifecycle to start tasks with")]
 
 mod echo;
 mod sql;

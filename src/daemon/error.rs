@@ -39,6 +39,9 @@ pub enum Error {
     /// The operating system refused something.
     #[error("the operating system refused")]
     Io(#[from] io::Error),
+    /// The daemon itself panicked, outside any of its tasks.
+    #[error("the daemon panicked: {0}")]
+    Panicked(String),
     /// A part without which the daemon cannot go on has ended.
     #[error("{0}")]
     Ended(String),
@@ -55,8 +58,9 @@ impl Error {
                 cause.downcast_ref::<ConnectError>().map_or(3, ConnectError::exit_code)
             }
             Self::Database(store::Error::Unanswered(_)) => 3,
-            Self::Telemetry(_) | Self::Local(_) => 78,
-            Self::Metrics(_) | Self::Bind { .. } | Self::Database(_) | Self::Io(_) | Self::Ended(_) => 1,
+            Self::Telemetry(telemetry::Error::Filter { .. }) | Self::Local(_) => 78,
+            Self::Telemetry(_) | Self::Metrics(_) | Self::Bind { .. } | Self::Database(_) => 1,
+            Self::Io(_) | Self::Panicked(_) | Self::Ended(_) => 1,
         }
     }
 }

@@ -12,8 +12,9 @@ mod error;
 mod facts;
 mod preparation;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::{
     net::TcpListener,
     time::{Instant, timeout},
@@ -39,7 +40,7 @@ use crate::{
         host::{Hosts, name_of},
         routes::Http,
     },
-    lifecycle::{Condition, Lifecycle, Readiness, SHUTDOWN_LIMIT, ServiceManager, Stage},
+    lifecycle::{Condition, Lifecycle, Readiness, Reason, SHUTDOWN_LIMIT, ServiceManager, Stage, panic_message},
     metrics::{self, FeedMetrics, LogMetrics, PoolMetrics},
     model::{Lease, Revision},
     registry::{
@@ -111,6 +112,7 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
     metrics::publish_version(VERSION);
     let lifecycle = Lifecycle::new();
     lifecycle.watch_signals()?;
+    lifecycle.arm_watchdog()?;
     let grpc = bind(config.grpc_addr).await?;
     let http = bind(config.http_addr).await?;
     // The addresses as bound: with port 0 only this line tells which port it became.
@@ -120,19 +122,16 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
         tracing::warn!(warning, "insecure database connection");
     }
 
-    let local = match config.database_url {
-        Some(_) => None,
-        None => Some(Box::pin(start_local(&config)).await?),
-    };
-    let started = Box::pin(start(config, lifecycle.clone(), metrics, grpc, http, local.as_ref())).await;
-    let outcome = match started {
-        Ok(parts) => Box::pin(run_until_shutdown(&parts)).await,
-        Err(error) => {
-            lifecycle.abort_all();
-            lifecycle.drain(SHUTDOWN_LIMIT).await;
-            Err(error)
-        }
-    };
+    // Kept here, so that every way out of what follows leads past its stop.
+    let mut local = None;
+    let living = Box::pin(live(config, &lifecycle, metrics, grpc, http, &mut local));
+    // Unwind safety: after a panic nothing of it is used again but the private server, which is stopped.
+    let outcome = AssertUnwindSafe(living).catch_unwind().await;
+    let outcome = outcome.unwrap_or_else(|panic| Err(Error::Panicked(panic_message(panic.as_ref()))));
+    if outcome.is_err() {
+        lifecycle.abort_all();
+    }
+    lifecycle.drain(SHUTDOWN_LIMIT).await;
     if let Some(local) = local {
         // It stops even if the wait for it is cut short.
         let _ = timeout(Stage::Store.budget(), local.stop()).await;
@@ -141,6 +140,31 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
         tracing::info!("musterd has stopped");
     }
     outcome
+}
+
+/// From the private PostgreSQL, if there is to be one, to the end of all stages.
+async fn live(
+    config: ServeConfig,
+    lifecycle: &Lifecycle,
+    metrics: metrics::Handle,
+    grpc: TcpListener,
+    http: TcpListener,
+    local: &mut Option<LocalServer>,
+) -> Result<(), Error> {
+    if config.database_url.is_none() {
+        // Its recovery after a crash may take minutes, in which the daemon can be told to stop. Dropping the start stops it.
+        let Some(started) = lifecycle.stopping().run_until_cancelled(Box::pin(start_local(&config))).await else {
+            return ended(lifecycle.run_until_shutdown().await);
+        };
+        let server = local.insert(started?);
+        lifecycle.on_watchdog_exit(server.emergency_stop());
+        let (stop, supervision) = (lifecycle.token(Stage::Store), server.supervision_ended());
+        lifecycle.spawn_essential(Stage::Store, "private postgresql", async move {
+            let _ = stop.run_until_cancelled(supervision).await;
+        });
+    }
+    let parts = Box::pin(start(config, lifecycle.clone(), metrics, grpc, http, local.as_ref())).await?;
+    Box::pin(run_until_shutdown(&parts)).await
 }
 
 /// The name of this machine; empty if it has none.
@@ -203,7 +227,7 @@ async fn start(
     if let Some(manager) = ServiceManager::from_environment() {
         let stop = parts.lifecycle.token(Stage::Store);
         let informing = manager.keep_informed(parts.readiness.clone(), parts.lifecycle.clone(), stop);
-        parts.lifecycle.spawn_background(Stage::Store, "service manager", informing);
+        parts.lifecycle.spawn_essential(Stage::Store, "service manager", informing);
     }
     serve_http(&parts, metrics, http);
     if preparation::run(&parts).await? {
@@ -217,7 +241,7 @@ fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let board = Board::new(sources(parts), stop.clone());
     let routes = Http::new(handle.clone(), parts.readiness.clone(), board, hosts(parts), gauges(parts));
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
-    parts.lifecycle.spawn_background(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
+    parts.lifecycle.spawn_essential(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
 }
 
 /// The names under which the HTTP port answers: those it was told, and those that are surely its own.
@@ -285,8 +309,8 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);
     let suspicions = Suspicions::new(pool.clone(), Arc::clone(leases), *clock);
-    lifecycle.spawn_background(Stage::Engine, "suspicions", suspicions.run(tell.clone(), stop.clone()));
-    lifecycle.spawn_background(
+    lifecycle.spawn_essential(Stage::Engine, "suspicions", suspicions.run(tell.clone(), stop.clone()));
+    lifecycle.spawn_essential(
         Stage::Engine,
         "overdue",
         overdue::run(pool.clone(), Arc::clone(leases), *clock, tell, stop.clone()),
@@ -299,9 +323,9 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let decided_by = Arc::clone(&parts.name);
     let reapers = Reapers { pool: pool.clone(), leases: Arc::clone(leases), clock: *clock, alarm, decided_by, health };
     let stale = reapers.clone().reap_stale(stop.clone());
-    lifecycle.spawn_background(Stage::Engine, "stale reaper", stale);
-    lifecycle.spawn_background(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
-    lifecycle.spawn_background(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
+    lifecycle.spawn_essential(Stage::Engine, "stale reaper", stale);
+    lifecycle.spawn_essential(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
+    lifecycle.spawn_essential(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
 
     let stop = lifecycle.token(Stage::Servers);
     let operators = Operators::new(pool.clone(), writer.clone());
@@ -333,7 +357,6 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
 
 async fn run_until_shutdown(parts: &Parts) -> Result<(), Error> {
     let reason = parts.lifecycle.run_until_shutdown().await;
-    parts.lifecycle.arm_watchdog()?;
     parts.readiness.set(Condition::NotShuttingDown, false, "shutting down");
     for stage in [Stage::Readiness, Stage::Servers, Stage::Engine] {
         parts.lifecycle.end(stage, stage.budget()).await;
@@ -343,6 +366,10 @@ async fn run_until_shutdown(parts: &Parts) -> Result<(), Error> {
         tracing::warn!(error = %chain(&error), "this daemon could not be taken off the list of daemons");
     }
     parts.pool.close();
-    parts.lifecycle.drain(SHUTDOWN_LIMIT).await;
+    ended(reason)
+}
+
+/// A reason to leave as the outcome of the process.
+fn ended(reason: Reason) -> Result<(), Error> {
     if reason.exit_code() == 0 { Ok(()) } else { Err(Error::Ended(reason.to_string())) }
 }

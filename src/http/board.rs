@@ -154,7 +154,9 @@ impl Board {
         }
         // In a task of its own: one who goes away while it is made must not make the next one begin anew.
         let board = self.clone();
-        tokio::spawn(async move { board.publish().await }).await.map_err(|error| ApiError::fault("the summary", &error))
+        #[expect(clippy::disallowed_methods, reason = "waited for right here, which learns of its panic")]
+        let published = tokio::spawn(async move { board.publish().await });
+        published.await.map_err(|error| ApiError::fault("the summary", &error))
     }
 
     /// The last summary, if it is not too old.

@@ -144,6 +144,7 @@ impl Database {
     ) -> Result<(Client, JoinHandle<()>), ConnectError> {
         let Opened { client, connection, target, .. } = self.open(want, limit).await?;
         let database = self.clone();
+        #[expect(clippy::disallowed_methods, reason = "the calls of the client fail when its driver has ended")]
         let driver = tokio::spawn(async move { database.drive(connection, target).await });
         Ok((client, driver))
     }
@@ -250,7 +251,9 @@ pub async fn for_reading(url: &str) -> Result<(Client, Driver), ConnectError> {
 
 async fn open(url: &str, want: Want) -> Result<(Client, Driver), ConnectError> {
     let opened = Database::at(url)?.open(want, Duration::MAX).await?;
-    Ok((opened.client, tokio::spawn(opened.connection)))
+    #[expect(clippy::disallowed_methods, reason = "the calls of the client fail when its driver has ended")]
+    let driver = tokio::spawn(opened.connection);
+    Ok((opened.client, driver))
 }
 
 /// A name as an identifier of SQL.

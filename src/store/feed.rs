@@ -92,6 +92,7 @@ impl Connection {
         let doorbell = Arc::new(Doorbell::default());
         let bell = Arc::clone(&doorbell);
         let database = database.clone();
+        #[expect(clippy::disallowed_methods, reason = "belongs to the connection, whose calls fail when it has ended")]
         let driver = tokio::spawn(async move {
             // Ends when the connection does; the next call then fails, and the feed connects again.
             while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {

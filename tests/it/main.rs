@@ -3,6 +3,7 @@
 //! One file per capability; test names are sentences. Tests wait on values with a bound, never for a fixed time.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::disallowed_methods, reason = "tests have no Lifecycle to start tasks with")]
 
 mod answer_size;
 mod architecture;
@@ -44,6 +45,7 @@ mod odd_rows;
 mod operators;
 mod outages;
 mod policies;
+mod process;
 mod profiles;
 mod prometheus;
 mod protection;

@@ -13,6 +13,8 @@
 //!
 //! [`load`] drives, [`record`] counts, [`setup`] registers and cleans up, [`held`] has what is called about, [`report`] prints; one file per question.
 
+#![expect(clippy::disallowed_methods, reason = "a client command has no Lifecycle; what it starts it also waits for")]
+
 mod calls;
 mod fleet;
 mod fleet_streams;

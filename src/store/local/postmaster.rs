@@ -6,6 +6,10 @@
 use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     time::Duration,
 };
 
@@ -54,6 +58,8 @@ pub(super) struct Recipe {
     pub(super) socket_dir: PathBuf,
     pub(super) log: PathBuf,
     pub(super) durability: Durability,
+    /// The pid of the server while it is a child that was not reaped; 0 if there is none.
+    pub(super) running: Arc<AtomicI32>,
 }
 
 /// A running server. Dropping it asks it to stop and does not wait.
@@ -63,6 +69,7 @@ pub(super) struct Postmaster {
     log: PathBuf,
     /// Where in the log this server's lines begin.
     log_start: u64,
+    running: Arc<AtomicI32>,
 }
 
 impl Postmaster {
@@ -75,7 +82,9 @@ impl Postmaster {
         command.args(cluster::arguments(&recipe.cluster, &recipe.socket_dir, recipe.durability));
         let stdout = log.try_clone().context("open", &recipe.log)?;
         let child = command.stdout(Stdio::from(stdout)).stderr(Stdio::from(log)).spawn().context("run", &program)?;
-        Ok(Self { child, log: recipe.log.clone(), log_start })
+        let server = Self { child, log: recipe.log.clone(), log_start, running: Arc::clone(&recipe.running) };
+        server.running.store(server.pid().map_or(0, Pid::as_raw), Ordering::Release);
+        Ok(server)
     }
 
     /// Waits until the server answers a statement.
@@ -97,7 +106,7 @@ impl Postmaster {
                 });
             }
             tokio::select! {
-                status = self.child.wait() => {
+                status = self.ended() => {
                     let status = status.context("wait for the server of", &self.log)?;
                     return Err(Error::Exited {
                         status: status.to_string(), tail: self.log_tail(), log: self.log.clone(),
@@ -110,14 +119,16 @@ impl Postmaster {
 
     /// Waits until the server ends. May be dropped and called again.
     pub(super) async fn ended(&mut self) -> std::io::Result<ExitStatus> {
-        self.child.wait().await
+        let status = self.child.wait().await;
+        self.running.store(0, Ordering::Release);
+        status
     }
 
     /// Stops the server, within 8 s; whatever it has acknowledged stays.
     pub(super) async fn stop(mut self) {
         for (signal, bound) in [(Signal::SIGINT, FAST_STOP_BOUND), (Signal::SIGQUIT, IMMEDIATE_STOP_BOUND)] {
             self.signal(signal);
-            if timeout(bound, self.child.wait()).await.is_ok() {
+            if timeout(bound, self.ended()).await.is_ok() {
                 return;
             }
             tracing::warn!(?signal, "private postgresql does not stop");
@@ -129,12 +140,27 @@ impl Postmaster {
         log::tail(&self.log, self.log_start)
     }
 
+    /// Its pid, unless it has been reaped.
+    fn pid(&self) -> Option<Pid> {
+        self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
+    }
+
     /// Signals the server unless it has been reaped.
     fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        if let Some(pid) = self.pid() {
             // It cannot fail for an unreaped child of ours, except under a policy that nothing here could change.
-            let _ = signal::kill(Pid::from_raw(pid), signal);
+            let _ = signal::kill(pid, signal);
         }
+    }
+}
+
+/// Asks the server with this pid to stop, if there is one, without waiting for it: it ends its sessions, writes a
+/// checkpoint and exits without us.
+pub(super) fn stop_at_once(running: &AtomicI32) {
+    let pid = running.load(Ordering::Acquire);
+    if pid > 0 {
+        // As above.
+        let _ = signal::kill(Pid::from_raw(pid), Signal::SIGINT);
     }
 }
 

@@ -8,7 +8,11 @@
 //! grow to 5 s. musterd answers from memory meanwhile, so trying is always better than giving up; the log says why it
 //! fails.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicI32},
+    time::Duration,
+};
 
 use tokio::{
     task::JoinHandle,
@@ -23,6 +27,7 @@ use super::{
     log,
     postmaster::{self, Postmaster, Recipe},
 };
+use crate::telemetry::Repeated;
 
 /// First and longest pause before a server that ended is started again.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -47,6 +52,9 @@ pub struct LocalServer {
     version: String,
     socket_dir: PathBuf,
     stop: CancellationToken,
+    /// Cancelled when the supervisor ends, however it does.
+    ended: CancellationToken,
+    running: Arc<AtomicI32>,
     supervisor: JoinHandle<()>,
 }
 
@@ -88,12 +96,17 @@ impl LocalServer {
             socket_dir: socket_dir.clone(),
             log: layout.log(),
             durability: options.durability,
+            running: Arc::default(),
         };
+        let running = Arc::clone(&recipe.running);
         let server = first_start(&recipe, crashed).await?;
         tracing::info!(data_dir = %layout.root().display(), %version, "private postgresql started");
         let stop = CancellationToken::new();
-        let supervisor = tokio::spawn(supervise(server, recipe, stop.clone(), lock));
-        Ok(Self { url: layout::url(&socket_dir, NAME), version, socket_dir, stop, supervisor })
+        let ended = CancellationToken::new();
+        let supervision = supervise(server, recipe, stop.clone(), lock, ended.clone().drop_guard());
+        #[expect(clippy::disallowed_methods, reason = "aborted when this handle is dropped, which learns of its end")]
+        let supervisor = tokio::spawn(supervision);
+        Ok(Self { url: layout::url(&socket_dir, NAME), version, socket_dir, stop, ended, running, supervisor })
     }
 
     /// The address of the database, in the form that `--database-url` takes. It stays the same for the server's life.
@@ -112,6 +125,19 @@ impl LocalServer {
     #[must_use]
     pub fn server_version(&self) -> &str {
         &self.version
+    }
+
+    /// Waits until the server is no longer watched: after [`stop`](Self::stop), or because the supervisor panicked, which
+    /// stops the server.
+    pub fn supervision_ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.ended.clone().cancelled_owned()
+    }
+
+    /// What to do before the process ends without having waited for [`stop`](Self::stop): asks the server to stop, from any
+    /// thread, without a runtime.
+    pub fn emergency_stop(&self) -> impl Fn() + Send + use<> {
+        let running = Arc::clone(&self.running);
+        move || postmaster::stop_at_once(&running)
     }
 
     /// Stops the server and gives up the data directory. Takes at most 8 s; whatever was acknowledged stays.
@@ -159,7 +185,13 @@ async fn statement(url: &str, action: &'static str, sql: &str) -> Result<usize, 
 }
 
 /// Keeps a server running until told to stop. Owns the lock, so that nobody else starts one before this one has ended.
-async fn supervise(mut server: Postmaster, recipe: Recipe, stop: CancellationToken, _lock: Lock) {
+async fn supervise(
+    mut server: Postmaster,
+    recipe: Recipe,
+    stop: CancellationToken,
+    _lock: Lock,
+    _ended: tokio_util::sync::DropGuard,
+) {
     let mut pause = RESTART_PAUSE_MIN;
     loop {
         let started = Instant::now();
@@ -196,12 +228,18 @@ async fn watch(server: &mut Postmaster, recipe: &Recipe) -> std::io::Result<std:
 
 /// Starts the server again, however often it takes. The pause grows with each attempt.
 async fn restart(recipe: &Recipe, pause: &mut Duration) -> Postmaster {
+    let mut trouble = Repeated::default();
     loop {
         sleep(*pause).await;
         *pause = (*pause * 2).min(RESTART_PAUSE_MAX);
         match Postmaster::spawn(recipe) {
             Ok(server) => return server,
-            Err(error) => tracing::error!(%error, "private postgresql not started"),
+            Err(error) => {
+                if let Some(told) = trouble.failed() {
+                    let (failures, lasting_ms) = (told.failures, told.lasting_ms());
+                    tracing::error!(%error, failures, lasting_ms, "private postgresql not started");
+                }
+            }
         }
     }
 }
