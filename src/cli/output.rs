@@ -28,8 +28,8 @@ use super::{
     paint,
     visible::{self, escape_json, escape_yaml},
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::telemetry;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Form of the data on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
