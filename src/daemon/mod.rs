@@ -40,7 +40,9 @@ use crate::{
         host::{Hosts, name_of},
         routes::Http,
     },
-    lifecycle::{Condition, Lifecycle, Readiness, Reason, SHUTDOWN_LIMIT, ServiceManager, Stage, panic_message},
+    lifecycle::{
+        Condition, Lifecycle, Readiness, Reason, Reload, SHUTDOWN_LIMIT, ServiceManager, Stage, panic_message,
+    },
     metrics::{self, FeedMetrics, LogMetrics, PoolMetrics},
     model::{Lease, Revision},
     registry::{
@@ -209,6 +211,10 @@ async fn start(
     let daemon_id = Uuid::new_v4();
     let address = config.advertise_addr.clone().map_or_else(|| grpc.local_addr().map(|at| at.to_string()), Ok)?;
     let id = daemon_id.simple().to_string();
+    let reread = database.clone();
+    lifecycle.on_reload("database url", move || {
+        reread.reread().map(|changed| if changed { Reload::Changed } else { Reload::Unchanged })
+    });
     let parts = Parts {
         name: format!("{address}/{}", id.get(..8).unwrap_or(&id)).into(),
         pool: Pool::new(&database).map_err(Error::Database)?,

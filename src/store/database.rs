@@ -59,6 +59,11 @@ struct State {
     unreadable: Option<String>,
 }
 
+/// The source of the URL cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
 impl Database {
     /// The database that `source` names.
     #[must_use]
@@ -78,29 +83,34 @@ impl Database {
         Ok(Self::new(Source::fixed(DatabaseUrl::parse(url)?)))
     }
 
-    /// Reads the source again. Returns whether it names another server, user or password than before; sessions that are
-    /// open go on. What cannot be read is logged, and the former value stays.
+    /// Reads the source again, as at an attempt to connect that failed. What cannot be read is logged once, and the former
+    /// value stays.
     pub fn reload(&self) -> bool {
-        let outcome = self.shared.source.reload();
-        // Each attempt to connect reads it again while the server is away: the same failure is logged once.
-        let unreadable = outcome.as_ref().err().cloned();
+        let outcome = self.reread();
+        let unreadable = outcome.as_ref().err().map(ToString::to_string);
         let is_news = std::mem::replace(&mut self.state().unreadable, unreadable.clone()) != unreadable;
-        match outcome {
-            Ok(false) => false,
-            Ok(true) => {
-                let url = self.shared.source.current();
-                tracing::info!(database = %url, "database url reloaded");
-                let mut state = self.state();
-                state.server = Arc::new(Server::new(&url));
-                state.last_good = None;
-                true
-            }
-            Err(_) if !is_news => false,
-            Err(error) => {
-                tracing::warn!(error, "database url could not be reloaded, keeping the former one");
-                false
-            }
+        if let Some(error) = unreadable.filter(|_| is_news) {
+            tracing::warn!(error, "database url could not be reloaded, keeping the former one");
         }
+        outcome.unwrap_or(false)
+    }
+
+    /// Reads the source again. Returns whether it names another server, user or password than before; sessions that are
+    /// open go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`]; the former value stays.
+    pub fn reread(&self) -> Result<bool, Unreadable> {
+        let changed = self.shared.source.reload().map_err(Unreadable)?;
+        if changed {
+            let url = self.shared.source.current();
+            tracing::info!(database = %url, "database url reloaded");
+            let mut state = self.state();
+            state.server = Arc::new(Server::new(&url));
+            state.last_good = None;
+        }
+        Ok(changed)
     }
 
     /// The URL as it was read last, with its password. Never log it.

@@ -1,5 +1,6 @@
 //! How a daemon comes by its sessions: at the start, and after a password was changed.
 
+use nix::sys::signal::Signal;
 use std::{fs, net::TcpListener, time::Duration};
 
 use super::{owned_by_app, with_database};
@@ -74,6 +75,29 @@ async fn changed_password_is_read_again_from_its_file() {
     daemon.wait_ready().await;
     assert!(daemon.log().contains("database url reloaded"), "{}", daemon.log());
     assert!(!daemon.log().contains("app:new"), "no password in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hangup_rereads_the_url_and_keeps_the_former_one_if_it_cannot() {
+    let (cluster, url) = owned_by_app().await;
+    let secret = cluster.data_dir().join("url");
+    fs::write(&secret, &url).unwrap();
+    let daemon = Daemon::start_with(&["--database-url-file", secret.to_str().unwrap()]).await;
+    let logged = async |message: &str| {
+        wait_until("the outcome is logged", DAEMON_BOUND, async || {
+            if daemon.log().contains(message) { Ok(()) } else { Err(daemon.log()) }
+        })
+        .await;
+    };
+    daemon.signal(Signal::SIGHUP);
+    logged("received SIGHUP, unchanged").await;
+    fs::write(&secret, url.replace("//app@", "//app:new@")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    logged("received SIGHUP, reloaded").await;
+    fs::remove_file(&secret).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    logged("received SIGHUP, not reloaded, the previous value stays").await;
+    Caller::of(&daemon).register(alive("organ", TTL)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
