@@ -251,7 +251,7 @@ async fn a_watch_that_cannot_begin_ends_with_the_code_that_tells_why() {
         (&["-o", "json"][..], 2, "jsonl"),
         (&["a", "--prefix", "b"], 2, "--prefix"),
         (&["--resume-after", "3"], 2, "--history"),
-        (&["--label", &long], 2, "labels"),
+        (&["--label", &long], 2, "--label k has 600 bytes"),
     ] {
         let (actual, stderr) = Watch::spawn(&addr, arguments).end().await;
         assert_eq!(actual, Some(code), "{arguments:?}: {stderr}");

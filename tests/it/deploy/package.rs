@@ -14,7 +14,8 @@ fn package() -> Value {
         .output()
         .unwrap();
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    metadata["packages"][0]["metadata"]["deb"].clone()
+    let packages = metadata["packages"].as_array().unwrap();
+    packages.iter().find(|package| package["name"] == "musterd").unwrap()["metadata"]["deb"].clone()
 }
 
 /// Where each file comes from, goes to, and with which mode.

@@ -144,8 +144,7 @@ async fn a_flush_that_revives_the_dead_is_caught() {
 async fn deaths_before_their_time_are_caught() {
     let mut world = world(2).await;
     let early = ("interval '1 millisecond'", "interval '50 microseconds'");
-    plant(&world, "muster_reap_rows", &[early]).await;
-    plant(&world, "muster_reap_stale", &[early]).await;
+    plant(&world, "muster_deadline", &[early]).await;
     world.populate(FEW);
     seconds(4).await;
     assert_caught(world, "early", &[Rule::FalseDeath]).await;
