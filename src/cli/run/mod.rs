@@ -1,49 +1,45 @@
 //! `musterd run -- CMD`: registers CMD, beats while it runs, deregisters it, and otherwise is not there.
 //!
-//! With this, a program of any language takes part without a line of code. Three rules shape it:
+//! With this, a program of any language takes part without a line of code. Four rules shape it:
 //!
-//! * **CMD comes first.** Once it runs, nothing the registry does or fails to do ends it; only `--on-fenced stop`, which
-//!   the user asked for, may. Beats that fail are retried for ever, a lease that was lost is replaced by a new one.
-//! * **Nothing half-made.** If the registry cannot be reached at the start, CMD is not started, and if CMD cannot be
-//!   started, its registration is taken back.
+//! * **CMD comes first.** Nothing the registry does or fails to do ends it; only `--on-fenced stop`, or an epoch that the
+//!   user named and that is not the current one, may. If the registry cannot be reached, CMD starts without a registration.
+//!   Beats and registrations that fail are retried for ever, a lease that was lost is replaced by a new one.
+//! * **Nothing half-made.** If the registry refuses the registration, CMD is not started, and if CMD cannot be started,
+//!   its registration is taken back.
 //! * **Transparent.** CMD shares standard streams, terminal and process group with this process; signals are passed on;
 //!   its exit code becomes ours, with the shell's 126, 127 and 128 + signal.
+//! * **One fate.** If this process is killed, CMD is killed too (on Linux), because nothing would renew its lease; unless
+//!   `--outlive` is given. As the first process of a container, this process waits for orphans too.
 //!
-//! The registration has to be there before CMD starts, when CMD has no process id yet; so it carries the id of this
-//! process, the supervisor, whose death ends the beats. If this process is killed with SIGKILL, CMD goes on unregistered:
-//! its lease ends within the TTL.
-//!
-//! `lease` keeps the lease, `signals` passes signals on; here is the order of things.
+//! `lease` keeps the lease, `held` is CMD's process before it is CMD, `child` starts, signals and waits for it, `signals`
+//! passes signals on; here is the order of things.
 
 mod address;
+mod child;
+pub mod held;
 mod lease;
 #[cfg(test)]
 mod scripted;
 mod signals;
 
-use std::{
-    ffi::OsString,
-    io,
-    process::{ExitStatus, Stdio},
-    time::Duration,
-};
+use std::{ffi::OsString, io, process::ExitStatus, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::process::{Child, Command};
+use nix::{sys::signal::Signal, unistd::Pid};
 use uuid::Uuid;
 
-use self::{address::Address, lease::Keeper, signals::Signals};
+use self::{address::Address, child::Supervised, lease::Keeper, signals::Signals};
 use super::{
-    client::{Client, ClientArgs, label_map, parse_duration, parse_label},
+    client::{ClientArgs, label_map, parse_duration, parse_label},
     exit::{self, Error},
     host,
     instances::{parse_instance_id, parse_uuid},
     output,
 };
-use crate::proto::v1::{InstanceStatus, RegisterRequest};
+use crate::{
+    proto::v1::{InstanceStatus, RegisterRequest},
+    telemetry,
+};
 
 /// The shell's code for a command that was found but cannot be run.
 const CANNOT_RUN: u8 = 126;
@@ -54,17 +50,23 @@ const SIGNALLED: i32 = 128;
 
 // At most 80 columns: what is broken by hand must not be broken again by a narrow terminal.
 pub(super) const HELP: &str = "\
-CMD is registered as STARTING before it starts, and set ALIVE once it has
-started. The registered pid is that of `musterd run`. SIGTERM, SIGHUP, SIGINT,
-SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to CMD.
+CMD is registered as STARTING before it starts, with its process id, and set
+ALIVE once it has started. If the registry cannot be reached within --timeout
+(or --wait, if given), CMD starts without a registration and is registered as
+soon as possible.
 
 CMD finds MUSTERD_INSTANCE_ID, MUSTERD_LOGICAL_ID, MUSTERD_EPOCH and
-MUSTERD_LEASE_ID in its environment. They describe the first registration. If
-the lease is lost while CMD runs, CMD is registered anew, with another lease.
+MUSTERD_LEASE_ID in its environment. They describe the first registration; the
+last two are missing if CMD started without one. If the lease is lost while CMD
+runs, CMD is registered again, with another lease.
+
+SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to CMD. If
+`musterd run` is killed, CMD is killed too (on Linux), unless --outlive is given.
+As the first process of a container, `musterd run` reaps orphaned processes.
 
 Exit codes:
   that of CMD; 128+n if signal n ended it; 127 not found; 126 cannot be run
-  3 if the registry cannot be reached at the start; CMD is then not started
+  2 or 5 if the registry refuses the registration; CMD is then not started
   5 if --epoch is refused, or the epoch was rotated (with --on-fenced stop)
 
 Examples:
@@ -124,6 +126,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "ACTION", value_enum, default_value_t)]
     on_fenced: OnFenced,
 
+    /// Let CMD go on, without a registration, if musterd run is killed
+    #[arg(long)]
+    outlive: bool,
+
     /// The command to run, with its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -140,7 +146,7 @@ pub(super) enum OnFenced {
 }
 
 impl RunArgs {
-    fn request(&self) -> Result<RegisterRequest, Error> {
+    fn request(&self, pid: Pid) -> Result<RegisterRequest, Error> {
         let ttl = self.ttl.map(prost_types::Duration::try_from).transpose();
         Ok(RegisterRequest {
             // Chosen here, so that a registration whose answer was lost can be repeated and takes effect once.
@@ -150,10 +156,10 @@ impl RunArgs {
             actor_name: self.actor_name.clone(),
             serve_route: self.serve_route.clone(),
             node_id: self.node_id.clone().unwrap_or_else(host::name),
-            // Known once there is a connection: `address`.
+            // Known once there is a connection: `lease`.
             ip_address: String::new(),
             port: self.port.map(u32::from).unwrap_or_default(),
-            pid: i64::from(std::process::id()),
+            pid: i64::from(pid.as_raw()),
             ttl: ttl.map_err(|_| Error::Usage("--ttl is too long; at most 300s".to_owned()))?,
             labels: label_map(&self.label)?,
             version: self.version.clone(),
@@ -163,72 +169,54 @@ impl RunArgs {
 }
 
 pub(super) async fn run(args: RunArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let mut request = args.request()?;
     // Before anything is registered: from here on, no signal ends this process without its having taken leave.
     let mut signals = Signals::catch()?;
-    let connected = tokio::select! {
-        connected = Client::connect(client) => connected?,
-        signal = signals.next() => return Ok(signalled(signal)),
-    };
-    let (ip, source) = (args.ip.unwrap_or_default(), connected.source());
-    request.ip_address = ip.ip(source).map(|ip| ip.to_string()).unwrap_or_default();
-    if let Some(note) = ip.note(&output::escape(&args.logical_id), source, args.port) {
-        output::note(&note);
-    }
-    let mut keeper = Keeper::new(connected, request, args.on_fenced);
+    // A reader of standard error that stalls must not keep the beats from being sent.
+    telemetry::decouple()?;
+    let mut command = Supervised::hold(&args.command, args.outlive)?;
+    let request = args.request(command.pid())?;
+    let mut keeper = Keeper::new(client, request, args.ip.unwrap_or_default(), args.on_fenced);
     tokio::select! {
-        granted = keeper.open() => granted?,
+        opened = keeper.open() => opened?,
         signal = signals.next() => {
             // The request may have been sent.
             keeper.leave().await;
             return Ok(signalled(signal));
         }
-    }
-    let mut child = match spawn(&args.command, &keeper) {
-        Ok(child) => child,
-        Err(error) => {
-            let command = args.command.first().map(|name| name.to_string_lossy()).unwrap_or_default();
-            output::note(&format!("cannot run {}: {error}", output::escape(&command)));
+        // A key press on the terminal reaches the held process as well.
+        ended = command.ended() => {
             keeper.leave().await;
-            return Ok(if error.kind() == io::ErrorKind::NotFound { NOT_A_COMMAND } else { CANNOT_RUN });
+            return Ok(exit_code(ended?));
         }
-    };
-    let (ended, fenced) = supervise(&mut child, &mut keeper, &mut signals).await;
+    }
+    if let Err(error) = command.release(&keeper.environment()).await {
+        let name = args.command.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+        output::note(&format!("cannot run {}: {error}", output::escape(&name)));
+        keeper.leave().await;
+        return Ok(if error.kind() == io::ErrorKind::NotFound { NOT_A_COMMAND } else { CANNOT_RUN });
+    }
+    let (ended, fenced) = supervise(&mut command, &mut keeper, &mut signals).await;
     keeper.leave().await;
     Ok(if fenced { exit::PRECONDITION } else { exit_code(ended?) })
 }
 
-fn spawn(command: &[OsString], keeper: &Keeper) -> io::Result<Child> {
-    let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    Command::new(program)
-        .args(arguments)
-        .envs(keeper.environment())
-        .stdin(Stdio::inherit())
-        .stdout(Stdio::inherit())
-        .stderr(Stdio::inherit())
-        // CMD comes first: our failure is not its end.
-        .kill_on_drop(false)
-        .spawn()
-}
-
 /// Beats and passes signals on until CMD ends. Also says whether CMD was told to stop because the epoch has passed.
-async fn supervise(child: &mut Child, keeper: &mut Keeper, signals: &mut Signals) -> (io::Result<ExitStatus>, bool) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    let send = |signal| {
-        // The process is not yet waited for, so the id is still its own; it may have ended, which is no error here.
-        let _ = pid.map(|pid| kill(pid, signal));
-    };
+async fn supervise(
+    command: &mut Supervised,
+    keeper: &mut Keeper,
+    signals: &mut Signals,
+) -> (io::Result<ExitStatus>, bool) {
     let mut fenced = false;
     let mut keeping = std::pin::pin!(keeper.keep());
     loop {
         tokio::select! {
             biased;
-            ended = child.wait() => return (ended, fenced),
-            signal = signals.next() => if signals::concerns_the_command(signal) { send(signal) },
+            ended = command.ended() => return (ended, fenced),
+            signal = signals.next() => if signals::concerns_the_command(signal) { command.signal(signal) },
             () = &mut keeping, if !fenced => {
                 fenced = true;
                 output::note("the epoch was rotated; stopping the command");
-                send(Signal::SIGTERM);
+                command.signal(Signal::SIGTERM);
             }
         }
     }
@@ -272,11 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_is_repeatable_and_names_the_supervisor() {
+    fn registration_is_repeatable_and_names_the_process_of_the_command() {
         let args = parse(&["--logical-id", "a", "--ttl", "2500ms", "--label", "k=v", "--", "cmd"]).expect("arguments");
-        let request = args.request().expect("request");
+        let request = args.request(Pid::from_raw(4711)).expect("request");
         assert!(Uuid::parse_str(&request.instance_id).is_ok());
-        assert_eq!(request.pid, i64::from(std::process::id()));
+        assert_eq!(request.pid, 4711);
         assert_eq!(request.initial_status(), InstanceStatus::Starting);
         assert_eq!(request.ttl.map(|ttl| (ttl.seconds, ttl.nanos)), Some((2, 500_000_000)));
         assert_eq!(request.node_id, host::name());

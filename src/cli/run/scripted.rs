@@ -14,9 +14,9 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::{OnFenced, lease::Keeper};
+use super::{OnFenced, address::Address, lease::Keeper};
 use crate::{
-    cli::client::{Client, ClientArgs},
+    cli::client::ClientArgs,
     proto::v1::{
         BeatRequest, BeatResponse, BeatStreamRequest, BeatStreamResponse, DeregisterRequest, DeregisterResponse,
         InstanceStatus, RegisterRequest, RegisterResponse, SetStatusRequest, SetStatusResponse,
@@ -115,8 +115,8 @@ async fn keeper(on_fenced: OnFenced, request: RegisterRequest) -> (Keeper, Scrip
     let addr = format!("http://{}", incoming.local_addr().expect("bound")).parse().expect("an address");
     let server = Server::builder().add_service(RegistryServiceServer::new(scripted.clone()));
     drop(tokio::spawn(server.serve_with_incoming(incoming)));
-    let args = ClientArgs::at(addr, Duration::from_secs(5));
-    (Keeper::new(Client::connect(&args).await.expect("connected"), request, on_fenced), scripted)
+    let args = ClientArgs { wait: None, ..ClientArgs::at(addr, Duration::from_secs(5)) };
+    (Keeper::new(&args, request, Address::None, on_fenced), scripted)
 }
 
 /// Lets the keeper run until the log has as many lines of a kind. Bounded by the time limit of the test itself.
@@ -222,8 +222,26 @@ async fn at_the_start_a_daemon_that_is_not_ready_is_waited_for_and_a_refusal_is_
 }
 
 #[tokio::test]
-async fn without_an_answer_to_the_registration_goodbye_names_the_instance() {
+async fn leave_without_a_granted_lease_names_the_instance() {
     let (mut keeper, scripted) = keeper(OnFenced::Register, request()).await;
     keeper.leave().await;
-    assert_eq!(scripted.log(), ["deregister 0 with instance id"]);
+    assert!(scripted.log().is_empty(), "nothing was ever sent");
+    scripted.script(|script| script.registers = [(Code::FailedPrecondition, "EPOCH_FENCED")].into());
+    assert!(keeper.open().await.is_err());
+    keeper.leave().await;
+    assert_eq!(scripted.log()[1..], ["deregister 0 with instance id"]);
+}
+
+#[tokio::test]
+async fn epoch_that_is_refused_after_an_offline_start_is_final() {
+    let (mut keeper, scripted) = keeper(OnFenced::Register, request()).await;
+    scripted.script(|script| {
+        let fenced = (Code::FailedPrecondition, "EPOCH_FENCED");
+        script.registers = [(Code::Unavailable, "DATABASE_UNAVAILABLE"); 8].into_iter().chain([fenced]).collect();
+    });
+    keeper.patience = Duration::from_millis(250);
+    keeper.open().await.expect("the command starts all the same");
+    assert_eq!(keeper.environment().len(), 2, "neither epoch nor lease");
+    scripted.script(|script| script.registers = [(Code::FailedPrecondition, "EPOCH_FENCED")].into());
+    assert!(tokio::time::timeout(Duration::from_secs(20), keeper.keep()).await.is_ok());
 }
