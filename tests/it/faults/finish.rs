@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     audit,
     checker::{self, Demands, Evidence, Figures, Final, Verdict, seconds},
-    history::{self, Answer, Disruption, Micros, Outcome, Row},
+    history::{self, Answer, Disruption, Dump, Micros, Outcome, Row},
     world::{TTL, World},
 };
 use crate::harness::registry::get;
@@ -55,8 +55,8 @@ impl World {
             demands,
         };
         settle_rows(&mut evidence);
-        let verdict = checker::check(&evidence);
-        report(name, seed, &verdict, &evidence);
+        let mut verdict = checker::check(&evidence);
+        verdict.history = report(name, seed, &verdict, &evidence);
         (verdict, evidence)
     }
 
@@ -148,9 +148,9 @@ fn settle_rows(evidence: &mut Evidence) {
     }
 }
 
-/// Prints what was found; shown for a failed test, and for all with `--nocapture`.
+/// Prints what was found; shown for a failed test, and for all with `--nocapture`. Returns the history if anything is wrong.
 #[expect(clippy::print_stdout, reason = "figures and the seed belong to the output of a test")]
-fn report(name: &str, seed: u64, verdict: &Verdict, evidence: &Evidence) {
+fn report(name: &str, seed: u64, verdict: &Verdict, evidence: &Evidence) -> Option<Dump> {
     let Figures { detections, margin, .. } = &verdict.figures;
     let at = |percent: usize| detections.get((detections.len() * percent / 100).min(detections.len().max(1) - 1));
     let shown = |micros: Option<&Micros>| micros.map_or("-".to_owned(), |micros| seconds(*micros));
@@ -170,9 +170,9 @@ fn report(name: &str, seed: u64, verdict: &Verdict, evidence: &Evidence) {
         println!("   {fault} for {}, {effect}; recovered in {}", seconds(until - from), seconds(*recovery));
     }
     if verdict.violations.is_empty() {
-        return;
+        return None;
     }
-    let path = history::dump(
+    let dump = history::dump(
         name,
         &[
             ("violation", serde_lines(&verdict.violations)),
@@ -182,10 +182,11 @@ fn report(name: &str, seed: u64, verdict: &Verdict, evidence: &Evidence) {
             ("seen", serde_lines(&evidence.seen)),
         ],
     );
-    println!("   {} violations; the history is in {}", verdict.violations.len(), path.display());
+    println!("   {} violations; the history is in {}", verdict.violations.len(), dump.path().display());
     for violation in verdict.violations.iter().take(12) {
         println!("   {:?}: {}", violation.rule, violation.what);
     }
+    Some(dump)
 }
 
 fn serde_lines<T: serde::Serialize>(lines: &[T]) -> Vec<serde_json::Value> {

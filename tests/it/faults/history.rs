@@ -8,7 +8,7 @@
 use std::{
     fs::File,
     io::{BufWriter, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -202,8 +202,27 @@ impl History {
     }
 }
 
-/// Writes everything that was recorded, one JSON object a line, and returns where.
-pub(crate) fn dump<'a, T: Serialize + 'a>(name: &str, parts: &[(&str, Vec<T>)]) -> PathBuf {
+/// A file with a history; removed when dropped, unless by a test that fails.
+#[derive(Debug)]
+pub(crate) struct Dump(PathBuf);
+
+impl Dump {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dump {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            std::fs::remove_file(&self.0).unwrap();
+        }
+    }
+}
+
+/// Writes everything that was recorded, one JSON object a line.
+pub(crate) fn dump<'a, T: Serialize + 'a>(name: &str, parts: &[(&str, Vec<T>)]) -> Dump {
     let path = std::env::temp_dir().join(format!("musterd-faults-{name}-{}.jsonl", Uuid::new_v4().simple()));
     let mut file = BufWriter::new(File::create(&path).unwrap());
     for (kind, lines) in parts {
@@ -213,7 +232,7 @@ pub(crate) fn dump<'a, T: Serialize + 'a>(name: &str, parts: &[(&str, Vec<T>)]) 
         }
     }
     file.flush().unwrap();
-    path
+    Dump(path)
 }
 
 #[cfg(test)]
@@ -236,10 +255,12 @@ mod tests {
         let history = History::begin();
         history.invoke(1, 0, 1, Op::Rotate { epoch: Uuid::from_u128(1) });
         history.invoke(1, 0, 2, Op::Rotate { epoch: Uuid::from_u128(1) });
-        let path = dump("test", &[("call", history.calls())]);
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::remove_file(path).unwrap();
+        let dump = dump("test", &[("call", history.calls())]);
+        let text = std::fs::read_to_string(dump.path()).unwrap();
         assert_eq!(text.lines().count(), 2);
         assert!(text.starts_with(r#"{"call":{"#), "{text}");
+        let path = dump.path().to_owned();
+        drop(dump);
+        assert!(!path.exists(), "only a test that fails leaves its history behind");
     }
 }

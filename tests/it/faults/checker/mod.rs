@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::history::{Call, Disruption, Micros, Row, SECOND, Seen};
+use super::history::{Call, Disruption, Dump, Micros, Row, SECOND, Seen};
 
 /// A promise that can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -164,10 +164,12 @@ pub(crate) struct Figures {
 }
 
 /// The judgement.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
     pub(crate) figures: Figures,
+    /// The history, if anything is wrong. Goes with the verdict, unless the test fails: a planted bug has to be caught.
+    pub(crate) history: Option<Dump>,
 }
 
 impl Verdict {
