@@ -138,6 +138,7 @@ async fn command_starts_without_a_daemon_and_is_registered_once_there_is_one() {
     let daemon = Daemon::start_with(&["--database-url", database.url(), "--grpc-addr", &addr]).await;
     let instance = resolved(&Caller::of(&daemon)).await;
     assert_eq!(instance.status(), InstanceStatus::Alive);
+    assert_eq!(instance.ip_address, "127.0.0.1", "learnt from the connection");
 }
 
 #[tokio::test(flavor = "multi_thread")]
