@@ -346,10 +346,11 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
         ),
     };
     let limits = Limits { per_address: parts.config.grpc_connections_per_address, ..Limits::default() };
-    let serving = server::serve(listener, services, limits, parts.readiness.subscribe(), stop);
-    lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
+    // Before the first call is answered: a caller that got an answer finds the daemon ready.
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");
+    let serving = server::serve(listener, services, limits, parts.readiness.subscribe(), stop);
+    lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     let mut ready = parts.readiness.subscribe();
     let Identity { daemon_id, address, .. } = parts.identity.clone();
     let stopping = parts.lifecycle.token(Stage::Readiness);

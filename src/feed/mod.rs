@@ -141,8 +141,9 @@ impl<S: Sink> Feed<S> {
     async fn session(&mut self, cause: Cause) -> Result<Infallible, store::Error> {
         let connection = Connection::open(&self.database).await?;
         connection.confirm_history(self.applied).await?;
-        self.load(&connection, cause).await?;
+        // Calls are answered as soon as the view is loaded, and an answer that names the daemons must have this one.
         self.read_daemons(&connection).await?;
+        self.load(&connection, cause).await?;
         if let Some(over) = self.trouble.works() {
             tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "feed connected again");
         }
