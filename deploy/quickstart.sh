@@ -152,10 +152,11 @@ start_daemon() {
 
 declare -A actor_pids=()
 
+# Starts an actor that registers under a port: port. Its address is the one it reaches the daemon from.
 start_actor() {
     local id
     id=$(</proc/sys/kernel/random/uuid)
-    setsid nohup "$binary" run --logical-id "$NAME" --ttl 3s --instance-id "$id" -- sleep infinity \
+    setsid nohup "$binary" run --logical-id "$NAME" --port "$1" --ttl 3s --instance-id "$id" -- sleep infinity \
         >>"$state/actors.log" 2>&1 </dev/null &
     actor_pids[$id]=$!
     printf '%s\n' "$!" >>"$state/actors"
@@ -202,10 +203,10 @@ kill_actor() {
 
 demo() {
     local first answer took_ms
-    start_actor
+    start_actor 8000
     # The first to serve stays the answer, so let it be first.
     await_answer ''
-    start_actor
+    start_actor 8001
     wait_for_both
     say "Who serves $NAME?"
     "$binary" resolve "$NAME"
@@ -218,12 +219,12 @@ demo() {
     "$binary" resolve "$NAME"
 }
 
-# Waits until both actors are listed.
+# Waits until both actors are alive.
 wait_for_both() {
     local id listed deadline missing
     deadline=$(($(now_ms) + 30000))
     while :; do
-        listed=$("$binary" list -o json 2>/dev/null || true)
+        listed=$("$binary" list --status alive -o json 2>/dev/null || true)
         missing=
         for id in "${!actor_pids[@]}"; do
             [[ $listed == *"$id"* ]] || missing=$id
