@@ -255,8 +255,18 @@ async fn the_reference_is_as_it_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_reference_is_as_it_is_shown_when_it_is_pasted() {
+    paste("docs/reference.md", Before::Nothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_concepts_are_as_they_are_shown() {
     follow("docs/concepts.md", Before::Daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_concepts_are_as_they_are_shown_when_they_are_pasted() {
+    paste("docs/concepts.md", Before::Daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,8 +275,18 @@ async fn the_api_is_as_it_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_api_is_as_it_is_shown_when_it_is_pasted() {
+    paste("docs/api.md", Before::Daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn operating_works_as_it_is_told() {
     follow("docs/operating.md", Before::Nothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operating_works_as_it_is_told_when_it_is_pasted() {
+    paste("docs/operating.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,12 +295,27 @@ async fn a_seed_system_is_taken_over_and_given_back_step_by_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_other_page_is_followed_on_a_daemon() {
+async fn a_seed_system_is_taken_over_when_the_page_is_pasted() {
+    paste("docs/seedcore.md", Before::SeedDatabase).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_other_page_is_followed_and_pasted_on_a_daemon() {
     let source = read("tests/it/docs.rs");
     for page in pages() {
         if !source.contains(&format!("follow(\"{page}\"")) {
             follow(&page, Before::Daemon).await;
+            paste(&page, Before::Daemon).await;
         }
+    }
+}
+
+#[test]
+fn every_page_that_is_followed_is_also_pasted() {
+    let source = read("tests/it/docs.rs");
+    for (_, rest) in source.match_indices("follow(\"").map(|(at, call)| source.split_at(at + call.len())) {
+        let arguments = rest.split(')').next().unwrap();
+        assert!(source.contains(&format!("paste(\"{arguments})")), "{arguments} is followed and never pasted");
     }
 }
 
