@@ -4,6 +4,25 @@
 -- Silence of the registry itself must never kill anybody. Expiry is *held* while beats may not have been heard, and
 -- *braked* when so many are overdue at once that the fault is more likely in between than with them.
 
+-- Lost daemons ---------------------------------------------------------------------------------------------------
+
+CREATE TABLE registry_daemon_loss (
+    daemon_id  uuid        PRIMARY KEY,
+    address    text        NOT NULL,
+    version    text        NOT NULL,
+    started_at timestamptz NOT NULL,
+    last_flush timestamptz NOT NULL,
+    lost_at    timestamptz NOT NULL
+);
+
+COMMENT ON TABLE registry_daemon_loss IS 'Daemons that were evicted because they had not saved beats for 15 s, for an hour: every daemon reports the loss, after a restart too.';
+COMMENT ON COLUMN registry_daemon_loss.daemon_id IS 'The run of the daemon.';
+COMMENT ON COLUMN registry_daemon_loss.address IS 'gRPC address it was reached at. The loss is forgotten when another daemon serves it.';
+COMMENT ON COLUMN registry_daemon_loss.version IS 'Version of musterd it ran.';
+COMMENT ON COLUMN registry_daemon_loss.started_at IS 'When it had started, by the database clock.';
+COMMENT ON COLUMN registry_daemon_loss.last_flush IS 'When it last saved beats.';
+COMMENT ON COLUMN registry_daemon_loss.lost_at IS 'When it was evicted.';
+
 -- Hold -----------------------------------------------------------------------------------------------------------
 
 \ir functions/muster_hold_expiry.sql

@@ -127,6 +127,24 @@ COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved beats, or sa
 COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
 COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. Nobody is declared dead whose deadline is later: the beat that saves it may be on the way.';
 
+--- table registry_daemon_loss
+CREATE TABLE registry_daemon_loss (
+    daemon_id uuid NOT NULL,
+    address text NOT NULL,
+    version text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    last_flush timestamp with time zone NOT NULL,
+    lost_at timestamp with time zone NOT NULL,
+    CONSTRAINT registry_daemon_loss_pkey PRIMARY KEY (daemon_id)
+);
+COMMENT ON TABLE registry_daemon_loss IS 'Daemons that were evicted because they had not saved beats for 15 s, for an hour: every daemon reports the loss, after a restart too.';
+COMMENT ON COLUMN registry_daemon_loss.daemon_id IS 'The run of the daemon.';
+COMMENT ON COLUMN registry_daemon_loss.address IS 'gRPC address it was reached at. The loss is forgotten when another daemon serves it.';
+COMMENT ON COLUMN registry_daemon_loss.version IS 'Version of musterd it ran.';
+COMMENT ON COLUMN registry_daemon_loss.started_at IS 'When it had started, by the database clock.';
+COMMENT ON COLUMN registry_daemon_loss.last_flush IS 'When it last saved beats.';
+COMMENT ON COLUMN registry_daemon_loss.lost_at IS 'When it was evicted.';
+
 --- table registry_epoch
 CREATE TABLE registry_epoch (
     epoch_number bigint NOT NULL,
@@ -702,6 +720,8 @@ DECLARE
 BEGIN
     PERFORM muster_lock_cluster();
     v_now := muster_now();
+    -- Its address is served again.
+    DELETE FROM registry_daemon_loss WHERE address = p_address OR daemon_id = p_daemon_id;
     -- Two processes cannot listen at one address of one machine: the former run is gone, with what it had not saved.
     DELETE FROM registry_daemon
     WHERE daemon_id <> p_daemon_id AND p_host <> '' AND host = p_host AND address = p_address;
@@ -1165,6 +1185,7 @@ BEGIN
         FOR NO KEY UPDATE;
         UPDATE registry_instance SET last_heartbeat = p_now WHERE last_heartbeat > p_now AND status <> 'dead';
         UPDATE registry_daemon SET last_flush = p_now, saved_up_to = p_now;
+        UPDATE registry_daemon_loss SET lost_at = p_now WHERE lost_at > p_now;
         -- Nobody can say how much of a release is left.
         UPDATE cluster_metadata
         SET released_until = NULL,
@@ -1174,9 +1195,17 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM registry_daemon WHERE last_flush < p_now - interval '15 seconds') THEN
         PERFORM muster_lock_cluster();
-        -- Whoever comes second finds it gone.
-        DELETE FROM registry_daemon WHERE last_flush < muster_now() - interval '15 seconds';
+        -- A concurrent caller finds it gone. The loss is kept for an hour, for every daemon to report.
+        WITH lost AS (
+            DELETE FROM registry_daemon WHERE last_flush < muster_now() - interval '15 seconds'
+            RETURNING daemon_id, address, version, started_at, last_flush
+        )
+        INSERT INTO registry_daemon_loss (daemon_id, address, version, started_at, last_flush, lost_at)
+        SELECT lost.daemon_id, lost.address, lost.version, lost.started_at, lost.last_flush, muster_now()
+        FROM lost
+        ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush, lost_at = excluded.lost_at;
         IF FOUND THEN
+            DELETE FROM registry_daemon_loss WHERE lost_at < muster_now() - interval '1 hour';
             PERFORM muster_hold_expiry('a daemon was lost');
         END IF;
     END IF;

@@ -17,6 +17,8 @@ DECLARE
 BEGIN
     PERFORM muster_lock_cluster();
     v_now := muster_now();
+    -- Its address is served again.
+    DELETE FROM registry_daemon_loss WHERE address = p_address OR daemon_id = p_daemon_id;
     -- Two processes cannot listen at one address of one machine: the former run is gone, with what it had not saved.
     DELETE FROM registry_daemon
     WHERE daemon_id <> p_daemon_id AND p_host <> '' AND host = p_host AND address = p_address;

@@ -11,8 +11,8 @@ use super::{
     paint,
 };
 use crate::{
-    model::wellness,
     proto::{std_duration, v1},
+    status::AWAY_AFTER,
 };
 
 /// `alive`, `alive(suspect)`, `dead(stale)`.
@@ -195,7 +195,7 @@ pub(super) fn warn_if_stale(stale_for: Option<&prost_types::Duration>) {
 
 /// What there is to say about an answer that is old.
 pub(super) fn stale_warning(stale_for: Option<&prost_types::Duration>) -> Option<String> {
-    let age = stale_for.filter(|age| std_duration(age).is_some_and(|age| age > wellness::STALE_AFTER))?;
+    let age = stale_for.filter(|age| std_duration(age).is_some_and(|age| age > AWAY_AFTER))?;
     Some(format!("warning: PostgreSQL last confirmed this answer {} ago", seconds(Some(age))))
 }
 

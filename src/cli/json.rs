@@ -146,6 +146,29 @@ fn daemon(daemon: &v1::Daemon) -> Value {
     })
 }
 
+/// The word of an enum, as the HTTP API has it.
+fn word(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_lowercase()
+}
+
+fn problem(problem: &v1::Problem) -> Value {
+    json!({
+        "code": problem.code,
+        "severity": word(problem.severity().as_str_name(), "SEVERITY_"),
+        "summary": problem.summary,
+        "action": problem.action,
+        "command": problem.command,
+        "cause": Some(&problem.cause).filter(|cause| !cause.is_empty()),
+    })
+}
+
+fn lost_daemon(lost: &v1::LostDaemon) -> Value {
+    json!({
+        "daemon": lost.daemon.as_ref().map_or(Value::Null, daemon),
+        "lostFor": duration(lost.lost_for.as_ref()),
+    })
+}
+
 fn counts(counts: &v1::InstanceCounts) -> Value {
     json!({
         "starting": long(counts.starting),
@@ -155,6 +178,7 @@ fn counts(counts: &v1::InstanceCounts) -> Value {
         "logicalIdsLive": long(counts.logical_ids_live),
         "logicalIdsUnserved": long(counts.logical_ids_unserved),
         "suspect": long(counts.suspect),
+        "logicalIdsLeft": long(counts.logical_ids_left),
     })
 }
 
@@ -212,6 +236,10 @@ pub fn cluster(response: &v1::GetClusterResponse) -> Value {
         "health": response.health.as_ref().map_or(Value::Null, health),
         "databaseTime": timestamp(response.database_time.as_ref()),
         "unservedLogicalIds": response.unserved_logical_ids,
+        "severity": word(response.severity().as_str_name(), "SEVERITY_"),
+        "problems": response.problems.iter().map(problem).collect::<Vec<_>>(),
+        "expiry": word(response.expiry().as_str_name(), "EXPIRY_STATE_"),
+        "lostDaemons": response.lost_daemons.iter().map(lost_daemon).collect::<Vec<_>>(),
     })
 }
 

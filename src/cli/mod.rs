@@ -119,7 +119,7 @@ enum Command {
     /// Print instances and then every change among them, until told to end
     #[command(after_help = watch::HELP)]
     Watch(Box<watch::WatchArgs>),
-    /// Say whether the registry is well, in one screen; exit with 1 if it is not
+    /// Show registry health in one screen; exit with 1 if it is critical
     #[command(after_help = status::HELP)]
     Status(status::StatusArgs),
     /// Look for what is wrong, between here and the database, and say how to mend it

@@ -1,14 +1,14 @@
-//! `musterd status`: is the registry well, and if not, what is it? In one screen.
+//! `musterd status`: how healthy is the registry, and if it is not, what is wrong? In one screen.
 //!
-//! The answer of one daemon, judged as `check` judges it. What it says of itself and the others is enough for "well"; the
-//! way there, and the database itself, are the doctor's to look at.
+//! Renders the answer of one daemon, which judges itself and the cluster; the exit code follows the severity. The path to
+//! the daemon, and the database itself, are the concern of `check`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{
     check::{
-        cluster::{self, Here, millis},
-        finding::{Finding, Level, worst},
+        cluster::millis,
+        finding::{self, Finding},
     },
     client::{Client, ClientArgs},
     epoch,
@@ -20,8 +20,8 @@ use super::{
     redraw::{self, Frame, RepeatArgs},
 };
 use crate::{
-    clock::Clock,
     proto::{std_duration, v1},
+    status::Severity,
 };
 
 /// Names without an instance that the screen has room for.
@@ -30,13 +30,13 @@ const UNSERVED_SHOWN: i32 = 10;
 const COLUMN: usize = 11;
 
 pub(super) const HELP: &str = "\
-Exits with 0 if the registry is well, with 1 if it is not. A hold or a name
-without an instance is no illness. musterd check looks closer.
+Exits with 1 if a problem is critical; a warning does not change the exit code.
+musterd check looks closer.
 
 Examples:
   musterd status
   musterd status --watch
-  musterd status -o json | jq .findings";
+  musterd status -o json | jq .problems";
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,6 @@ struct Seen {
     addr: String,
     cluster: v1::GetClusterResponse,
     epoch: Option<v1::Epoch>,
-    findings: Vec<Finding>,
 }
 
 pub(super) async fn run(args: StatusArgs, client: &ClientArgs) -> Result<u8, Error> {
@@ -71,45 +70,31 @@ pub(super) async fn run(args: StatusArgs, client: &ClientArgs) -> Result<u8, Err
 
 async fn look(client: &Client) -> Result<Seen, Error> {
     let request = v1::GetClusterRequest { min_revision: 0, unserved_limit: UNSERVED_SHOWN };
-    let began = Instant::now();
     let cluster = client.call(client.cluster().get_cluster(request)).await?;
-    let round_trip = began.elapsed();
-    let here = Here { now: Clock::new().wall() - round_trip / 2, round_trip, host: client.host().to_owned() };
-    let findings = cluster::judge(&cluster, &here);
     // Only the history knows when it began, and that is in the database, which may be away.
     let newest = v1::ListEpochsRequest { page_size: 1, page_token: String::new() };
-    let epoch = match worst(&findings) {
-        Level::Fail => None,
+    let epoch = match cluster.expiry() {
+        v1::ExpiryState::Unknown => None,
         _ => {
             client.call(client.cluster().list_epochs(newest)).await.ok().and_then(|list| list.epochs.into_iter().next())
         }
     };
     let epoch = epoch.filter(|epoch| epoch.epoch_number == cluster.epoch_number);
-    Ok(Seen { addr: client.addr(), cluster, epoch, findings })
+    Ok(Seen { addr: client.addr(), cluster, epoch })
 }
 
 fn frame(seen: &Seen, format: Format) -> Result<Frame, Error> {
-    let is_well = worst(&seen.findings) != Level::Fail;
-    let text = output::answer(
-        format,
-        || {
-            let mut value = json::cluster(&seen.cluster);
-            value["well"] = is_well.into();
-            value["findings"] = seen.findings.iter().map(Finding::json).collect();
-            value
-        },
-        Vec::new,
-        || screen(seen, is_well),
-    )?;
-    Ok(Frame { text, notes: Vec::new(), code: if is_well { exit::OK } else { exit::NEGATIVE } })
+    let cluster = &seen.cluster;
+    let text = output::answer(format, || json::cluster(cluster), Vec::new, || screen(seen))?;
+    let code = if finding::severity(cluster.severity()) == Severity::Critical { exit::NEGATIVE } else { exit::OK };
+    Ok(Frame { text, notes: Vec::new(), code })
 }
 
-fn screen(seen: &Seen, is_well: bool) -> String {
-    let Seen { addr, cluster, epoch, findings } = seen;
+fn screen(seen: &Seen) -> String {
+    let Seen { addr, cluster, epoch } = seen;
     let counts = cluster.counts.unwrap_or_default();
-    let mut text = verdict(addr, is_well);
-    let trouble: Vec<_> = findings.iter().filter(|finding| finding.level != Level::Ok).collect();
-    trouble.iter().for_each(|finding| text.push_str(&finding.lines()));
+    let mut text = headline(addr, cluster.severity());
+    cluster.problems.iter().for_each(|problem| text.push_str(&Finding::problem(problem).lines()));
     text.push('\n');
     let mut line = |key: &str, value: String| text.push_str(&format!("{key:<COLUMN$}{}\n", escape(&value)));
     line("EPOCH", epoch_text(cluster, epoch.as_ref()));
@@ -130,8 +115,14 @@ fn screen(seen: &Seen, is_well: bool) -> String {
     text
 }
 
-fn verdict(addr: &str, is_well: bool) -> String {
-    let (word, style) = if is_well { ("well", paint::GOOD) } else { ("NOT WELL", paint::BAD) };
+fn headline(addr: &str, severity: v1::Severity) -> String {
+    let word = match severity {
+        v1::Severity::Ok => "healthy",
+        v1::Severity::Warning => "WARNING",
+        v1::Severity::Critical => "CRITICAL",
+        v1::Severity::Unspecified => "UNKNOWN: the daemon does not report problems; upgrade it",
+    };
+    let style = finding::style(finding::severity(severity));
     let word = if paint::is_on() { paint::paint(word, style) } else { word.to_owned() };
     format!("The registry at {addr} is {word}.\n")
 }
@@ -161,26 +152,33 @@ fn database(cluster: &v1::GetClusterResponse) -> String {
 }
 
 fn names(cluster: &v1::GetClusterResponse, counts: &v1::InstanceCounts) -> String {
-    let mut text = format!("{} live, {} without a live instance", counts.logical_ids_live, counts.logical_ids_unserved);
+    let mut text = format!("{} live, {} unserved", counts.logical_ids_live, counts.logical_ids_unserved);
     let shown = &cluster.unserved_logical_ids;
     if !shown.is_empty() {
         let is_all = u64::try_from(shown.len()).is_ok_and(|count| count >= counts.logical_ids_unserved);
-        text.push_str(&format!(": {}{}", shown.join(", "), if is_all { "" } else { ", ..." }));
+        text.push_str(&format!(" ({}{})", shown.join(", "), if is_all { "" } else { ", ..." }));
     }
+    text.push_str(&format!(", {} left", counts.logical_ids_left));
     text
 }
 
 fn expiry(cluster: &v1::GetClusterResponse) -> String {
-    match (&cluster.hold, &cluster.brake) {
-        (Some(hold), _) => format!("on hold for {}: {}", seconds(hold.remaining.as_ref()), hold.reason),
-        (None, Some(brake)) => format!("braked: {}", epoch::brake(brake)),
-        (None, None) => "goes on".to_owned(),
+    let brake = || cluster.brake.as_ref().map(epoch::brake).unwrap_or_default();
+    match (cluster.expiry(), &cluster.hold) {
+        (v1::ExpiryState::Unspecified, _) => "not reported".to_owned(),
+        (v1::ExpiryState::Unknown, _) => "unknown while PostgreSQL is away".to_owned(),
+        (v1::ExpiryState::Held, Some(hold)) => {
+            format!("on hold for {}: {}", seconds(hold.remaining.as_ref()), hold.reason)
+        }
+        (v1::ExpiryState::Held, None) => "on hold".to_owned(),
+        (v1::ExpiryState::Paced | v1::ExpiryState::Protected, _) => format!("braked: {}", brake()),
+        (v1::ExpiryState::Running, _) => "running".to_owned(),
     }
 }
 
 fn reaper(cluster: &v1::GetClusterResponse) -> String {
     let age = cluster.health.as_ref().and_then(|health| health.last_reap_age.as_ref()).and_then(std_duration);
-    age.map_or_else(|| "has not looked yet".to_owned(), |age| format!("looked {}", ago(age)))
+    age.map_or_else(|| "has not run yet".to_owned(), |age| format!("last succeeded {}", ago(age)))
 }
 
 fn daemons(cluster: &v1::GetClusterResponse) -> Table<4> {
@@ -198,6 +196,16 @@ fn daemons(cluster: &v1::GetClusterResponse) -> Table<4> {
             saved.map(ago).unwrap_or_default(),
         ]);
     }
+    for lost in &cluster.lost_daemons {
+        let daemon = lost.daemon.clone().unwrap_or_default();
+        let lost_for = lost.lost_for.as_ref().and_then(std_duration).unwrap_or_default();
+        table.row([
+            format!("{} (lost {})", daemon.address, ago(lost_for)),
+            daemon.version,
+            String::new(),
+            String::new(),
+        ]);
+    }
     table
 }
 
@@ -205,7 +213,7 @@ fn daemons(cluster: &v1::GetClusterResponse) -> Table<4> {
 mod tests {
     use super::*;
 
-    fn seen(findings: Vec<Finding>) -> Seen {
+    fn seen() -> Seen {
         let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
         let age = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let daemon = |id: &str, address: &str| v1::Daemon {
@@ -222,44 +230,74 @@ mod tests {
                 alive: 12,
                 logical_ids_live: 4,
                 logical_ids_unserved: 11,
+                logical_ids_left: 2,
                 ..Default::default()
             }),
             daemons: vec![daemon("a", "10.0.0.1:7717"), daemon("b", "10.0.0.2:7717")],
+            lost_daemons: vec![v1::LostDaemon { daemon: Some(daemon("c", "10.0.0.3:7717")), lost_for: age(40) }],
             daemon_id: "b".into(),
             database_time: at(4_600),
             unserved_logical_ids: vec!["organ_3".into(), "organ\u{1b}_7".into()],
+            severity: v1::Severity::Ok.into(),
+            expiry: v1::ExpiryState::Running.into(),
             ..Default::default()
         };
         let epoch = Some(v1::Epoch { epoch_number: 3, started_at: at(4_000), ..Default::default() });
-        Seen { addr: "http://h:1".into(), cluster, epoch, findings }
+        Seen { addr: "http://h:1".into(), cluster, epoch }
+    }
+
+    /// With one problem, which another one follows from.
+    fn with_problem(severity: v1::Severity) -> Seen {
+        let problem = |code: &str, cause: &str| v1::Problem {
+            code: code.into(),
+            severity: severity.into(),
+            summary: "It is so".into(),
+            action: "Look.".into(),
+            command: String::new(),
+            cause: cause.into(),
+        };
+        let mut seen = seen();
+        seen.cluster.severity = severity.into();
+        seen.cluster.problems = vec![problem("database_away", ""), problem("beats_not_saved", "database_away")];
+        seen
     }
 
     #[test]
-    fn the_screen_says_first_whether_all_is_well() {
-        let text = screen(&seen(vec![Finding::ok("flush", "in time")]), true);
+    fn screen_begins_with_the_severity() {
+        let text = screen(&seen());
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "The registry at http://h:1 is well.");
+        assert_eq!(lines[0], "The registry at http://h:1 is healthy.");
         for line in [
             "EPOCH      3 (2f1c), begun 10m ago",
-            "NAMES      4 live, 11 without a live instance: organ_3, organ\\u{1b}_7, ...",
-            "EXPIRY     goes on",
-            "10.0.0.2:7717 (answers)  0.1.0    1h      0.0s ago",
+            "NAMES      4 live, 11 unserved (organ_3, organ\\u{1b}_7, ...), 2 left",
+            "EXPIRY     running",
+            "10.0.0.2:7717 (answers)       0.1.0    1h      0.0s ago",
+            "10.0.0.3:7717 (lost 40s ago)  0.1.0    -       -",
         ] {
-            assert!(lines.contains(&line), "{line:?} in\n{text}");
+            assert!(lines.iter().any(|shown| shown.trim_end() == line), "{line:?} in\n{text}");
         }
         assert!(lines.len() <= 24, "one screen");
     }
 
     #[test]
-    fn what_is_not_well_comes_next_with_its_fix() {
-        let frame = frame(&seen(vec![Finding::fail("flush", "late", "look")]), Format::Table).expect("a frame");
-        assert_eq!(frame.code, exit::NEGATIVE);
-        let lines: Vec<&str> = frame.text.lines().collect();
-        assert_eq!(lines[0], "The registry at http://h:1 is NOT WELL.");
-        assert!(lines[1].starts_with("fail  flush") && lines[2].ends_with("fix: look"), "{}", frame.text);
-        let warned =
-            super::frame(&seen(vec![Finding::warn("expiry", "on hold", "wait")]), Format::Json).expect("a frame");
-        assert_eq!(warned.code, exit::OK, "a hold is no illness");
-        assert!(warned.text.contains("\"well\": true"), "{}", warned.text);
+    fn problems_come_next_with_their_fix_and_decide_the_exit_code() {
+        let critical = frame(&with_problem(v1::Severity::Critical), Format::Table).expect("a frame");
+        assert_eq!(critical.code, exit::NEGATIVE);
+        let lines: Vec<&str> = critical.text.lines().collect();
+        assert_eq!(lines[0], "The registry at http://h:1 is CRITICAL.");
+        assert_eq!(lines[1], "critical  database_away    It is so");
+        assert_eq!(lines[2].trim_start(), "fix: Look.");
+        assert_eq!(lines[3], "  critical  beats_not_saved  It is so");
+        let warning = frame(&with_problem(v1::Severity::Warning), Format::Json).expect("a frame");
+        assert_eq!(warning.code, exit::OK, "a warning does not change the exit code");
+        assert!(warning.text.contains("\"severity\": \"warning\""), "{}", warning.text);
+    }
+
+    #[test]
+    fn expiry_is_unknown_while_the_database_is_away() {
+        let mut seen = seen();
+        seen.cluster.expiry = v1::ExpiryState::Unknown.into();
+        seen.cluster.hold = Some(v1::Hold { remaining: None, reason: "old".into() });
+        assert!(screen(&seen).contains("EXPIRY     unknown while PostgreSQL is away\n"));
     }
 }

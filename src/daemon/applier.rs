@@ -5,11 +5,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    clock::DatabaseClock,
+    clock::{Clock, DatabaseClock},
     feed::Sink,
     lifecycle::{Condition, Readiness},
-    model::{BrakeMode, Cluster, DaemonRecord, Epoch, Instance, InstanceStatus},
+    model::{BrakeMode, Cluster, Daemons, Epoch, Instance, InstanceStatus},
     registry::{Leases, reaper::Alarm},
+    status::{EVICTED_AFTER, SILENT_AFTER},
     store,
     telemetry::chain,
     view::{Entry, ViewWriter},
@@ -23,6 +24,7 @@ pub(super) struct Applier {
     leases: Arc<Leases>,
     alarm: Arc<Alarm>,
     readiness: Readiness,
+    clock: Clock,
     database_clock: DatabaseClock,
     epoch: Option<Epoch>,
     /// Whether expiry is held, and how it is braked.
@@ -36,9 +38,10 @@ impl Applier {
         leases: Arc<Leases>,
         alarm: Arc<Alarm>,
         readiness: Readiness,
+        clock: Clock,
         database_clock: DatabaseClock,
     ) -> Self {
-        Self { view, leases, alarm, readiness, database_clock, epoch: None, expiry: (false, None) }
+        Self { view, leases, alarm, readiness, clock, database_clock, epoch: None, expiry: (false, None) }
     }
 
     fn set_cluster(&mut self, cluster: &Cluster) {
@@ -103,7 +106,11 @@ impl Sink for Applier {
         self.view.confirm(at_ms, read_at);
     }
 
-    fn daemons(&mut self, daemons: Vec<DaemonRecord>) {
+    fn daemons(&mut self, daemons: Daemons) {
+        for record in daemons.present.iter().filter(|record| record.last_flush_age > SILENT_AFTER) {
+            // The reaper evicts a silent daemon, and may be asleep until a lease is due.
+            self.alarm.evict_within(self.clock.now_ms(), EVICTED_AFTER.saturating_sub(record.last_flush_age));
+        }
         self.view.set_daemons(daemons);
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Parts;
 use crate::{
-    status::{Condition, Facts, Gather, Names},
+    registry::health::Failures,
+    status::{Condition, Facts, FailingReaper, Gather, Names},
     view::{
         Surveyor, View,
         survey::{NameState, Survey},
@@ -35,14 +36,19 @@ pub(super) fn gather(parts: &Parts, surveyor: Surveyor) -> Gather {
             database_latency: health.database_latency(),
             flush_lag: Duration::from_millis(leases.save_lag_ms(now_ms)),
             last_reap_age: health.last_reap_age(),
-            failing_reapers: Vec::new(),
+            failing_reapers: health.failing_reapers().into_iter().map(failing).collect(),
             hold: cluster.and_then(|cluster| view.hold(cluster)),
             brake: cluster.and_then(|cluster| cluster.brake.clone()),
             daemons: daemons.present.clone(),
-            lost_daemons: daemons.lost_at(now_ms),
+            lost_daemons: daemons.lost.clone(),
             names: names(&view, surveyor.latest().as_deref(), now_ms),
         }
     })
+}
+
+fn failing(failures: Failures) -> FailingReaper {
+    let Failures { reaper, count, failing_for, error } = failures;
+    FailingReaper { name: reaper.as_str(), failures: count, failing_for, error }
 }
 
 /// The counts are those of this moment; who is suspect, and the first names, are as of the latest survey.

@@ -302,7 +302,8 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let alarm = Arc::new(Alarm::default());
     let database_clock = DatabaseClock::new(*clock);
     let readiness = parts.readiness.clone();
-    let applier = Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, database_clock.clone());
+    let applier =
+        Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, *clock, database_clock.clone());
     let (handover, handed) = handover();
     let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), handed);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));

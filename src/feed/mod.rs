@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::{
     clock::Clock,
     metrics::FeedMetrics,
-    model::{Cluster, DaemonRecord, Instance, Revision},
+    model::{Cluster, Daemons, Instance, Revision},
     store::{
         self, Database,
         feed::{Changes, Connection},
@@ -57,8 +57,8 @@ pub trait Sink: Send + 'static {
     fn load(&mut self, cluster: Cluster, instances: impl Iterator<Item = Instance>, at_ms: u64);
     /// What changed since, by revision, as of the moment of `cluster`.
     fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64);
-    /// The daemons that share the database.
-    fn daemons(&mut self, daemons: Vec<DaemonRecord>);
+    /// The daemons that share the database, and those that were lost.
+    fn daemons(&mut self, daemons: Daemons);
     /// The connection was lost; nothing new arrives until the next [`Sink::load`].
     fn lost(&mut self, error: &store::Error);
 }
@@ -304,7 +304,7 @@ mod tests {
             let revisions = instances.iter().map(|instance| instance.revision.0).collect();
             self.0.lock().unwrap().push((cluster.revision.0, revisions));
         }
-        fn daemons(&mut self, _: Vec<DaemonRecord>) {}
+        fn daemons(&mut self, _: Daemons) {}
         fn lost(&mut self, _: &store::Error) {}
     }
 

@@ -110,6 +110,7 @@ impl Cluster {
             logical_ids_live: counts.logical_ids_live,
             logical_ids_unserved: counts.logical_ids_unserved,
             suspect: self.daemon.leases.suspects(),
+            logical_ids_left: counts.logical_ids_left,
         }
     }
 

@@ -123,7 +123,8 @@ mod tests {
 
     fn tally(logical_id: &str, alive: u64, trusted: u64) -> Tally {
         let best = (alive > 0).then_some(LeaseId(7));
-        Tally { trusted, alive, logical_id: LogicalId::from_record(logical_id), starting: 0, draining: 2, best }
+        let left = false;
+        Tally { left, trusted, alive, logical_id: LogicalId::from_record(logical_id), starting: 0, draining: 2, best }
     }
 
     #[test]

@@ -279,6 +279,8 @@ pub struct ReaperMetrics {
     pub failed: Counter,
     /// Instances declared dead or purged.
     pub reaped: Counter,
+    /// Runs that have failed since the last one that succeeded.
+    pub consecutive_failures: Gauge,
 }
 
 impl ReaperMetrics {
@@ -302,6 +304,7 @@ impl ReaperMetrics {
 
     fn of(reaper: &'static str) -> Self {
         Self {
+            consecutive_failures: gauge!(names::REAPER_CONSECUTIVE_FAILURES, "reaper" => reaper),
             ok: counter!(names::REAPER_RUNS, "reaper" => reaper, "outcome" => "ok"),
             held: counter!(names::REAPER_RUNS, "reaper" => reaper, "outcome" => "held"),
             failed: counter!(names::REAPER_RUNS, "reaper" => reaper, "outcome" => "failed"),

@@ -43,7 +43,7 @@ metrics! {
     Gauge INSTANCES = "musterd_instances":
         "Instances on record, by status; instances of older epochs count as dead.";
     Gauge LOGICAL_IDS = "musterd_logical_ids":
-        "Logical ids on record, by whether an alive instance serves them.";
+        "Logical ids on record, by whether an alive instance serves them; one that left on purpose counts as neither.";
     Gauge EPOCH_NUMBER = "musterd_epoch_number":
         "Number of the current epoch as this daemon knows it.";
     Gauge REVISION = "musterd_revision":
@@ -66,7 +66,7 @@ metrics! {
         "Rows with a value that this daemon cannot read, each counted once; the value is left out.";
 
     Gauge FLUSH_LAG = "musterd_flush_lag_seconds":
-        "Age of the oldest accepted beat that is not yet saved.";
+        "By how much saving beats is late: time since all due beats were last saved, beyond the flush period of 1 s.";
     Histogram FLUSH_LEASES = "musterd_flush_leases":
         "Leases saved by one flush.";
     Histogram FLUSH_SECONDS = "musterd_flush_seconds":
@@ -76,6 +76,8 @@ metrics! {
 
     Counter REAPER_RUNS = "musterd_reaper_runs_total":
         "Runs of the reapers, by reaper and outcome.";
+    Gauge REAPER_CONSECUTIVE_FAILURES = "musterd_reaper_consecutive_failures":
+        "Runs of a reaper that have failed since the last one that succeeded.";
     Counter REAPED = "musterd_reaped_total":
         "Instances declared dead (stale, old_epoch) or purged from the record (purge) by this daemon.";
     Gauge EXPIRY_HELD = "musterd_expiry_held":

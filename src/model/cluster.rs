@@ -108,6 +108,15 @@ pub struct DaemonRecord {
     pub last_flush_age: Duration,
 }
 
+/// The daemons that share the database, as read at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Daemons {
+    /// Those on record, by when they started.
+    pub present: Vec<DaemonRecord>,
+    /// Those that were lost within the last hour and whose address no other one serves, the latest first.
+    pub lost: Vec<LostDaemon>,
+}
+
 /// A daemon that the cluster has evicted, because it had not saved beats for 15 s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostDaemon {

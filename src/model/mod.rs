@@ -15,12 +15,11 @@ pub mod ranking;
 pub mod renewer;
 pub mod spread;
 pub mod status;
-pub mod wellness;
 
 #[cfg(test)]
 pub(crate) mod fixture;
 
-pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochRecord, Hold, LostDaemon};
+pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochRecord, Hold, LostDaemon};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};
 pub use instance::{Death, Instance};

@@ -21,7 +21,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Leases, health::Health};
+use super::{
+    Leases,
+    health::{Health, Reaper},
+};
 use crate::{
     clock::Clock,
     metrics::{HoldMetrics, ReaperMetrics},
@@ -66,7 +69,16 @@ impl Alarm {
     /// A lease was granted at about `now_ms`. It is no reason to look now, but at its deadline: a fleet that registers
     /// would else have all leases looked at again and again.
     pub fn lease_granted(&self, now_ms: u64, ttl: Ttl) {
-        let deadline_ms = now_ms + u64::from(ttl.as_millis());
+        self.wake_at(now_ms + u64::from(ttl.as_millis()));
+    }
+
+    /// Another daemon is silent, and is to be evicted in `within`: at no lease's deadline, so that the reaper might sleep
+    /// for half a minute longer.
+    pub fn evict_within(&self, now_ms: u64, within: Duration) {
+        self.wake_at(now_ms + millis(within + SHORTEST_SLEEP));
+    }
+
+    fn wake_at(&self, deadline_ms: u64) {
         if self.wake_at_ms.fetch_min(deadline_ms, Ordering::AcqRel) > deadline_ms {
             self.sooner.notify_one();
         }
@@ -127,7 +139,7 @@ pub struct Reapers {
 impl Reapers {
     /// Declares stale leases dead, until told to stop.
     pub async fn reap_stale(self, stop: CancellationToken) {
-        let mut tally = Tally::new("stale", ReaperMetrics::stale());
+        let mut tally = Tally::new(Reaper::Stale, ReaperMetrics::stale(), &self.health);
         let hold = HoldMetrics::new();
         let mut seen_rules = Rules::default();
         let mut seen = None;
@@ -168,7 +180,7 @@ impl Reapers {
 
     /// Writes down the deaths of instances of older epochs, until told to stop.
     pub async fn reap_old_epoch(self, stop: CancellationToken) {
-        let mut tally = Tally::new("old_epoch", ReaperMetrics::old_epoch());
+        let mut tally = Tally::new(Reaper::OldEpoch, ReaperMetrics::old_epoch(), &self.health);
         loop {
             let deadline = Instant::now() + TIMEOUT;
             let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, deadline).await;
@@ -187,7 +199,7 @@ impl Reapers {
 
     /// Purges rows that have been dead for longer than `keep`, until told to stop.
     pub async fn purge(self, keep: Duration, stop: CancellationToken) {
-        let mut tally = Tally::new("purge", ReaperMetrics::purge());
+        let mut tally = Tally::new(Reaper::Purge, ReaperMetrics::purge(), &self.health);
         loop {
             let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT).await;
             tally.count(purged.as_ref().copied(), false);
@@ -273,21 +285,26 @@ fn tell_rules(seen: &mut Rules, metrics: &HoldMetrics, report: &Result<StaleRepo
     metrics.protect.set(f64::from(u8::from(rules.brake == Some(BrakeMode::Protect))));
 }
 
-/// Counts the runs of one reaper, and tells of those that fail.
+/// Counts the runs of one reaper, keeps its failures, and logs them.
 #[derive(Debug)]
 struct Tally {
-    reaper: &'static str,
+    reaper: Reaper,
     metrics: ReaperMetrics,
+    health: Arc<Health>,
     trouble: Repeated,
 }
 
 impl Tally {
-    fn new(reaper: &'static str, metrics: ReaperMetrics) -> Self {
-        Self { reaper, metrics, trouble: Repeated::default() }
+    fn new(reaper: Reaper, metrics: ReaperMetrics, health: &Arc<Health>) -> Self {
+        Self { reaper, metrics, health: Arc::clone(health), trouble: Repeated::default() }
     }
 
+    /// Records how a run ended.
     fn count(&mut self, reaped: Result<u64, &store::Error>, held: bool) {
-        let Self { reaper, metrics, trouble } = self;
+        let Self { reaper, metrics, health, trouble } = self;
+        let error = reaped.as_ref().err().map(|error| chain(*error));
+        metrics.consecutive_failures.set(f64::from(health.reaper_ran(*reaper, error)));
+        let reaper = reaper.as_str();
         match reaped {
             Ok(reaped) => {
                 if held { &metrics.held } else { &metrics.ok }.increment(1);

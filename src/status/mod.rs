@@ -32,6 +32,11 @@ pub use rules::daemon_state;
 /// The feed polls once a second: if PostgreSQL confirmed the view less recently than this, it counts as away.
 pub const AWAY_AFTER: Duration = Duration::from_secs(3);
 
+/// A daemon that has not saved for this long is silent; no lease expires then, because its beats may be on the way.
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// The cluster evicts a daemon that has been silent for this long (`muster_notice_disruption`).
+pub const EVICTED_AFTER: Duration = Duration::from_secs(15);
+
 /// How severe a problem is, the least first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Code, Expiry, Facts, FailingReaper, Problem, Severity, short};
+use super::{Code, EVICTED_AFTER, Expiry, Facts, FailingReaper, Problem, SILENT_AFTER, Severity, short};
 use crate::model::{Brake, BrakeMode, DaemonRecord, Hold};
 
 /// A save that takes longer is slow: a healthy PostgreSQL takes a few milliseconds.
 const SLOW_SAVE: Duration = Duration::from_millis(250);
 /// A busy machine is late by less.
 const SAVING_LATE_AFTER: Duration = Duration::from_secs(1);
-/// A daemon that has not saved for this long is silent; no lease expires then, because its beats may be on the way.
-pub(super) const SILENT_AFTER: Duration = Duration::from_secs(3);
-/// The cluster evicts a daemon that has been silent for this long.
-pub(super) const EVICTED_AFTER: Duration = Duration::from_secs(15);
 /// A reaper runs every 30 s at least, and may wait 10 s for an answer.
 const REAPER_LATE_AFTER: Duration = Duration::from_secs(45);
 /// Fewer failures in a row are what a lock timeout or a restart of PostgreSQL does.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt, future::poll_fn, pin_mut};
+use futures_util::{TryStreamExt, future::poll_fn, pin_mut};
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use tokio_postgres::{AsyncMessage, Client, Notification, Row, Statement, types::ToSql};
 use uuid::Uuid;
@@ -25,7 +25,7 @@ use super::{
     server::Want,
     session::Opened,
 };
-use crate::model::{Brake, BrakeMode, Cluster, DaemonRecord, Epoch, EpochId, Instance, Revision};
+use crate::model::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochId, Instance, LostDaemon, Revision};
 
 /// How long any answer may take before the connection counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -174,31 +174,46 @@ impl Connection {
         Ok(seen)
     }
 
-    /// The daemons that share the database.
+    /// The daemons that share the database, and those that were lost.
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused.
-    pub async fn daemons(&self) -> Result<Vec<DaemonRecord>, Error> {
-        let rows = answer(self.client.query(
+    pub async fn daemons(&self) -> Result<Daemons, Error> {
+        let present = answer(self.client.query(
             "SELECT daemon_id, address, version, started_at, \
-             -muster_ms_until(last_flush, muster_now()) \
+             (extract(epoch FROM muster_now() - last_flush) * 1000)::bigint \
              FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000",
             &[],
         ))
         .await?;
-        futures_util::stream::iter(&rows)
-            .map(|row| {
-                Ok(DaemonRecord {
-                    daemon_id: row.try_get(0)?,
-                    address: row.try_get(1)?,
-                    version: row.try_get(2)?,
-                    started_at: row.try_get::<_, Time>(3)?.0,
-                    last_flush_age: Duration::from_millis(unsigned(row.try_get(4)?)),
-                })
-            })
-            .try_collect()
-            .await
+        let lost = answer(self.client.query(
+            "SELECT daemon_id, address, version, started_at, \
+             (extract(epoch FROM muster_now() - last_flush) * 1000)::bigint, \
+             (extract(epoch FROM muster_now() - lost_at) * 1000)::bigint \
+             FROM registry_daemon_loss AS loss \
+             WHERE lost_at > muster_now() - interval '1 hour' \
+             AND NOT EXISTS (SELECT FROM registry_daemon AS daemon WHERE daemon.address = loss.address) \
+             ORDER BY lost_at DESC, daemon_id LIMIT 16",
+            &[],
+        ))
+        .await?;
+        let lost = lost.iter().map(|row| {
+            let lost_for = Duration::from_millis(unsigned(row.try_get(5)?));
+            Ok(LostDaemon { record: daemon(row)?, lost_for })
+        });
+        let present = present.iter().map(daemon).collect::<Result<_, _>>()?;
+        Ok(Daemons { present, lost: lost.collect::<Result<_, Error>>()? })
     }
+}
+
+fn daemon(row: &Row) -> Result<DaemonRecord, Error> {
+    Ok(DaemonRecord {
+        daemon_id: row.try_get(0)?,
+        address: row.try_get(1)?,
+        version: row.try_get(2)?,
+        started_at: row.try_get(3)?,
+        last_flush_age: Duration::from_millis(unsigned(row.try_get(4)?)),
+    })
 }
 
 async fn answer<T>(call: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Error> {

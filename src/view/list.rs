@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Entry, Snapshot};
+use super::{Entry, Service, Snapshot};
 use chrono::{DateTime, Utc};
 
 use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, LogicalId, Revision};
@@ -77,14 +77,15 @@ pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size
     Page { entries, next: None }
 }
 
-/// The first logical ids without an instance that is alive, at most `limit`, among as many names as one call may look
-/// at.
+/// The first unserved logical ids, at most `limit`, among as many names as one call may look at.
 #[must_use]
 pub fn unserved(snapshot: &Snapshot, limit: usize) -> Vec<LogicalId> {
     let Some(cluster) = snapshot.cluster() else { return Vec::new() };
     let known = usize::try_from(snapshot.counts().logical_ids_unserved).unwrap_or(usize::MAX);
     let names = snapshot.names_from("").take(EXAMINED_MAX);
-    let unserved = names.filter(|(_, name)| !name.is_served(cluster.epoch)).map(|(logical_id, _)| logical_id.clone());
+    let unserved = names
+        .filter(|(_, name)| name.service(cluster.epoch) == Service::Unserved)
+        .map(|(logical_id, _)| logical_id.clone());
     // With all of them found, there is no reason to look at the rest.
     unserved.take(limit.min(known)).collect()
 }

@@ -2,19 +2,19 @@
 //!
 //! - [`snapshot`]: the registry at one revision, an immutable value; making the next one from it costs only what
 //!   changed.
+//! - [`name`]: the instances of one logical id, and whether it is served.
 //! - [`writer`]: the one place that makes snapshots, from what the feed brings.
 //! - [`resolve`], [`list`], [`tally`], [`survey`], [`names`]: questions, as pure functions of a snapshot.
 //! - [`surveyor`]: takes surveys and shares them.
-//! - [`daemons`]: who shares the database, and who was lost.
 //! - [`hub`]: changes on their way to watchers.
 //!
 //! One writer, any number of readers, no lock: a reader takes the current snapshot and is done with it in its own time.
 //! What it reads may be a moment old; [`View::stale_for`] says how old, and [`View::wait_for`] waits until a revision
 //! has arrived. Nothing here knows PostgreSQL.
 
-pub mod daemons;
 pub mod hub;
 pub mod list;
+pub mod name;
 pub mod names;
 pub mod resolve;
 pub mod search;
@@ -45,15 +45,15 @@ use tokio::{
     time::timeout,
 };
 
-pub use daemons::Daemons;
 pub use hub::Hub;
+pub use name::{Name, Service};
 pub use snapshot::{Counts, Entry, Snapshot};
 pub use surveyor::Surveyor;
 pub use writer::ViewWriter;
 
 use crate::{
     clock::Clock,
-    model::{Cluster, Hold, Lease, Revision},
+    model::{Cluster, Daemons, Hold, Lease, Revision},
 };
 
 /// How long a revision is waited for before it is asked for: where notifications arrive, it is here by then.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap, OrdSet};
-use smallvec::SmallVec;
 
+use super::name::{Name, Service};
 use crate::model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, Lease, LogicalId, Revision, ranking::Rank};
 
 /// An instance and its lease.
@@ -29,28 +29,8 @@ impl Entry {
         Rank { suspect: self.lease.is_suspect(now_ms), ..self.steady_rank() }
     }
 
-    fn steady_rank(&self) -> Rank {
+    pub(super) fn steady_rank(&self) -> Rank {
         Rank { suspect: false, started_at: self.instance.started_at, instance_id: self.instance.instance_id }
-    }
-}
-
-/// Instances of one logical id. Most have one or two, which then need no memory of their own: there may be a million.
-pub type Entries = SmallVec<[Arc<Entry>; 2]>;
-
-/// The instances of one logical id.
-#[derive(Clone, Debug, Default)]
-pub struct Name {
-    /// Those written as alive, in the order of their ranks as long as none is suspect.
-    pub alive: Entries,
-    /// All on record, by instance id.
-    pub all: Entries,
-}
-
-impl Name {
-    /// Whether one of its instances is alive in this epoch.
-    #[must_use]
-    pub fn is_served(&self, epoch: Epoch) -> bool {
-        self.alive.iter().any(|entry| entry.instance.status_in(epoch) == InstanceStatus::Alive)
     }
 }
 
@@ -67,15 +47,17 @@ pub struct Counts {
     pub dead: u64,
     /// Logical ids with an instance that is alive.
     pub logical_ids_live: u64,
-    /// Logical ids on record without one.
+    /// Logical ids on record without one that did not leave on purpose.
     pub logical_ids_unserved: u64,
+    /// Logical ids on record without one that left on purpose.
+    pub logical_ids_left: u64,
 }
 
 impl Counts {
     /// Logical ids on record.
     #[must_use]
     pub const fn names(&self) -> u64 {
-        self.logical_ids_live + self.logical_ids_unserved
+        self.logical_ids_live + self.logical_ids_unserved + self.logical_ids_left
     }
 
     fn of(&mut self, status: InstanceStatus) -> &mut u64 {
@@ -84,6 +66,14 @@ impl Counts {
             InstanceStatus::Alive => &mut self.alive,
             InstanceStatus::Draining => &mut self.draining,
             InstanceStatus::Dead => &mut self.dead,
+        }
+    }
+
+    fn of_names(&mut self, service: Service) -> &mut u64 {
+        match service {
+            Service::Live => &mut self.logical_ids_live,
+            Service::Unserved => &mut self.logical_ids_unserved,
+            Service::Left => &mut self.logical_ids_left,
         }
     }
 }
@@ -116,6 +106,8 @@ pub struct Snapshot {
     by_revision: OrdMap<Revision, Arc<Entry>>,
     changes_known_after: Revision,
     counts: Counts,
+    /// Instances that died with their epoch, which is not yet recorded: none but for seconds after a rotation.
+    fenced: u64,
     moves: OrdMap<Revision, Move>,
     moves_known_after: Revision,
 }
@@ -207,23 +199,17 @@ impl Snapshot {
     /// As [`Snapshot::insert`], while everything is loaded: [`Snapshot::order_changes`] has to follow.
     pub(super) fn load(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let before = self.remove(entry.instance.instance_id);
-        let epoch = self.epoch();
+        let (epoch, fenced) = (self.epoch(), self.fenced);
         let name = self.by_name.entry(entry.instance.logical_id.clone()).or_default();
-        let served_before = is_served(name, epoch);
-        let known_before = !name.all.is_empty();
-        if !known_before {
+        let service_before = (!name.all.is_empty()).then(|| service(name, epoch, fenced));
+        if service_before.is_none() {
             self.names.insert(entry.instance.logical_id.clone());
         }
-        let members = Arc::make_mut(name);
-        let at = members.all.partition_point(|other| other.instance.instance_id < entry.instance.instance_id);
-        insert(&mut members.all, at, &entry);
-        if entry.instance.status == InstanceStatus::Alive {
-            let at = members.alive.partition_point(|other| other.steady_rank() < entry.steady_rank());
-            insert(&mut members.alive, at, &entry);
-        }
-        let served = is_served(name, epoch);
+        Arc::make_mut(name).insert(&entry);
+        self.fenced += u64::from(is_fenced(&entry, epoch));
+        let service = service(name, epoch, self.fenced);
         *self.counts.of(effective_status(&entry, epoch)) += 1;
-        self.count_name(known_before.then_some(served_before), Some(served));
+        self.count_name(service_before, Some(service));
         if let Some(before) = &before {
             self.note_move(&before.instance, &entry.instance);
         }
@@ -292,20 +278,18 @@ impl Snapshot {
     pub(super) fn remove(&mut self, instance_id: InstanceId) -> Option<Arc<Entry>> {
         let entry = self.instances.remove(&instance_id)?;
         self.by_revision.remove(&entry.instance.revision);
-        let epoch = self.epoch();
+        let (epoch, fenced) = (self.epoch(), self.fenced);
         *self.counts.of(effective_status(&entry, epoch)) -= 1;
+        self.fenced -= u64::from(is_fenced(&entry, epoch));
         if let Some(name) = self.by_name.get_mut(&entry.instance.logical_id) {
-            let served_before = is_served(name, epoch);
-            let members = Arc::make_mut(name);
-            members.all.retain(|other| other.instance.instance_id != instance_id);
-            members.alive.retain(|other| other.instance.instance_id != instance_id);
-            let empty = members.all.is_empty();
-            let served = (!empty).then(|| is_served(name, epoch));
-            if empty {
+            let service_before = service(name, epoch, fenced);
+            Arc::make_mut(name).remove(&entry);
+            let service = (!name.all.is_empty()).then(|| service(name, epoch, self.fenced));
+            if service.is_none() {
                 self.by_name.remove(&entry.instance.logical_id);
                 self.names.remove(&entry.instance.logical_id);
             }
-            self.count_name(Some(served_before), served);
+            self.count_name(Some(service_before), service);
         }
         Some(entry)
     }
@@ -314,43 +298,29 @@ impl Snapshot {
         self.cluster.as_ref().map(|cluster| cluster.epoch)
     }
 
-    /// Counts a logical id that was (un)served, or unknown, before, and is now.
-    fn count_name(&mut self, before: Option<bool>, now: Option<bool>) {
-        match before {
-            Some(true) => self.counts.logical_ids_live -= 1,
-            Some(false) => self.counts.logical_ids_unserved -= 1,
-            None => {}
+    /// Counts a logical id by what it was before and is now; `None`: not on record.
+    fn count_name(&mut self, before: Option<Service>, now: Option<Service>) {
+        if let Some(before) = before {
+            *self.counts.of_names(before) -= 1;
         }
-        match now {
-            Some(true) => self.counts.logical_ids_live += 1,
-            Some(false) => self.counts.logical_ids_unserved += 1,
-            None => {}
+        if let Some(now) = now {
+            *self.counts.of_names(now) += 1;
         }
     }
 
     fn recount(&mut self) {
         let epoch = self.epoch();
         let mut counts = Counts::default();
+        self.fenced = 0;
         for entry in self.instances.values() {
             *counts.of(effective_status(entry, epoch)) += 1;
+            self.fenced += u64::from(is_fenced(entry, epoch));
         }
         for name in self.by_name.values() {
-            if is_served(name, epoch) {
-                counts.logical_ids_live += 1;
-            } else {
-                counts.logical_ids_unserved += 1;
-            }
+            *counts.of_names(service(name, epoch, self.fenced)) += 1;
         }
         self.counts = counts;
     }
-}
-
-/// Inserts, growing by no more than half.
-fn insert(entries: &mut Entries, at: usize, entry: &Arc<Entry>) {
-    if entries.len() == entries.capacity() {
-        entries.reserve_exact(1 + entries.len() / 2);
-    }
-    entries.insert(at, Arc::clone(entry));
 }
 
 /// The least revision after one.
@@ -362,6 +332,15 @@ fn effective_status(entry: &Entry, epoch: Option<Epoch>) -> InstanceStatus {
     epoch.map_or(entry.instance.status, |epoch| entry.instance.status_in(epoch))
 }
 
-fn is_served(name: &Name, epoch: Option<Epoch>) -> bool {
-    epoch.map_or(!name.alive.is_empty(), |epoch| name.is_served(epoch))
+/// Whether it died with its epoch, which is not yet recorded.
+fn is_fenced(entry: &Entry, epoch: Option<Epoch>) -> bool {
+    entry.instance.status != InstanceStatus::Dead && effective_status(entry, epoch) == InstanceStatus::Dead
+}
+
+/// Whether a name is served, where `fenced` instances died with their epoch in the whole registry.
+fn service(name: &Name, epoch: Option<Epoch>, fenced: u64) -> Service {
+    match epoch {
+        Some(epoch) if fenced > 0 => name.service(epoch),
+        _ => name.settled_service(),
+    }
 }

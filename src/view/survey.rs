@@ -12,7 +12,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Entry, Snapshot, snapshot::Name};
+use super::{Entry, Name, Service, Snapshot};
 use crate::model::{DeathReason, Epoch, InstanceStatus, LogicalId, Revision};
 
 /// Most names that are remembered of each state but [`NameState::Served`].
@@ -27,7 +27,7 @@ const LARGE: usize = 1_000;
 /// How a logical id is doing; the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NameState {
-    /// Nobody is alive, and it is not because all have left.
+    /// No instance is alive, and not on purpose.
     Unserved,
     /// Every instance that is alive is suspect.
     AllSuspect,
@@ -37,7 +37,7 @@ pub enum NameState {
     LostLately,
     /// All is well.
     Served,
-    /// Nobody is alive: the last one was deregistered by its owner.
+    /// No instance is alive, on purpose ([`Service::Left`]).
     Left,
 }
 
@@ -266,16 +266,13 @@ impl NameSummary {
         let is_suspect = |entry: &&Arc<Entry>| entry.lease.is_suspect(now.now_ms);
         let (count, suspect) = (alive().count() as u64, alive().filter(is_suspect).count() as u64);
         let best = alive().find(|entry| !is_suspect(entry)).or_else(|| alive().next());
-        let left = last_dead.is_some_and(|last| {
-            last.instance.death_in(epoch).is_some_and(|death| death.reason == Some(DeathReason::Deregistered))
-        });
-        let state = match count {
-            0 if left && starting + draining == 0 => NameState::Left,
-            0 => NameState::Unserved,
-            _ if suspect == count => NameState::AllSuspect,
-            _ if suspect > 0 => NameState::SomeSuspect,
-            _ if lost_lately => NameState::LostLately,
-            _ => NameState::Served,
+        let state = match name.service(epoch) {
+            Service::Left => NameState::Left,
+            Service::Unserved => NameState::Unserved,
+            Service::Live if suspect == count => NameState::AllSuspect,
+            Service::Live if suspect > 0 => NameState::SomeSuspect,
+            Service::Live if lost_lately => NameState::LostLately,
+            Service::Live => NameState::Served,
         };
         Self {
             state,

@@ -2,12 +2,14 @@
 
 use std::collections::BinaryHeap;
 
-use super::{Snapshot, snapshot::Name};
+use super::{Name, Service, Snapshot};
 use crate::model::{Epoch, InstanceStatus, LeaseId, LogicalId};
 
 /// How one logical id is served. The order is that of urgency: those come first that fewest instances serve.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tally {
+    /// Whether it left on purpose: such a name comes last.
+    pub left: bool,
     /// Instances that are alive and not suspect.
     pub trusted: u64,
     /// Instances that are alive, suspect ones included.
@@ -30,6 +32,7 @@ impl Tally {
         // They stand in the order of their ranks but for suspicion.
         let best = trusted().next().or_else(|| alive().next());
         Self {
+            left: name.service(epoch) == Service::Left,
             trusted: count(trusted()),
             alive: count(alive()),
             logical_id: logical_id.clone(),

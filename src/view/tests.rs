@@ -15,7 +15,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    Counts, Entry, Snapshot, View, ViewWriter,
+    Counts, Entry, Service, Snapshot, View, ViewWriter,
+    fixture::service,
     list::{Filter, can_tell_changes, changed_after, page, unserved},
     resolve::{Choice, Nobody, resolve},
     snapshot::CHANGES_MAX,
@@ -23,8 +24,8 @@ use super::{
 use crate::{
     clock::Clock,
     model::{
-        Cluster, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, Lease, LeaseId, LogicalId, Revision,
-        Ttl,
+        Cluster, Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, Lease, LeaseId,
+        LogicalId, Revision, Ttl,
         explain::{Candidate, Standing, explain},
         ranking::Rank,
     },
@@ -169,11 +170,13 @@ impl Both {
             ttl: Ttl::from_record(Some(TTL_MS)),
             started_at: DateTime::default(),
             last_beat: DateTime::default(),
-            death: None,
+            death: (status == InstanceStatus::Dead && self.revision.is_multiple_of(2)).then(|| {
+                let reason = Some(DeathReason::Deregistered);
+                Box::new(Death { reason, at: None, deadline: None, decided_by: None })
+            }),
         }
     }
 
-    /// The status of a row in the current epoch.
     fn status(&self, row: &Entry) -> InstanceStatus {
         row.instance.status_in(self.epoch())
     }
@@ -189,17 +192,21 @@ impl Both {
     fn counts(&self) -> Counts {
         let of = |status| self.rows.values().filter(|row| self.status(row) == status).count() as u64;
         let known: BTreeSet<&str> = self.rows.values().map(|row| row.instance.logical_id.as_str()).collect();
-        let live = known.iter().filter(|name| self.alive(name).next().is_some()).count() as u64;
+        let services = |wanted| known.iter().filter(|name| self.service(name) == wanted).count() as u64;
         Counts {
             starting: of(InstanceStatus::Starting),
             alive: of(InstanceStatus::Alive),
             draining: of(InstanceStatus::Draining),
             dead: of(InstanceStatus::Dead),
-            logical_ids_live: live,
-            logical_ids_unserved: known.len() as u64 - live,
+            logical_ids_live: services(Service::Live),
+            logical_ids_unserved: services(Service::Unserved),
+            logical_ids_left: services(Service::Left),
         }
     }
 
+    fn service(&self, name: &str) -> Service {
+        service(&self.named(name).collect::<Vec<_>>(), self.epoch())
+    }
     fn check_resolve(&self, snapshot: &Snapshot) -> Result<(), TestCaseError> {
         for name in NAMES.into_iter().chain(["unknown"]) {
             let rank = |row: &Arc<Entry>| Rank {
@@ -225,7 +232,8 @@ impl Both {
     fn check_unserved(&self, snapshot: &Snapshot, limit: usize) -> Result<(), TestCaseError> {
         let mut names = NAMES.to_vec();
         names.sort_unstable();
-        let expected = names.into_iter().filter(|name| self.named(name).count() > 0 && self.alive(name).count() == 0);
+        let expected =
+            names.into_iter().filter(|name| self.named(name).count() > 0 && self.service(name) == Service::Unserved);
         let expected: Vec<&str> = expected.take(limit).collect();
         let found = unserved(snapshot, limit);
         prop_assert_eq!(found.iter().map(LogicalId::as_str).collect::<Vec<_>>(), expected);

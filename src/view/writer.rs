@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     metrics::ViewMetrics,
-    model::{Cluster, DaemonRecord, DeathReason, Epoch, Hold, InstanceStatus, Revision},
+    model::{Cluster, Daemons, DeathReason, Epoch, Hold, InstanceStatus, Revision},
 };
 
 /// Ends of a hold that differ by less are the same.
@@ -118,10 +118,8 @@ impl ViewWriter {
     }
 
     /// Takes over the list of daemons.
-    pub fn set_daemons(&self, daemons: Vec<DaemonRecord>) {
-        let now_ms = self.view.clock.now_ms();
-        let next = self.view.daemons.load().next(daemons, now_ms);
-        self.view.daemons.store(Arc::new(next));
+    pub fn set_daemons(&self, daemons: Daemons) {
+        self.view.daemons.store(Arc::new(daemons));
     }
 
     fn hold_changed(&self) -> bool {

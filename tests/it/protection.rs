@@ -231,6 +231,8 @@ async fn a_daemon_that_was_silent_for_15_s_is_given_up_and_a_hold_begins() {
     assert_eq!(look_as_it_is(client).await, "0 a daemon was lost");
     let daemons = "SELECT daemon_id FROM registry_daemon ORDER BY 1";
     assert_eq!(column::<uuid::Uuid>(client, daemons).await, [id(900)]);
+    let losses = "SELECT daemon_id FROM registry_daemon_loss";
+    assert_eq!(column::<uuid::Uuid>(client, losses).await, [id(901)], "the loss is kept");
     let until = cluster(client, "hold_until").await;
     assert_eq!(look(client).await, "0 a daemon was lost");
     assert_eq!(cluster(client, "hold_until").await, until, "one loss, one hold");
@@ -240,6 +242,7 @@ async fn a_daemon_that_was_silent_for_15_s_is_given_up_and_a_hold_begins() {
     enter(client, 901).await;
     assert!(get::<bool>(client, &flush).await);
     assert_eq!(column::<uuid::Uuid>(client, daemons).await, [id(900), id(901)]);
+    assert!(column::<uuid::Uuid>(client, losses).await.is_empty(), "its address is served again");
     run(client, "UPDATE cluster_metadata SET hold_until = muster_now()").await;
     assert_eq!(look(client).await, "5", "the hold was not for ever");
 }

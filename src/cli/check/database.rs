@@ -159,10 +159,9 @@ fn definitions(differences: &[String]) -> Finding {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{
-        super::finding::{Level, worst},
-        *,
-    };
+    use crate::status::Severity;
+
+    use super::{super::finding::worst, *};
 
     pub(in super::super) fn well() -> Examined {
         Examined {
@@ -191,7 +190,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_database_that_is_well_gives_no_cause() {
-        assert_eq!(worst(&judged(&well())), Level::Ok, "{:?}", judged(&well()));
+        assert_eq!(worst(&judged(&well())), Severity::Ok, "{:?}", judged(&well()));
         let empty = Examined { clock_ahead: None, history_id: None, notifies: None, ..well() };
         assert_eq!(judged(&empty).len(), 4, "what cannot be known is not judged");
     }
@@ -199,22 +198,23 @@ pub(super) mod tests {
     #[test]
     fn each_trouble_is_found_alone() {
         for (seen, level, check) in [
-            (Examined { is_standby: true, ..well() }, Level::Fail, "connect"),
-            (Examined { latency: Duration::from_millis(200), ..well() }, Level::Warn, "connect"),
-            (Examined { fsync: false, ..well() }, Level::Fail, "durability"),
-            (Examined { synchronous_commit: "off".into(), ..well() }, Level::Fail, "durability"),
-            (Examined { full_page_writes: false, ..well() }, Level::Warn, "durability"),
-            (Examined { connections: 97, ..well() }, Level::Fail, "connections"),
-            (Examined { connections: 90, ..well() }, Level::Warn, "connections"),
-            (Examined { history_id: Some(uuid::Uuid::max()), ..well() }, Level::Fail, "same"),
-            (Examined { clock_ahead: Some(TimeDelta::hours(1)), ..well() }, Level::Warn, "db clock"),
-            (Examined { notifies: Some(false), ..well() }, Level::Warn, "notify"),
-            (Examined { denied: vec!["permission denied for table t".into()], ..well() }, Level::Fail, "rights"),
+            (Examined { is_standby: true, ..well() }, Severity::Critical, "connect"),
+            (Examined { latency: Duration::from_millis(200), ..well() }, Severity::Warning, "connect"),
+            (Examined { fsync: false, ..well() }, Severity::Critical, "durability"),
+            (Examined { synchronous_commit: "off".into(), ..well() }, Severity::Critical, "durability"),
+            (Examined { full_page_writes: false, ..well() }, Severity::Warning, "durability"),
+            (Examined { connections: 97, ..well() }, Severity::Critical, "connections"),
+            (Examined { connections: 90, ..well() }, Severity::Warning, "connections"),
+            (Examined { history_id: Some(uuid::Uuid::max()), ..well() }, Severity::Critical, "same"),
+            (Examined { clock_ahead: Some(TimeDelta::hours(1)), ..well() }, Severity::Warning, "db clock"),
+            (Examined { notifies: Some(false), ..well() }, Severity::Warning, "notify"),
+            (Examined { denied: vec!["permission denied for table t".into()], ..well() }, Severity::Critical, "rights"),
         ] {
-            let trouble: Vec<_> = judged(&seen).into_iter().filter(|finding| finding.level != Level::Ok).collect();
+            let trouble: Vec<_> =
+                judged(&seen).into_iter().filter(|finding| finding.severity != Severity::Ok).collect();
             assert_eq!(trouble.len(), 1, "{check}: {trouble:?}");
             assert!(
-                trouble[0].level == level && trouble[0].check == check && !trouble[0].fix.is_empty(),
+                trouble[0].severity == level && trouble[0].check == check && !trouble[0].fix.is_empty(),
                 "{trouble:?}"
             );
         }
@@ -222,18 +222,18 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_wrong_with_the_schema_has_the_fix_that_helps() {
-        assert_eq!(worst(&schema(&[])), Level::Ok);
+        assert_eq!(worst(&schema(&[])), Severity::Ok);
         for (difference, fix) in [
             ("migration 18 (protection) is pending", "migrate up"),
             ("migration 99 (x) is unknown to this binary", "later one"),
             ("function beat(uuid) is another than the migrations make", "migrate verify"),
         ] {
             let finding = definitions(&[difference.to_owned()]);
-            assert!(finding.level == Level::Fail && finding.fix.contains(fix), "{finding:?}");
+            assert!(finding.severity == Severity::Critical && finding.fix.contains(fix), "{finding:?}");
         }
         let filtered = schema(&[format!("{ROW_SECURITY} registry_instance; ALTER TABLE registry_instance ...")]);
         assert_eq!(filtered.len(), 2);
-        assert!(filtered[1].level == Level::Fail && filtered[1].fix == "ALTER TABLE registry_instance ...");
+        assert!(filtered[1].severity == Severity::Critical && filtered[1].fix == "ALTER TABLE registry_instance ...");
         let many: Vec<String> = (0..9).map(|number| format!("index i{number} is missing")).collect();
         assert!(definitions(&many).found.ends_with("; and 6 more"));
     }

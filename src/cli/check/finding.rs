@@ -1,113 +1,115 @@
-//! What a check has found: how it stands, in a line, and what to do about it.
+//! What a check has found: its severity, in a line, and what to do about it.
+
+use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
 use crate::{
     cli::{output::escape, paint},
-    model::wellness::Wellness,
+    proto::v1,
+    status::Severity,
 };
 
-/// How something stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::cli) enum Level {
-    /// As it should be.
-    Ok,
-    /// It works, and somebody should know.
-    Warn,
-    /// It does not work.
-    Fail,
+/// The severity of an answer; a value that this command does not know is a problem.
+pub(in crate::cli) fn severity(severity: v1::Severity) -> Severity {
+    match severity {
+        v1::Severity::Ok => Severity::Ok,
+        v1::Severity::Warning | v1::Severity::Unspecified => Severity::Warning,
+        v1::Severity::Critical => Severity::Critical,
+    }
 }
 
-impl Level {
-    /// In one word.
-    pub(in crate::cli) fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-        }
-    }
+/// A severity in its colour, as wide as the widest.
+pub(in crate::cli) fn painted(severity: Severity) -> String {
+    // Filled up before it is painted: what colours it takes no room.
+    let text = format!("{:<8}", severity.as_str());
+    if paint::is_on() { paint::paint(&text, style(severity)) } else { text }
+}
 
-    fn painted(self) -> String {
-        // Filled up before it is painted: what colours it takes no room.
-        let text = format!("{:<4}", self.word());
-        let style = match self {
-            Self::Ok => paint::GOOD,
-            Self::Warn => paint::DOUBTFUL,
-            Self::Fail => paint::BAD,
-        };
-        if paint::is_on() { paint::paint(&text, style) } else { text }
+/// The colour of a severity.
+pub(in crate::cli) fn style(severity: Severity) -> anstyle::Style {
+    match severity {
+        Severity::Ok => paint::GOOD,
+        Severity::Warning => paint::DOUBTFUL,
+        Severity::Critical => paint::BAD,
     }
 }
 
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Finding {
-    /// How it stands.
-    pub(in crate::cli) level: Level,
-    /// What was looked at, in one word.
-    pub(in crate::cli) check: &'static str,
+    /// How severe it is.
+    pub(in crate::cli) severity: Severity,
+    /// What was checked, in one word; of a problem that the daemon reports, its code.
+    pub(in crate::cli) check: Cow<'static, str>,
     /// What was found, in a line.
     pub(in crate::cli) found: String,
     /// What to do about it; empty if nothing.
     pub(in crate::cli) fix: String,
-}
-
-impl From<Wellness> for Level {
-    fn from(wellness: Wellness) -> Self {
-        match wellness {
-            Wellness::Well => Self::Ok,
-            Wellness::Attention => Self::Warn,
-            Wellness::Trouble => Self::Fail,
-        }
-    }
+    /// Whether it follows from the finding above it.
+    pub(in crate::cli) is_consequence: bool,
 }
 
 impl Finding {
-    /// As well as it is; what is well needs no fix.
-    pub(in crate::cli) fn of(wellness: Wellness, check: &'static str, found: impl Into<String>, fix: &str) -> Self {
-        let fix = if wellness == Wellness::Well { "" } else { fix };
-        Self { level: wellness.into(), check, found: found.into(), fix: fix.to_owned() }
+    /// A problem that the daemon reports.
+    pub(in crate::cli) fn problem(problem: &v1::Problem) -> Self {
+        let mut fix = problem.action.clone();
+        if !problem.command.is_empty() {
+            fix.push_str(&format!(" Command: {}", problem.command));
+        }
+        Self {
+            severity: severity(problem.severity()),
+            check: problem.code.clone().into(),
+            found: problem.summary.clone(),
+            fix,
+            is_consequence: !problem.cause.is_empty(),
+        }
     }
 
-    /// All is well.
+    fn new(severity: Severity, check: &'static str, found: String, fix: String) -> Self {
+        Self { severity, check: check.into(), found, fix, is_consequence: false }
+    }
+
+    /// Nothing is wrong.
     pub(in crate::cli) fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { level: Level::Ok, check, found: found.into(), fix: String::new() }
+        Self::new(Severity::Ok, check, found.into(), String::new())
     }
 
     /// The same, where a failure of it alone is tolerable.
     pub(in crate::cli) fn at_most_a_warning(self) -> Self {
-        Self { level: self.level.min(Level::Warn), ..self }
+        Self { severity: self.severity.min(Severity::Warning), ..self }
     }
 
-    /// Somebody should know.
+    /// It works; an operator should look at it.
     pub(in crate::cli) fn warn(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { level: Level::Warn, check, found: found.into(), fix: fix.into() }
+        Self::new(Severity::Warning, check, found.into(), fix.into())
     }
 
     /// It does not work.
     pub(in crate::cli) fn fail(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { level: Level::Fail, check, found: found.into(), fix: fix.into() }
+        Self::new(Severity::Critical, check, found.into(), fix.into())
     }
 
-    /// A line, and one for the fix if there is one.
+    /// A line, and one for the fix if there is one. A consequence is indented, and its fix is that of its cause.
     pub(in crate::cli) fn lines(&self) -> String {
-        let mut text = format!("{}  {:<11}  {}\n", self.level.painted(), self.check, escape(&self.found));
-        if !self.fix.is_empty() {
-            text.push_str(&format!("      {:<11}  fix: {}\n", "", escape(&self.fix)));
+        let indent = if self.is_consequence { "  " } else { "" };
+        let found = escape(&self.found);
+        let mut text = format!("{indent}{}  {:<15}  {found}\n", painted(self.severity), escape(&self.check));
+        if !self.fix.is_empty() && !self.is_consequence {
+            text.push_str(&format!("{:27}fix: {}\n", "", escape(&self.fix)));
         }
         text
     }
 
     /// For programs.
     pub(in crate::cli) fn json(&self) -> Value {
-        json!({ "check": self.check, "level": self.level.word(), "found": self.found, "fix": self.fix })
+        json!({ "check": self.check, "severity": self.severity.as_str(), "found": self.found, "fix": self.fix })
     }
 }
 
-/// The worst there is.
-pub(in crate::cli) fn worst(findings: &[Finding]) -> Level {
-    findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
+/// The most severe there is.
+pub(in crate::cli) fn worst(findings: &[Finding]) -> Severity {
+    findings.iter().map(|finding| finding.severity).max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -115,12 +117,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_a_line_with_its_fix_below() {
+    fn finding_is_a_line_with_its_fix_below() {
         let finding = Finding::fail("flush", "late\nby 3 s", "look at the disk");
-        let lines = format!("fail  flush        late\\nby 3 s\n{:19}fix: look at the disk\n", "");
+        let lines = format!("critical  flush            late\\nby 3 s\n{:27}fix: look at the disk\n", "");
         assert_eq!(finding.lines(), lines);
-        assert_eq!(Finding::ok("flush", "in time").lines(), "ok    flush        in time\n");
-        assert_eq!(worst(&[Finding::ok("a", ""), finding, Finding::warn("b", "", "")]), Level::Fail);
-        assert_eq!(worst(&[]), Level::Ok);
+        assert_eq!(Finding::ok("flush", "in time").lines(), "ok        flush            in time\n");
+        assert_eq!(worst(&[Finding::ok("a", ""), finding, Finding::warn("b", "", "")]), Severity::Critical);
+        assert_eq!(worst(&[]), Severity::Ok);
+    }
+
+    #[test]
+    fn problem_keeps_its_severity_and_command_and_consequence_is_indented() {
+        let problem = v1::Problem {
+            code: "beats_not_saved".into(),
+            severity: v1::Severity::Critical.into(),
+            summary: "late".into(),
+            action: "Look.".into(),
+            command: "musterd release".into(),
+            cause: String::new(),
+        };
+        let finding = Finding::problem(&problem);
+        assert_eq!((finding.severity, finding.fix.as_str()), (Severity::Critical, "Look. Command: musterd release"));
+        let consequence = Finding::problem(&v1::Problem { cause: "database_away".into(), ..problem });
+        assert_eq!(consequence.lines(), "  critical  beats_not_saved  late\n");
     }
 }

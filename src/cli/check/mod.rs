@@ -22,7 +22,7 @@ use tonic::transport::Uri;
 
 use self::{
     cluster::Here,
-    finding::{Finding, Level, worst},
+    finding::{Finding, worst},
 };
 use super::{
     client::{Client, ClientArgs, addr_text},
@@ -37,6 +37,7 @@ use crate::{
     clock::Clock,
     config::DatabaseUrl,
     proto::v1,
+    status::Severity,
     store::{examine, migrate},
 };
 
@@ -46,7 +47,7 @@ const HTTP_PORT: u16 = 7718;
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) const HELP: &str = "\
-Exits with 1 if a check fails; a warning is no failure.
+Exits with 1 if a finding is critical; a warning does not change the exit code.
 
 Examples:
   musterd check
@@ -76,19 +77,19 @@ pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, 
     if let Some(source) = url {
         findings.extend(look_at_database(&source.current(), cluster.as_ref()).await);
     }
-    let failures = findings.iter().filter(|finding| finding.level == Level::Fail).count();
+    let failures = findings.iter().filter(|finding| finding.severity == Severity::Critical).count();
     let text = output::answer_list(
         args.output.output,
         || {
             let all: Vec<_> = findings.iter().map(Finding::json).collect();
-            serde_json::json!({ "well": failures == 0, "findings": all })
+            serde_json::json!({ "severity": worst(&findings).as_str(), "findings": all })
         },
         || findings.iter().map(Finding::json).collect(),
         Vec::new,
         || findings.iter().map(Finding::lines).collect(),
     )?;
     output::print_text(&text)?;
-    if worst(&findings) == Level::Fail {
+    if worst(&findings) == Severity::Critical {
         let checks = if failures == 1 { "1 check fails" } else { &format!("{failures} checks fail") };
         output::note(checks);
         return Ok(exit::NEGATIVE);

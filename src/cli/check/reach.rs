@@ -115,7 +115,9 @@ async fn ask(mut stream: TcpStream, question: &[u8], limit: Duration) -> Vec<u8>
 
 #[cfg(test)]
 mod tests {
-    use super::{super::finding::Level, *};
+    use crate::status::Severity;
+
+    use super::*;
 
     #[test]
     fn who_answers_is_known_by_the_first_bytes() {
@@ -135,8 +137,8 @@ mod tests {
     fn only_a_daemon_is_no_failure() {
         for speaks in [Speaks::Http1, Speaks::Tls, Speaks::Nothing, Speaks::Other] {
             let finding = judge("h:1", speaks);
-            assert!(finding.level == Level::Fail && !finding.fix.is_empty(), "{finding:?}");
+            assert!(finding.severity == Severity::Critical && !finding.fix.is_empty(), "{finding:?}");
         }
-        assert_eq!(judge("h:1", Speaks::Http2).level, Level::Ok);
+        assert_eq!(judge("h:1", Speaks::Http2).severity, Severity::Ok);
     }
 }

@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
-use super::finding::{Finding, Level};
-use crate::store::examine::{Examined, Inherited};
+use super::finding::Finding;
+use crate::{
+    status::Severity,
+    store::examine::{Examined, Inherited},
+};
 
 /// A timeout below this ends calls of a busy registry.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -23,43 +26,43 @@ pub(super) fn judge(seen: &Examined) -> Vec<Finding> {
 }
 
 fn one(seen: &Examined, setting: &Inherited) -> Option<Finding> {
-    let (level, effect, value) = effect(seen, setting)?;
+    let (severity, effect, value) = effect(seen, setting)?;
     let Inherited { role, name, value: is } = setting;
     let found = format!("sessions of {role} inherit {name} = {is}: {effect}");
     let fix = format!("ALTER ROLE {} IN DATABASE {} SET {name} = {value}", quoted(role), quoted(&seen.database));
-    Some(match level {
-        Level::Fail => Finding::fail("settings", found, fix),
-        Level::Ok | Level::Warn => Finding::warn("settings", found, fix),
+    Some(match severity {
+        Severity::Critical => Finding::fail("settings", found, fix),
+        Severity::Ok | Severity::Warning => Finding::warn("settings", found, fix),
     })
 }
 
 /// What the setting does to a caller, how bad that is, and the value that repairs it.
-fn effect(seen: &Examined, setting: &Inherited) -> Option<(Level, &'static str, String)> {
+fn effect(seen: &Examined, setting: &Inherited) -> Option<(Severity, &'static str, String)> {
     let value = setting.value.as_str();
     let is_short = |limit| duration(value).is_some_and(|time| !time.is_zero() && time < limit);
-    let timeout = |level| Some((level, "it ends calls of a busy registry", "'10s'".to_owned()));
+    let timeout = |severity| Some((severity, "it ends calls of a busy registry", "'10s'".to_owned()));
     match setting.name.as_str() {
         "default_transaction_read_only" if is_on(value) => {
-            Some((Level::Fail, "SQL callers cannot register or beat", "off".to_owned()))
+            Some((Severity::Critical, "SQL callers cannot register or beat", "off".to_owned()))
         }
         "default_transaction_isolation" if matches!(value, "serializable" | "repeatable read") => {
             let effect = "calls can fail with serialization errors, and callers have to repeat them";
-            Some((Level::Warn, effect, "'read committed'".to_owned()))
+            Some((Severity::Warning, effect, "'read committed'".to_owned()))
         }
         "session_replication_role" if value != "origin" => {
-            Some((Level::Fail, "the triggers of the registry do not fire", "origin".to_owned()))
+            Some((Severity::Critical, "the triggers of the registry do not fire", "origin".to_owned()))
         }
-        "statement_timeout" | "transaction_timeout" if is_short(SHORT_LOCK_TIMEOUT) => timeout(Level::Fail),
-        "statement_timeout" | "transaction_timeout" if is_short(SHORT_TIMEOUT) => timeout(Level::Warn),
+        "statement_timeout" | "transaction_timeout" if is_short(SHORT_LOCK_TIMEOUT) => timeout(Severity::Critical),
+        "statement_timeout" | "transaction_timeout" if is_short(SHORT_TIMEOUT) => timeout(Severity::Warning),
         "lock_timeout" if is_short(SHORT_LOCK_TIMEOUT) => {
-            Some((Level::Warn, "it ends calls that wait for their turn", "'2s'".to_owned()))
+            Some((Severity::Warning, "it ends calls that wait for their turn", "'2s'".to_owned()))
         }
         // For the role of the URL, durability has it.
         "synchronous_commit" if value == "off" && setting.role != seen.role => {
-            Some((Level::Warn, "a registration that was confirmed may be lost in a crash", "on".to_owned()))
+            Some((Severity::Warning, "a registration that was confirmed may be lost in a crash", "on".to_owned()))
         }
         "search_path" if !seen.schema.is_empty() && !leads_to(value, &setting.role, &seen.schema) => {
-            Some((Level::Fail, "SQL callers do not find the functions of the registry", quoted(&seen.schema)))
+            Some((Severity::Critical, "SQL callers do not find the functions of the registry", quoted(&seen.schema)))
         }
         _ => None,
     }
@@ -108,24 +111,24 @@ mod tests {
     fn found(role: &str, name: &str, value: &str) -> Option<Finding> {
         let inherited = Inherited { role: role.to_owned(), name: name.to_owned(), value: value.to_owned() };
         let seen = Examined { inherited: vec![inherited], ..well() };
-        judge(&seen).into_iter().find(|finding| finding.level != Level::Ok)
+        judge(&seen).into_iter().find(|finding| finding.severity != Severity::Ok)
     }
 
     #[test]
     fn each_setting_in_the_way_has_the_statement_that_repairs_it() {
-        for (name, value, level, fix) in [
-            ("default_transaction_read_only", "on", Level::Fail, "default_transaction_read_only = off"),
-            ("default_transaction_isolation", "serializable", Level::Warn, "'read committed'"),
-            ("session_replication_role", "replica", Level::Fail, "= origin"),
-            ("statement_timeout", "5", Level::Fail, "statement_timeout = '10s'"),
-            ("statement_timeout", "500ms", Level::Warn, "statement_timeout = '10s'"),
-            ("transaction_timeout", "0.5s", Level::Warn, "transaction_timeout = '10s'"),
-            ("lock_timeout", "10ms", Level::Warn, "lock_timeout = '2s'"),
-            ("synchronous_commit", "off", Level::Warn, "synchronous_commit = on"),
-            ("search_path", "app, pg_catalog", Level::Fail, "search_path = public"),
+        for (name, value, severity, fix) in [
+            ("default_transaction_read_only", "on", Severity::Critical, "default_transaction_read_only = off"),
+            ("default_transaction_isolation", "serializable", Severity::Warning, "'read committed'"),
+            ("session_replication_role", "replica", Severity::Critical, "= origin"),
+            ("statement_timeout", "5", Severity::Critical, "statement_timeout = '10s'"),
+            ("statement_timeout", "500ms", Severity::Warning, "statement_timeout = '10s'"),
+            ("transaction_timeout", "0.5s", Severity::Warning, "transaction_timeout = '10s'"),
+            ("lock_timeout", "10ms", Severity::Warning, "lock_timeout = '2s'"),
+            ("synchronous_commit", "off", Severity::Warning, "synchronous_commit = on"),
+            ("search_path", "app, pg_catalog", Severity::Critical, "search_path = public"),
         ] {
             let finding = found("Caller", name, value).unwrap_or_else(|| panic!("{name} = {value}"));
-            assert_eq!(finding.level, level, "{finding:?}");
+            assert_eq!(finding.severity, severity, "{finding:?}");
             assert!(finding.found.contains(name) && finding.fix.ends_with(fix), "{finding:?}");
             assert!(finding.fix.starts_with("ALTER ROLE \"Caller\" IN DATABASE registry SET "), "{finding:?}");
         }

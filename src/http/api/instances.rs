@@ -21,10 +21,9 @@ use crate::{
         input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, invalid},
     },
     view::{
-        Entry, Snapshot,
+        Entry, Name, Snapshot,
         list::{Filter, Position, page},
         resolve::{Choice, resolve},
-        snapshot::Name,
     },
 };
 

@@ -127,6 +127,7 @@ fn counts_json(counts: Counts, survey: &Survey) -> Value {
         "suspect": survey.suspect,
         "logicalIdsLive": counts.logical_ids_live,
         "logicalIdsUnserved": counts.logical_ids_unserved,
+        "logicalIdsLeft": counts.logical_ids_left,
     })
 }
 

@@ -107,16 +107,17 @@ fn state(rows: &[&Row], entries: &[&Arc<Entry>]) -> NameState {
         (0..rows.len()).filter(|at| current(rows[*at]) && rows[*at].status == InstanceStatus::Alive).collect();
     let suspects = alive.iter().filter(|at| entries[**at].lease.is_suspect(NOW_MS)).count();
     let dead = |row: &&&Row| row.status == InstanceStatus::Dead || !current(row);
-    let coming = rows.iter().any(|row| !dead(&row) && row.status != InstanceStatus::Alive);
-    let left = rows
-        .iter()
-        .rev()
-        .find(dead)
-        .is_some_and(|last| last.status == InstanceStatus::Dead && last.death.0 == Some(DeathReason::Deregistered));
+    let written = |row: &&&Row| row.status == InstanceStatus::Dead;
+    let has = |status| rows.iter().any(|row| !dead(&row) && row.status == status);
+    let fenced = rows.iter().any(|row| dead(&row) && !written(&row));
+    let drains = |row: &&&Row| row.status == InstanceStatus::Draining;
+    let last = rows.iter().rev().find(|row| written(row) || drains(row));
+    let on_purpose = |last: &&Row| drains(&last) || last.death.0 == Some(DeathReason::Deregistered);
+    let left = !fenced && !has(InstanceStatus::Starting) && last.as_ref().is_some_and(|last| on_purpose(last));
     let lately =
         |row: &&Row| row.status == InstanceStatus::Dead && row.death.0 == Some(DeathReason::Stale) && row.death.1 < 600;
     match (alive.len(), suspects) {
-        (0, _) if left && !coming => NameState::Left,
+        (0, _) if left => NameState::Left,
         (0, _) => NameState::Unserved,
         (all, suspects) if all == suspects => NameState::AllSuspect,
         (_, 1..) => NameState::SomeSuspect,

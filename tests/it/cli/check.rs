@@ -31,8 +31,8 @@ impl Checked {
     fn trouble(&self, check: &str) -> Option<(String, String, String)> {
         let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
         let mut findings = self.findings.iter().filter(|finding| finding["check"] == check);
-        let finding = findings.find(|finding| finding["level"] != "ok")?;
-        Some((text(finding, "level"), text(finding, "found"), text(finding, "fix")))
+        let finding = findings.find(|finding| finding["severity"] != "ok")?;
+        Some((text(finding, "severity"), text(finding, "found"), text(finding, "fix")))
     }
 }
 
@@ -40,10 +40,10 @@ async fn check(arguments: &[&str]) -> Checked {
     let ended = musterd(&[arguments, &["check", "-o", "json"]].concat()).await;
     let json: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
     let findings = json["findings"].as_array().unwrap().clone();
-    let fails = findings.iter().any(|finding| finding["level"] == "fail");
-    assert_eq!((ended.code, &json["well"]), (Some(i32::from(fails)), &(!fails).into()), "{ended:?}");
+    let critical = findings.iter().any(|finding| finding["severity"] == "critical");
+    assert_eq!((ended.code, json["severity"] == "critical"), (Some(i32::from(critical)), critical), "{ended:?}");
     for finding in &findings {
-        assert_eq!(finding["fix"] == "", finding["level"] == "ok", "whatever is not ok has a fix: {finding}");
+        assert_eq!(finding["fix"] == "", finding["severity"] == "ok", "whatever is not ok has a fix: {finding}");
     }
     Checked { ended, findings }
 }
@@ -67,19 +67,22 @@ async fn a_registry_that_is_well_passes_every_check() {
     // On a loaded machine a save may be slow for a moment, which is worth a warning.
     let checked = wait_until("nothing to complain about", BOUND, async || {
         let checked = check(&["--addr", &daemon.grpc_addr]).await;
-        if checked.findings.iter().all(|finding| finding["level"] == "ok") { Ok(checked) } else { Err(checked) }
+        if checked.findings.iter().all(|finding| finding["severity"] == "ok") { Ok(checked) } else { Err(checked) }
     })
     .await;
-    for name in ["address", "protocol", "answer", "version", "ready", "database", "flush", "reaper", "clock", "http"] {
+    for name in ["address", "protocol", "answer", "version", "health", "advertised", "clock", "http"] {
         assert!(checked.findings.iter().any(|finding| finding["check"] == name), "{name}: {:?}", checked.findings);
     }
     let all = ["--addr", &daemon.grpc_addr, "check", "--database-url", database.url()];
     let table = musterd(&all).await;
     for name in ["schema", "connections", "notify", "same", "db clock"] {
-        assert!(table.stdout.lines().any(|line| line.starts_with(&format!("ok    {name} "))), "{name} in {table:?}");
+        assert!(
+            table.stdout.lines().any(|line| line.starts_with(&format!("ok        {name} "))),
+            "{name} in {table:?}"
+        );
     }
     // The clusters of tests are fast, and so not durable.
-    let failing: Vec<&str> = table.stdout.lines().filter(|line| line.starts_with("fail")).collect();
+    let failing: Vec<&str> = table.stdout.lines().filter(|line| line.starts_with("critical")).collect();
     assert_eq!((failing.len(), table.code), (1, Some(1)), "{table:?}");
     assert!(failing[0].contains("fsync is off") && table.stdout.contains("fix: set fsync = on"), "{table:?}");
 }
@@ -88,12 +91,12 @@ async fn a_registry_that_is_well_passes_every_check() {
 async fn a_wrong_address_is_told_by_what_is_there() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
-    names(&["--addr", "127.0.0.1:1"], "address", "fail", "nobody is reached at 127.0.0.1:1", "musterd serve").await;
-    names(&["--addr", &daemon.http_addr], "protocol", "fail", "speaks HTTP/1", "7717").await;
+    names(&["--addr", "127.0.0.1:1"], "address", "critical", "nobody is reached at 127.0.0.1:1", "musterd serve").await;
+    names(&["--addr", &daemon.http_addr], "protocol", "critical", "speaks HTTP/1", "7717").await;
     let table = musterd(&["--addr", "127.0.0.1:1", "check"]).await;
     assert_eq!(table.complaint(), "1 check fails");
     assert!(
-        table.stdout.starts_with("fail  address ") && table.stdout.contains("\n                   fix: "),
+        table.stdout.starts_with("critical  address ") && table.stdout.contains("\n                           fix: "),
         "{table:?}"
     );
 }
@@ -106,7 +109,7 @@ async fn a_daemon_that_is_not_ready_tells_what_it_waits_for() {
     let daemon = Daemon::spawn(&["--database-url", database.url()]).await;
     let (grpc, http) = (daemon.grpc_addr.as_str(), daemon.http_addr.as_str());
     let health = async |words: &[&str]| musterd(&[&["healthcheck", "--http-addr", http], words].concat()).await;
-    names(&["--addr", grpc, "--timeout", "1s"], "protocol", "fail", "says nothing", "/readyz").await;
+    names(&["--addr", grpc, "--timeout", "1s"], "protocol", "critical", "says nothing", "/readyz").await;
     let ended = musterd(&["--addr", grpc, "--timeout", "1s", "check", "--http-addr", http]).await;
     assert!(ended.stdout.contains(" is not ready: database: not yet; schema: not yet"), "{ended:?}");
     assert!(ended.stdout.contains("fix: if the daemon is starting, wait"), "{ended:?}");
@@ -135,7 +138,7 @@ async fn what_holds_expiry_back_is_named() {
     Caller::of(&daemon).register(alive("organ", Duration::from_secs(300))).await.unwrap();
     let hold = musterd(&["--addr", &daemon.grpc_addr, "hold", "--for", "10m", "--reason", "work on the network"]).await;
     assert_eq!(hold.code, Some(0), "{hold:?}");
-    let held = names(&at, "expiry", "warn", "on hold for ", "musterd release").await;
+    let held = names(&at, "hold", "warning", "on hold for ", "musterd release").await;
     assert!(held.ended.code == Some(0) && held.ended.stdout.contains("work on the network"), "a warning: {held:?}");
 
     // The reaper takes a brake off that is not due, so it is put on again until it is seen.
@@ -144,13 +147,13 @@ async fn what_holds_expiry_back_is_named() {
     let keep = async || {
         run(&client, &format!("UPDATE cluster_metadata {brake}, hold_until = NULL")).await;
         let checked = check(&at).await;
-        match checked.trouble("expiry") {
-            Some((level, found, fix)) if level == "fail" && found.contains("51 of 100") => Ok(fix),
+        match checked.trouble("brake_protect") {
+            Some((level, found, fix)) if level == "critical" && found.contains("51 of 100") => Ok(fix),
             _ => Err(checked.findings),
         }
     };
     let fix = wait_until("the brake", BOUND, keep).await;
-    assert!(fix.contains("find what is between them and here") && fix.contains("musterd release"), "{fix}");
+    assert!(fix.contains("Check the network") && fix.contains("musterd release"), "{fix}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,14 +173,18 @@ async fn another_daemon_of_another_version_or_lost_is_named() {
         })
         .await
     };
-    let (level, found, fix) = beside("0 s", "version").await;
-    assert_eq!((level.as_str(), found.contains("and 9.9.9")), ("warn", true), "{found}");
-    assert!(fix.contains("finish the upgrade"), "{fix}");
+    let (level, found, fix) = beside("0 s", "versions_differ").await;
+    assert_eq!((level.as_str(), found.contains(", 9.9.9")), ("warning", true), "{found}");
+    assert!(fix.contains("restart the daemons of the older version"), "{fix}");
     let (_, found, fix) = beside("0 s", "advertised").await;
     assert!(found.contains("0.0.0.0:7717") && fix.contains("--advertise-addr"), "{found}: {fix}");
-    let (level, found, fix) = beside("8 s", "daemons").await;
-    assert_eq!((level.as_str(), found.contains("0.0.0.0:7717 has not saved for ")), ("fail", true), "{found}");
-    assert!(fix.contains("start it again"), "{fix}");
+    let (level, found, fix) = beside("8 s", "daemon_silent").await;
+    assert_eq!(
+        (level.as_str(), found.contains("0.0.0.0:7717 has not saved beats for ")),
+        ("critical", true),
+        "{found}"
+    );
+    assert!(fix.contains("restart it"), "{fix}");
     assert_eq!(musterd(&["--addr", &daemon.grpc_addr, "status"]).await.code, Some(1), "the registry is not well");
 }
 
@@ -198,7 +205,7 @@ async fn a_schema_and_a_clock_that_were_changed_are_named() {
     )
     .await;
     let (level, found, fix) = look().await.trouble("schema").unwrap();
-    assert!(level == "fail" && found.contains("function expire_old_epoch_instances() is another"), "{found}");
+    assert!(level == "critical" && found.contains("function expire_old_epoch_instances() is another"), "{found}");
     assert!(fix.contains("musterd migrate up"), "{fix}");
 
     run(&client, "DELETE FROM muster_migration WHERE version = 18").await;
@@ -211,7 +218,7 @@ async fn a_schema_and_a_clock_that_were_changed_are_named() {
          AS $$ SELECT clock_timestamp() + interval '1 h' $$",
     )
     .await;
-    names(&["--addr", &daemon.grpc_addr], "clock", "warn", "ahead of that of this machine", "NTP").await;
+    names(&["--addr", &daemon.grpc_addr], "clock", "warning", "ahead of that of this machine", "NTP").await;
     let (_, found, fix) = look().await.trouble("db clock").unwrap();
     assert!(found.contains("the database clock is 1h ahead") || found.contains("59m"), "{found}");
     assert!(fix.contains("NTP"), "{fix}");
@@ -242,24 +249,26 @@ async fn a_database_that_is_full_frozen_or_away_is_named() {
         }
     }
     let (level, _, fix) = look().await.trouble("connections").unwrap();
-    assert!(level == "fail" && fix.contains("raise max_connections"), "{fix}");
+    assert!(level == "critical" && fix.contains("raise max_connections"), "{fix}");
     drop(held);
 
     let at = ["--addr", daemon.grpc_addr.as_str(), "--timeout", "2s"];
     wait_until("room again", BOUND, async || try_connect(&url).await.map_err(|error| error.to_string())).await;
     cluster.signal_all(Signal::SIGSTOP);
-    names(&at, "flush", "fail", "saving beats is ", "connections of PostgreSQL").await;
-    names(&at, "database", "fail", "PostgreSQL has confirmed nothing for ", "see that PostgreSQL runs").await;
+    names(&at, "beats_not_saved", "critical", "saving is ", "connections of PostgreSQL").await;
+    names(&at, "database_away", "critical", "PostgreSQL has not answered for ", "Check PostgreSQL and the network")
+        .await;
     cluster.signal_all(Signal::SIGCONT);
     wait_until("all is well again", BOUND, async || {
         let checked = check(&at).await;
-        if checked.trouble("flush").is_none() { Ok(()) } else { Err(checked.findings) }
+        if checked.trouble("beats_not_saved").is_none() { Ok(()) } else { Err(checked.findings) }
     })
     .await;
 
     cluster.kill9();
-    names(&at, "database", "fail", "PostgreSQL has confirmed nothing for ", "see that PostgreSQL runs").await;
+    names(&at, "database_away", "critical", "PostgreSQL has not answered for ", "Check PostgreSQL and the network")
+        .await;
     let (level, found, fix) = look().await.trouble("connect").unwrap();
-    assert!(level == "fail" && found.contains("cannot reach postgresql"), "{found}");
+    assert!(level == "critical" && found.contains("cannot reach postgresql"), "{found}");
     assert!(fix.contains("that the server is running"), "{fix}");
 }

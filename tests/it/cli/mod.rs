@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod definitions;
 mod formats;
+mod health;
 mod operators;
 mod reaching;
 mod readers;

@@ -81,14 +81,14 @@ async fn a_list_of_addresses_goes_on_to_the_next_daemon() {
     assert!(status.stdout.starts_with(&format!("The registry at http://{} ", daemon.grpc_addr)), "{status:?}");
     let check = musterd(&["--addr", &list, "check"]).await;
     assert_eq!(check.code, Some(0), "one of two is enough: {check:?}");
-    assert!(check.stdout.starts_with("warn  address"), "{check:?}");
+    assert!(check.stdout.starts_with("warning   address"), "{check:?}");
     assert!(check.stdout.contains(&format!("http://{} answers GetCluster", daemon.grpc_addr)), "{check:?}");
 
     let none = musterd(&["--addr", "127.0.0.1:1,127.0.0.1:2", "list"]).await;
     assert_eq!(none.code, Some(3));
     assert!(none.complaint().starts_with("cannot reach the registry at http://127.0.0.1:1, http://127.0.0.1:2: "));
     let none = musterd(&["--addr", "127.0.0.1:1,127.0.0.1:2", "check"]).await;
-    assert_eq!((none.code, none.stdout.matches("fail  address").count()), (Some(1), 2), "{none:?}");
+    assert_eq!((none.code, none.stdout.matches("critical  address").count()), (Some(1), 2), "{none:?}");
     let hole = musterd(&["--addr", "127.0.0.1:1,,b", "list"]).await;
     assert_eq!(hole.code, Some(2), "{hole:?}");
 }

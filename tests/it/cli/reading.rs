@@ -165,21 +165,24 @@ async fn the_status_says_whether_all_is_well_and_which_names_nobody_serves() {
     let (daemon, [best, ..]) = scene(&database).await;
     let text = shown(&daemon, &["status"]).await;
     let addr = &daemon.grpc_addr;
-    assert!(text.starts_with(&format!("The registry at http://{addr} is well.\n")), "{text}");
-    assert!(text.contains("NAMES      1 live, 0 without a live instance\n"), "{text}");
+    assert!(text.starts_with(&format!("The registry at http://{addr} is healthy.\n")), "{text}");
+    assert!(text.contains("NAMES      1 live, 0 unserved, 0 left\n"), "{text}");
     assert!(text.contains(&format!("{addr} (answers)")) && text.contains(", begun "), "{text}");
     assert!(!text.contains('\u{1b}'), "no colour but on a terminal");
-    assert!(shown(&daemon, &["status", "--color", "always"]).await.contains("\u{1b}[32mwell"));
+    assert!(shown(&daemon, &["status", "--color", "always"]).await.contains("\u{1b}[32mhealthy"));
 
     assert_eq!(ask(&daemon, &["expire", &best]).await.code, Some(0));
     let unserved = ask(&daemon, &["status"]).await;
-    assert_eq!(unserved.code, Some(0), "a name without an instance is no illness: {unserved:?}");
-    assert!(unserved.stdout.contains("0 live, 1 without a live instance: organ_1\n"), "{unserved:?}");
-    let json: Value = serde_json::from_str(&shown(&daemon, &["status", "-o", "json"]).await).unwrap();
-    assert_eq!((&json["well"], &json["unservedLogicalIds"][0]), (&true.into(), &"organ_1".into()));
+    assert_eq!(unserved.code, Some(1), "no name is served: {unserved:?}");
+    assert!(unserved.stdout.contains("The only logical id has no live instance"), "{unserved:?}");
+    assert!(unserved.stdout.contains("0 live, 1 unserved (organ_1), 0 left\n"), "{unserved:?}");
+    let json = ask(&daemon, &["status", "-o", "json"]).await;
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&json["severity"], &json["unservedLogicalIds"][0]), (&"critical".into(), &"organ_1".into()));
     assert_eq!(json["health"]["httpAddress"], daemon.http_addr.as_str());
     wait_until("the reaper has looked", BOUND, async || {
-        let json: Value = serde_json::from_str(&shown(&daemon, &["status", "-o", "json"]).await).unwrap();
+        let json = ask(&daemon, &["status", "-o", "json"]).await;
+        let json: Value = serde_json::from_str(&json.stdout).unwrap();
         if json["health"]["lastReapAge"].is_string() { Ok(()) } else { Err(json) }
     })
     .await;
