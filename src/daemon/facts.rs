@@ -34,6 +34,7 @@ pub(super) fn gather(parts: &Parts, surveyor: Surveyor) -> Gather {
             stale_for: view.stale_for(),
             confirmed_at: view.database_time(view.confirmed_ms()),
             database_latency: health.database_latency(),
+            blocker: health.blocker(),
             flush_lag: Duration::from_millis(leases.save_lag_ms(now_ms)),
             last_reap_age: health.last_reap_age(),
             failing_reapers: health.failing_reapers().into_iter().map(failing).collect(),

@@ -46,7 +46,7 @@ use crate::{
     metrics::{self, FeedMetrics, LogMetrics, PoolMetrics},
     model::{Lease, Revision},
     registry::{
-        Epochs, Health, Leases, Writer,
+        Epochs, Health, Leases, Writer, blocking,
         flusher::{Flusher, Identity},
         operators::Operators,
         overdue,
@@ -308,8 +308,11 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), handed);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
-    let (writer, writer_task) = Writer::new(pool.clone(), Arc::clone(&parts.name), *clock, database_clock, handover);
+    let (name, health) = (Arc::clone(&parts.name), Arc::clone(&parts.health));
+    let (writer, writer_task) = Writer::new(pool.clone(), name, *clock, database_clock, handover, health);
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
+    let looking = blocking::run(pool.clone(), Arc::clone(&parts.health), stop.clone());
+    lifecycle.spawn_essential(Stage::Engine, "blocking session", looking);
     let (identity, health) = (parts.identity.clone(), Arc::clone(&parts.health));
     let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, identity, Arc::clone(&health));
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));

@@ -4,6 +4,7 @@
 //! become values here, once, at the edge ([`input`]); what PostgreSQL holds is taken as it is, because a row that
 //! somebody wrote by hand must not stop the feed.
 
+pub mod blocker;
 pub mod cluster;
 pub mod explain;
 pub mod ids;
@@ -19,6 +20,7 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod fixture;
 
+pub use blocker::Blocker;
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochRecord, Hold, LostDaemon};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};

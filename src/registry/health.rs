@@ -5,13 +5,13 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use crate::clock::Clock;
+use crate::{clock::Clock, model::Blocker, store::blocking::Found};
 
 /// Stands for "not yet".
 const NEVER: u64 = u64::MAX;
@@ -70,13 +70,50 @@ pub struct Health {
     failing: Mutex<[Option<Failing>; Reaper::ALL.len()]>,
     reaped_ms: AtomicU64,
     latency_us: AtomicU64,
+    changes: Mutex<Changes>,
+}
+
+/// How changes get on.
+#[derive(Debug, Default)]
+struct Changes {
+    /// When each change that waits for its answer began.
+    waiting_ms: Vec<u64>,
+    /// How many groups of changes were committed.
+    passed: u64,
+    /// What blocks changes, and when that was first seen.
+    blocker: Option<(Found, u64)>,
+}
+
+/// A change that waits for the answer of PostgreSQL, until dropped.
+#[derive(Debug)]
+pub(super) struct Waiting<'a> {
+    health: &'a Health,
+    began_ms: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut changes = self.health.changes();
+        if let Some(at) = changes.waiting_ms.iter().position(|began_ms| *began_ms == self.began_ms) {
+            changes.waiting_ms.swap_remove(at);
+        }
+    }
+}
+
+/// Why PostgreSQL is asked what blocks changes.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    /// The transaction that blocked them when it was last asked.
+    pub(super) known: Option<String>,
+    passed: u64,
 }
 
 impl Health {
     /// Nothing was done yet.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, failing: Mutex::default(), reaped_ms: AtomicU64::new(NEVER), latency_us: AtomicU64::new(NEVER) }
+        let (reaped_ms, latency_us) = (AtomicU64::new(NEVER), AtomicU64::new(NEVER));
+        Self { clock, failing: Mutex::default(), reaped_ms, latency_us, changes: Mutex::default() }
     }
 
     /// The reaper has looked.
@@ -114,6 +151,59 @@ impl Health {
         self.latency_us.store(u64::try_from(latency.as_micros()).unwrap_or(NEVER), Ordering::Relaxed);
     }
 
+    /// A change is asked for.
+    pub(super) fn change_waits(&self) -> Waiting<'_> {
+        let began_ms = self.clock.now_ms();
+        self.changes().waiting_ms.push(began_ms);
+        Waiting { health: self, began_ms }
+    }
+
+    /// A change was committed: nothing blocks changes.
+    pub(super) fn change_passed(&self) {
+        let mut changes = self.changes();
+        changes.passed += 1;
+        changes.blocker = None;
+    }
+
+    /// Whether to ask what blocks changes: one waits for longer than `patience`, or something was found to block them.
+    pub(super) fn suspect(&self, patience: Duration) -> Option<Suspect> {
+        let (changes, now_ms) = (self.changes(), self.clock.now_ms());
+        let waited_ms = changes.waiting_ms.iter().map(|began_ms| now_ms.saturating_sub(*began_ms)).max();
+        let known = changes.blocker.as_ref().map(|(found, _)| found.transaction.clone());
+        let is_long = waited_ms.is_some_and(|waited_ms| Duration::from_millis(waited_ms) > patience);
+        (is_long || known.is_some()).then_some(Suspect { known, passed: changes.passed })
+    }
+
+    /// What blocks changes, by the answer to a question. It counts for nothing if a change was committed since.
+    pub(super) fn blocked_by(&self, suspect: &Suspect, found: Option<Found>) {
+        let (mut changes, now_ms) = (self.changes(), self.clock.now_ms());
+        if changes.passed != suspect.passed {
+            return;
+        }
+        let first_ms = |transaction: &str| match &changes.blocker {
+            Some((known, first_ms)) if known.transaction == transaction => *first_ms,
+            _ => now_ms,
+        };
+        changes.blocker = found.map(|mut found| {
+            let first_ms = first_ms(&found.transaction);
+            // Its start may be hidden, or lie by another clock.
+            let seen_for = Duration::from_millis(now_ms.saturating_sub(first_ms));
+            found.blocker.open_for = found.blocker.open_for.max(seen_for);
+            (found, first_ms)
+        });
+    }
+
+    /// What blocks changes, as last seen.
+    #[must_use]
+    pub fn blocker(&self) -> Option<Blocker> {
+        self.changes().blocker.as_ref().map(|(found, _)| found.blocker.clone())
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Changes> {
+        // Every state of it is a valid one.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How long ago the reaper last looked; `None` before its first look.
     #[must_use]
     pub fn last_reap_age(&self) -> Option<Duration> {
@@ -135,6 +225,40 @@ fn known(number: &AtomicU64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn found(transaction: &str) -> Option<Found> {
+        let (user, application) = ("app".to_owned(), String::new());
+        let blocker = Blocker { pid: 7, user, application, details: None, open_for: Duration::ZERO };
+        Some(Found { transaction: transaction.to_owned(), blocker })
+    }
+
+    #[test]
+    fn daemon_without_a_waiting_change_asks_nothing() {
+        let health = Health::new(Clock::new());
+        assert!(health.suspect(Duration::ZERO).is_none());
+        let waiting = health.change_waits();
+        assert!(health.suspect(Duration::from_secs(60)).is_none(), "it waits for less");
+        drop(waiting);
+        assert!(health.suspect(Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn blocker_is_kept_until_its_transaction_or_a_change_ends() {
+        let health = Health::new(Clock::new());
+        let ask = || health.suspect(Duration::MAX);
+        let first = Suspect { known: None, passed: 0 };
+        health.blocked_by(&first, found("3/7"));
+        let again = ask().unwrap();
+        assert_eq!(again.known.as_deref(), Some("3/7"), "without a waiting change too");
+        health.blocked_by(&again, None);
+        assert!(health.blocker().is_none() && ask().is_none(), "the transaction has ended");
+        health.blocked_by(&first, found("3/8"));
+        let asked = ask().unwrap();
+        health.change_passed();
+        assert!(health.blocker().is_none());
+        health.blocked_by(&asked, found("3/8"));
+        assert!(health.blocker().is_none(), "the answer is older than the commit");
+    }
 
     #[test]
     fn failures_of_a_reaper_are_counted_until_a_run_succeeds() {

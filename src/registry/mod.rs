@@ -6,12 +6,14 @@
 //! - [`overdue`]: looks at leases when the `agenda` says so, and learns of beats that arrived elsewhere; [`suspicion`]: tells
 //!   other daemons of those that do not arrive.
 //! - [`epochs`] rotates the epoch.
+//! - [`blocking`] finds the session of PostgreSQL that changes wait for.
 //! - [`health`]: what of all this has last been done, for operators.
 //!
 //! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
 //! `store/expiry.rs`, one loop in [`reaper`], one name in `metrics/`.
 
 mod agenda;
+pub mod blocking;
 mod epochs;
 pub mod error;
 pub mod flusher;

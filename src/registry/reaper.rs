@@ -166,6 +166,7 @@ impl Reapers {
         let last = *seen;
         let expected = || last.map(|last| last.expected(self.clock.now_ms()));
         let deadline = Instant::now() + TIMEOUT;
+        let _waiting = self.health.change_waits();
         let report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, deadline).await;
         if report.is_ok() {
             self.health.reaped();
@@ -183,7 +184,9 @@ impl Reapers {
         let mut tally = Tally::new(Reaper::OldEpoch, ReaperMetrics::old_epoch(), &self.health);
         loop {
             let deadline = Instant::now() + TIMEOUT;
+            let waiting = self.health.change_waits();
             let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, deadline).await;
+            drop(waiting);
             tally.count(reaped.as_ref().copied(), false);
             let pause = match reaped {
                 Ok(0) => LONGEST_SLEEP,

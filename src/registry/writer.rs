@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
+use super::{Error, Health};
 use crate::{
     clock::{Clock, DatabaseClock},
     metrics::WriterMetrics,
@@ -60,13 +60,14 @@ pub struct WriterTask {
     clock: Clock,
     database_clock: DatabaseClock,
     handover: Handover,
+    health: Arc<Health>,
     trouble: Repeated,
     metrics: WriterMetrics,
 }
 
 impl Writer {
     /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`. What it reads
-    /// behind its changes goes to `handover`.
+    /// behind its changes goes to `handover`, and how they get on to `health`.
     #[must_use]
     pub fn new(
         pool: Pool,
@@ -74,10 +75,11 @@ impl Writer {
         clock: Clock,
         database_clock: DatabaseClock,
         handover: Handover,
+        health: Arc<Health>,
     ) -> (Self, WriterTask) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let (metrics, trouble) = (WriterMetrics::new(), Repeated::default());
-        let task = WriterTask { queue, pool, decided_by, clock, database_clock, handover, trouble, metrics };
+        let task = WriterTask { queue, pool, decided_by, clock, database_clock, handover, health, trouble, metrics };
         (Self { queue: sender }, task)
     }
 
@@ -160,6 +162,8 @@ impl WriterTask {
 
     /// Applies a group, again and again until there is an answer or the time is up.
     async fn apply_until(&mut self, group: &[Job], deadline: Instant) -> Result<Vec<Result<Outcome, Error>>, Error> {
+        let health = Arc::clone(&self.health);
+        let _waiting = health.change_waits();
         let mut may_be_applied = false;
         let mut pause = Duration::from_millis(20);
         loop {
@@ -173,6 +177,7 @@ impl WriterTask {
                 store::membership::apply(&self.pool, operations, &self.decided_by, until, deadline, question).await;
             let error = match applied {
                 Ok((outcomes, changes)) => {
+                    self.health.change_passed();
                     if let Some(changes) = changes {
                         self.handover.hand(changes);
                     }

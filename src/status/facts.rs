@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{AWAY_AFTER, Expiry};
-use crate::model::{Brake, BrakeMode, DaemonRecord, Hold, LostDaemon};
+use crate::model::{Blocker, Brake, BrakeMode, DaemonRecord, Hold, LostDaemon};
 
 /// One condition of `/readyz`, as it was last recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Facts {
     pub confirmed_at: DateTime<Utc>,
     /// How long PostgreSQL took for the latest save; `None` before the first.
     pub database_latency: Option<Duration>,
+    /// What in PostgreSQL holds a lock that changes of this daemon wait for, as last seen.
+    pub blocker: Option<Blocker>,
     /// By how much saving beats is late, beyond the period of a flush.
     pub flush_lag: Duration,
     /// How long ago the reaper of stale leases last ran; `None` before the first time.
@@ -87,6 +89,7 @@ impl Default for Facts {
             stale_for: Duration::ZERO,
             confirmed_at: DateTime::UNIX_EPOCH,
             database_latency: None,
+            blocker: None,
             flush_lag: Duration::ZERO,
             last_reap_age: None,
             failing_reapers: Vec::new(),

@@ -17,6 +17,7 @@
 //!
 //! Every surface shows the new problem without a change of its own.
 
+mod blocked;
 mod conditions;
 mod facts;
 mod rules;
@@ -68,6 +69,8 @@ pub enum Code {
     DatabaseAway,
     /// PostgreSQL takes long to save beats.
     DatabaseSlow,
+    /// A transaction in PostgreSQL holds a lock that changes wait for.
+    ChangesBlocked,
     /// A condition of `/readyz` does not hold.
     NotReady,
     /// Saving beats is late.
@@ -98,9 +101,10 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::DatabaseAway,
         Self::DatabaseSlow,
+        Self::ChangesBlocked,
         Self::NotReady,
         Self::BeatsNotSaved,
         Self::ReaperLate,
@@ -122,6 +126,7 @@ impl Code {
         match self {
             Self::DatabaseAway => "database_away",
             Self::DatabaseSlow => "database_slow",
+            Self::ChangesBlocked => "changes_blocked",
             Self::NotReady => "not_ready",
             Self::BeatsNotSaved => "beats_not_saved",
             Self::ReaperLate => "reaper_late",
@@ -144,6 +149,7 @@ impl Code {
         match self {
             Self::DatabaseAway => "PostgreSQL is away",
             Self::DatabaseSlow => "PostgreSQL is slow",
+            Self::ChangesBlocked => "changes are blocked",
             Self::NotReady => "this daemon is not ready",
             Self::BeatsNotSaved => "beats are not saved",
             Self::ReaperLate => "the reaper is late",
@@ -248,6 +254,7 @@ pub struct Status {
 pub fn judge(facts: &Facts) -> Status {
     let mut found = Vec::new();
     rules::database(facts, &mut found);
+    blocked::changes(facts, &mut found);
     rules::daemon(facts, &mut found);
     rules::expiry(facts, &mut found);
     rules::daemons(facts, &mut found);

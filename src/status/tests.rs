@@ -9,7 +9,7 @@ use super::{
     Severity::{Critical, Warning},
     *,
 };
-use crate::model::{Brake, BrakeMode, DaemonRecord, Hold, LostDaemon};
+use crate::model::{Blocker, Brake, BrakeMode, DaemonRecord, Hold, LostDaemon, blocker::Details};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -63,6 +63,15 @@ fn hold() -> Option<Hold> {
     Some(Hold { remaining: seconds(200), reason: "work on the network".to_owned() })
 }
 
+fn blocker(details: Option<Details>, open_s: u64) -> Option<Blocker> {
+    let (user, application) = ("app".to_owned(), "seedcore".to_owned());
+    Some(Blocker { pid: 4711, user, application, details, open_for: seconds(open_s) })
+}
+
+fn details(client: Option<&str>) -> Option<Details> {
+    Some(Details { client: client.map(str::to_owned), state: "idle in transaction".to_owned() })
+}
+
 fn lost() -> Vec<LostDaemon> {
     vec![LostDaemon { record: daemon(3, "c:1", 15), lost_for: seconds(14) }]
 }
@@ -91,6 +100,19 @@ fn of_daemon() -> Vec<Row> {
             "not answered for 42 s; all data is as of 1970",
         ),
         (Facts { database_latency: Some(seconds(1)), ..healthy() }, Warning, "database_slow", "takes 1000 ms"),
+        (
+            Facts { blocker: blocker(details(Some("10.0.0.7")), 12), ..healthy() },
+            Critical,
+            "changes_blocked",
+            "session 4711 (user app, application seedcore, client 10.0.0.7, idle in transaction) has held a lock that \
+             they wait for, in a transaction that is open for 12 s",
+        ),
+        (
+            Facts { blocker: blocker(None, 2), ..healthy() },
+            Critical,
+            "changes_blocked",
+            "session 4711 (user app, application seedcore; client and state are hidden from the role of the daemon)",
+        ),
         (
             Facts { conditions: conditions(&[("schema", "migration 19 is pending")]), ..healthy() },
             Critical,
@@ -188,6 +210,7 @@ fn values_below_their_thresholds_are_no_problem() {
     let table = [
         Facts { stale_for: seconds(3), daemons: vec![daemon(1, "a:1", 0)], ..healthy() },
         Facts { database_latency: Some(Duration::from_millis(250)), ..healthy() },
+        Facts { blocker: blocker(details(None), 1), ..healthy() },
         Facts { flush_lag: seconds(1), ..healthy() },
         Facts { last_reap_age: Some(seconds(45)), ..healthy() },
         Facts { last_reap_age: None, ..healthy() },
@@ -240,6 +263,7 @@ fn outage_comes_before_its_consequences_and_other_problems() {
         failing_reapers: vec![reaper("stale", 50), reaper("purge", 1)],
         hold: hold(),
         brake: brake(BrakeMode::Protect),
+        blocker: blocker(None, 70),
         lost_daemons: lost(),
         ..names(9, 1, 9)
     };
@@ -255,7 +279,7 @@ fn outage_comes_before_its_consequences_and_other_problems() {
         ("daemon_lost", None),
         ("unserved", None),
     ];
-    assert_eq!(told, expected, "hold, brake and the other daemons are not known");
+    assert_eq!(told, expected, "hold, brake, blocker and the other daemons are not known");
 }
 
 #[test]

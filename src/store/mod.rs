@@ -4,6 +4,7 @@
 //! which is one transaction. What happens there is written in `migrations/`; these files carry arguments and answers.
 
 pub mod beats;
+pub mod blocking;
 pub mod connect;
 pub mod database;
 pub mod epoch;

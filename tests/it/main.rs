@@ -13,6 +13,7 @@ mod batch_resolve;
 mod beat_stream;
 mod beats;
 mod bench;
+mod blocked_changes;
 mod bounds;
 mod cli;
 mod cli_resolve;

@@ -176,7 +176,7 @@ function facts() {
     ["dead", "Died in 10 min", count(deaths.total), dead.map((key) => `${count(deaths[key])} ${key.replace("_", " ")}`), deaths.stale ? "warning" : ""],
     ["beats", "Beats/s here", beats.received === null ? "…" : count(beats.received), [`${count(beats.expectedHere)} expected here`, `${count(beats.expected)} on all daemons`], beats.late ? "warning" : ""],
     ["expiry", "Expiry", expiry, [why, reaped], summary.expiry === "unknown" ? "warning" : severity("hold", "brake_pace", "brake_protect", "reaper_failing", "reaper_late")],
-    ["database", "PostgreSQL", away ? "away" : "answers", [`confirmed ${age(millis(summary.staleFor))} ago`, summary.databaseLatency ? `a save takes ${Math.max(1, Math.round(millis(summary.databaseLatency)))} ms` : null, millis(summary.flushLag) ? `saving beats is ${age(millis(summary.flushLag))} late` : "beats are saved"], severity("database_away", "database_slow", "beats_not_saved")],
+    ["database", "PostgreSQL", away ? "away" : "answers", [`confirmed ${age(millis(summary.staleFor))} ago`, summary.databaseLatency ? `a save takes ${Math.max(1, Math.round(millis(summary.databaseLatency)))} ms` : null, millis(summary.flushLag) ? `saving beats is ${age(millis(summary.flushLag))} late` : "beats are saved"], severity("database_away", "database_slow", "changes_blocked", "beats_not_saved")],
     ["epoch", "Epoch", cluster ? `no. ${cluster.epochNumber}` : "…", [epochAge, cluster?.epochReason, cluster ? `revision ${count(cluster.revision)}` : null], ""],
   ];
 }

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::text;
 use crate::harness::{
-    actor::{Actor, Caller},
+    actor::{Actor, Caller, alive},
     daemon::{DAEMON_BOUND, Daemon},
     postgres::{TestDatabase, connect},
     registry::{Registry, column, get, id, make_alive, refusal, register, run},
@@ -116,6 +116,32 @@ async fn the_daemon_does_all_of_its_work_as_the_role_with_the_fewest_rights() {
         0,
         "it took itself off the list"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemon_of_few_rights_names_the_session_that_blocks_changes() {
+    let registry = with_roles().await;
+    let epoch: uuid::Uuid = get(&registry.client, "SELECT muster_ensure_epoch('test')").await;
+    let url = url_for(&registry.database, "musterd_daemon");
+    let daemon = Daemon::start_with(&["--database-url", &url, "--no-migrate"]).await;
+    let caller = Caller::of(&daemon);
+    let pid: i32 = get(&registry.client, "SELECT pg_backend_pid()").await;
+    run(&registry.client, "SET application_name = 'trainer'").await;
+    run(&registry.client, &format!("BEGIN; {}", register(7, "sql", epoch.as_u128()))).await;
+    let problem = async || {
+        let problems = caller.cluster().await.unwrap().problems;
+        problems.into_iter().find(|problem| problem.code == "changes_blocked")
+    };
+    let told = wait_until("changes_blocked", DAEMON_BOUND, async || {
+        let refused = caller.register(alive("organ", Duration::from_secs(60))).await;
+        problem().await.ok_or((refused, daemon.log()))
+    })
+    .await;
+    let seen = format!("session {pid} (user musterd, application trainer; client and state are hidden");
+    assert!(told.summary.contains(&seen), "{told:?}");
+    assert!(told.action.contains("pg_read_all_stats"), "{told:?}");
+    run(&registry.client, "ROLLBACK").await;
+    wait_until("its end", DAEMON_BOUND, async || problem().await.map_or(Ok(()), Err)).await;
 }
 
 #[tokio::test]
