@@ -268,7 +268,7 @@ AS $function$
       AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
     ORDER BY instance.logical_id, instance.started_at, instance.instance_id;
 $function$;
-COMMENT ON FUNCTION alive_at(timestamp with time zone) IS 'Who was alive at a time, by the rows that are kept (the dead for 24 h by default).';
+COMMENT ON FUNCTION alive_at(timestamp with time zone) IS 'Returns the instances that were alive at a time, as far as they are on record.';
 
 --- function assert_lease(bigint)
 CREATE OR REPLACE FUNCTION assert_lease(p_lease_id bigint)
@@ -360,7 +360,7 @@ BEGIN
     RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, 'sql'));
 END
 $function$;
-COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it has none of its own.';
+COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares leases dead that were silent for longer than their TTL, or than p_timeout_seconds where they have none.';
 REVOKE ALL ON FUNCTION expire_stale_instances(integer) FROM PUBLIC;
 
 --- function muster_advance(bigint)
@@ -447,7 +447,7 @@ BEGIN
     PERFORM muster_advance(v_revision);
 END
 $function$;
-COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order.';
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
 REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) FROM PUBLIC;
 
 --- function muster_apply_one(muster_operation)
@@ -484,7 +484,7 @@ BEGIN
     END CASE;
 END
 $function$;
-COMMENT ON FUNCTION muster_apply_one(muster_operation) IS 'Applies one change for a direct SQL caller, to whom a refusal is an error.';
+COMMENT ON FUNCTION muster_apply_one(muster_operation) IS 'Applies one change for a direct SQL caller; a refusal is raised as an error.';
 
 --- function muster_apply_register(muster_operation, cluster_metadata, bigint)
 CREATE OR REPLACE FUNCTION muster_apply_register(p_op muster_operation, p_cluster cluster_metadata, p_revision bigint)
@@ -634,7 +634,7 @@ BEGIN
     RETURN v_allowed;
 END
 $function$;
-COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint) IS 'How many of p_overdue may be declared dead now.';
+COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint) IS 'Returns how many of p_overdue leases may be declared dead now.';
 
 --- function muster_break_history()
 CREATE OR REPLACE FUNCTION muster_break_history()
@@ -648,7 +648,7 @@ BEGIN
     RETURN NULL;
 END
 $function$;
-COMMENT ON FUNCTION muster_break_history() IS 'Makes every reader load everything anew, after rows vanished in a way the feed cannot show.';
+COMMENT ON FUNCTION muster_break_history() IS 'Makes every reader reload the registry, after rows vanished in a way that the feed cannot show.';
 REVOKE ALL ON FUNCTION muster_break_history() FROM PUBLIC;
 
 --- function muster_check_text(text, text, integer)
@@ -739,7 +739,7 @@ BEGIN
         CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
 END
 $function$;
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts.';
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts, and returns for how many milliseconds expiry is put on hold.';
 REVOKE ALL ON FUNCTION muster_daemon_started(uuid, text, text, text) FROM PUBLIC;
 
 --- function muster_daemon_stopped(uuid)
@@ -896,7 +896,7 @@ BEGIN
     RETURN NEXT;
 END
 $function$;
-COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) IS 'Saves beats heard by a daemon.';
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) IS 'Saves beats that a daemon received: leases, and how many milliseconds ago each beat arrived.';
 REVOKE ALL ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) FROM PUBLIC;
 
 --- function muster_hidden_character(text)
@@ -1062,7 +1062,7 @@ BEGIN
     RETURN v_for_ms;
 END
 $function$;
-COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of the living plus 5 s, so that all of them can be heard again first.';
+COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of a live lease plus 5 s, so that each of them can be renewed first.';
 REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;
 
 --- function muster_lock_cluster()
@@ -1106,7 +1106,7 @@ AS $function$
         OR (p_row.port IS NOT NULL AND p_row.port IS DISTINCT FROM p_op.port)
         OR (p_row.serve_route IS NOT NULL AND p_row.serve_route IS DISTINCT FROM p_op.serve_route);
 $function$;
-COMMENT ON FUNCTION muster_moves(registry_instance, muster_operation) IS 'Whether a repeated registration would change a known address of a live instance.';
+COMMENT ON FUNCTION muster_moves(registry_instance, muster_operation) IS 'Whether a repeated registration would change a known address: IP address, port or serve route.';
 
 --- function muster_ms_until(timestamp with time zone, timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_ms_until(p_at timestamp with time zone, p_now timestamp with time zone)
@@ -1140,7 +1140,7 @@ BEGIN
     RETURN v_cluster;
 END
 $function$;
-COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history, a million revisions on, so that none that was lost is used again with another meaning.';
+COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history a million revisions on, so that no lost revision is used again with another meaning.';
 
 --- function muster_note_deletion()
 CREATE OR REPLACE FUNCTION muster_note_deletion()
@@ -1220,7 +1220,7 @@ CREATE OR REPLACE FUNCTION muster_now()
 AS $function$
     SELECT clock_timestamp();
 $function$;
-COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here.';
+COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here: the time of the call, not of the start of the transaction.';
 
 --- function muster_purge_dead(bigint, integer)
 CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
@@ -1434,7 +1434,7 @@ BEGIN
     RETURN NEXT;
 END
 $function$;
-COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold.';
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares leases dead that were silent for longer than their TTL.';
 REVOKE ALL ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) FROM PUBLIC;
 
 --- function muster_register_new(muster_operation[], cluster_metadata)
@@ -1476,7 +1476,7 @@ BEGIN
     WHERE id = 1;
 END
 $function$;
-COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and takes the brake off for p_for_ms.';
+COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and lifts the rate limit for p_for_ms, on the word of an operator.';
 REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
 
 --- function muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint)

@@ -1,5 +1,7 @@
--- alive_at: Who was alive at a time, by the rows that are kept (the dead for 24 h by default; of an instance id only
--- its latest lease). An instance of an older epoch ended with its epoch.
+-- alive_at: Returns the instances that were alive at a time, as far as they are on record.
+--
+-- Dead rows are kept for 24 h by default, and of an instance id only the latest lease. An instance of an older epoch
+-- ended with its epoch.
 
 CREATE OR REPLACE FUNCTION alive_at(p_at timestamptz)
 RETURNS SETOF registry_instance
@@ -15,4 +17,4 @@ AS $$
     ORDER BY instance.logical_id, instance.started_at, instance.instance_id;
 $$;
 
-COMMENT ON FUNCTION alive_at(timestamptz) IS 'Who was alive at a time, by the rows that are kept (the dead for 24 h by default).';
+COMMENT ON FUNCTION alive_at(timestamptz) IS 'Returns the instances that were alive at a time, as far as they are on record.';

@@ -1,5 +1,7 @@
--- expire_stale_instances: Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it
--- has none of its own; at most 1,000 instances a call, none while expiry is on hold. Returns how many.
+-- expire_stale_instances: Declares leases dead that were silent for longer than their TTL, or than p_timeout_seconds
+-- where they have none.
+--
+-- At most 1,000 a call; none while expiry is on hold. Returns the number of deaths.
 
 CREATE OR REPLACE FUNCTION expire_stale_instances(p_timeout_seconds integer DEFAULT 15)
 RETURNS integer
@@ -17,5 +19,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares dead whoever is silent for longer than its TTL, or than p_timeout_seconds where it has none of its own.';
+COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares leases dead that were silent for longer than their TTL, or than p_timeout_seconds where they have none.';
 REVOKE ALL ON FUNCTION expire_stale_instances(integer) FROM PUBLIC;

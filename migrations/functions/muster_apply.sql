@@ -1,7 +1,9 @@
--- muster_apply: Applies a group of membership changes (an array of muster_operation objects) in order, in one
--- transaction, and returns one outcome for each, in the same order. Each change gets a revision of its own. Locks the
--- cluster row, then the instance rows by lease id. After p_until it changes nothing: whoever asked has given up by
--- then, and may have asked for something else since.
+-- muster_apply: Applies a group of membership changes in one transaction and returns one outcome for each, in the same
+-- order.
+--
+-- p_operations is an array of muster_operation objects. Each change gets a revision of its own. Locks: the cluster row,
+-- then instance rows by lease id. After p_until it changes nothing: the caller has given up by then, and may have asked
+-- for something else since.
 
 CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamptz DEFAULT NULL)
 RETURNS TABLE (
@@ -85,5 +87,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz) IS 'Applies a group of membership changes (an array of muster_operation objects) in order, in one transaction, and returns one outcome for each, in the same order.';
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
 REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamptz) FROM PUBLIC;

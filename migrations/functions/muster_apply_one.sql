@@ -1,4 +1,4 @@
--- muster_apply_one: Applies one change for a direct SQL caller, to whom a refusal is an error.
+-- muster_apply_one: Applies one change for a direct SQL caller; a refusal is raised as an error.
 
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
 RETURNS void
@@ -35,4 +35,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_apply_one(muster_operation) IS 'Applies one change for a direct SQL caller, to whom a refusal is an error.';
+COMMENT ON FUNCTION muster_apply_one(muster_operation) IS 'Applies one change for a direct SQL caller; a refusal is raised as an error.';

@@ -1,6 +1,8 @@
--- muster_brake: How many of p_overdue may be declared dead now. In a window of 15 s at most max(10, 15 % of the
--- living): fewer are let through, more are paced. If more than half of the living are overdue nobody is, until the
--- share falls, an operator releases it, or 10 minutes have passed. The caller holds the cluster row.
+-- muster_brake: Returns how many of p_overdue leases may be declared dead now.
+--
+-- Window of 15 s: at most max(10, 15 % of the live leases). A call with fewer overdue leases is not limited; with more,
+-- deaths are paced. If more than half of the live leases, and more than 10, are overdue, none may die until the share
+-- falls, an operator releases expiry, or 10 minutes have passed. The caller holds the cluster row.
 
 CREATE OR REPLACE FUNCTION muster_brake(p_cluster cluster_metadata, p_now timestamptz, p_live bigint, p_overdue bigint)
 RETURNS integer
@@ -41,4 +43,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamptz, bigint, bigint) IS 'How many of p_overdue may be declared dead now.';
+COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamptz, bigint, bigint) IS 'Returns how many of p_overdue leases may be declared dead now.';

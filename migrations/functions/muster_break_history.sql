@@ -1,4 +1,4 @@
--- muster_break_history: Makes every reader load everything anew, after rows vanished in a way the feed cannot show.
+-- muster_break_history: Makes every reader reload the registry, after rows vanished in a way that the feed cannot show.
 
 CREATE OR REPLACE FUNCTION muster_break_history()
 RETURNS trigger
@@ -12,5 +12,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_break_history() IS 'Makes every reader load everything anew, after rows vanished in a way the feed cannot show.';
+COMMENT ON FUNCTION muster_break_history() IS 'Makes every reader reload the registry, after rows vanished in a way that the feed cannot show.';
 REVOKE ALL ON FUNCTION muster_break_history() FROM PUBLIC;

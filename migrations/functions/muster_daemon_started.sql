@@ -1,7 +1,8 @@
--- muster_daemon_started: Enters a daemon that starts. If no other one was heard of in the last 3 s, nobody was there
--- to hear beats; if its own former run did not leave in order, beats are lost: then expiry is put on hold: returns for
--- how many milliseconds. Should another one have died just then, its row holds expiry until it is given up, which
--- begins a hold.
+-- muster_daemon_started: Enters a daemon that starts, and returns for how many milliseconds expiry is put on hold.
+--
+-- Expiry is held if no other daemon was heard of in the last 3 s, because beats had no receiver, or if the former run
+-- of this daemon did not leave in order, because its beats are lost. A daemon that dies at this moment holds expiry by
+-- its own row until it is evicted.
 
 CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT '')
 RETURNS bigint
@@ -37,5 +38,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts.';
+COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts, and returns for how many milliseconds expiry is put on hold.';
 REVOKE ALL ON FUNCTION muster_daemon_started(uuid, text, text, text) FROM PUBLIC;

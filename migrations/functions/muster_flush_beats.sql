@@ -1,8 +1,10 @@
--- muster_flush_beats: Saves beats heard by a daemon: leases, and how many milliseconds ago each was heard. Also says
--- that the daemon is well, so it is called with empty arrays too. p_saved_up_to: with this call everything that it had
--- heard by then is saved; a time it has read from this database before it gathered what it saves. Rows are locked by
--- lease id, so that flushes never deadlock; every update is HOT. Returns how many were saved (dead leases are passed
--- over); whether the daemon is on the list, if not it was given up and has to enter anew; and the database clock.
+-- muster_flush_beats: Saves beats that a daemon received: leases, and how many milliseconds ago each beat arrived.
+--
+-- The call also reports that the daemon is well, so it is made with empty arrays too. p_saved_up_to is a database time
+-- that the daemon read before it gathered the beats: with this call, every beat that arrived before it is saved. Rows
+-- are locked by lease id, so that flushes never deadlock, and every update is HOT. Returns how many leases were saved
+-- (dead ones are passed over), whether the daemon is on the list (if not, it was evicted and must rejoin), and the
+-- database clock.
 
 CREATE OR REPLACE FUNCTION muster_flush_beats(
     p_daemon_id   uuid,
@@ -49,5 +51,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamptz) IS 'Saves beats heard by a daemon.';
+COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamptz) IS 'Saves beats that a daemon received: leases, and how many milliseconds ago each beat arrived.';
 REVOKE ALL ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamptz) FROM PUBLIC;

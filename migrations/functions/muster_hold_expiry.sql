@@ -1,5 +1,7 @@
--- muster_hold_expiry: Suspends expiry for p_for_ms, or for the longest TTL of the living plus 5 s, so that all of them
--- can be heard again first. Returns for how many milliseconds; 0 if nobody is alive. An end that is later already
+-- muster_hold_expiry: Suspends expiry for p_for_ms, or for the longest TTL of a live lease plus 5 s, so that each of
+-- them can be renewed first.
+--
+-- Returns for how many milliseconds; 0 if no lease is alive and no duration was given. A hold that ends later already
 -- stays.
 
 CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text, p_for_ms bigint DEFAULT NULL)
@@ -36,5 +38,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of the living plus 5 s, so that all of them can be heard again first.';
+COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of a live lease plus 5 s, so that each of them can be renewed first.';
 REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;

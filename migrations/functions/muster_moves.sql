@@ -1,6 +1,7 @@
--- muster_moves: Whether a repeated registration would change an address that is known: IP address, port or serve route.
--- Logical id, node and pid are shown to every reader of the registry, so that whoever repeats them proves nothing: a live
--- lease never leads to another address than before. What is unknown may become known.
+-- muster_moves: Whether a repeated registration would change a known address: IP address, port or serve route.
+--
+-- Logical id, node and pid are shown to every reader of the registry, so a caller that repeats them proves nothing: a
+-- live lease never leads to another address than before. An unknown address may become known.
 
 CREATE OR REPLACE FUNCTION muster_moves(p_row registry_instance, p_op muster_operation)
 RETURNS boolean
@@ -12,4 +13,4 @@ AS $$
         OR (p_row.serve_route IS NOT NULL AND p_row.serve_route IS DISTINCT FROM p_op.serve_route);
 $$;
 
-COMMENT ON FUNCTION muster_moves(registry_instance, muster_operation) IS 'Whether a repeated registration would change a known address of a live instance.';
+COMMENT ON FUNCTION muster_moves(registry_instance, muster_operation) IS 'Whether a repeated registration would change a known address: IP address, port or serve route.';

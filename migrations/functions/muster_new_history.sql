@@ -1,5 +1,7 @@
--- muster_new_history: Begins a new history, a million revisions on, so that none that was lost is used again with
--- another meaning; readers load everything anew, and expiry is held. The caller holds the cluster row.
+-- muster_new_history: Begins a new history a million revisions on, so that no lost revision is used again with another
+-- meaning.
+--
+-- Readers reload the registry, and expiry is held. The caller holds the cluster row.
 
 CREATE OR REPLACE FUNCTION muster_new_history(p_cluster cluster_metadata, p_seen_revision bigint, p_reason text)
 RETURNS cluster_metadata
@@ -23,4 +25,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history, a million revisions on, so that none that was lost is used again with another meaning.';
+COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history a million revisions on, so that no lost revision is used again with another meaning.';

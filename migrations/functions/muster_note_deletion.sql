@@ -1,6 +1,7 @@
--- muster_note_deletion: Keeps readers from missing rows that are deleted, by the purge or by hand. A dead row was its
--- own tombstone: readers that have not seen it must load everything anew. A live row leaves none, so everybody must;
--- likewise after a dead one that others before it outlast, or that should have been purged before, because readers
+-- muster_note_deletion: Keeps readers from missing rows that are deleted, by the purge or by hand.
+--
+-- A dead row is its own tombstone: a reader that has not seen it must reload the registry. A live row leaves no
+-- tombstone, so every reader must reload. The same holds for a dead row that was deleted out of order, because readers
 -- take the purge to be complete up to its revision.
 
 CREATE OR REPLACE FUNCTION muster_note_deletion()

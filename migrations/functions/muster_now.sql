@@ -1,5 +1,7 @@
--- muster_now: The clock that stamps and judges everything here: the time of the call, not of the transaction's start,
--- so that waiting for a lock ages nobody. One function, so that a test can replace it.
+-- muster_now: The clock that stamps and judges everything here: the time of the call, not of the start of the
+-- transaction.
+--
+-- Waiting for a lock therefore does not age a lease. It is one function, so that a test can replace it.
 
 CREATE OR REPLACE FUNCTION muster_now()
 RETURNS timestamptz
@@ -9,4 +11,4 @@ AS $$
     SELECT clock_timestamp();
 $$;
 
-COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here.';
+COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here: the time of the call, not of the start of the transaction.';

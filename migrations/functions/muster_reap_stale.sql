@@ -1,9 +1,10 @@
--- muster_reap_stale: Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the
--- brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold. A row
--- without a TTL of its own has p_default_ttl_ms. The caller may say what it expects the database clock to show.
--- Returns how many; in how many milliseconds the earliest deadline that it saw falls due (negative: overdue; null:
--- nobody is alive); for how long, and why, expiry is held; the brake; and the database clock. Without anybody overdue
--- it takes no lock.
+-- muster_reap_stale: Declares leases dead that were silent for longer than their TTL.
+--
+-- Limits: p_limit leases, the number that muster_brake allows, deadlines up to which every daemon has saved its beats,
+-- and no hold. A row without a TTL of its own has p_default_ttl_ms. p_expected_now is what the caller expects the
+-- database clock to show. Returns the number of deaths; the milliseconds until the earliest deadline (negative:
+-- overdue; null: no lease is alive); for how long and why expiry is held; the brake; and the database clock. Takes no
+-- lock if no lease is overdue.
 
 CREATE OR REPLACE FUNCTION muster_reap_stale(
     p_default_ttl_ms bigint,
@@ -104,5 +105,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamptz, bigint) IS 'Declares dead whoever is silent for longer than its TTL, at most p_limit instances and what the brake allows, as far as every daemon has saved what it heard by the deadline, and unless expiry is on hold.';
+COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamptz, bigint) IS 'Declares leases dead that were silent for longer than their TTL.';
 REVOKE ALL ON FUNCTION muster_reap_stale(bigint, integer, text, timestamptz, bigint) FROM PUBLIC;

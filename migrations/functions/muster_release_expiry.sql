@@ -1,5 +1,6 @@
--- muster_release_expiry: Ends a hold and takes the brake off for p_for_ms: an operator who knows better. What disrupts
--- the registry afterwards holds again.
+-- muster_release_expiry: Ends a hold and lifts the rate limit for p_for_ms, on the word of an operator.
+--
+-- A disruption of the registry that follows holds expiry again.
 
 CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)
 RETURNS void
@@ -17,5 +18,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and takes the brake off for p_for_ms.';
+COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and lifts the rate limit for p_for_ms, on the word of an operator.';
 REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
