@@ -180,16 +180,18 @@ impl Connection {
     /// The connection is lost, or PostgreSQL refused.
     pub async fn daemons(&self) -> Result<Daemons, Error> {
         let present = answer(self.client.query(
-            "SELECT daemon_id, address, version, started_at, \
-             (extract(epoch FROM muster_now() - last_flush) * 1000)::bigint \
+            "SELECT daemon_id, address, version, \
+             greatest(least(started_at, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00'), \
+             -muster_ms_until(last_flush, muster_now()) \
              FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000",
             &[],
         ))
         .await?;
         let lost = answer(self.client.query(
-            "SELECT daemon_id, address, version, started_at, \
-             (extract(epoch FROM muster_now() - last_flush) * 1000)::bigint, \
-             (extract(epoch FROM muster_now() - lost_at) * 1000)::bigint \
+            "SELECT daemon_id, address, version, \
+             greatest(least(started_at, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00'), \
+             -muster_ms_until(last_flush, muster_now()), \
+             -muster_ms_until(lost_at, muster_now()) \
              FROM registry_daemon_loss AS loss \
              WHERE lost_at > muster_now() - interval '1 hour' \
              AND NOT EXISTS (SELECT FROM registry_daemon AS daemon WHERE daemon.address = loss.address) \
