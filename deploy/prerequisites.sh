@@ -13,7 +13,7 @@ fail() {
     exit 1
 }
 
-# The same places, in the same order, as src/store/local/binaries.rs.
+# The same places, in the same order, as src/local/binaries.rs.
 have_postgres_server() {
     local dir
     local -a dirs

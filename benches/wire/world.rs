@@ -10,13 +10,11 @@ use std::{
 };
 
 use musterd::{
+    local::{Durability, LocalServer, Options},
+    migrate,
     proto::v1::{
         self, InstanceStatus, cluster_service_client::ClusterServiceClient,
         discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
-    },
-    store::{
-        local::{Durability, LocalServer, Options},
-        migrate,
     },
 };
 use nix::{

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{ConfigError, DatabaseUrl, Source as UrlSource, file::ConfigFile, secret},
-    store,
+    postgres,
 };
 
 const URL: &str = "database-url";
@@ -76,7 +76,7 @@ where
         }
         None => return Ok(None),
     };
-    store::database::check_certificates(&source.current())?;
+    postgres::database::check_certificates(&source.current())?;
     Ok(Some(source))
 }
 

@@ -24,12 +24,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::{flags, output};
-use crate::{
-    config::ConfigError,
-    daemon,
-    store::{connect::ConnectError, migrate},
-    telemetry,
-};
+use crate::{config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry};
 
 /// Everything went well.
 pub const OK: u8 = 0;

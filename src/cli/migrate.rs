@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::DatabaseUrl,
-    store::migrate::{self, State},
+    migrate::{self, State},
 };
 
 /// Subcommands of `migrate`.

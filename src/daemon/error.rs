@@ -4,11 +4,7 @@ use std::{io, net::SocketAddr};
 
 use thiserror::Error;
 
-use crate::{
-    metrics,
-    store::{self, connect::ConnectError},
-    telemetry,
-};
+use crate::{local, metrics, migrate, postgres::connect::ConnectError, store, telemetry};
 
 /// Why the daemon ended.
 #[derive(Debug, Error)]
@@ -29,10 +25,10 @@ pub enum Error {
     },
     /// The private PostgreSQL could not be started.
     #[error(transparent)]
-    Local(#[from] store::local::Error),
+    Local(#[from] local::Error),
     /// The database could not be brought up to date.
     #[error(transparent)]
-    Migrate(#[from] store::migrate::Error),
+    Migrate(#[from] migrate::Error),
     /// The database could not be used.
     #[error("the database could not be prepared")]
     Database(#[source] store::Error),

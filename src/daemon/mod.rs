@@ -36,6 +36,7 @@ use crate::{
     },
     http::{
         self,
+        api::summary,
         board::{Board, Sources},
         host::{Hosts, name_of},
         routes::Http,
@@ -43,8 +44,10 @@ use crate::{
     lifecycle::{
         Condition, Lifecycle, Readiness, Reason, Reload, SHUTDOWN_LIMIT, ServiceManager, Stage, panic_message,
     },
+    local::{Durability, LocalServer, Options},
     metrics::{self, FeedMetrics, LogMetrics, PoolMetrics},
     model::{Lease, Revision},
+    postgres::connect::ConnectError,
     registry::{
         Epochs, Health, Leases, Writer, blocking,
         flusher::{Flusher, Identity},
@@ -54,12 +57,7 @@ use crate::{
         suspicion::Suspicions,
     },
     status::Gather,
-    store::{
-        self, Database, Lane, Pool,
-        connect::ConnectError,
-        handover::handover,
-        local::{Durability, LocalServer, Options},
-    },
+    store::{self, Database, Lane, Pool, handover::handover},
     telemetry::{self, chain},
     view::{Surveyor, View, ViewWriter},
 };
@@ -244,7 +242,7 @@ async fn start(
 
 fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
-    let board = Board::new(sources(parts), stop.clone());
+    let board = Board::new(sources(parts), summary::render, stop.clone());
     let routes = Http::new(handle.clone(), parts.readiness.clone(), board, hosts(parts), gauges(parts));
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
     parts.lifecycle.spawn_essential(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));

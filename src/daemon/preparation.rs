@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Error, Parts};
-use crate::{lifecycle::Condition, store, telemetry::chain};
+use crate::{lifecycle::Condition, migrate, store, telemetry::chain};
 
 /// How long the calls to PostgreSQL may take each.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,9 +65,9 @@ async fn prepare(parts: &Parts) -> Result<(), Error> {
     let url = parts.database.url();
     if parts.config.migrate {
         // What it applies and puts back it logs itself.
-        store::migrate::up(&url, &parts.name).await?;
+        migrate::up(&url, &parts.name).await?;
     } else {
-        store::migrate::check(&url).await?;
+        migrate::check(&url).await?;
     }
     parts.readiness.set(Condition::Schema, true, "up to date");
     let deadline = Instant::now() + CALL_TIMEOUT;

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    api::{ApiError, summary},
-    beats::BeatHistory,
+    beats::{BeatHistory, Beats},
+    error::ApiError,
 };
 use crate::{
     model::EpochRecord,
@@ -44,6 +44,9 @@ pub const STREAMS_MAX: usize = 32;
 
 /// Asks for the current entry of the history of epochs.
 pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Send + Sync>;
+
+/// Writes the summary, as JSON. The board decides when, and knows nothing of its form.
+pub type Render = fn(&Sources, Beats, &Survey, Option<&EpochRecord>, Moment) -> String;
 
 /// Where the board reads from; the composition root hands it over.
 #[derive(Clone)]
@@ -92,6 +95,7 @@ pub struct Board {
 #[derive(Debug)]
 struct Inner {
     sources: Sources,
+    render: Render,
     published: ArcSwapOption<Published>,
     state: Mutex<State>,
     streams: Arc<Semaphore>,
@@ -106,12 +110,12 @@ struct State {
 }
 
 impl Board {
-    /// A board over these sources. Streams of events end when `stop` is cancelled.
+    /// A board over these sources, whose summaries `render` writes. Streams of events end when `stop` is cancelled.
     #[must_use]
-    pub fn new(sources: Sources, stop: CancellationToken) -> Self {
+    pub fn new(sources: Sources, render: Render, stop: CancellationToken) -> Self {
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let (published, state) = (ArcSwapOption::empty(), Mutex::default());
-        Self { inner: Arc::new(Inner { sources, published, state, streams, stop }) }
+        Self { inner: Arc::new(Inner { sources, render, published, state, streams, stop }) }
     }
 
     /// The registry.
@@ -177,7 +181,7 @@ impl Board {
         let (expected_milli, ttl) = (survey.beats_expected_here_milli, survey.longest_ttl_here);
         let received = (sources.beats_received)();
         let beats = state.beats.observe(Instant::now().into(), received, expected_milli, ttl);
-        let json = summary::render(sources, beats, &survey, state.epoch.as_ref(), self.moment());
+        let json = (self.inner.render)(sources, beats, &survey, state.epoch.as_ref(), self.moment());
         let event = Bytes::from(format!("event: summary\ndata: {json}\n\n"));
         let published = Arc::new(Published { due, survey, json: Bytes::from(json), event });
         self.inner.published.store(Some(Arc::clone(&published)));

@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    api::ApiError,
     board::{Board, STREAMS_MAX},
+    error::ApiError,
 };
 
 /// How soon a browser connects again when the stream has ended.

@@ -25,7 +25,7 @@ use super::{
     host::{Hosts, Refused},
     listener::Peer,
     places::Admission,
-    routes::text,
+    respond::text,
 };
 use crate::metrics::RefusedMetrics;
 

@@ -17,7 +17,7 @@ use axum::{
 
 use super::{
     query::{Query, quoted},
-    routes::{PROMETHEUS, respond, text},
+    respond::{PROMETHEUS, respond, text},
 };
 use crate::{
     metrics::names::per_logical_id::{ALL, BEST_LEASE, INSTANCES, OMITTED, SUSPECT},

@@ -11,6 +11,7 @@
 pub mod api;
 pub mod beats;
 pub mod board;
+pub mod error;
 pub mod events;
 mod guard;
 pub mod host;
@@ -19,6 +20,7 @@ pub mod logical_ids;
 pub mod page;
 pub mod places;
 pub mod query;
+mod respond;
 pub mod routes;
 pub mod server;
 pub mod service_discovery;

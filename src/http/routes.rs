@@ -8,22 +8,21 @@ use std::{fmt, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::State,
-    http::{
-        HeaderMap, StatusCode,
-        header::{ACCEPT, CONTENT_TYPE},
-    },
+    http::{HeaderMap, StatusCode, header::ACCEPT},
     middleware::from_fn_with_state,
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 use serde_json::json;
 
 use super::{
-    api,
+    api::{self, summary::problem},
     board::Board,
     guard::{Guard, guard},
     host::Hosts,
-    logical_ids, page, service_discovery,
+    logical_ids, page,
+    respond::{JSON, PROMETHEUS, respond, text},
+    service_discovery,
 };
 use crate::{
     lifecycle::Readiness,
@@ -33,10 +32,6 @@ use crate::{
 
 /// How long `/readyz` waits for a survey: a probe is not to wait until a million instances are looked at.
 const SURVEY_BOUND: Duration = Duration::from_millis(200);
-
-const TEXT: &str = "text/plain; charset=utf-8";
-pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-pub(super) const JSON: &str = "application/json";
 
 const INDEX: &str = "\
 musterd
@@ -160,15 +155,7 @@ fn as_json(status: &Status) -> String {
         "ready": status.ready,
         "severity": status.severity.as_str(),
         "conditions": conditions.collect::<Vec<_>>(),
-        "problems": status.problems.iter().map(api::summary::problem).collect::<Vec<_>>(),
+        "problems": status.problems.iter().map(problem).collect::<Vec<_>>(),
     })
     .to_string()
-}
-
-pub(super) fn text(status: StatusCode, body: String) -> Response {
-    respond(status, TEXT, body)
-}
-
-pub(super) fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response {
-    (status, [(CONTENT_TYPE, content_type)], body).into_response()
 }

@@ -92,7 +92,7 @@ mod tests {
             beats_received: Arc::new(|| 0),
             epoch: Arc::new(|| Box::pin(async { None })),
         };
-        let board = Board::new(sources, token.clone());
+        let board = Board::new(sources, crate::http::api::summary::render, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {
             Http::new(handle, readiness.clone(), board, Hosts::default(), move || {
                 counter.fetch_add(1, Ordering::SeqCst);

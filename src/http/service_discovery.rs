@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use super::{
     query::{Query, quoted},
-    routes::{JSON, text},
+    respond::{JSON, text},
 };
 use crate::{
     model::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{EpochId, Revision};
+use super::ids::{EpochId, Revision};
 
 /// The cluster's current life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

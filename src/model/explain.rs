@@ -9,7 +9,11 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use super::{DeathReason, InstanceId, InstanceStatus, ranking::Rank};
+use super::{
+    ids::InstanceId,
+    ranking::Rank,
+    status::{DeathReason, InstanceStatus},
+};
 
 /// What is known of one instance of the logical id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

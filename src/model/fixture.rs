@@ -5,7 +5,13 @@ use std::{net::Ipv4Addr, num::NonZeroU16};
 use chrono::DateTime;
 use uuid::Uuid;
 
-use super::{Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Revision, Ttl};
+use super::{
+    cluster::Epoch,
+    ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision},
+    input::{Labels, Ttl},
+    instance::Instance,
+    status::InstanceStatus,
+};
 
 /// The epoch of its instances.
 pub(crate) const EPOCH: Epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };

@@ -9,7 +9,7 @@ use thiserror::Error;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 use uuid::Uuid;
 
-use super::{EpochId, InstanceId, LogicalId};
+use super::ids::{EpochId, InstanceId, LogicalId};
 
 /// Longest logical id, in bytes: that of a DNS name.
 pub const LOGICAL_ID_MAX_BYTES: usize = 253;

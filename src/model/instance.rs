@@ -4,7 +4,12 @@ use std::{net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{DeathReason, Epoch, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Revision, Ttl};
+use super::{
+    cluster::Epoch,
+    ids::{InstanceId, LeaseId, LogicalId, Revision},
+    input::{Labels, Ttl},
+    status::{DeathReason, InstanceStatus},
+};
 
 /// The record of a death.
 #[derive(Clone, Debug, PartialEq, Eq)]

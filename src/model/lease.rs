@@ -11,7 +11,9 @@ mod tests;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::{
-    Epoch, InstanceId, LeaseId, Ttl,
+    cluster::Epoch,
+    ids::{InstanceId, LeaseId},
+    input::Ttl,
     renewer::{Alone, Renewer, StreamId},
 };
 

@@ -5,7 +5,12 @@
 
 use std::net::IpAddr;
 
-use super::{DeathReason, Epoch, EpochId, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Revision, Ttl};
+use super::{
+    cluster::Epoch,
+    ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision},
+    input::{Labels, Ttl},
+    status::{DeathReason, InstanceStatus},
+};
 
 /// A registration asked for, validated.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 use chrono::{DateTime, Utc};
 
-use super::InstanceId;
+use super::ids::InstanceId;
 
 /// What of an instance decides its rank; lower ranks first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Health;
+use super::health::Health;
 use crate::{
     store::{self, Pool},
     telemetry::{Repeated, chain},

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::Error;
+use super::error::Error;
 use crate::{
     model::{EpochId, EpochRecord, Rotation},
     store::{self, Pool},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Error, Writer};
+use super::{error::Error, writer::Writer};
 use crate::{
     model::{DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange},
     store::{self, Lane, Pool},

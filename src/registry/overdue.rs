@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Leases;
+use super::leases::Leases;
 use crate::{
     clock::Clock,
     model::Lease,

@@ -22,8 +22,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Leases,
     health::{Health, Reaper},
+    leases::Leases,
 };
 use crate::{
     clock::Clock,

@@ -15,7 +15,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Leases, leases::Lost};
+use super::leases::{Leases, Lost};
 use crate::{
     clock::Clock,
     model::{Lease, LeaseId},

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Health};
+use super::{error::Error, health::Health};
 use crate::{
     clock::{Clock, DatabaseClock},
     metrics::WriterMetrics,

@@ -9,8 +9,11 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::{Client, Row, error::SqlState};
 use uuid::Uuid;
 
-use super::{Error, connect::ConnectError, database::Database, feed, row::unsigned, server::Want};
-use crate::clock::Clock;
+use super::{Error, feed, row::unsigned};
+use crate::{
+    clock::Clock,
+    postgres::{connect::ConnectError, database::Database, server::Want},
+};
 
 /// How long a notification may be on its way.
 const DOORBELL_TIMEOUT: Duration = Duration::from_secs(2);

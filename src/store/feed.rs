@@ -18,14 +18,14 @@ use tokio_postgres::{AsyncMessage, Client, Notification, Row, Statement, types::
 use uuid::Uuid;
 
 use super::{
-    Error,
-    database::Database,
+    Database, Error,
     expiry::hold,
     row::{INSTANCE_COLUMNS, Time, instance, signed, unsigned},
-    server::Want,
-    session::Opened,
 };
-use crate::model::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochId, Instance, LostDaemon, Revision};
+use crate::{
+    model::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochId, Instance, LostDaemon, Revision},
+    postgres::{server::Want, session::Opened},
+};
 
 /// How long any answer may take before the connection counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use musterd::store::local::{Durability, Error, LocalServer, Options};
+use musterd::local::{Durability, Error, LocalServer, Options};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},

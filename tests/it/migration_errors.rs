@@ -1,6 +1,6 @@
 //! Databases that cannot be migrated: one clear line, the right exit code, nothing half-made.
 
-use musterd::store::migrate::{self, Error};
+use musterd::migrate::{self, Error};
 
 use crate::harness::{
     postgres::{BOUND, OwnCluster, TestDatabase, connect},

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use musterd::store::{
-    migrate::{self, State},
-    schema,
-};
+use musterd::migrate::{self, State, schema};
 use tokio_postgres::Client;
 
 use crate::harness::{

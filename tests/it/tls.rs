@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use musterd::store::migrate;
+use musterd::migrate;
 
 use crate::{
     harness::{

@@ -7,12 +7,12 @@ use chrono::TimeDelta;
 use super::{cluster::millis, finding::Finding, settings};
 use crate::{
     cli::instances::age_text,
-    store::{
+    migrate::ROW_SECURITY,
+    postgres::{
         connect::{ConnectError, OLDEST_SERVER},
-        examine::{ExamineError, Examined},
-        migrate::ROW_SECURITY,
         pool::CONNECTIONS,
     },
+    store::examine::{ExamineError, Examined},
 };
 
 /// Connections of one daemon.

@@ -33,13 +33,7 @@ use super::{
     serve::parse_socket_addr,
     settings::Layered,
 };
-use crate::{
-    clock::Clock,
-    config::DatabaseUrl,
-    proto::v1,
-    status::Severity,
-    store::{examine, migrate},
-};
+use crate::{clock::Clock, config::DatabaseUrl, migrate, proto::v1, status::Severity, store::examine};
 
 /// Where a daemon serves HTTP unless it says or was told otherwise.
 const HTTP_PORT: u16 = 7718;

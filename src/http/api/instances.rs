@@ -12,9 +12,13 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{ApiError, instance::instance, json, limit, value};
+use super::{
+    answer::{json, limit},
+    instance::instance,
+    value,
+};
 use crate::{
-    http::{board::Board, query::Query},
+    http::{board::Board, error::ApiError, query::Query},
     model::{
         Epoch, InstanceId, InstanceStatus, InvalidInput, LogicalId,
         explain::{Candidate, Explained, Standing, explain as rank},

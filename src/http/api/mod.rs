@@ -4,31 +4,17 @@
 //! prints it. The rest follows the same conventions: lowerCamelCase, durations like `1.5s`, times in RFC 3339; counts are
 //! plain numbers. Fields are added, never renamed or removed.
 
-pub mod error;
+mod answer;
 pub mod instance;
 pub mod instances;
 pub mod names;
 pub mod summary;
 pub mod value;
 
-pub use error::ApiError;
+use axum::{Router, extract::State, response::Response, routing::get};
 
-use axum::{
-    Router,
-    extract::State,
-    http::header::CONTENT_TYPE,
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use bytes::Bytes;
-
-use super::{board::Board, events, query::Query};
-use crate::model::{InvalidInput, input::invalid};
-
-/// Most rows of one answer.
-pub const ROWS_MAX: usize = 500;
-/// Rows where nothing is asked for.
-pub const ROWS_DEFAULT: usize = 100;
+use self::answer::json;
+use super::{board::Board, error::ApiError, events};
 
 /// The routes of the API.
 pub(super) fn router(board: Board) -> Router {
@@ -43,19 +29,4 @@ pub(super) fn router(board: Board) -> Router {
 
 async fn summary(State(board): State<Board>) -> Result<Response, ApiError> {
     Ok(json(board.summary().await?.json.clone()))
-}
-
-/// How many rows are asked for.
-fn limit(query: &Query) -> Result<usize, InvalidInput> {
-    match query.text("limit")? {
-        "" => Ok(ROWS_DEFAULT),
-        text => match text.parse() {
-            Ok(limit @ 1..=ROWS_MAX) => Ok(limit),
-            _ => invalid("limit", format!("is not a number of rows; choose 1 to {ROWS_MAX}")),
-        },
-    }
-}
-
-fn json(body: impl Into<Bytes>) -> Response {
-    ([(CONTENT_TYPE, "application/json")], body.into()).into_response()
 }

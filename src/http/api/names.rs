@@ -8,9 +8,12 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{ApiError, ROWS_MAX, instance, json, limit, value};
+use super::{
+    answer::{ROWS_MAX, json, limit},
+    instance, value,
+};
 use crate::{
-    http::{board::Board, query::Query},
+    http::{board::Board, error::ApiError, query::Query},
     model::{
         Epoch, InvalidInput, LogicalId,
         input::{self, LOGICAL_ID_MAX_BYTES, invalid},

@@ -31,7 +31,7 @@ pub(super) enum What {
     TestModule(String),
 }
 
-/// Reads a file. `depth` is how deep its module lies: 0 for the crate itself, 1 for `store`, 2 for `store::pool`.
+/// Reads a file. `depth` is how deep its module lies: 0 for the crate itself, 1 for `store`, 2 for `postgres::pool`.
 pub(super) fn read(source: &str, depth: usize) -> Vec<Finding> {
     let tokens = TokenStream::from_str(source).unwrap_or_else(|error| panic!("not Rust: {error}"));
     let mut reader = Reader { findings: Vec::new() };
@@ -128,7 +128,7 @@ fn climbs(rest: &[TokenTree], climbed: usize, depth: usize) -> Vec<String> {
 }
 
 /// The parts of a group, split at its commas.
-fn parts(group: TokenStream) -> Vec<Vec<TokenTree>> {
+pub(super) fn parts(group: TokenStream) -> Vec<Vec<TokenTree>> {
     let tokens: Vec<TokenTree> = group.into_iter().collect();
     tokens
         .split(|token| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ','))
@@ -136,7 +136,7 @@ fn parts(group: TokenStream) -> Vec<Vec<TokenTree>> {
         .collect()
 }
 
-fn is_punct(tokens: &[TokenTree], i: usize, wanted: char) -> bool {
+pub(super) fn is_punct(tokens: &[TokenTree], i: usize, wanted: char) -> bool {
     matches!(tokens.get(i), Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
 }
 
@@ -144,11 +144,11 @@ fn is_arguments(token: Option<&TokenTree>) -> bool {
     matches!(token, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis)
 }
 
-fn is_path_separator(tokens: &[TokenTree], i: usize) -> bool {
+pub(super) fn is_path_separator(tokens: &[TokenTree], i: usize) -> bool {
     is_punct(tokens, i, ':') && is_punct(tokens, i + 1, ':')
 }
 
-fn is_cfg_test(attribute: TokenStream) -> bool {
+pub(super) fn is_cfg_test(attribute: TokenStream) -> bool {
     attribute.to_string().replace(' ', "") == "cfg(test)"
 }
 

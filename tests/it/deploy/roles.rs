@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use musterd::{
+    migrate::{self, Error},
     proto::v1,
-    store::migrate::{self, Error},
 };
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::Client;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use musterd::store::migrate;
+use musterd::migrate;
 use tokio::task::JoinSet;
 
 use crate::harness::{

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use musterd::store::migrate;
+use musterd::migrate;
 use nix::unistd::Pid;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_postgres::{Client as Sql, Config, config::Host};

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use musterd::store::local::{Durability, LocalServer, Options};
+use musterd::local::{Durability, LocalServer, Options};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},

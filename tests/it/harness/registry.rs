@@ -1,6 +1,6 @@
 //! Databases with the registry's schema in them, and the SQL that tests of it use again and again.
 
-use musterd::store::migrate;
+use musterd::migrate;
 use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_postgres::{Client, types::FromSqlOwned};
 use uuid::Uuid;

@@ -11,7 +11,7 @@ use std::{
     process::Child,
 };
 
-use musterd::store::local::{Durability, LocalServer};
+use musterd::local::{Durability, LocalServer};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

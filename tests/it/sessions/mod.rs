@@ -4,7 +4,7 @@
 mod settings;
 mod start;
 
-use musterd::store::pool::CONNECTIONS;
+use musterd::postgres::pool::CONNECTIONS;
 
 use crate::harness::{
     postgres::{OwnCluster, connect},

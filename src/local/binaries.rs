@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Error, MAJOR_MIN, account};
+use super::{MAJOR_MIN, account, error::Error};
 
 /// `postgres --version` answers in milliseconds; whatever takes longer is no PostgreSQL.
 const PROBE_BOUND: Duration = Duration::from_secs(5);

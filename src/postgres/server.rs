@@ -26,7 +26,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Which host is suitable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Want {
+pub(crate) enum Want {
     /// One that takes changes.
     Primary,
     /// Any; one that takes changes is preferred.
@@ -37,7 +37,7 @@ pub(super) enum Want {
 
 /// A PostgreSQL and how the daemon connects to it.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     /// A configuration for each host, with that host alone.
     hosts: Vec<Config>,
     all: Target,
@@ -51,7 +51,7 @@ impl Server {
     /// Takes over what a database URL says and adds what every connection needs: a name by which the server's operator
     /// finds it (`application_name` `musterd`), and settings that notice a dead peer soon.
     #[must_use]
-    pub(super) fn new(url: &DatabaseUrl) -> Self {
+    pub(crate) fn new(url: &DatabaseUrl) -> Self {
         let config = url.config();
         let count = config.get_hosts().len().max(config.get_hostaddrs().len());
         Self {
@@ -69,18 +69,18 @@ impl Server {
     /// # Errors
     ///
     /// [`ConnectError::Certificates`].
-    pub(super) fn check(&self) -> Result<(), ConnectError> {
+    pub(crate) fn check(&self) -> Result<(), ConnectError> {
         self.tls.check().map_err(|error| ConnectError::Certificates(error.to_string()))
     }
 
     /// The server with all of its hosts, for people.
-    pub(super) fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &Target {
         &self.all
     }
 
     /// Connects, authenticates and prepares a session. Each host has the URL's `connect_timeout`, by default
     /// [`CONNECT_TIMEOUT`], and at most `longest`. `first` names the host to begin with, and `failed` hears of each host that could not be used.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         want: Want,
         longest: Duration,

@@ -44,12 +44,12 @@ WHERE current_setting('session_replication_role') <> 'origin';
 const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('server_encoding')";
 
 /// A session that is set up, but for its search path.
-pub(super) struct Opened {
-    pub(super) client: Client,
-    pub(super) connection: Connection<Socket, Stream>,
-    pub(super) target: Target,
+pub(crate) struct Opened {
+    pub(crate) client: Client,
+    pub(crate) connection: Connection<Socket, Stream>,
+    pub(crate) target: Target,
     /// Whether the server is in recovery and takes no changes.
-    pub(super) is_standby: bool,
+    pub(crate) is_standby: bool,
 }
 
 impl fmt::Debug for Opened {
@@ -60,7 +60,7 @@ impl fmt::Debug for Opened {
 
 impl Opened {
     /// Runs a call on the client while the connection is driven, which otherwise only happens in a task of its own.
-    pub(super) async fn drive<T>(
+    pub(crate) async fn drive<T>(
         &mut self,
         call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, tokio_postgres::Error> {

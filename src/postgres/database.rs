@@ -132,7 +132,7 @@ impl Database {
     }
 
     /// Opens a session; its connection is not driven yet.
-    pub(super) async fn open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
+    pub(crate) async fn open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
         let mut opened = match self.try_open(want, limit).await {
             Err(error) if error.may_be_outdated() && self.reload() => self.try_open(want, limit).await?,
             outcome => outcome?,
@@ -147,7 +147,7 @@ impl Database {
     }
 
     /// Opens a session and drives it in a task that logs how the connection ends, if it breaks.
-    pub(super) async fn open_driven(
+    pub(crate) async fn open_driven(
         &self,
         want: Want,
         limit: Duration,
@@ -166,7 +166,7 @@ impl Database {
     }
 
     /// Logs that a connection was lost: once, until the next one is opened. A restart of the server breaks them all.
-    pub(super) fn connection_lost(&self, target: &Target, error: &tokio_postgres::Error) {
+    pub(crate) fn connection_lost(&self, target: &Target, error: &tokio_postgres::Error) {
         if !std::mem::replace(&mut self.state().is_loss_logged, true) {
             tracing::warn!(server = %target, error = %chain(error), "connection to postgresql lost, connecting again");
         }
@@ -267,7 +267,7 @@ async fn open(url: &str, want: Want) -> Result<(Client, Driver), ConnectError> {
 }
 
 /// A name as an identifier of SQL.
-pub(super) fn quote_identifier(name: &str) -> String {
+pub(crate) fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -23,6 +23,7 @@ mod embedded;
 mod error;
 mod history;
 mod repair;
+pub mod schema;
 
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,7 @@ pub use self::{
     error::Error,
     history::{State, Status},
 };
-use super::{
-    database::{self, Driver},
-    schema,
-};
+use crate::postgres::database::{self, Driver};
 
 /// Key of the advisory lock under which migrations run. Any number will do as long as it stays; this one reads "muster"
 /// in ASCII.

@@ -141,7 +141,7 @@ impl ConnectError {
     }
 
     /// Whether the secrets that were tried may be outdated, so that reading them again may help.
-    pub(super) const fn may_be_outdated(&self) -> bool {
+    pub(crate) const fn may_be_outdated(&self) -> bool {
         match self {
             Self::Certificates(_)
             | Self::Tls { .. }
@@ -159,7 +159,7 @@ impl ConnectError {
     }
 
     /// Classifies what the driver said while connecting with `config` and `options`.
-    pub(super) fn classify(error: &tokio_postgres::Error, config: &Config, options: &TlsOptions) -> Self {
+    pub(crate) fn classify(error: &tokio_postgres::Error, config: &Config, options: &TlsOptions) -> Self {
         let target = Target::of(config);
         let user = config.get_user().unwrap_or("the current user").to_owned();
         if let Some(refusal) = error.as_db_error() {

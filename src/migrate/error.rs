@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::store::connect::ConnectError;
+use crate::postgres::connect::ConnectError;
 
 /// Why the schema could not be brought up to date, or should not be used.
 #[derive(Debug, thiserror::Error)]

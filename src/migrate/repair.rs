@@ -8,8 +8,13 @@
 
 use tokio_postgres::Client;
 
-use super::{begin, embedded::SCHEMA, error::Error, lock};
-use crate::store::schema::{self, Deviation, Difference, Kind};
+use super::{
+    begin,
+    embedded::SCHEMA,
+    error::Error,
+    lock,
+    schema::{self, Deviation, Difference, Kind},
+};
 
 /// The indexes that are ours to remove: 011 makes them as the seed system does, 013 removes them.
 const SEED_INDEXES: [&str; 2] = ["idx_instance_logical_id", "idx_instance_status_heartbeat"];

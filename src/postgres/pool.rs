@@ -13,7 +13,7 @@ use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleErro
 use deadpool_postgres::ClientWrapper;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, connect::ConnectError, database::Database, server::Want};
+use super::{connect::ConnectError, database::Database, error::Error, server::Want};
 
 /// Connections of the engine: writer, flusher, reaper, and what asks for overdue leases and for suspicions.
 const ENGINE_CONNECTIONS: usize = 5;
@@ -24,10 +24,10 @@ const FEED_CONNECTIONS: usize = 1;
 /// Connections that one daemon may hold: what the server has to have free for it.
 pub const CONNECTIONS: usize = ENGINE_CONNECTIONS + OPERATOR_CONNECTIONS + FEED_CONNECTIONS;
 /// How long a session may take to open, for each host.
-pub(super) const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection of the pool, with its prepared statements.
-pub(super) type Client = ClientWrapper;
+pub(crate) type Client = ClientWrapper;
 type Lanes = managed::Pool<Sessions>;
 
 /// Whose call it is.
