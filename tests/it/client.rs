@@ -41,17 +41,17 @@ async fn registration_is_resolved_drained_and_given_back() {
     assert_eq!(resolved.instance.lease_id, lease.lease_id);
     assert_eq!(resolved.instance.address(), Some("10.0.0.5:8000".parse().unwrap()));
     assert_eq!(resolved.instance.pid, Some(std::process::id()));
-    assert_eq!(client.check_lease(lease.lease_id).await.unwrap().instance_id, lease.instance_id);
+    assert_eq!(client.check_lease(lease.lease_id).await.unwrap().instance.instance_id, lease.instance_id);
     let excluded = client.resolve("a", &Choice::best().without(lease.instance_id)).await.unwrap_err();
     assert_eq!((excluded.reason(), excluded.is_retryable()), (Reason::NoLiveInstance, false));
     assert_eq!(client.resolve("b", &Choice::best()).await.unwrap_err().reason(), Reason::UnknownLogicalId);
 
     registration.set_status(Status::Draining).await.unwrap();
-    assert_eq!(client.instance(lease.instance_id).await.unwrap().status, Status::Draining);
+    assert_eq!(client.instance(lease.instance_id).await.unwrap().instance.status, Status::Draining);
     let token = registration.token();
     registration.close(Duration::ZERO).await.unwrap();
     assert!(token.is_cancelled());
-    assert_eq!(client.instance(lease.instance_id).await.unwrap().status, Status::Dead);
+    assert_eq!(client.instance(lease.instance_id).await.unwrap().instance.status, Status::Dead);
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn dropped_registration_is_given_back() {
     let instance_id = registration.lease().unwrap().instance_id;
     drop(registration);
     wait_until("the lease is given back", BOUND, async || {
-        let status = client.instance(instance_id).await.unwrap().status;
+        let status = client.instance(instance_id).await.unwrap().instance.status;
         if status == Status::Dead { Ok(()) } else { Err(status) }
     })
     .await;
@@ -87,9 +87,9 @@ async fn lease_outlives_its_daemon_and_calls_go_to_the_other() {
     first.kill9();
     // The other daemon may not have seen the registration yet; the client asks it to answer at that revision or later.
     // Longer than the TTL: without beats at the other daemon the lease would end, but for the hold after a lost daemon.
-    let before = client.instance(lease.instance_id).await.unwrap();
+    let before = client.instance(lease.instance_id).await.unwrap().instance;
     wait_until("the other daemon is beaten at", BOUND, async || {
-        let now = client.instance(lease.instance_id).await.unwrap();
+        let now = client.instance(lease.instance_id).await.unwrap().instance;
         if now.last_beat > before.last_beat { Ok(()) } else { Err(now.last_beat) }
     })
     .await;
@@ -108,9 +108,9 @@ async fn silent_daemon_is_left_for_another_before_the_lease_is_in_doubt() {
     states.mark_unchanged();
     first.signal(Signal::SIGSTOP);
     let observer = self::client(&[&second]);
-    let before = observer.instance(lease.instance_id).await.unwrap();
+    let before = observer.instance(lease.instance_id).await.unwrap().instance;
     wait_until("the other daemon is beaten at", BOUND, async || {
-        let now = observer.instance(lease.instance_id).await.unwrap();
+        let now = observer.instance(lease.instance_id).await.unwrap().instance;
         if now.last_beat > before.last_beat { Ok(()) } else { Err(now.last_beat) }
     })
     .await;

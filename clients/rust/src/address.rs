@@ -1,5 +1,7 @@
 //! Addresses of daemons: `host:port`, `http://host:port` or `host`, separated by commas.
 
+use std::{fmt, net::IpAddr, str::FromStr};
+
 use http::uri::Authority;
 
 use crate::error::Error;
@@ -7,18 +9,55 @@ use crate::error::Error;
 /// The port of a daemon unless it was told otherwise.
 const DEFAULT_PORT: u16 = 7717;
 
-/// Reads a list of addresses, in the order in which they are tried.
-pub(crate) fn parse_list(field: &str, text: &str) -> Result<Vec<String>, Error> {
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let addresses = entries.map(|entry| parse(field, entry)).collect::<Result<Vec<_>, _>>()?;
-    if addresses.is_empty() {
-        return Err(Error::invalid(field, "names no daemon; give host:port, or a list separated by commas"));
-    }
-    Ok(addresses)
+/// The address of one daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    host: String,
+    port: u16,
 }
 
-/// Reads one address and completes it to `host:port`.
-pub(crate) fn parse(field: &str, text: &str) -> Result<String, Error> {
+impl Address {
+    /// The host: a name, or an IP address, IPv6 in brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        parse("address", text)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}", self.host, self.port)
+    }
+}
+
+/// Reads a list of addresses, in the order in which they are tried.
+pub(crate) fn parse_list(field: &str, text: &str) -> Result<Vec<Address>, Error> {
+    text.split(',').map(|entry| parse(field, entry.trim())).collect()
+}
+
+/// Reads one address.
+pub(crate) fn parse(field: &str, text: &str) -> Result<Address, Error> {
     if text.starts_with("https://") {
         let problem = format!("{text} asks for TLS, which this version does not support; use http://");
         return Err(Error::invalid(field, problem));
@@ -32,11 +71,12 @@ pub(crate) fn parse(field: &str, text: &str) -> Result<String, Error> {
     if host.is_empty() || authority.as_str().contains('@') {
         return Err(malformed());
     }
-    match authority.port_u16() {
-        Some(port) => Ok(format!("{host}:{port}")),
-        None if authority.as_str() == host => Ok(format!("{host}:{DEFAULT_PORT}")),
-        None => Err(malformed()),
-    }
+    let port = match authority.port_u16() {
+        Some(port) => port,
+        None if authority.as_str() == host => DEFAULT_PORT,
+        None => return Err(malformed()),
+    };
+    Ok(Address { host: host.to_owned(), port })
 }
 
 #[cfg(test)]
@@ -45,13 +85,29 @@ mod tests {
 
     #[test]
     fn address_without_scheme_or_port_is_completed() {
-        let read = parse_list("daemons", " http://a:1/, b ,[::1]:9,[::2],10.0.0.1,").unwrap();
-        assert_eq!(read, ["a:1", "b:7717", "[::1]:9", "[::2]:7717", "10.0.0.1:7717"]);
+        let read = parse_list("daemons", " http://a:1/, b ,[::1]:9,[::2],10.0.0.1").unwrap();
+        let read: Vec<_> = read.iter().map(Address::to_string).collect();
+        let expected = ["http://a:1", "http://b:7717", "http://[::1]:9", "http://[::2]:7717", "http://10.0.0.1:7717"];
+        assert_eq!(read, expected);
     }
 
     #[test]
     fn address_that_cannot_work_is_refused_with_the_field() {
-        for text in ["", ",", "https://h:1", "http://", "h:99999", "h:", "::1", "u@h:1", "h:1/path", "a b:1"] {
+        for text in [
+            "",
+            ",",
+            "a:1,",
+            "a:1,,b",
+            "https://h:1",
+            "http://",
+            "h:99999",
+            "h:",
+            "::1",
+            "u@h:1",
+            "h:1/path",
+            "a b:1",
+            "ftp://h:1",
+        ] {
             let error = parse_list("MUSTERD_ADDR", text).unwrap_err();
             assert_eq!(error.violations()[0].field(), "MUSTERD_ADDR", "{text}");
         }

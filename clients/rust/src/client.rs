@@ -1,28 +1,23 @@
-//! The client: one handle for all calls to a registry.
+//! The client: one handle for all calls to a registry. What routers read is in [`crate::reads`], what operators do in
+//! [`crate::operators`].
 
 use std::{
-    collections::VecDeque,
     env,
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use futures_util::{Stream, stream};
-use tonic::Request;
-use uuid::Uuid;
+use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    address,
-    choice::Choice,
-    daemons::{Daemons, Seen},
+    address::{self, Address},
+    daemons::{Daemons, Limits, Seen},
     error::Error,
     lease::{BeatThread, Register, Registration},
-    model::{Filter, Instance},
+    model::Filter,
     watch::Watch,
-    wire::{
-        self, CheckLeaseRequest, GetInstanceRequest, ListInstancesRequest, ResolveRequest,
-        discovery_service_client::DiscoveryServiceClient,
-    },
+    wire::{GetClusterRequest, cluster_service_client::ClusterServiceClient},
 };
 
 /// The variable that names the daemons.
@@ -32,13 +27,14 @@ const DEFAULT: &str = "127.0.0.1:7717";
 /// How long a call may take unless the application says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer that is accepted.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Settings of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     daemons: Vec<String>,
     timeout: Duration,
+    retry_for: Option<Duration>,
     user_agent: String,
 }
 
@@ -54,6 +50,13 @@ impl Builder {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How long a call is tried again while no daemon takes it. Zero: each daemon is asked once. Default: the timeout.
+    #[must_use]
+    pub fn retry_for(mut self, retry_for: Duration) -> Self {
+        self.retry_for = Some(retry_for);
         self
     }
 
@@ -90,30 +93,16 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     daemons: Daemons,
-    addresses: Vec<String>,
+    addresses: Vec<Address>,
     settings: Builder,
     beats: OnceLock<Arc<BeatThread>>,
-}
-
-/// The answer of [`Client::resolve`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Resolved {
-    /// The instance that was chosen.
-    pub instance: Instance,
-    /// The answer is right as of this revision.
-    pub revision: u64,
-    /// How many other live instances the choice was from.
-    pub alternatives: u32,
-    /// How long ago PostgreSQL last confirmed what the daemon knows.
-    pub stale_for: Duration,
 }
 
 impl Client {
     /// A client with settings of its own.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { daemons: vec![DEFAULT.to_owned()], timeout: TIMEOUT, user_agent: user_agent() }
+        Builder { daemons: vec![DEFAULT.to_owned()], timeout: TIMEOUT, retry_for: None, user_agent: user_agent() }
     }
 
     /// A client of the daemons that `MUSTERD_ADDR` names, separated by commas; without it, of `127.0.0.1:7717`.
@@ -123,7 +112,8 @@ impl Client {
     pub fn from_env() -> Result<Self, Error> {
         let text = env::var(VARIABLE).unwrap_or_default();
         let text = if text.trim().is_empty() { DEFAULT } else { &text };
-        Self::builder().daemons(address::parse_list(VARIABLE, text)?).build()
+        let daemons = address::parse_list(VARIABLE, text)?;
+        Self::builder().daemons(daemons.iter().map(Address::to_string)).build()
     }
 
     /// Registers an instance and keeps its lease until the [`Registration`] is closed or dropped.
@@ -135,100 +125,28 @@ impl Client {
         Registration::open(thread, register, self.inner.settings.timeout).await
     }
 
-    /// A live instance of a logical id.
+    /// As [`Self::register`], without waiting: the instance is registered as soon as a daemon takes it, also if that is
+    /// much later. [`Registration::states`] and [`Registration::troubles`] tell how it goes.
     ///
     /// # Errors
-    /// [`Reason::UnknownLogicalId`](crate::Reason::UnknownLogicalId) or
-    /// [`Reason::NoLiveInstance`](crate::Reason::NoLiveInstance); a refused argument; or no daemon answered.
-    pub async fn resolve(&self, logical_id: &str, choice: &Choice) -> Result<Resolved, Error> {
-        let (logical_id, choice) = (logical_id.to_owned(), Some(choice.to_wire()));
-        let request = ResolveRequest { logical_id, choice, min_revision: self.seen().revision() };
-        let call = |channel| {
-            let request = self.request(request.clone());
-            async move { discovery(channel).resolve(request).await }
-        };
-        let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
-        self.seen().note(answer.revision);
-        Ok(Resolved {
-            instance: answer.instance.ok_or_else(|| Error::malformed("instance"))?.try_into()?,
-            revision: answer.revision,
-            alternatives: answer.alternatives,
-            stale_for: wire::duration(answer.stale_for.as_ref()),
-        })
+    /// The operating system refused a thread for beats, or a field cannot be sent.
+    pub fn keep(&self, register: Register) -> Result<Registration, Error> {
+        Registration::begin(self.beat_thread()?, register, None)
     }
 
-    /// One instance by its id, also a dead one while it is on record.
+    /// Asks each daemon once until one is ready: it can be reached, and has loaded the registry.
     ///
     /// # Errors
-    /// [`Reason::UnknownInstance`](crate::Reason::UnknownInstance), or no daemon answered.
-    pub async fn instance(&self, instance_id: Uuid) -> Result<Instance, Error> {
-        let (instance_id, min_revision) = (instance_id.to_string(), self.seen().revision());
-        let request = GetInstanceRequest { instance_id, min_revision };
-        let call = |channel| {
-            let request = self.request(request.clone());
-            async move { discovery(channel).get_instance(request).await }
-        };
-        let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
-        self.seen().note(answer.revision);
-        answer.instance.ok_or_else(|| Error::malformed("instance"))?.try_into()
-    }
-
-    /// The live instance that holds a lease: for a receiver that is handed a lease id as a fencing token.
-    ///
-    /// # Errors
-    /// The lease has ended or is unknown, or no daemon answered.
-    pub async fn check_lease(&self, lease_id: u64) -> Result<Instance, Error> {
-        let request = CheckLeaseRequest { lease_id, min_revision: self.seen().revision().max(lease_id) };
-        let call = |channel| {
-            let request = self.request(request);
-            async move { discovery(channel).check_lease(request).await }
-        };
-        let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
-        self.seen().note(answer.revision);
-        answer.instance.ok_or_else(|| Error::malformed("instance"))?.try_into()
-    }
-
-    /// All instances that match, page after page, by logical id and instance id. The stream ends after an error.
-    pub fn list(&self, filter: Filter) -> impl Stream<Item = Result<Instance, Error>> + Send + use<> {
-        struct Pages {
-            client: Client,
-            filter: Filter,
-            /// Token of the next page; `None` after the last one.
-            next: Option<String>,
-            ready: VecDeque<Instance>,
+    /// None is ready. [`Error::is_refused`] tells that nothing listens, [`Reason::NotYetSeen`](crate::Reason::NotYetSeen)
+    /// that the daemon is loading the registry.
+    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
+        let call =
+            |channel| async { ClusterServiceClient::new(channel).get_cluster(GetClusterRequest::default()).await };
+        match self.inner.daemons.call(Limits::once(within), call).await {
+            // A daemon that refuses the question has understood it.
+            Err(error) if error.is_retryable() => Err(error),
+            _ => Ok(()),
         }
-        let pages = Pages { client: self.clone(), filter, next: Some(String::new()), ready: VecDeque::new() };
-        stream::try_unfold(pages, |mut pages| async move {
-            loop {
-                if let Some(instance) = pages.ready.pop_front() {
-                    return Ok(Some((instance, pages)));
-                }
-                let Some(token) = pages.next.take() else { return Ok(None) };
-                let (instances, next) = pages.client.page(&pages.filter, &token).await?;
-                pages.next = Some(next).filter(|token| !token.is_empty());
-                pages.ready = instances.into();
-            }
-        })
-    }
-
-    async fn page(&self, filter: &Filter, token: &str) -> Result<(Vec<Instance>, String), Error> {
-        let request = ListInstancesRequest { min_revision: self.seen().revision(), ..filter.to_list(token) };
-        let call = |channel| {
-            let request = self.request(request.clone());
-            async move { discovery(channel).list_instances(request).await }
-        };
-        let answer = self.inner.daemons.call(self.inner.settings.timeout, call).await?;
-        self.seen().note(answer.revision);
-        let instances = answer.instances.into_iter().map(Instance::try_from).collect::<Result<Vec<_>, _>>()?;
-        if filter.logical_id.is_empty() {
-            return Ok((instances, answer.next_page_token));
-        }
-        // The protocol lists by prefix, in order: longer names follow the one that is meant, and end the list.
-        let count = instances.len();
-        let mut meant = instances;
-        meant.retain(|one| one.logical_id == filter.logical_id);
-        let next = if meant.len() < count { String::new() } else { answer.next_page_token };
-        Ok((meant, next))
     }
 
     /// Watches the instances that match: a snapshot, then every change.
@@ -237,16 +155,56 @@ impl Client {
         Watch::new(self.clone(), filter.to_watch())
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
+    /// Every read from now on is of this revision or a later one, for example that of a change made elsewhere.
+    pub fn require_revision(&self, revision: u64) {
+        self.seen().note(revision);
+    }
+
+    /// The daemon that answered last; before the first answer, the one that is asked first.
+    #[must_use]
+    pub fn daemon(&self) -> &Address {
+        self.inner.daemons.current()
+    }
+
+    /// The address of this machine in the latest connection to that daemon.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.inner.daemons.source()
+    }
+
+    /// How long each call may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
         self.inner.settings.timeout
     }
 
-    fn seen(&self) -> &Seen {
+    pub(crate) fn seen(&self) -> &Seen {
         self.inner.daemons.seen()
     }
 
     pub(crate) fn daemons(&self) -> &Daemons {
         &self.inner.daemons
+    }
+
+    /// Calls a method with a message, as often as the settings allow.
+    pub(crate) async fn call<M, T, F>(
+        &self,
+        message: M,
+        method: impl Fn(Channel, Request<M>) -> F + Send + Sync,
+    ) -> Result<T, Error>
+    where
+        M: Clone + Send + Sync,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let within = self.timeout();
+        let limits = Limits { within, retry_for: self.inner.settings.retry_for.unwrap_or(within) };
+        let call = |channel| {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(within);
+            method(channel, request)
+        };
+        self.inner.daemons.call(limits, call).await
     }
 
     fn beat_thread(&self) -> Result<Arc<BeatThread>, Error> {
@@ -260,14 +218,4 @@ impl Client {
         // Two callers at once: the second thread ends at once, because no registration uses it.
         Ok(Arc::clone(self.inner.beats.get_or_init(|| Arc::new(started))))
     }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.set_timeout(self.inner.settings.timeout);
-        request
-    }
-}
-
-fn discovery(channel: tonic::transport::Channel) -> DiscoveryServiceClient<tonic::transport::Channel> {
-    DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }

@@ -1,11 +1,12 @@
-//! The daemons: connections, and which of them a call goes to.
+//! The daemons: which of them a call goes to.
 //!
 //! Any daemon answers any call, so a call goes on to the next one when a daemon cannot be reached or says that another one
 //! should be asked, until the time limit. The daemon that answered last is asked first the next time: what a client has
 //! registered or read, it then finds without waiting. Every call may be repeated: the protocol promises that it takes
-//! effect once.
+//! effect once. If no daemon takes a call, the word of one that answered is returned before a broken connection.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -17,22 +18,18 @@ use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout},
 };
-use tonic::{
-    Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Response, Status, transport::Channel};
 
 use crate::{
+    address::Address,
     backoff::Backoff,
-    error::{Error, Reason},
+    connect::{CONNECT_MAX, Connector},
+    error::Error,
+    reason::Reason,
 };
 
 /// How long an attempt at one of several daemons may take before the next one is asked.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// How often an idle connection is tested, so that a peer that vanished without a word is noticed.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a test of a connection may take.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The highest revision that a client has seen. It asks every daemon to answer at that revision or later, so that it never
 /// reads less than it knows, also right after it moved on to another daemon. Clones share it.
@@ -56,6 +53,27 @@ impl Seen {
     }
 }
 
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// With all attempts.
+    pub(crate) within: Duration,
+    /// How long it is tried again while no daemon takes it; zero: each daemon is asked once.
+    pub(crate) retry_for: Duration,
+}
+
+impl Limits {
+    /// Tried again until the time is over.
+    pub(crate) const fn patient(within: Duration) -> Self {
+        Self { within, retry_for: within }
+    }
+
+    /// Each daemon is asked once.
+    pub(crate) const fn once(within: Duration) -> Self {
+        Self { within, retry_for: Duration::ZERO }
+    }
+}
+
 /// The daemons, in the order in which they are tried.
 #[derive(Debug)]
 pub(crate) struct Daemons {
@@ -67,8 +85,7 @@ pub(crate) struct Daemons {
 
 #[derive(Debug)]
 struct Daemon {
-    address: String,
-    endpoint: Endpoint,
+    connector: Connector,
     channel: Mutex<Option<Channel>>,
 }
 
@@ -76,26 +93,15 @@ struct Daemon {
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) channel: Channel,
-    pub(crate) address: String,
+    pub(crate) address: Address,
     index: usize,
 }
 
 impl Daemons {
-    /// The daemons at these addresses (`host:port`). Connects to none of them yet.
-    pub(crate) fn new(addresses: &[String], user_agent: &str, seen: Seen) -> Result<Self, Error> {
-        let daemon = |address: &String| {
-            let invalid = |_| Error::invalid("daemons", format!("{address:?} is no address; give host:port"));
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(invalid)?;
-            let endpoint = endpoint
-                .user_agent(user_agent)
-                .map_err(|_| {
-                    Error::invalid("user_agent", format!("{user_agent:?} cannot be sent; use printable ASCII"))
-                })?
-                .connect_timeout(ATTEMPT)
-                .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-                .keep_alive_while_idle(true);
-            Ok(Daemon { address: address.clone(), endpoint, channel: Mutex::default() })
+    /// The daemons at these addresses. Connects to none of them yet.
+    pub(crate) fn new(addresses: &[Address], user_agent: &str, seen: Seen) -> Result<Self, Error> {
+        let daemon = |address: &Address| {
+            Ok(Daemon { connector: Connector::new(address, user_agent)?, channel: Mutex::default() })
         };
         let list = addresses.iter().map(daemon).collect::<Result<Vec<_>, Error>>()?;
         if list.is_empty() {
@@ -105,40 +111,47 @@ impl Daemons {
     }
 
     /// Calls the daemons in turn until one answers for good, or the time is over.
-    pub(crate) async fn call<T, F>(
-        &self,
-        within: Duration,
-        call: impl Fn(Channel) -> F + Send + Sync,
-    ) -> Result<T, Error>
+    pub(crate) async fn call<T, F>(&self, limits: Limits, call: impl Fn(Channel) -> F + Send + Sync) -> Result<T, Error>
     where
         T: Send,
         F: Future<Output = Result<Response<T>, Status>> + Send,
     {
-        let deadline = Instant::now() + within;
+        let began = Instant::now();
         let mut backoff = Backoff::default();
-        let mut last = None;
+        let mut last: Option<Error> = None;
+        let mut may_be_applied = false;
         loop {
             for step in 0..self.list.len() {
-                let left = deadline.saturating_duration_since(Instant::now());
+                let left = limits.within.saturating_sub(began.elapsed());
                 if left.is_zero() {
                     break;
                 }
-                let limit = if self.list.len() > 1 { left.min(ATTEMPT) } else { left };
+                // The last attempt there will be has all the time that is left.
+                let is_last = step + 1 == self.list.len() && limits.retry_for.is_zero();
+                let limit = if self.list.len() == 1 || is_last { left } else { left.min(self.share(limits.within)) };
                 match self.attempt(step, limit, &call).await {
-                    Err(error) if error.is_retryable() => last = Some(error),
+                    Err(error) if error.is_retryable() => {
+                        may_be_applied |= error.may_be_applied();
+                        last = Some(weightier(last, error));
+                    }
                     outcome => return outcome,
                 }
             }
             let pause = backoff.pause();
-            if Instant::now() + pause >= deadline {
-                let error = last.unwrap_or_else(|| Error::unavailable(&self.list[0].address, "no time was left"));
+            if began.elapsed() + pause >= limits.within.min(limits.retry_for) {
+                let error = last.unwrap_or_else(|| Error::silent(self.list[0].connector.address(), limits.within));
                 if error.reason() == Reason::NotYetSeen {
                     self.seen.forget();
                 }
-                return Err(error);
+                return Err(error.at_all(self.names(), limits.within).after(may_be_applied));
             }
             sleep(pause).await;
         }
+    }
+
+    /// What one of several daemons has of the time of a call before the next one is asked.
+    fn share(&self, within: Duration) -> Duration {
+        ATTEMPT.min(within / u32::try_from(self.list.len()).unwrap_or(u32::MAX))
     }
 
     /// Calls the daemon so many steps after the current one.
@@ -152,21 +165,19 @@ impl Daemons {
         F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let index = (self.current.load(Ordering::Relaxed) + step) % self.list.len();
-        let daemon = &self.list[index];
+        let address = self.list[index].connector.address();
         let attempt = async {
-            let connection = self.connect_to(index).await?;
-            call(connection.channel).await.map_err(|status| Error::from_status(&daemon.address, &status))
+            let connection = self.connect_to(index, limit).await?;
+            call(connection.channel).await.map_err(|status| Error::from_status(address, &status))
         };
-        let outcome = timeout(limit, attempt).await.unwrap_or_else(|_| {
-            Err(Error::unavailable(&daemon.address, format!("no answer within {:.1} s", limit.as_secs_f64())))
-        });
+        let outcome = timeout(limit, attempt).await.unwrap_or_else(|_| Err(Error::silent(address, limit)));
         match outcome {
             Ok(response) => {
                 self.current.store(index, Ordering::Relaxed);
                 Ok(response.into_inner())
             }
             Err(error) => {
-                if error.reason() == Reason::Unavailable {
+                if error.is_transport() {
                     self.forget(index).await;
                 }
                 Err(error)
@@ -174,9 +185,21 @@ impl Daemons {
         }
     }
 
-    /// A connection to the daemon that answered last.
-    pub(crate) async fn connect(&self) -> Result<Connection, Error> {
-        self.connect_to(self.current.load(Ordering::Relaxed)).await
+    /// A connection to the first daemon that can be reached, the one that answered last before the others.
+    pub(crate) async fn reach(&self, within: Duration) -> Result<Connection, Error> {
+        let (first, mut last) = (self.current.load(Ordering::Relaxed), None::<Error>);
+        for step in 0..self.list.len() {
+            let index = (first + step) % self.list.len();
+            match self.connect_to(index, within).await {
+                Ok(connection) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        let error = last.unwrap_or_else(|| Error::silent(self.current(), within));
+        Err(error.at_all(self.names(), within.min(CONNECT_MAX)))
     }
 
     /// The connection has failed, or its daemon says that another one should be asked: the next one is current from now
@@ -198,20 +221,34 @@ impl Daemons {
         self.list.len()
     }
 
-    async fn connect_to(&self, index: usize) -> Result<Connection, Error> {
+    /// The address of the daemon that answered last, or will be asked first.
+    pub(crate) fn current(&self) -> &Address {
+        self.in_use().address()
+    }
+
+    /// The address of this machine in the latest connection to that daemon.
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        self.in_use().source()
+    }
+
+    fn in_use(&self) -> &Connector {
+        &self.list[self.current.load(Ordering::Relaxed) % self.list.len()].connector
+    }
+
+    /// All addresses.
+    fn names(&self) -> String {
+        let all: Vec<_> = self.list.iter().map(|daemon| daemon.connector.address().to_string()).collect();
+        all.join(", ")
+    }
+
+    async fn connect_to(&self, index: usize, within: Duration) -> Result<Connection, Error> {
         let daemon = &self.list[index];
         let mut slot = daemon.channel.lock().await;
-        if let Some(channel) = &*slot {
-            return Ok(Connection { channel: channel.clone(), address: daemon.address.clone(), index });
-        }
-        // Eagerly: a connection that is made by the first call counts as good before it exists. The limit of the endpoint
-        // covers TCP alone, not the name's resolution.
-        let channel = timeout(ATTEMPT, daemon.endpoint.connect()).await;
-        let channel = channel
-            .map_err(|_| Error::unavailable(&daemon.address, format!("no connection within {} s", ATTEMPT.as_secs())))?
-            .map_err(|error| Error::unavailable(&daemon.address, format!("no connection: {}", causes(&error))))?;
-        *slot = Some(channel.clone());
-        Ok(Connection { channel, address: daemon.address.clone(), index })
+        let channel = match &*slot {
+            Some(channel) => channel.clone(),
+            None => slot.insert(daemon.connector.connect(within).await?).clone(),
+        };
+        Ok(Connection { channel, address: daemon.connector.address().clone(), index })
     }
 
     async fn forget(&self, index: usize) {
@@ -219,11 +256,10 @@ impl Daemons {
     }
 }
 
-/// The innermost cause, which is what the operating system said.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+/// Of two failures, the one to tell: the word of a daemon, then the later one.
+fn weightier(former: Option<Error>, latter: Error) -> Error {
+    match former {
+        Some(former) if !former.is_transport() && latter.is_transport() => former,
+        _ => latter,
     }
-    cause.to_string()
 }

@@ -6,6 +6,7 @@
 //!   client's own clock decides when the lease is lost: TTL after the last acknowledged beat was *sent*.
 //! - [`Watch`] streams changes and resumes on any daemon after the last revision that was seen.
 //! - [`Router`] picks live instances from a cache that watches fill, without a call.
+//! - Operators find the state of the cluster and all that they may change as methods of [`Client`] too.
 //! - [`Error`] has a reason of a closed list, and tells whether the same call may succeed later.
 //!
 //! Words are those of the project's glossary. The protocol (`muster.v1`) is an implementation detail: no type of the
@@ -14,29 +15,41 @@
 //! # Layers
 //!
 //! ```text
-//!  address, error, model          values
-//!  wire                           generated types, and their translation to values
-//!  daemons                        connections, fail-over, retries
-//!  client, watch, lease, router   what an application calls
+//!  address, reason, error, model, cluster            values
+//!  wire                                              generated types, and their translation to values
+//!  connect, daemons                                  connections, fail-over, retries
+//!  client, reads, operators, watch, lease, router    what an application calls
 //! ```
 
 mod address;
 mod backoff;
 mod choice;
 mod client;
+mod cluster;
+mod connect;
 mod daemons;
 mod error;
 mod lease;
 mod model;
+mod operators;
+mod reads;
+mod reason;
 mod router;
 mod watch;
 mod wire;
 
+pub use address::Address;
 pub use choice::{Choice, Policy};
-pub use client::{Builder, Client, Resolved};
-pub use error::{Error, Reason, Violation};
+pub use client::{Builder, Client};
+pub use cluster::{
+    Brake, BrakeMode, Changed, Cluster, Counts, Daemon, Epoch, Expiry, Health, Hold, LostDaemon, Problem, Rotated,
+    Severity,
+};
+pub use error::{Error, Kind, Violation};
 pub use lease::{Lease, LossReason, Lost, OnLost, Register, Registration, State};
 pub use model::{Death, DeathReason, Filter, Instance, Status};
+pub use reads::{Found, Page, Resolved, ResolvedAll};
+pub use reason::Reason;
 pub use router::{NoTarget, Router, RouterSettings, Target};
 pub use watch::{Batch, Change, Step, Watch};
 

@@ -9,9 +9,12 @@ use std::{
 use uuid::Uuid;
 
 /// State of an instance, from its registration to its death.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
+    /// A status that this version does not know.
+    #[default]
+    Unknown,
     /// Registered, not ready for work. Never resolved.
     Starting,
     /// Ready for work. Only these are resolved.
@@ -23,7 +26,7 @@ pub enum Status {
 }
 
 /// Why a lease ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeathReason {
     /// No beat arrived within the TTL.
@@ -36,12 +39,13 @@ pub enum DeathReason {
     Replaced,
     /// An operator declared it dead.
     Operator,
-    /// Not recorded.
+    /// Not recorded, or not known to this version.
+    #[default]
     Unknown,
 }
 
 /// The record of a death.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Death {
     /// Why the lease ended.
@@ -54,8 +58,8 @@ pub struct Death {
     pub decided_by: String,
 }
 
-/// One instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One instance. The default is an instance of which nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Instance {
     /// Identifies the incarnation.
@@ -118,6 +122,7 @@ pub struct Filter {
     pub(crate) statuses: Vec<Status>,
     pub(crate) node_id: String,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) alive_at: Option<SystemTime>,
 }
 
 impl Filter {
@@ -143,6 +148,21 @@ impl Filter {
     #[must_use]
     pub fn status(mut self, status: Status) -> Self {
         self.statuses.push(status);
+        self
+    }
+
+    /// All statuses: also the dead, while they are on record.
+    #[must_use]
+    pub fn any_status(mut self) -> Self {
+        self.statuses = vec![Status::Starting, Status::Alive, Status::Draining, Status::Dead];
+        self
+    }
+
+    /// Only instances that were not dead at this time, by the database clock, as far as they are on record. For lists, not
+    /// for watches, and not together with a status.
+    #[must_use]
+    pub fn alive_at(mut self, time: SystemTime) -> Self {
+        self.alive_at = Some(time);
         self
     }
 

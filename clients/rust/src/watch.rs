@@ -7,8 +7,9 @@ use tonic::Streaming;
 use uuid::Uuid;
 
 use crate::{
+    address::Address,
     backoff::Backoff,
-    client::Client,
+    client::{Client, MAX_ANSWER_BYTES},
     daemons::Connection,
     error::Error,
     model::Instance,
@@ -32,6 +33,8 @@ pub enum Change {
     Gone(Box<Instance>),
     /// A hint of one daemon, without a revision: the instance is suspect, or no longer so.
     Suspect {
+        /// The name of the instance.
+        logical_id: String,
         /// The instance.
         instance_id: Uuid,
         /// Its lease.
@@ -42,13 +45,15 @@ pub enum Change {
 }
 
 /// What one response of the daemon brought.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Batch {
     /// The changes, in the order of their revisions; hints last.
     pub changes: Vec<Change>,
     /// With these, every change up to this revision has been seen.
     pub revision: u64,
+    /// The history that the revision belongs to.
+    pub history_id: String,
     /// The current epoch. Instances of any other are dead, with or without a change that says so.
     pub cluster_epoch: Uuid,
     /// Number of the current epoch.
@@ -89,6 +94,14 @@ impl Watch {
         Self { client, request, stream: None, in_snapshot: true, torn: false, backoff, failures: 0 }
     }
 
+    /// Begins after a revision that was seen before, in this history, instead of with a snapshot.
+    #[must_use]
+    pub fn resume_after(mut self, revision: u64, history_id: impl Into<String>) -> Self {
+        (self.request.resume_after, self.request.history_id) = (revision, history_id.into());
+        self.in_snapshot = revision == 0;
+        self
+    }
+
     /// Waits for the next step. Cancel safe: a step that was not returned is not lost.
     ///
     /// # Errors
@@ -113,20 +126,21 @@ impl Watch {
             if self.failures >= self.client.daemons().count() {
                 sleep(self.backoff.pause()).await;
             }
-            let connection = self.client.daemons().connect().await?;
-            let mut discovery =
-                DiscoveryServiceClient::new(connection.channel.clone()).max_decoding_message_size(64 << 20);
-            let opened = timeout(OPEN_MAX, discovery.watch(self.request.clone())).await;
-            let opened = opened.map_err(|_| silent(&connection, OPEN_MAX))?;
+            let limit = OPEN_MAX.min(self.client.timeout());
+            let connection = self.client.daemons().reach(limit).await?;
+            let discovery = DiscoveryServiceClient::new(connection.channel.clone());
+            let mut discovery = discovery.max_decoding_message_size(MAX_ANSWER_BYTES);
+            let opened = timeout(limit, discovery.watch(self.request.clone())).await;
+            let opened = opened.map_err(|_| Error::silent(&connection.address, limit))?;
             let opened = opened.map_err(|status| Error::from_status(&connection.address, &status))?;
             self.stream = Some((opened.into_inner(), connection));
         }
         let Some((stream, connection)) = &mut self.stream else { return Err(Error::malformed("stream")) };
         match timeout(SILENCE_MAX, stream.message()).await {
             Ok(Ok(Some(response))) => Ok(response),
-            Ok(Ok(None)) => Err(Error::unavailable(&connection.address, "the stream has ended")),
+            Ok(Ok(None)) => Err(ended(&connection.address)),
             Ok(Err(status)) => Err(Error::from_status(&connection.address, &status)),
-            Err(_) => Err(silent(connection, SILENCE_MAX)),
+            Err(_) => Err(Error::silent(&connection.address, SILENCE_MAX)),
         }
     }
 
@@ -135,13 +149,14 @@ impl Watch {
         let reset = response.reset || std::mem::take(&mut self.torn);
         self.in_snapshot = (self.in_snapshot || response.reset) && !response.snapshot_complete;
         if !self.in_snapshot {
-            (self.request.resume_after, self.request.history_id) = (response.revision, response.history_id);
+            (self.request.resume_after, self.request.history_id) = (response.revision, response.history_id.clone());
         } else {
             (self.request.resume_after, self.request.history_id) = (0, String::new());
         }
         Ok(Batch {
-            changes: response.events.into_iter().map(change).collect::<Result<_, _>>()?,
+            changes: response.events.into_iter().filter_map(change).collect::<Result<_, _>>()?,
             revision: response.revision,
+            history_id: response.history_id,
             cluster_epoch: wire::uuid(&response.cluster_epoch, "cluster epoch")?,
             epoch_number: response.epoch_number,
             reset,
@@ -150,21 +165,29 @@ impl Watch {
     }
 }
 
-fn silent(connection: &Connection, limit: Duration) -> Error {
-    Error::unavailable(&connection.address, format!("no answer within {} s", limit.as_secs()))
+fn ended(daemon: &Address) -> Error {
+    Error::broken(daemon, "the stream ended without a reason")
 }
 
-fn change(event: WatchEvent) -> Result<Change, Error> {
+/// One change; `None` if it is of a type that this version does not know.
+fn change(event: WatchEvent) -> Option<Result<Change, Error>> {
     let kind = event.r#type();
-    let instance = event.instance.ok_or_else(|| Error::malformed("instance"))?;
+    let Some(instance) = event.instance else { return Some(Err(Error::malformed("instance"))) };
+    let whole = |change: fn(Box<Instance>) -> Change, instance: wire::Instance| {
+        Instance::try_from(instance).map(|instance| change(Box::new(instance)))
+    };
     match kind {
-        WatchEventType::Put => Ok(Change::Put(Box::new(instance.try_into()?))),
-        WatchEventType::Gone => Ok(Change::Gone(Box::new(instance.try_into()?))),
-        WatchEventType::Suspect | WatchEventType::Recovered => Ok(Change::Suspect {
-            instance_id: wire::uuid(&instance.instance_id, "instance id")?,
-            lease_id: instance.lease_id,
-            suspect: kind == WatchEventType::Suspect,
-        }),
-        WatchEventType::Unspecified => Err(Error::malformed("type of change")),
+        WatchEventType::Put => Some(whole(Change::Put, instance)),
+        WatchEventType::Gone => Some(whole(Change::Gone, instance)),
+        WatchEventType::Suspect | WatchEventType::Recovered => {
+            let hint = |instance_id| Change::Suspect {
+                logical_id: instance.logical_id,
+                instance_id,
+                lease_id: instance.lease_id,
+                suspect: kind == WatchEventType::Suspect,
+            };
+            Some(wire::uuid(&instance.instance_id, "instance id").map(hint))
+        }
+        WatchEventType::Unspecified => None,
     }
 }

@@ -17,11 +17,17 @@ use tokio::{
 };
 use tonic::Streaming;
 
-use super::{clock::Moment, rules, state::LossReason};
+use super::{
+    clock::Moment,
+    rules,
+    state::{Cell, LossReason},
+};
 use crate::{
     backoff::{self, Backoff},
+    connect::CONNECT_MAX,
     daemons::{Connection, Daemons},
-    error::{Error, Reason},
+    error::Error,
+    reason::Reason,
     wire::{self, BeatStreamRequest, BeatStreamResponse, registry_service_client::RegistryServiceClient},
 };
 
@@ -45,6 +51,8 @@ struct Entry {
     until: Moment,
     /// Keeps the latest verdict only: a later renewal makes an earlier one pointless, and nothing follows a loss.
     verdict: watch::Sender<Option<Verdict>>,
+    /// Hears of failures.
+    cell: Arc<Cell>,
 }
 
 /// The leases to renew. Clones share them.
@@ -61,9 +69,15 @@ struct Inner {
 
 impl Leases {
     /// Renews a lease that was granted at `granted` from now on, until it is released or lost.
-    pub(super) fn hold(&self, lease_id: u64, ttl: Duration, granted: Moment) -> watch::Receiver<Option<Verdict>> {
+    pub(super) fn hold(
+        &self,
+        lease_id: u64,
+        ttl: Duration,
+        granted: Moment,
+        cell: &Arc<Cell>,
+    ) -> watch::Receiver<Option<Verdict>> {
         let (verdict, receiver) = watch::channel(None);
-        self.entries().insert(lease_id, Entry { ttl, until: granted.after(ttl), verdict });
+        self.entries().insert(lease_id, Entry { ttl, until: granted.after(ttl), verdict, cell: Arc::clone(cell) });
         self.inner.changed.notify_one();
         receiver
     }
@@ -72,6 +86,11 @@ impl Leases {
     pub(super) fn release(&self, lease_id: u64) {
         self.entries().remove(&lease_id);
         self.inner.changed.notify_one();
+    }
+
+    /// Beats have failed.
+    fn fail(&self, error: &Error) {
+        self.entries().values().for_each(|entry| entry.cell.fail(error.clone()));
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
@@ -132,7 +151,7 @@ pub(super) async fn run(leases: Leases, daemons: Arc<Daemons>) {
             leases.inner.changed.notified().await;
             continue;
         }
-        let connection = daemons.connect().await;
+        let connection = daemons.reach(CONNECT_MAX).await;
         let outcome = match &connection {
             Ok(connection) => {
                 let outcome = beat(&leases, connection, || {
@@ -143,7 +162,8 @@ pub(super) async fn run(leases: Leases, daemons: Arc<Daemons>) {
             }
             Err(error) => Err(error.clone()),
         };
-        if outcome.is_err() {
+        if let Err(error) = outcome {
+            leases.fail(&error);
             daemons.give_up(connection.as_ref().ok()).await;
             failures += 1;
             // Each daemon is tried once without a pause: a lease may be short.
@@ -160,7 +180,8 @@ async fn beat(leases: &Leases, connection: &Connection, mut answered: impl FnMut
     let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|request| (request, queue)));
     let mut registry = RegistryServiceClient::new(connection.channel.clone());
     let limit = rules::answer_limit(leases.shortest_ttl());
-    let opened = timeout(limit, registry.beat_stream(queue)).await.map_err(|_| silent(connection, limit))?;
+    let opened =
+        timeout(limit, registry.beat_stream(queue)).await.map_err(|_| Error::silent(&connection.address, limit))?;
     let mut answers = opened.map_err(|status| Error::from_status(&connection.address, &status))?.into_inner();
     loop {
         let ids = leases.ids();
@@ -178,7 +199,7 @@ async fn beat(leases: &Leases, connection: &Connection, mut answered: impl FnMut
                 requests.send(request).await.map_err(|_| ended(connection))?;
                 receive(&mut answers, connection).await
             };
-            let answer = timeout(limit, exchange).await.map_err(|_| silent(connection, limit))??;
+            let answer = timeout(limit, exchange).await.map_err(|_| Error::silent(&connection.address, limit))??;
             answered();
             let unseen = leases.take(ids, &answer, sent);
             let expected = wire::duration(answer.next_beat_in.as_ref());
@@ -211,11 +232,7 @@ async fn receive(
 }
 
 fn ended(connection: &Connection) -> Error {
-    Error::unavailable(&connection.address, "the stream of beats has ended")
-}
-
-fn silent(connection: &Connection, limit: Duration) -> Error {
-    Error::unavailable(&connection.address, format!("a beat was not answered within {:.1} s", limit.as_secs_f64()))
+    Error::broken(&connection.address, "the stream of beats has ended")
 }
 
 #[cfg(test)]
@@ -231,8 +248,9 @@ mod tests {
     #[test]
     fn answer_renews_what_it_does_not_name_and_ends_what_it_does() {
         let (leases, now) = (Leases::default(), Moment::now());
-        let kept = leases.hold(1, Duration::from_secs(6), now);
-        let gone = leases.hold(2, Duration::from_secs(6), now);
+        let cell = Arc::new(Cell::new());
+        let kept = leases.hold(1, Duration::from_secs(6), now, &cell);
+        let gone = leases.hold(2, Duration::from_secs(6), now, &cell);
         let sent = now.after(Duration::from_secs(2));
         assert!(!leases.take(&[1, 2], &answer(2, ErrorReason::LeaseExpired), sent));
         assert_eq!(*kept.borrow(), Some(Verdict::Renewed(sent)));
@@ -243,7 +261,7 @@ mod tests {
     #[test]
     fn lease_that_the_daemon_has_not_seen_stays_and_is_asked_about_soon() {
         let (leases, now) = (Leases::default(), Moment::now());
-        let verdicts = leases.hold(1, Duration::from_secs(6), now);
+        let verdicts = leases.hold(1, Duration::from_secs(6), now, &Arc::new(Cell::new()));
         assert!(leases.take(&[1], &answer(1, ErrorReason::NotYetSeen), now));
         assert_eq!(*verdicts.borrow(), None);
         assert_eq!(leases.ids(), [1]);

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    daemons::Daemons,
-    error::{Error, Reason},
+    daemons::{Daemons, Limits},
+    error::Error,
     model::Status,
     wire::{
         self, DeregisterRequest, RegisterRequest, RegisterResponse, registry_service_client::RegistryServiceClient,
@@ -45,28 +45,31 @@ pub(super) struct Keeper {
     pub(super) cell: Arc<Cell>,
     /// Closed when the application has dropped its handle.
     pub(super) leave: mpsc::Receiver<Leave>,
-    /// Learns of the first outcome.
+    /// Learns of the first outcome; a refusal is then final.
     pub(super) first: Option<oneshot::Sender<Result<(), Error>>>,
+    /// Whether there was a lease.
+    pub(super) was_registered: bool,
+    /// Whether a registration may have been applied although its answer did not come.
+    pub(super) may_be_registered: bool,
 }
 
 impl Keeper {
     /// Keeps the registration until the application leaves or the lease is lost for good.
     pub(super) async fn run(mut self, leases: Leases, daemons: Arc<Daemons>) {
-        let reply = loop {
-            let (leaving, registered) = self.register(&daemons).await;
-            if let Some(reply) = leaving {
-                // A registration whose answer was not awaited may have been applied.
-                self.deregister(&daemons, None).await;
-                break reply;
-            }
-            let Some((lease, granted)) = registered else { break None };
+        let left = loop {
+            let held = match self.register(&daemons).await {
+                Registered::Held(lease, granted) => (lease, granted),
+                Registered::Refused => break None,
+                Registered::Left(reply) => {
+                    let outcome = if self.may_be_registered { self.deregister(&daemons, None).await } else { Ok(()) };
+                    break Some((reply, outcome));
+                }
+            };
+            let (lease, granted) = held;
             let ended = self.hold(&leases, lease, granted).await;
             leases.release(lease.lease_id);
             match ended {
-                Ended::Left(reply) => {
-                    self.deregister(&daemons, Some(lease.lease_id)).await;
-                    break reply;
-                }
+                Ended::Left(reply) => break Some((reply, self.deregister(&daemons, Some(lease.lease_id)).await)),
                 Ended::Lost(reason) => {
                     self.cell.lose(reason);
                     if !self.prepare(reason) {
@@ -76,68 +79,76 @@ impl Keeper {
             }
         };
         self.cell.end();
-        if let Some(reply) = reply {
-            let _ = reply.send(Ok(()));
+        if let Some((Some(reply), outcome)) = left {
+            let _ = reply.send(outcome);
         }
     }
 
     /// Registers, for as long as it takes. Returns early if the application leaves, or if it was refused for good.
-    async fn register(&mut self, daemons: &Daemons) -> (Option<Option<Leave>>, Option<(Lease, Moment)>) {
+    async fn register(&mut self, daemons: &Daemons) -> Registered {
         let mut backoff = Backoff::default();
         loop {
-            let request = self.wanted().to_wire();
-            let attempt = async {
-                let request = request?;
-                let sent = Moment::now();
-                let granted = daemons.call(CALL, |channel| register(channel, request.clone())).await?;
-                daemons.seen().note(granted.revision);
-                Ok::<_, Error>((lease(&granted)?, sent))
-            };
+            let before = std::mem::replace(&mut self.may_be_registered, true);
+            let attempt = attempt(self.wanted(), daemons);
             let outcome = tokio::select! {
                 outcome = attempt => outcome,
-                reply = self.leave.recv() => return (Some(reply), None),
+                reply = self.leave.recv() => return Registered::Left(reply),
             };
             match outcome {
                 Ok((lease, sent)) => {
+                    (self.may_be_registered, self.was_registered) = (false, true);
                     self.cell.renew(lease, sent);
                     self.tell_first(Ok(()));
-                    return (None, Some((lease, sent)));
+                    return Registered::Held(lease, sent);
                 }
                 Err(error) => {
-                    let is_first = self.first.is_some();
-                    let taken = matches!(error.reason(), Reason::InstanceIdTaken | Reason::LeaseReplaced);
-                    if is_first && !error.is_retryable() {
+                    self.may_be_registered = before || error.may_be_applied();
+                    self.cell.fail(error.clone());
+                    if !error.is_retryable() && self.first.is_some() {
                         self.tell_first(Err(error));
-                        return (None, None);
+                        return Registered::Refused;
                     }
-                    if taken {
-                        self.take_new_id();
-                    } else if !error.is_retryable() && !self.prepare(LossReason::Fenced) {
-                        return (None, None);
+                    if !error.is_retryable() && !self.goes_on_after(&error) {
+                        return Registered::Refused;
                     }
                 }
             }
             tokio::select! {
                 () = sleep(backoff.pause()) => {}
-                reply = self.leave.recv() => return (Some(reply), None),
+                reply = self.leave.recv() => return Registered::Left(reply),
             }
+        }
+    }
+
+    /// Whether to go on after a refusal, and if so makes ready for it.
+    fn goes_on_after(&self, refusal: &Error) -> bool {
+        match rules::loss(refusal.reason()) {
+            // The epoch that the application named.
+            Some(LossReason::Fenced) if !self.was_registered => false,
+            Some(loss) => self.prepare(loss),
+            None => true,
         }
     }
 
     /// Watches over a lease until it is lost or the application leaves.
     async fn hold(&mut self, leases: &Leases, lease: Lease, granted: Moment) -> Ended {
-        let mut verdicts = leases.hold(lease.lease_id, lease.ttl, granted);
+        let mut verdicts = leases.hold(lease.lease_id, lease.ttl, granted, &self.cell);
+        let until_told = self.wanted().until_told;
         let mut renewed = granted;
         loop {
             let now = Moment::now();
             let (doubtful, lost) = (renewed.after(lease.ttl * 2 / 3), renewed.after(lease.ttl));
-            if lost <= now {
+            if lost <= now && !until_told {
                 return Ended::Lost(LossReason::Deadline);
             }
             if doubtful <= now {
                 self.cell.doubt(lease);
             }
-            let next = if doubtful > now { doubtful.since(now) } else { lost.since(now) };
+            let next = match (doubtful > now, until_told) {
+                (true, _) => doubtful.since(now),
+                (false, false) => lost.since(now),
+                (false, true) => Duration::MAX,
+            };
             tokio::select! {
                 changed = verdicts.changed() => match changed.ok().and_then(|()| *verdicts.borrow_and_update()) {
                     Some(Verdict::Renewed(sent)) => {
@@ -160,16 +171,20 @@ impl Keeper {
         let drains = wanted.status == Status::Draining;
         match rules::after(reason, wanted.on_lost, wanted.cluster_epoch.is_some(), drains) {
             Next::Again => true,
-            Next::AgainAnew => {
-                self.take_new_id();
+            Next::UnderNewId => {
+                self.change(|wanted| wanted.instance_id = Uuid::new_v4());
+                true
+            }
+            Next::InCurrentEpoch => {
+                self.change(|wanted| wanted.cluster_epoch = None);
                 true
             }
             Next::End => false,
         }
     }
 
-    fn take_new_id(&self) {
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner).instance_id = Uuid::new_v4();
+    fn change(&self, change: impl FnOnce(&mut Register)) {
+        change(&mut self.desired.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn wanted(&self) -> Register {
@@ -183,25 +198,48 @@ impl Keeper {
         }
     }
 
-    /// Gives the lease back, as well as that can be done in 2 s. Without a lease id, whatever the instance id has.
-    async fn deregister(&self, daemons: &Daemons, lease_id: Option<u64>) {
+    /// Gives the lease back, within 2 s; it ends by itself anyway. Without a lease id, whatever the instance id has.
+    async fn deregister(&self, daemons: &Daemons, lease_id: Option<u64>) -> Result<(), Error> {
         let instance_id = lease_id.map_or_else(|| self.wanted().instance_id.to_string(), |_| String::new());
         let request = DeregisterRequest { lease_id: lease_id.unwrap_or_default(), instance_id };
-        let answer = daemons
-            .call(LEAVE, |channel| {
-                let request = request.clone();
-                async move { RegistryServiceClient::new(channel).deregister(request).await }
-            })
-            .await;
-        if let Ok(answer) = answer {
-            daemons.seen().note(answer.revision);
+        let call = |channel| {
+            let request = request.clone();
+            async move { RegistryServiceClient::new(channel).deregister(request).await }
+        };
+        match daemons.call(Limits::once(LEAVE), call).await {
+            Ok(answer) => {
+                daemons.seen().note(answer.revision);
+                Ok(())
+            }
+            // It has ended already.
+            Err(error) if rules::loss(error.reason()).is_some() => Ok(()),
+            Err(error) => Err(error),
         }
     }
+}
+
+enum Registered {
+    Held(Lease, Moment),
+    Refused,
+    Left(Option<Leave>),
 }
 
 enum Ended {
     Lost(LossReason),
     Left(Option<Leave>),
+}
+
+/// Registers once.
+async fn attempt(mut wanted: Register, daemons: &Daemons) -> Result<(Lease, Moment), Error> {
+    if wanted.finds_ip {
+        daemons.reach(CALL).await?;
+        wanted.ip = daemons.source();
+    }
+    let request = wanted.to_wire()?;
+    let sent = Moment::now();
+    let granted = daemons.call(Limits::patient(CALL), |channel| register(channel, request.clone())).await?;
+    daemons.seen().note(granted.revision);
+    Ok((lease(&granted)?, sent))
 }
 
 async fn register(
@@ -214,7 +252,6 @@ async fn register(
 }
 
 fn lease(granted: &RegisterResponse) -> Result<Lease, Error> {
-    wire::granted_status(granted)?;
     Ok(Lease {
         lease_id: granted.lease_id,
         instance_id: wire::uuid(&granted.instance_id, "instance id")?,

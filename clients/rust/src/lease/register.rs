@@ -18,6 +18,10 @@ pub enum OnLost {
     /// not register again once that epoch has passed.
     #[default]
     Rejoin,
+    /// As [`Self::Rejoin`], and an instance that named its epoch goes on in the current one once that epoch has passed.
+    RejoinAnyEpoch,
+    /// As [`Self::Rejoin`], but only within the epoch: after a rotation, stay without a lease.
+    RejoinSameEpoch,
     /// Stay without a lease.
     Stop,
 }
@@ -33,6 +37,8 @@ pub struct Register {
     pub(super) serve_route: String,
     pub(super) node_id: String,
     pub(super) ip: Option<IpAddr>,
+    /// Whether the address is that of the connection.
+    pub(super) finds_ip: bool,
     pub(super) port: u16,
     pub(super) pid: u32,
     pub(super) ttl: Duration,
@@ -40,6 +46,8 @@ pub struct Register {
     pub(super) version: String,
     pub(super) status: Status,
     pub(super) on_lost: OnLost,
+    /// Whether the registry alone ends the lease.
+    pub(super) until_told: bool,
 }
 
 impl Register {
@@ -53,6 +61,7 @@ impl Register {
             serve_route: String::new(),
             node_id: String::new(),
             ip: None,
+            finds_ip: false,
             port: 0,
             pid: std::process::id(),
             ttl: Duration::from_secs(15),
@@ -60,12 +69,38 @@ impl Register {
             version: String::new(),
             status: Status::Alive,
             on_lost: OnLost::Rejoin,
+            until_told: false,
         }
     }
 
     /// Where it can be reached.
     pub fn address(mut self, ip: IpAddr, port: u16) -> Self {
         (self.ip, self.port) = (Some(ip), port);
+        self
+    }
+
+    /// The IP address at which it can be reached.
+    pub fn ip(mut self, ip: IpAddr) -> Self {
+        self.ip = Some(ip);
+        self
+    }
+
+    /// It can be reached at the address that this machine has in its connection to the daemon:
+    /// [`Registration::source`](super::Registration::source) tells which one that is.
+    pub fn ip_of_connection(mut self) -> Self {
+        self.finds_ip = true;
+        self
+    }
+
+    /// The port at which it can be reached.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Its process id. Default: that of this process.
+    pub fn pid(mut self, pid: u32) -> Self {
+        self.pid = pid;
         self
     }
 
@@ -126,6 +161,14 @@ impl Register {
     /// What to do after a lease was lost.
     pub fn on_lost(mut self, on_lost: OnLost) -> Self {
         self.on_lost = on_lost;
+        self
+    }
+
+    /// The lease is kept until the registry ends it, also if no beat was acknowledged for the TTL: for an instance that
+    /// does nothing that others must not do meanwhile. After a long outage it then goes on with the lease that it had.
+    /// [`Registration::require`](super::Registration::require) fails all the same.
+    pub fn until_told(mut self) -> Self {
+        self.until_told = true;
         self
     }
 

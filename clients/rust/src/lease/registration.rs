@@ -1,6 +1,7 @@
 //! The application's handle of a registration.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     keeper::{Keeper, Leave},
@@ -18,6 +20,7 @@ use super::{
     thread::BeatThread,
 };
 use crate::{
+    daemons::Limits,
     error::Error,
     model::Status,
     wire::{InstanceStatus, SetStatusRequest, registry_service_client::RegistryServiceClient},
@@ -36,21 +39,41 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Registers, and waits for the first outcome.
     pub(crate) async fn open(thread: Arc<BeatThread>, register: Register, within: Duration) -> Result<Self, Error> {
-        register.to_wire()?;
-        let (desired, cell) = (Arc::new(Mutex::new(register)), Arc::new(Cell::new()));
-        let (leave, leaving) = mpsc::channel(1);
         let (first, outcome) = oneshot::channel();
-        let (shared, wanted) = (Arc::clone(&cell), Arc::clone(&desired));
-        thread.keep(Keeper { desired: wanted, cell: shared, leave: leaving, first: Some(first) });
-        let registration = Self { desired, cell, leave, thread };
+        let registration = Self::begin(thread, register, Some(first))?;
         match timeout(within, outcome).await {
             Ok(Ok(Ok(()))) => Ok(registration),
             Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(_)) => Err(Error::unavailable("", "the thread for beats has ended")),
+            Ok(Err(_)) => Err(Error::local("the thread for beats has ended")),
             // Dropping the handle takes the attempt back.
-            Err(_) => Err(Error::unavailable("", format!("not registered within {:.1} s", within.as_secs_f64()))),
+            Err(_) => {
+                let late = || Error::silent(registration.thread.daemons().current(), within);
+                Err(registration.cell.troubles().borrow().clone().unwrap_or_else(late))
+            }
         }
+    }
+
+    /// Begins to register.
+    pub(crate) fn begin(
+        thread: Arc<BeatThread>,
+        register: Register,
+        first: Option<oneshot::Sender<Result<(), Error>>>,
+    ) -> Result<Self, Error> {
+        register.to_wire()?;
+        let (desired, cell) = (Arc::new(Mutex::new(register)), Arc::new(Cell::new()));
+        let (leave, leaving) = mpsc::channel(1);
+        let (shared, wanted) = (Arc::clone(&cell), Arc::clone(&desired));
+        thread.keep(Keeper {
+            desired: wanted,
+            cell: shared,
+            leave: leaving,
+            first,
+            was_registered: false,
+            may_be_registered: false,
+        });
+        Ok(Self { desired, cell, leave, thread })
     }
 
     /// The lease that is held; `None` between a loss and the registration that follows.
@@ -88,6 +111,24 @@ impl Registration {
         self.cell.states()
     }
 
+    /// Why the registry cannot be reached or refuses the registration, and `None` once the lease is held and renewed.
+    #[must_use]
+    pub fn troubles(&self) -> watch::Receiver<Option<Error>> {
+        self.cell.troubles()
+    }
+
+    /// The instance id: another one after a loss to a process that has taken it.
+    #[must_use]
+    pub fn instance_id(&self) -> Uuid {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner).instance_id
+    }
+
+    /// The address of this machine in the latest connection to the daemon.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.thread.daemons().source()
+    }
+
     /// Waits until the present lease is lost.
     pub async fn lost(&self) -> Lost {
         self.token().cancelled().await;
@@ -115,7 +156,7 @@ impl Registration {
                 let request = request.clone();
                 async move { RegistryServiceClient::new(channel).set_status(request).await }
             };
-            daemons.call(CALL, call).await.map(|answer| daemons.seen().note(answer.revision))
+            daemons.call(Limits::patient(CALL), call).await.map(|answer| daemons.seen().note(answer.revision))
         };
         self.thread.run(call).await
     }
@@ -124,13 +165,13 @@ impl Registration {
     /// of zero it gives the lease back at once.
     ///
     /// # Errors
-    /// The registration had ended before.
+    /// The registration had ended before; or no daemon took the lease back within 2 s, and it ends by itself.
     pub async fn close(self, drain: Duration) -> Result<(), Error> {
         if !drain.is_zero() && self.set_status(Status::Draining).await.is_ok() {
             sleep(drain).await;
         }
         let (reply, left) = oneshot::channel();
-        let gone = || Error::unavailable("", "the registration has ended already");
+        let gone = || Error::local("the registration has ended already");
         self.leave.send(reply).await.map_err(|_| gone())?;
         left.await.unwrap_or_else(|_| Err(gone()))
     }

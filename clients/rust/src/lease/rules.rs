@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{register::OnLost, state::LossReason};
-use crate::error::Reason;
+use crate::reason::Reason;
 
 /// The shortest pause between two beats.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -29,7 +29,9 @@ pub(super) enum Next {
     /// Register again under the same instance id.
     Again,
     /// Register again under a new instance id.
-    AgainAnew,
+    UnderNewId,
+    /// Register again in whichever epoch is current.
+    InCurrentEpoch,
     /// Stay without a lease.
     End,
 }
@@ -39,9 +41,11 @@ pub(super) const fn after(loss: LossReason, on_lost: OnLost, names_epoch: bool, 
     match (on_lost, loss) {
         (OnLost::Stop, _) | (_, LossReason::Closed) => Next::End,
         _ if drains => Next::End,
+        (OnLost::RejoinSameEpoch, LossReason::Fenced) => Next::End,
         (OnLost::Rejoin, LossReason::Fenced) if names_epoch => Next::End,
-        (OnLost::Rejoin, LossReason::Replaced) => Next::AgainAnew,
-        (OnLost::Rejoin, _) => Next::Again,
+        (OnLost::RejoinAnyEpoch, LossReason::Fenced) => Next::InCurrentEpoch,
+        (_, LossReason::Replaced) => Next::UnderNewId,
+        _ => Next::Again,
     }
 }
 
@@ -70,8 +74,11 @@ mod tests {
             assert_eq!(after(reason, OnLost::Rejoin, false, true), Next::End, "{reason:?} while draining");
             assert_eq!(after(reason, OnLost::Stop, false, false), Next::End, "{reason:?}");
         }
-        assert_eq!(after(Replaced, OnLost::Rejoin, false, false), Next::AgainAnew);
+        assert_eq!(after(Replaced, OnLost::Rejoin, false, false), Next::UnderNewId);
         assert_eq!(after(Fenced, OnLost::Rejoin, true, false), Next::End);
+        assert_eq!(after(Fenced, OnLost::RejoinAnyEpoch, true, false), Next::InCurrentEpoch);
+        assert_eq!(after(Fenced, OnLost::RejoinSameEpoch, false, false), Next::End);
+        assert_eq!(after(Expired, OnLost::RejoinSameEpoch, false, false), Next::Again);
         assert_eq!(after(Expired, OnLost::Rejoin, true, false), Next::Again);
         assert_eq!(after(Closed, OnLost::Rejoin, false, false), Next::End);
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::clock::Moment;
+use crate::error::Error;
 
 /// A lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub(super) struct Cell {
     held: RwLock<Option<Held>>,
     last_lost: RwLock<Lost>,
     state: watch::Sender<State>,
+    trouble: watch::Sender<Option<Error>>,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +95,7 @@ impl Cell {
             held: RwLock::new(None),
             last_lost: RwLock::new(Lost { lease_id: 0, reason: LossReason::Unknown }),
             state: watch::Sender::new(State::Pending),
+            trouble: watch::Sender::new(None),
         }
     }
 
@@ -107,6 +110,12 @@ impl Cell {
         }
         drop(held);
         self.publish(State::Held(lease));
+        self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+    }
+
+    /// A registration or a beat has failed.
+    pub(super) fn fail(&self, error: Error) {
+        self.trouble.send_replace(Some(error));
     }
 
     /// The lease was lost. Returns false if there was none.
@@ -157,6 +166,10 @@ impl Cell {
             },
             |held| held.token.clone(),
         )
+    }
+
+    pub(super) fn troubles(&self) -> watch::Receiver<Option<Error>> {
+        self.trouble.subscribe()
     }
 
     pub(super) fn states(&self) -> watch::Receiver<State> {

@@ -32,9 +32,8 @@ pub(crate) struct BeatThread {
 impl BeatThread {
     /// Starts the thread.
     pub(crate) fn start(daemons: Daemons) -> Result<Self, Error> {
-        let refused = |error: std::io::Error| {
-            Error::unavailable("", format!("the operating system refused a thread for beats: {error}"))
-        };
+        let refused =
+            |error: std::io::Error| Error::local(format!("the operating system refused a thread for beats: {error}"));
         let runtime = Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let (handle, keepers, daemons) = (runtime.handle().clone(), TaskTracker::new(), Arc::new(daemons));
         let (leases, remaining) = (Leases::default(), keepers.clone());
@@ -73,6 +72,6 @@ impl BeatThread {
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let outcome = self.keepers.spawn_on(call, &self.runtime).await;
-        outcome.unwrap_or_else(|_| Err(Error::unavailable("", "the thread for beats has ended")))
+        outcome.unwrap_or_else(|_| Err(Error::local("the thread for beats has ended")))
     }
 }

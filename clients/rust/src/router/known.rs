@@ -139,7 +139,7 @@ fn apply(instances: &mut Vec<Arc<Instance>>, change: Change) {
                 instances.remove(at);
             }
         }
-        Change::Suspect { instance_id, lease_id, suspect } => {
+        Change::Suspect { instance_id, lease_id, suspect, .. } => {
             let known = place(instances, instance_id).and_then(|at| instances.get_mut(at));
             if let Some(known) = known.filter(|known| known.lease_id == lease_id) {
                 *known = Arc::new(Instance { suspect, ..Instance::clone(known) });

@@ -1,0 +1,86 @@
+//! The connection to one daemon.
+//!
+//! What is set up here holds for every call, every stream and every beat of a client. Connections are made eagerly: one
+//! that is made by the first call counts as good before it exists.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+use tonic::{
+    codegen::http::Uri,
+    transport::{self, Channel, Endpoint},
+};
+use tower::service_fn;
+
+use crate::{address::Address, error::Error};
+
+/// How long a connection may take. The operating system would try for minutes.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How often an idle connection is tested, so that a peer that vanished without a word is noticed.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a test of a connection may take.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects to one daemon.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    address: Address,
+    endpoint: Endpoint,
+    /// The address of this machine in the latest connection.
+    source: Arc<Mutex<Option<IpAddr>>>,
+}
+
+impl Connector {
+    /// Connects to nothing yet.
+    pub(crate) fn new(address: &Address, user_agent: &str) -> Result<Self, Error> {
+        let endpoint = Endpoint::from_shared(address.to_string())
+            .map_err(|_| Error::invalid("daemons", format!("{address} is no address; give host:port")))?
+            .user_agent(user_agent)
+            .map_err(|_| Error::invalid("user_agent", format!("{user_agent:?} cannot be sent; use printable ASCII")))?
+            .connect_timeout(CONNECT_MAX)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(Self { address: address.clone(), endpoint, source: Arc::default() })
+    }
+
+    /// The daemon.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The address of this machine in the latest connection, which is where other machines probably reach it too.
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection, within the time limit.
+    pub(crate) async fn connect(&self, within: Duration) -> Result<Channel, Error> {
+        let within = within.min(CONNECT_MAX);
+        // The limit of the endpoint covers TCP alone, not the resolution of the name.
+        match timeout(within, self.open()).await {
+            Ok(channel) => channel.map_err(|error| Error::unreachable(&self.address, &error)),
+            Err(_) => Err(Error::silent(&self.address, within)),
+        }
+    }
+
+    async fn open(&self) -> Result<Channel, transport::Error> {
+        let source = Arc::clone(&self.source);
+        let tcp = service_fn(move |uri: Uri| {
+            let source = Arc::clone(&source);
+            async move {
+                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
+                stream.set_nodelay(true)?;
+                *source.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.local_addr()?.ip().to_canonical());
+                std::io::Result::Ok(TokioIo::new(stream))
+            }
+        });
+        self.endpoint.connect_with_connector(tcp).await
+    }
+}
