@@ -4,18 +4,18 @@
 //! several instances each has its own result: one that is refused keeps none of the others from theirs.
 
 use futures_util::{StreamExt as _, stream};
+use musterd_client::{Client, Status};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     exit::{self, Error},
     instances::parse_instance_id,
     json,
     output::{self, OutputArgs, Table},
     paint,
 };
-use crate::proto::v1::{self, InstanceStatus};
 
 /// Calls at the same time; the daemon commits together what comes together.
 const CONCURRENT: usize = 32;
@@ -61,20 +61,13 @@ pub(super) enum Change {
 /// What became of one instance.
 #[derive(Debug)]
 struct Changed {
-    instance_id: String,
-    outcome: Result<Done, Error>,
-}
-
-#[derive(Debug)]
-struct Done {
-    lease_id: u64,
-    revision: u64,
-    already: bool,
+    instance_id: Uuid,
+    outcome: Result<musterd_client::Changed, Error>,
 }
 
 pub(super) async fn run(change: Change, args: ChangeArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
-    let calls = args.instance_ids.iter().map(|id| apply(change, id.to_string(), &client));
+    let client = client.connect().await?;
+    let calls = args.instance_ids.iter().map(|id| apply(change, *id, &client));
     let mut results: Vec<Changed> = stream::iter(calls).buffered(CONCURRENT).collect().await;
     // Of one alone, the refusal is the answer.
     if results.len() == 1
@@ -85,28 +78,13 @@ pub(super) async fn run(change: Change, args: ChangeArgs, client: &ClientArgs) -
     print(change, &results, args.output)
 }
 
-async fn apply(change: Change, instance_id: String, client: &Client) -> Changed {
-    let id = instance_id.clone();
+async fn apply(change: Change, instance_id: Uuid, client: &Client) -> Changed {
     let outcome = match change {
-        Change::Deregister => {
-            let request = v1::DeregisterRequest { instance_id: id, lease_id: 0 };
-            client.call(client.registry().deregister(request)).await.map(|done| Done {
-                lease_id: done.lease_id,
-                revision: done.revision,
-                already: done.already_dead,
-            })
-        }
-        Change::Drain | Change::Undrain => {
-            let status = if change == Change::Drain { InstanceStatus::Draining } else { InstanceStatus::Alive };
-            let request = v1::SetStatusRequest { instance_id: id, lease_id: 0, status: status.into() };
-            client.call(client.registry().set_status(request)).await.map(|done| Done {
-                lease_id: done.lease_id,
-                revision: done.revision,
-                already: false,
-            })
-        }
+        Change::Deregister => client.deregister(instance_id).await,
+        Change::Drain => client.set_status(instance_id, Status::Draining).await,
+        Change::Undrain => client.set_status(instance_id, Status::Alive).await,
     };
-    Changed { instance_id, outcome }
+    Changed { instance_id, outcome: outcome.map_err(Error::from) }
 }
 
 fn print(change: Change, results: &[Changed], args: OutputArgs) -> Result<u8, Error> {
@@ -114,7 +92,7 @@ fn print(change: Change, results: &[Changed], args: OutputArgs) -> Result<u8, Er
         args.output,
         || json!({ "results": results.iter().map(item).collect::<Vec<_>>() }),
         || results.iter().map(item).collect(),
-        || results.iter().filter(|one| one.outcome.is_ok()).map(|one| one.instance_id.clone()).collect(),
+        || results.iter().filter(|one| one.outcome.is_ok()).map(|one| one.instance_id.to_string()).collect(),
         || table(change, results).text(),
     )?;
     output::print_text(&text)?;
@@ -142,7 +120,7 @@ fn item(one: &Changed) -> Value {
             "instanceId": one.instance_id,
             "leaseId": json::long(done.lease_id),
             "revision": json::long(done.revision),
-            "alreadyDead": done.already,
+            "alreadyDead": done.already_dead,
             "error": null,
         }),
         Err(error) => json!({
@@ -162,41 +140,42 @@ fn table(change: Change, results: &[Changed]) -> Table<4> {
     });
     for one in results {
         let (result, lease_id, revision) = match &one.outcome {
-            Ok(done) => (word(change, done).to_owned(), done.lease_id.to_string(), done.revision.to_string()),
+            Ok(done) => {
+                (word(change, done.already_dead).to_owned(), done.lease_id.to_string(), done.revision.to_string())
+            }
             Err(error) => {
-                let reason = error.reason().unwrap_or_else(|| "failed".to_owned());
+                let reason = error.reason().unwrap_or("failed");
                 (reason.to_ascii_lowercase(), String::new(), String::new())
             }
         };
-        table.row([one.instance_id.clone(), result, lease_id, revision]);
+        table.row([one.instance_id.to_string(), result, lease_id, revision]);
     }
     table
 }
 
-fn word(change: Change, done: &Done) -> &'static str {
+fn word(change: Change, already_dead: bool) -> &'static str {
     match change {
         Change::Drain => "draining",
         Change::Undrain => "alive",
-        Change::Deregister if done.already => "dead before",
+        Change::Deregister if already_dead => "dead before",
         Change::Deregister => "deregistered",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tonic::{Code, Status};
-    use tonic_types::{ErrorDetails, StatusExt as _};
+    use musterd_client::{Kind, Reason};
 
     use super::*;
 
-    fn refused(code: Code, reason: &str) -> Error {
-        Error::from(Status::with_error_details(code, "text", ErrorDetails::with_error_info(reason, "musterd", [])))
+    fn refused(kind: Kind, reason: Reason) -> Error {
+        musterd_client::Error::new(kind, reason, "text").into()
     }
 
     #[test]
     fn several_have_the_exit_code_they_agree_on() {
-        let (unknown, dead) =
-            (refused(Code::NotFound, "UNKNOWN_INSTANCE"), refused(Code::FailedPrecondition, "LEASE_EXPIRED"));
+        let unknown = refused(Kind::NotFound, Reason::UnknownInstance);
+        let dead = refused(Kind::Precondition, Reason::LeaseExpired);
         assert_eq!(code(&[]), exit::OK);
         assert_eq!(code(&[&unknown, &unknown]), exit::NOT_FOUND);
         assert_eq!(code(&[&dead]), exit::PRECONDITION);
@@ -204,15 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn each_instance_has_a_row_and_an_item_of_its_own() {
-        let results = [
-            Changed { instance_id: "a".into(), outcome: Ok(Done { lease_id: 7, revision: 9, already: false }) },
-            Changed { instance_id: "b".into(), outcome: Err(refused(Code::NotFound, "UNKNOWN_INSTANCE")) },
-        ];
+    fn an_instance_that_is_refused_has_a_row_and_an_item_of_its_own() {
+        let outcome = Err(refused(Kind::NotFound, Reason::UnknownInstance));
+        let results = [Changed { instance_id: Uuid::nil(), outcome }];
         let text = table(Change::Drain, &results).text();
-        let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows, [["a", "draining", "7", "9"], ["b", "unknown_instance", "-", "-"]]);
-        assert_eq!(item(&results[0])["leaseId"], "7");
-        assert_eq!(item(&results[1])["error"]["reason"], "UNKNOWN_INSTANCE");
+        let row: Vec<&str> = text.lines().nth(1).expect("a row").split_whitespace().collect();
+        assert_eq!(row, [Uuid::nil().to_string().as_str(), "unknown_instance", "-", "-"]);
+        assert_eq!(item(&results[0])["error"]["reason"], "UNKNOWN_INSTANCE");
     }
 }

@@ -1,39 +1,16 @@
-//! How a client command reaches a daemon: the addresses, the connection, the time limit of a call.
+//! How a client command reaches a daemon: the flags, and the wait for a daemon that starts.
 //!
-//! Client commands speak gRPC only and need no access to the database. The wire is plain HTTP/2; an address that asks
-//! for TLS is refused here, before a TLS handshake fails at a port that does not speak it.
+//! Client commands speak gRPC only, through `musterd-client`, and need no access to the database.
 //!
 //! A daemon on this machine that is not there yet is waited for, since `musterd serve &` returns before it listens. On
 //! another machine a refused connection is a wrong address or a lost daemon, which waiting hides.
 
-mod addrs;
-mod failover;
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use std::{future::Future, net::IpAddr, time::Duration};
-
+use musterd_client::{Address, Client, Reason};
 use tokio::time::{Instant, sleep};
-use tonic::{
-    Response, Status,
-    transport::{Channel, Uri},
-};
 
-pub use self::addrs::Addrs;
-pub(super) use self::addrs::{parse_addr, text as addr_text};
-use self::{
-    addrs::{is_loopback, parse_addrs},
-    failover::Failover,
-};
-use super::{
-    exit::{self, Error},
-    output,
-};
-use crate::proto::v1::{
-    cluster_service_client::ClusterServiceClient, discovery_service_client::DiscoveryServiceClient,
-    registry_service_client::RegistryServiceClient,
-};
-
-/// The largest answer that is accepted, in bytes: a full page of the largest instances fits.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+use super::{exit::Error, output};
 
 /// How long a daemon on this machine is waited for, unless it is said: `musterd serve &` needs a second or two.
 const LOOPBACK_WAIT: Duration = Duration::from_secs(5);
@@ -74,30 +51,104 @@ pub struct ClientArgs {
 }
 
 impl ClientArgs {
+    /// A client of these daemons, which connects at its first call. A call that no daemon takes is an answer: it is not
+    /// tried again.
+    ///
+    /// # Errors
+    ///
+    /// An address cannot be used.
+    pub(super) fn client(&self) -> Result<Client, Error> {
+        let daemons = self.addr.0.iter().map(Address::to_string);
+        let builder = Client::builder().daemons(daemons).timeout(self.timeout).retry_for(Duration::ZERO);
+        Ok(builder.application(concat!("musterd/", env!("CARGO_PKG_VERSION"))).build()?)
+    }
+
+    /// A client, once there is a daemon, for as long as one is waited for.
+    ///
+    /// # Errors
+    ///
+    /// No daemon can be reached. One that is reached and still loads the registry then says so at the first call.
+    pub(super) async fn connect(&self) -> Result<Client, Error> {
+        let client = self.client()?;
+        let patience = self.patience();
+        if patience.is_zero() {
+            return Ok(client);
+        }
+        let began = Instant::now();
+        let mut is_told = false;
+        loop {
+            // A daemon that starts has accepted the connection, and answers once it is ready.
+            let left = patience.saturating_sub(began.elapsed());
+            let Err(error) = client.ready(left.max(self.timeout)).await else { return Ok(client) };
+            let is_loading = error.reason() == Reason::NotYetSeen;
+            // Unless it was asked for, only a daemon on this machine is waited for, and only while nothing listens there.
+            let may_come = self.wait.is_some() || error.is_refused() || is_loading;
+            if !may_come || began.elapsed() + PAUSE >= patience {
+                return if is_loading { Ok(client) } else { Err(error.into()) };
+            }
+            if began.elapsed() > TOLD_AFTER && !std::mem::replace(&mut is_told, true) {
+                let wait = humantime::format_duration(patience);
+                output::note(&format!("waiting up to {wait} for a daemon at {}", self.addr));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
     /// For one daemon, which must be there.
     #[must_use]
-    pub fn at(addr: Uri, timeout: Duration) -> Self {
-        Self { addr: addr.into(), timeout, wait: Some(Duration::ZERO) }
+    pub fn at(addr: Address, timeout: Duration) -> Self {
+        Self { addr: Addrs(vec![addr]), timeout, wait: Some(Duration::ZERO) }
     }
 
     /// For a command whose time limit is for all of it: a daemon on this machine may take all of that to come.
     #[must_use]
     pub(super) fn patient(&self) -> Self {
-        let wait = self.addr.iter().any(is_loopback).then_some(self.timeout);
+        let wait = self.is_local().then_some(self.timeout);
         Self { wait: self.wait.or(wait), ..self.clone() }
+    }
+
+    fn is_local(&self) -> bool {
+        self.addr.0.iter().any(Address::is_loopback)
     }
 
     /// How long a daemon that is not there yet is waited for.
     fn patience(&self) -> Duration {
-        let default = if self.addr.iter().any(is_loopback) { LOOPBACK_WAIT } else { Duration::ZERO };
-        self.wait.unwrap_or(default)
+        self.wait.unwrap_or(if self.is_local() { LOOPBACK_WAIT } else { Duration::ZERO })
+    }
+}
+
+/// One or more addresses. All daemons of a cluster give the same answers, so a list is a choice and not a set to ask.
+#[derive(Debug, Clone)]
+pub struct Addrs(Vec<Address>);
+
+impl Addrs {
+    /// All of them, in the order in which they were given.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Address> {
+        self.0.iter()
     }
 
-    /// Whether this failure to connect may pass while a daemon starts. Unless it was asked for, only a daemon on this
-    /// machine is waited for, and only while nothing listens at its port.
-    fn may_come(&self, error: &Error) -> bool {
-        self.wait.is_some() || exit::is_refused(error)
+    /// The first of them.
+    pub(super) fn first(&self) -> Option<&Address> {
+        self.0.first()
     }
+}
+
+impl fmt::Display for Addrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(Address::to_string).collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+/// Reads a list of addresses, separated by commas.
+fn parse_addrs(list: &str) -> Result<Addrs, String> {
+    list.split(',').map(|one| parse_addr(one.trim())).collect::<Result<_, _>>().map(Addrs)
+}
+
+/// Reads `host:port`, `http://host:port` or `host` (port 7717).
+pub(super) fn parse_addr(text: &str) -> Result<Address, String> {
+    let read: Result<Address, musterd_client::Error> = text.parse();
+    read.map_err(|error| error.violations().first().map_or_else(String::new, |one| one.description().to_owned()))
 }
 
 /// Reads a duration such as `500ms` or `1m 30s`.
@@ -120,110 +171,6 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A way to the daemons. It connects again by itself, and goes on to the next daemon where there are several.
-#[derive(Debug, Clone)]
-pub struct Client {
-    transport: Failover,
-    channel: Channel,
-    addrs: Addrs,
-    timeout: Duration,
-}
-
-impl Client {
-    /// Connects within the time limit, to the first daemon that can be reached; waits for one that is not there yet.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Connect`] or [`Error::Timeout`]: no daemon there, or none that speaks HTTP/2.
-    pub async fn connect(args: &ClientArgs) -> Result<Self, Error> {
-        let began = Instant::now();
-        let until = began + args.patience();
-        let transport = Failover::new(args.addr.clone(), args.timeout, until);
-        let mut is_told = false;
-        let channel = loop {
-            match transport.connect().await {
-                Ok(channel) => break channel,
-                Err(error) if Instant::now() + PAUSE < until && args.may_come(&error) => {
-                    if began.elapsed() > TOLD_AFTER && !std::mem::replace(&mut is_told, true) {
-                        let wait = humantime::format_duration(args.patience());
-                        output::note(&format!("waiting up to {wait} for a daemon at {}", args.addr));
-                    }
-                    sleep(PAUSE).await;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        Ok(Self { transport, channel, addrs: args.addr.clone(), timeout: args.timeout })
-    }
-
-    /// The address that this machine has towards the daemon in use: where others can probably reach it too.
-    #[must_use]
-    pub fn source(&self) -> Option<IpAddr> {
-        self.transport.source()
-    }
-
-    /// The address of the daemon in use, as people write it.
-    #[must_use]
-    pub fn addr(&self) -> String {
-        addrs::text(self.addrs.current())
-    }
-
-    /// The host of that address.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        self.addrs.current().host().unwrap_or_default()
-    }
-
-    /// The connection that was made first, without going on to another daemon: for streams of requests, and to measure.
-    #[must_use]
-    pub fn channel(&self) -> Channel {
-        self.channel.clone()
-    }
-
-    /// Waits for an answer, as long as the time limit allows.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Timeout`], or [`Error::Rpc`] with the status.
-    pub async fn call<T>(&self, rpc: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-        let limit = self.transport.limit();
-        match tokio::time::timeout(limit, rpc).await {
-            Ok(answer) => Ok(answer?.into_inner()),
-            Err(_) => Err(self.silent(limit)),
-        }
-    }
-
-    /// The error for a daemon that has said nothing for so long.
-    #[must_use]
-    pub fn silent(&self, after: Duration) -> Error {
-        Error::Timeout { addr: self.addr(), after }
-    }
-
-    /// The time limit of a call.
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    /// For actors.
-    #[must_use]
-    pub fn registry(&self) -> RegistryServiceClient<Failover> {
-        RegistryServiceClient::new(self.transport.clone())
-    }
-
-    /// For routers.
-    #[must_use]
-    pub fn discovery(&self) -> DiscoveryServiceClient<Failover> {
-        DiscoveryServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
-    }
-
-    /// For operators.
-    #[must_use]
-    pub fn cluster(&self) -> ClusterServiceClient<Failover> {
-        ClusterServiceClient::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
-    }
-}
-
 /// Reads a label `key=value`. The value may be empty and may contain `=`.
 pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -237,8 +184,8 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
 /// # Errors
 ///
 /// [`Error::Usage`] if a key is given twice: one of the two would be lost silently.
-pub(super) fn label_map(labels: &[(String, String)]) -> Result<std::collections::HashMap<String, String>, Error> {
-    let mut map = std::collections::HashMap::with_capacity(labels.len());
+pub(super) fn label_map(labels: &[(String, String)]) -> Result<BTreeMap<String, String>, Error> {
+    let mut map = BTreeMap::new();
     for (key, value) in labels {
         if map.insert(key.clone(), value.clone()).is_some() {
             return Err(Error::Usage(format!("the label {key} is given twice")));

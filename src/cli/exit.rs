@@ -20,8 +20,7 @@
 
 use std::{error, io, process::ExitCode, time::Duration};
 
-use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use musterd_client::{Kind, Reason};
 
 use super::{flags, output};
 use crate::{config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry};
@@ -41,9 +40,6 @@ pub const PRECONDITION: u8 = 5;
 /// The configuration is wrong (`EX_CONFIG`).
 pub const CONFIG: u8 = 78;
 
-/// The domain of `google.rpc.ErrorInfo` in errors that a daemon, not a proxy or the transport, has made.
-pub(super) const ERROR_DOMAIN: &str = "musterd";
-
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,16 +55,7 @@ pub enum Error {
     /// The database cannot be used as its URL says.
     #[error(transparent)]
     Database(#[from] ConnectError),
-    /// No connection to a daemon.
-    #[error("cannot reach the registry at {addr}")]
-    Connect {
-        /// The address that was tried.
-        addr: String,
-        /// What the transport said.
-        #[source]
-        cause: tonic::transport::Error,
-    },
-    /// A daemon did not answer in time. Whether it did what it was asked is unknown.
+    /// No daemon could be reached within a time limit that is for all of a command.
     #[error("the registry at {addr} did not answer within {}", humantime::format_duration(*.after))]
     Timeout {
         /// The address that was asked.
@@ -76,9 +63,9 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
-    /// A daemon answered with an error, or the connection broke.
-    #[error("{}", status_text(.0))]
-    Rpc(Box<Status>),
+    /// A daemon answered with an error, or none could be reached.
+    #[error("{}", registry_text(.0))]
+    Registry(Box<musterd_client::Error>),
     /// A daemon broke the protocol.
     #[error("the answer of the registry lacks {0}; does it run another version?")]
     Incomplete(&'static str),
@@ -104,9 +91,9 @@ pub enum Error {
     Runtime(#[source] io::Error),
 }
 
-impl From<Status> for Error {
-    fn from(status: Status) -> Self {
-        Self::Rpc(Box::new(status))
+impl From<musterd_client::Error> for Error {
+    fn from(error: musterd_client::Error) -> Self {
+        Self::Registry(Box::new(error))
     }
 }
 
@@ -118,8 +105,8 @@ impl Error {
             Self::Usage(_) => USAGE,
             Self::Precondition(_) => PRECONDITION,
             Self::Config(_) => CONFIG,
-            Self::Connect { .. } | Self::Timeout { .. } => UNREACHABLE,
-            Self::Rpc(status) => status_code(status),
+            Self::Timeout { .. } => UNREACHABLE,
+            Self::Registry(error) => registry_code(error.kind()),
             Self::Database(error) => error.exit_code(),
             Self::Daemon(error) => error.exit_code(),
             Self::Migrate(error) => error.exit_code(),
@@ -133,10 +120,18 @@ impl Error {
     /// The reason of the daemon's closed list (`error.proto`), for example `LEASE_EXPIRED`. `None` if the error was not
     /// made by a daemon.
     #[must_use]
-    pub fn reason(&self) -> Option<String> {
+    pub fn reason(&self) -> Option<&'static str> {
+        match self.registry()?.reason() {
+            Reason::Unavailable | Reason::Other => None,
+            reason => Some(reason.name()),
+        }
+    }
+
+    /// What the client of the registry has returned, if it was that.
+    fn registry(&self) -> Option<&musterd_client::Error> {
         match self {
-            Self::Rpc(status) => reason(status),
-            Self::Hinted { error, .. } => error.reason(),
+            Self::Registry(error) => Some(error),
+            Self::Hinted { error, .. } => error.registry(),
             _ => None,
         }
     }
@@ -149,9 +144,11 @@ impl Error {
 
     /// What to do about a daemon that cannot be reached.
     fn fix(&self) -> &'static str {
-        match self {
-            Self::Connect { .. } => "; is a daemon running there? See musterd check, or give another --addr",
-            Self::Timeout { .. } => "; see musterd check, or give it more with --timeout",
+        match (self, self.registry().map(musterd_client::Error::kind)) {
+            (_, Some(Kind::Unreachable)) => "; is a daemon running there? See musterd check, or give another --addr",
+            (Self::Timeout { .. }, _) | (_, Some(Kind::Silent)) => {
+                "; see musterd check, or give it more with --timeout"
+            }
             _ => "",
         }
     }
@@ -160,7 +157,7 @@ impl Error {
     #[must_use]
     pub(super) fn in_flags(self, of_run: bool) -> Self {
         match self {
-            Self::Rpc(status) => Self::Rpc(Box::new(flags::in_flags(*status, of_run))),
+            Self::Registry(error) => Self::Registry(Box::new(flags::in_flags(*error, of_run))),
             other => other,
         }
     }
@@ -168,13 +165,12 @@ impl Error {
     /// The lines that tell a person what happened, without a prefix and escaped.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = vec![output::escape(&format!("{}{}", chain(self), self.fix())).into_owned()];
-        if let Self::Rpc(status) = self
-            && let Some(bad) = status.get_details_bad_request()
+        if let Self::Registry(error) = self
             // A message that lists the fields itself is not repeated.
-            && !["", ":"].iter().any(|colon| status.message() == flags::joined(&bad, colon))
+            && !["", ":"].iter().any(|colon| error.message() == flags::joined(error.violations(), colon))
         {
-            lines.extend(bad.field_violations.iter().map(|violation| {
-                let (field, description) = (output::escape(&violation.field), output::escape(&violation.description));
+            lines.extend(error.violations().iter().map(|violation| {
+                let (field, description) = (output::escape(violation.field()), output::escape(violation.description()));
                 format!("  {field}: {description}")
             }));
         }
@@ -182,46 +178,23 @@ impl Error {
     }
 }
 
-fn reason(status: &Status) -> Option<String> {
-    status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN).map(|info| info.reason)
-}
-
-fn status_code(status: &Status) -> u8 {
-    match status.code() {
-        Code::NotFound => NOT_FOUND,
-        Code::FailedPrecondition => PRECONDITION,
-        Code::InvalidArgument => USAGE,
-        // A daemon that says it cannot was reached; without its signature it is the transport that speaks.
-        Code::Unavailable | Code::Unknown | Code::Internal if is_transport(status) => UNREACHABLE,
-        Code::DeadlineExceeded | Code::Unauthenticated => UNREACHABLE,
+fn registry_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::NotFound => NOT_FOUND,
+        Kind::Precondition => PRECONDITION,
+        Kind::Invalid => USAGE,
+        Kind::Unreachable | Kind::Silent | Kind::Broken | Kind::Unauthenticated => UNREACHABLE,
+        // A daemon that says that it cannot take the call was reached.
         _ => NEGATIVE,
     }
 }
 
-/// Whether nothing listens at the address. The cause is deep in what the transport reports.
-pub(super) fn is_refused(error: &Error) -> bool {
-    let mut cause = Some(error as &dyn error::Error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-/// Whether the status was made on this side of the wire, from a connection that failed.
-pub(super) fn is_transport(status: &Status) -> bool {
-    let failed_here = error::Error::source(status).is_some() || status.code() == Code::Unavailable;
-    failed_here && reason(status).is_none()
-}
-
-fn status_text(status: &Status) -> String {
-    let message = if status.message().is_empty() { status.code().description() } else { status.message() };
-    match reason(status) {
-        Some(reason) => format!("{message} ({reason})"),
-        None if is_transport(status) => format!("cannot reach the registry: {message}"),
-        None => format!("{message} ({:?})", status.code()),
+fn registry_text(error: &musterd_client::Error) -> String {
+    let daemon = error.daemon().map_or_else(String::new, |daemon| format!(" at {daemon}"));
+    match (error.kind(), error.reason()) {
+        (Kind::Unreachable | Kind::Broken, _) => format!("cannot reach the registry{daemon}: {}", error.message()),
+        (Kind::Silent, Reason::Unavailable) => format!("{} from the registry{daemon}", error.message()),
+        _ => error.text(),
     }
 }
 
@@ -264,38 +237,32 @@ pub(super) fn report(error: &Error) {
 
 #[cfg(test)]
 mod tests {
-    use tonic_types::{ErrorDetails, FieldViolation};
-
     use super::*;
 
-    fn from_daemon(code: Code, reason: &str) -> Error {
-        let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, []);
-        Status::with_error_details(code, "text", details).into()
-    }
-
     #[test]
-    fn each_status_has_the_exit_code_of_the_table() {
-        for (code, reason, expected) in [
-            (Code::NotFound, "UNKNOWN_LOGICAL_ID", NOT_FOUND),
-            (Code::FailedPrecondition, "EPOCH_MISMATCH", PRECONDITION),
-            (Code::InvalidArgument, "INVALID_FIELD", USAGE),
-            (Code::AlreadyExists, "INSTANCE_ID_TAKEN", NEGATIVE),
-            (Code::Unavailable, "DATABASE_UNAVAILABLE", NEGATIVE),
-            (Code::Internal, "INTERNAL", NEGATIVE),
+    fn each_kind_of_failure_has_the_exit_code_of_the_table() {
+        for (kind, reason, expected) in [
+            (Kind::NotFound, Reason::UnknownLogicalId, NOT_FOUND),
+            (Kind::Precondition, Reason::EpochMismatch, PRECONDITION),
+            (Kind::Invalid, Reason::InvalidField, USAGE),
+            (Kind::Failed, Reason::InstanceIdTaken, NEGATIVE),
+            (Kind::Unavailable, Reason::DatabaseUnavailable, NEGATIVE),
+            (Kind::Failed, Reason::Internal, NEGATIVE),
         ] {
-            let error = from_daemon(code, reason);
-            assert_eq!(error.exit_code(), expected, "{reason}");
-            assert_eq!(error.reason().as_deref(), Some(reason));
+            let error = Error::from(musterd_client::Error::new(kind, reason, "text"));
+            assert_eq!((error.exit_code(), error.reason()), (expected, Some(reason.name())));
         }
-        assert_eq!(Error::from(Status::unavailable("tcp connect error")).exit_code(), UNREACHABLE);
-        assert_eq!(Error::from(Status::deadline_exceeded("")).exit_code(), UNREACHABLE);
-        assert_eq!(Error::from(Status::unimplemented("")).exit_code(), NEGATIVE);
+        for kind in [Kind::Unreachable, Kind::Silent, Kind::Broken, Kind::Unauthenticated] {
+            let error = Error::from(musterd_client::Error::new(kind, Reason::Unavailable, "text"));
+            assert_eq!((error.exit_code(), error.reason()), (UNREACHABLE, None), "{kind:?}");
+        }
     }
 
     #[test]
     fn a_hint_changes_nothing_but_the_words() {
-        let error = from_daemon(Code::NotFound, "UNKNOWN_LOGICAL_ID").hinted("did you mean `organ`?");
-        assert_eq!((error.exit_code(), error.reason().as_deref()), (NOT_FOUND, Some("UNKNOWN_LOGICAL_ID")));
+        let error = musterd_client::Error::new(Kind::NotFound, Reason::UnknownLogicalId, "text");
+        let error = Error::from(error).hinted("did you mean `organ`?");
+        assert_eq!((error.exit_code(), error.reason()), (NOT_FOUND, Some("UNKNOWN_LOGICAL_ID")));
         assert_eq!(error.lines(), ["text (UNKNOWN_LOGICAL_ID); did you mean `organ`?"]);
     }
 
@@ -307,14 +274,12 @@ mod tests {
 
     #[test]
     fn a_bad_field_gets_a_line_of_its_own_and_cannot_drive_the_terminal() {
-        let details = ErrorDetails::with_bad_request(vec![
-            FieldViolation::new("logical_id", "is empty"),
-            FieldViolation::new("ttl", "\u{1b}[2J is over 300 s"),
-        ]);
-        let error = Error::from(Status::with_error_details(Code::InvalidArgument, "bad\ninput", details));
+        let error = musterd_client::Error::new(Kind::Invalid, Reason::InvalidField, "bad\ninput")
+            .with_violation("logical_id", "is empty")
+            .with_violation("ttl", "\u{1b}[2J is over 300 s");
         assert_eq!(
-            error.lines(),
-            ["bad\\ninput (InvalidArgument)", "  logical_id: is empty", "  ttl: \\u{1b}[2J is over 300 s"]
+            Error::from(error).lines(),
+            ["bad\\ninput (INVALID_FIELD)", "  logical_id: is empty", "  ttl: \\u{1b}[2J is over 300 s"]
         );
     }
 

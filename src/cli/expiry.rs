@@ -8,13 +8,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{
-    client::{Client, ClientArgs, parse_duration},
+    client::{ClientArgs, parse_duration},
     exit::{self, Error},
     instances::{parse_instance_id, parse_number, seconds},
     json,
     output::{self, DocumentArgs, OutputArgs, Table},
 };
-use crate::proto::v1;
 
 pub(super) const HOLD_EXAMPLES: &str = "\
 Examples:
@@ -34,8 +33,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 pub struct HoldArgs {
     /// For how long, 1s to 1h [default: the longest TTL of the living and 5s]
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for)]
-    duration: Option<prost_types::Duration>,
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    duration: Option<Duration>,
 
     /// Why, for everybody to see; at most 1024 bytes
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -49,8 +48,8 @@ pub struct HoldArgs {
 #[derive(Debug, clap::Args)]
 pub struct ReleaseArgs {
     /// For how long the brake stays off, 1s to 1h [default: 5m]
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for)]
-    duration: Option<prost_types::Duration>,
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    duration: Option<Duration>,
 
     #[command(flatten)]
     output: DocumentArgs,
@@ -71,22 +70,16 @@ pub struct ExpireArgs {
     output: OutputArgs,
 }
 
-fn parse_for(text: &str) -> Result<prost_types::Duration, String> {
-    let duration: Duration = parse_duration(text)?;
-    duration.try_into().map_err(|_| "is too long".to_owned())
-}
-
 pub(super) async fn hold(args: HoldArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
-    let request = v1::HoldExpiryRequest { duration: args.duration, reason: args.reason };
-    let response = client.call(client.cluster().hold_expiry(request)).await?;
+    let client = client.connect().await?;
+    let remaining = client.hold_expiry(args.duration, &args.reason).await?;
     output::print_answer(
         args.output.output,
-        || json::held(&response),
+        || json::held(remaining),
         Vec::new,
         || {
             let mut table = Table::new(["HELD FOR"]);
-            table.row([seconds(response.remaining.as_ref())]);
+            table.row([seconds(remaining)]);
             table.text()
         },
     )?;
@@ -94,9 +87,8 @@ pub(super) async fn hold(args: HoldArgs, client: &ClientArgs) -> Result<u8, Erro
 }
 
 pub(super) async fn release(args: ReleaseArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
-    let request = v1::ReleaseExpiryRequest { duration: args.duration };
-    client.call(client.cluster().release_expiry(request)).await?;
+    let client = client.connect().await?;
+    client.release_expiry(args.duration).await?;
     if args.output.output.is_table() {
         output::note("expiry goes on, without a brake for a while");
     } else {
@@ -106,18 +98,17 @@ pub(super) async fn release(args: ReleaseArgs, client: &ClientArgs) -> Result<u8
 }
 
 pub(super) async fn expire(args: ExpireArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
-    let instance_id = args.instance_id.to_string();
-    let request = v1::ExpireInstanceRequest { instance_id: instance_id.clone(), lease_id: args.lease };
-    let response = client.call(client.cluster().expire_instance(request)).await?;
+    let client = client.connect().await?;
+    let lease_id = Some(args.lease).filter(|lease_id| *lease_id > 0);
+    let changed = client.expire(args.instance_id, lease_id).await?;
     output::print_answer(
         args.output.output,
-        || json::expired(&response),
-        || vec![instance_id.clone()],
+        || json::expired(&changed),
+        || vec![args.instance_id.to_string()],
         || {
             let mut table = Table::new(["INSTANCE", "REVISION", "DEAD BEFORE"]);
-            let before = if response.already_dead { "yes" } else { "no" };
-            table.row([instance_id.clone(), response.revision.to_string(), before.to_owned()]);
+            let before = if changed.already_dead { "yes" } else { "no" };
+            table.row([args.instance_id.to_string(), changed.revision.to_string(), before.to_owned()]);
             table.text()
         },
     )?;
@@ -146,9 +137,8 @@ mod tests {
     fn how_long_a_hold_lasts_is_left_to_the_daemon_unless_it_is_said() {
         let hold = |words: &[&str]| Hold::try_parse_from([&["hold"], words].concat()).map(|hold| hold.args.duration);
         assert_eq!(hold(&[]).expect("no flag is needed"), None);
-        let ten_minutes = prost_types::Duration { seconds: 600, nanos: 0 };
-        assert_eq!(hold(&["--for", "10m"]).expect("a duration"), Some(ten_minutes));
-        for bad in ["10", "soon", "", "-1s", "18446744073709551615s"] {
+        assert_eq!(hold(&["--for", "10m"]).expect("a duration"), Some(Duration::from_secs(600)));
+        for bad in ["10", "soon", "", "-1s"] {
             assert!(hold(&["--for", bad]).is_err(), "{bad}");
         }
     }

@@ -3,13 +3,14 @@
 //! The rules are those of the daemon (`model::explain`), applied to what it lists: every instance of the name on record,
 //! with its rank if it was a candidate, and why it lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
+use musterd_client::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    client::{Client, ClientArgs, label_map, parse_label},
+    client::{ClientArgs, label_map, parse_label},
     describe::{named, unknown},
     exit::{self, Error},
     instances::{address, moment, parse_instance_id, status, time, warn_if_stale},
@@ -17,12 +18,9 @@ use super::{
     output::{self, Format, OutputArgs, Table},
     paint,
 };
-use crate::{
-    model::{
-        DeathReason, InstanceId, InstanceStatus,
-        explain::{Candidate, Explained, Standing, explain},
-    },
-    proto::v1,
+use crate::model::{
+    DeathReason, InstanceId, InstanceStatus,
+    explain::{Candidate, Explained, Standing, explain},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -53,12 +51,12 @@ pub struct ExplainArgs {
 
 pub(super) async fn run(args: ExplainArgs, client: &ClientArgs) -> Result<u8, Error> {
     let labels = label_map(&args.label)?;
-    let client = Client::connect(client).await?;
+    let client = client.connect().await?;
     let all = named(&args.name, &client).await?;
     if all.instances.is_empty() {
         return Err(unknown(&args.name, &client).await);
     }
-    warn_if_stale(all.stale_for.as_ref());
+    warn_if_stale(all.stale_for);
     let candidates = all.instances.iter().map(|one| candidate(one, &args.exclude, &labels));
     let candidates = candidates.collect::<Option<Vec<_>>>().ok_or(Error::Incomplete("a readable instance"))?;
     let explained = explain(&candidates);
@@ -69,7 +67,7 @@ pub(super) async fn run(args: ExplainArgs, client: &ClientArgs) -> Result<u8, Er
         format,
         || {
             let items: Vec<_> = lines.iter().map(|(line, one)| item(line, one)).collect();
-            let (revision, stale_for) = (json::long(all.revision), json::duration(all.stale_for.as_ref()));
+            let (revision, stale_for) = (json::long(all.revision), json::duration(all.stale_for));
             json!({ "logicalId": args.name, "instances": items, "revision": revision, "staleFor": stale_for })
         },
         || lines.iter().map(|(line, one)| item(line, one)).collect(),
@@ -80,46 +78,44 @@ pub(super) async fn run(args: ExplainArgs, client: &ClientArgs) -> Result<u8, Er
     Ok(exit::OK)
 }
 
-fn find(instances: &[v1::Instance], instance_id: InstanceId) -> Option<&v1::Instance> {
-    let text = instance_id.to_string();
-    instances.iter().find(|one| one.instance_id == text)
+fn find(instances: &[Instance], instance_id: InstanceId) -> Option<&Instance> {
+    instances.iter().find(|one| one.instance_id == instance_id.0)
 }
 
 /// An instance as the rules see it; `None` if a newer daemon tells what this version does not know.
-fn candidate(one: &v1::Instance, excluded: &[Uuid], labels: &HashMap<String, String>) -> Option<Candidate> {
-    let instance_id = Uuid::try_parse(&one.instance_id).ok()?;
-    let status = match v1::InstanceStatus::try_from(one.status).ok()? {
-        v1::InstanceStatus::Starting => InstanceStatus::Starting,
-        v1::InstanceStatus::Alive => InstanceStatus::Alive,
-        v1::InstanceStatus::Draining => InstanceStatus::Draining,
-        v1::InstanceStatus::Dead => InstanceStatus::Dead,
-        v1::InstanceStatus::Unspecified => return None,
+fn candidate(one: &Instance, excluded: &[Uuid], labels: &BTreeMap<String, String>) -> Option<Candidate> {
+    let status = match one.status {
+        musterd_client::Status::Starting => InstanceStatus::Starting,
+        musterd_client::Status::Alive => InstanceStatus::Alive,
+        musterd_client::Status::Draining => InstanceStatus::Draining,
+        musterd_client::Status::Dead => InstanceStatus::Dead,
+        _ => return None,
     };
     Some(Candidate {
-        instance_id: InstanceId(instance_id),
+        instance_id: InstanceId(one.instance_id),
         status,
-        death: one.death.as_ref().and_then(death),
+        death: one.death.as_ref().and_then(|death| reason(death.reason)),
         // The daemon lists instances as its epoch sees them: who is of another is dead there.
         epoch_is_current: true,
         suspect: one.suspect,
-        started_at: moment(one.started_at.as_ref())?,
-        excluded: excluded.contains(&instance_id),
+        started_at: moment(one.started_at)?,
+        excluded: excluded.contains(&one.instance_id),
         labels_match: labels.iter().all(|(key, value)| one.labels.get(key) == Some(value)),
     })
 }
 
-fn death(death: &v1::Death) -> Option<DeathReason> {
-    match death.reason() {
-        v1::DeathReason::Unspecified => None,
-        v1::DeathReason::Stale => Some(DeathReason::Stale),
-        v1::DeathReason::OldEpoch => Some(DeathReason::OldEpoch),
-        v1::DeathReason::Deregistered => Some(DeathReason::Deregistered),
-        v1::DeathReason::Replaced => Some(DeathReason::Replaced),
-        v1::DeathReason::Operator => Some(DeathReason::Operator),
+fn reason(reason: musterd_client::DeathReason) -> Option<DeathReason> {
+    match reason {
+        musterd_client::DeathReason::Stale => Some(DeathReason::Stale),
+        musterd_client::DeathReason::OldEpoch => Some(DeathReason::OldEpoch),
+        musterd_client::DeathReason::Deregistered => Some(DeathReason::Deregistered),
+        musterd_client::DeathReason::Replaced => Some(DeathReason::Replaced),
+        musterd_client::DeathReason::Operator => Some(DeathReason::Operator),
+        _ => None,
     }
 }
 
-fn item(line: &Explained, one: &v1::Instance) -> Value {
+fn item(line: &Explained, one: &Instance) -> Value {
     json!({
         "rank": line.rank,
         "standing": line.standing.as_str(),
@@ -129,7 +125,7 @@ fn item(line: &Explained, one: &v1::Instance) -> Value {
     })
 }
 
-fn table(lines: &[(&Explained, &v1::Instance)], wide: bool) -> String {
+fn table(lines: &[(&Explained, &Instance)], wide: bool) -> String {
     let why = |line: &Explained| match line.standing {
         // In full it would be as wide as the screen.
         Standing::Outranked { by, .. } if !wide => line.to_string().replace(&by.to_string(), "the first"),
@@ -139,10 +135,10 @@ fn table(lines: &[(&Explained, &v1::Instance)], wide: bool) -> String {
     for (line, one) in lines {
         table.row([
             line.rank.map(|rank| rank.to_string()).unwrap_or_default(),
-            one.instance_id.clone(),
+            one.instance_id.to_string(),
             status(one),
             address(one),
-            time(one.started_at.as_ref()),
+            time(one.started_at),
             why(line),
         ]);
     }
@@ -153,31 +149,30 @@ fn table(lines: &[(&Explained, &v1::Instance)], wide: bool) -> String {
 mod tests {
     use super::*;
 
-    fn instance(number: u128, seconds: i64) -> v1::Instance {
-        v1::Instance {
-            instance_id: Uuid::from_u128(number).to_string(),
-            status: v1::InstanceStatus::Alive.into(),
-            started_at: Some(prost_types::Timestamp { seconds, nanos: 0 }),
-            labels: HashMap::from([("zone".to_owned(), "a".to_owned())]),
-            ..Default::default()
-        }
+    fn instance(number: u128, seconds: u64) -> Instance {
+        let mut one = Instance::default();
+        (one.instance_id, one.status) = (Uuid::from_u128(number), musterd_client::Status::Alive);
+        one.started_at = Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        one.labels.insert("zone".to_owned(), "a".to_owned());
+        one
     }
 
     #[test]
     fn flags_decide_who_is_a_candidate() {
-        let zone = |zone: &str| HashMap::from([("zone".to_owned(), zone.to_owned())]);
-        let one = instance(1, 5);
+        let zone = |zone: &str| BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+        let mut one = instance(1, 5);
         let read = |excluded: &[Uuid], labels| candidate(&one, excluded, &labels).expect("readable");
-        assert!(!read(&[], HashMap::new()).excluded && read(&[], zone("a")).labels_match);
+        assert!(!read(&[], BTreeMap::new()).excluded && read(&[], zone("a")).labels_match);
         assert!(!read(&[], zone("b")).labels_match);
         assert!(read(&[Uuid::from_u128(1)], zone("a")).excluded);
-        assert!(candidate(&v1::Instance { status: 99, ..one }, &[], &HashMap::new()).is_none());
+        one.status = musterd_client::Status::Unknown;
+        assert!(candidate(&one, &[], &BTreeMap::new()).is_none());
     }
 
     #[test]
     fn the_first_row_is_whom_resolve_gives() {
         let all = [instance(2, 9), instance(1, 5)];
-        let candidates: Vec<_> = all.iter().filter_map(|one| candidate(one, &[], &HashMap::new())).collect();
+        let candidates: Vec<_> = all.iter().filter_map(|one| candidate(one, &[], &BTreeMap::new())).collect();
         let explained = explain(&candidates);
         let lines: Vec<_> = explained.iter().filter_map(|line| Some((line, find(&all, line.instance_id)?))).collect();
         let text = table(&lines, false);

@@ -1,17 +1,18 @@
 //! Which instances a command is about: the flags that `list` and `watch` share.
 
+use musterd_client::Filter;
+
 use super::{
     client::{label_map, parse_label},
     exit::Error,
 };
-use crate::proto::v1::InstanceStatus;
 
 /// Conditions, all of which must hold.
 #[derive(Debug, clap::Args)]
 pub(super) struct FilterArgs {
     /// Only logical ids that begin with this
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
-    pub(super) prefix: String,
+    prefix: String,
 
     /// Only these statuses, separated by commas [default: all but dead]
     #[arg(long, value_name = "STATUS", value_enum, value_delimiter = ',')]
@@ -19,7 +20,7 @@ pub(super) struct FilterArgs {
 
     /// Only instances of this node
     #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
-    pub(super) node: String,
+    node: String,
 
     /// Only instances with this label; may be repeated, all must match
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -35,7 +36,7 @@ enum Status {
     Dead,
 }
 
-impl From<Status> for InstanceStatus {
+impl From<Status> for musterd_client::Status {
     fn from(status: Status) -> Self {
         match status {
             Status::Starting => Self::Starting,
@@ -47,17 +48,14 @@ impl From<Status> for InstanceStatus {
 }
 
 impl FilterArgs {
-    /// The statuses, as the protocol's numbers; none for the daemon's choice.
-    pub(super) fn statuses(&self) -> Vec<i32> {
-        self.status.iter().map(|&word| InstanceStatus::from(word).into()).collect()
-    }
-
-    /// The labels.
+    /// The conditions; without a status, the daemon's choice.
     ///
     /// # Errors
     ///
     /// As [`label_map`].
-    pub(super) fn labels(&self) -> Result<std::collections::HashMap<String, String>, Error> {
-        label_map(&self.label)
+    pub(super) fn filter(&self, name: Option<&str>) -> Result<Filter, Error> {
+        let filter = name.map_or_else(|| Filter::prefix(&self.prefix), Filter::logical_id).node(&self.node);
+        let filter = self.status.iter().fold(filter, |filter, status| filter.status((*status).into()));
+        Ok(label_map(&self.label)?.into_iter().fold(filter, |filter, (key, value)| filter.label(key, value)))
     }
 }

@@ -2,25 +2,24 @@
 //!
 //! Limits are the daemon's to know, so it is the daemon that finds a bad value; a user knows it by its flag.
 
-use tonic::Status;
-use tonic_types::{BadRequest, FieldViolation, StatusExt as _};
+use musterd_client::{Error, Violation};
 
 /// The fields and what is wrong with each, on one line.
-pub(super) fn joined(bad: &BadRequest, colon: &str) -> String {
-    let each = bad.field_violations.iter().map(|one| format!("{}{colon} {}", one.field, one.description));
+pub(super) fn joined(violations: &[Violation], colon: &str) -> String {
+    let each = violations.iter().map(|one| format!("{}{colon} {}", one.field(), one.description()));
     each.collect::<Vec<_>>().join("; ")
 }
 
 /// The same refusal with each field named by its flag; `of_run` for those of `run`.
-pub(super) fn in_flags(status: Status, of_run: bool) -> Status {
-    let Some(bad) = status.get_details_bad_request() else { return status };
-    let is_list = status.message() == joined(&bad, ":");
-    let named = bad.field_violations.iter().map(|one| FieldViolation::new(flag(&one.field, of_run), &one.description));
-    let named = BadRequest::new(named.collect::<Vec<_>>());
-    let message = if is_list { joined(&named, "") } else { status.message().to_owned() };
-    let mut details = status.get_error_details();
-    details.set_bad_request(named.field_violations);
-    Status::with_error_details(status.code(), message, details)
+pub(super) fn in_flags(error: Error, of_run: bool) -> Error {
+    if error.violations().is_empty() {
+        return error;
+    }
+    let is_list = error.message() == joined(error.violations(), ":");
+    let add = |named: Error, one: &Violation| named.with_violation(flag(one.field(), of_run), one.description());
+    let named = |message: &str| error.violations().iter().fold(Error::new(error.kind(), error.reason(), message), add);
+    let plain = named(error.message());
+    if is_list { named(&joined(plain.violations(), "")) } else { plain }
 }
 
 /// The flag or argument that a field of the protocol is given by; the field itself where there is none.
@@ -60,25 +59,23 @@ fn flag(field: &str, of_run: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
-    use tonic_types::ErrorDetails;
+    use musterd_client::{Kind, Reason};
 
     use super::*;
-    use crate::cli::exit::{ERROR_DOMAIN, Error, USAGE};
+    use crate::cli::exit::{self, USAGE};
 
     #[test]
     fn a_refused_flag_is_named_and_told_once() {
-        let refused = |message: &str, violations| {
-            let mut details = ErrorDetails::with_error_info("INVALID_FIELD", ERROR_DOMAIN, []);
-            details.set_bad_request(violations);
-            Error::from(Status::with_error_details(Code::InvalidArgument, message, details))
+        let refused = |message: &str, violations: &[(&str, &str)]| {
+            let error = Error::new(Kind::Invalid, Reason::InvalidField, message);
+            violations.iter().fold(error, |error, (field, problem)| error.with_violation(*field, *problem))
         };
-        let one =
-            refused("duration: is too long", vec![FieldViolation::new("duration", "is too long")]).in_flags(false);
+        let one = refused("duration: is too long", &[("duration", "is too long")]);
+        let one = exit::Error::from(one).in_flags(false);
         assert_eq!(one.lines(), ["--for is too long (INVALID_FIELD)"]);
-        assert_eq!((one.exit_code(), one.reason().as_deref()), (USAGE, Some("INVALID_FIELD")));
-        let two = vec![FieldViolation::new("labels[zone]", "is long"), FieldViolation::new("node_id", "is longer")];
-        let two = refused("labels[zone]: is long; node_id: is longer", two).in_flags(true);
+        assert_eq!((one.exit_code(), one.reason()), (USAGE, Some("INVALID_FIELD")));
+        let two = [("labels[zone]", "is long"), ("node_id", "is longer")];
+        let two = exit::Error::from(refused("labels[zone]: is long; node_id: is longer", &two)).in_flags(true);
         assert_eq!(two.lines(), ["--label zone is long; --node-id is longer (INVALID_FIELD)"]);
     }
 

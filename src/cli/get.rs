@@ -3,13 +3,12 @@
 use uuid::Uuid;
 
 use super::{
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     exit::{self, Error},
     instances::{self, parse_instance_id, parse_number, warn_if_stale},
     json,
     output::{self, Format, OutputArgs},
 };
-use crate::proto::v1;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -35,16 +34,15 @@ pub struct GetArgs {
 }
 
 pub(super) async fn run(args: GetArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
-    let request = v1::GetInstanceRequest { instance_id: args.instance_id.to_string(), min_revision: args.min_revision };
-    let response = client.call(client.discovery().get_instance(request)).await?;
-    warn_if_stale(response.stale_for.as_ref());
-    let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
-    let format = args.output.output;
+    let client = client.connect().await?;
+    client.require_revision(args.min_revision);
+    let found = client.instance(args.instance_id).await?;
+    warn_if_stale(found.stale_for);
+    let (format, instance) = (args.output.output, &found.instance);
     output::print_answer(
         format,
-        || json::got(&response),
-        || vec![instance.instance_id.clone()],
+        || json::found(&found),
+        || vec![instance.instance_id.to_string()],
         || instances::table([instance], format == Format::Wide),
     )?;
     Ok(exit::OK)

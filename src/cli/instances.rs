@@ -1,55 +1,47 @@
 //! An instance in words short enough for a table, and the tables of those commands that show instances.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use chrono::{DateTime, SecondsFormat};
+use chrono::{DateTime, SecondsFormat, Utc};
+use musterd_client::{DeathReason, Instance};
 use uuid::Uuid;
 
 use super::{
-    json,
     output::{self, Table},
     paint,
 };
-use crate::{
-    proto::{std_duration, v1},
-    status::AWAY_AFTER,
-};
+use crate::status::AWAY_AFTER;
 
 /// `alive`, `alive(suspect)`, `dead(stale)`.
-pub(super) fn status(instance: &v1::Instance) -> String {
-    let name = short(instance.status().as_str_name(), "INSTANCE_STATUS_");
+pub(super) fn status(instance: &Instance) -> String {
+    let name = instance.status.as_str();
     match &instance.death {
-        Some(death) if death.reason() != v1::DeathReason::Unspecified => {
-            format!("{name}({})", short(death.reason().as_str_name(), "DEATH_REASON_"))
-        }
+        Some(death) if death.reason != DeathReason::Unknown => format!("{name}({})", death.reason.as_str()),
         _ if instance.suspect => format!("{name}(suspect)"),
-        _ => name,
+        _ => name.to_owned(),
     }
-}
-
-fn short(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
 }
 
 /// `10.0.0.1:80`, `[::1]:80`, `10.0.0.1`, `:80`, or nothing.
-pub(super) fn address(instance: &v1::Instance) -> String {
-    match (instance.ip_address.as_str(), instance.port) {
-        (ip, 0) => ip.to_owned(),
-        (ip, port) if ip.contains(':') => format!("[{ip}]:{port}"),
-        (ip, port) => format!("{ip}:{port}"),
+pub(super) fn address(instance: &Instance) -> String {
+    match (instance.ip, instance.port) {
+        (Some(ip), Some(port)) => SocketAddr::from((ip, port)).to_string(),
+        (Some(ip), None) => ip.to_string(),
+        (None, Some(port)) => format!(":{port}"),
+        (None, None) => String::new(),
     }
 }
 
-/// Seconds to a tenth, for example `12.3s`; nothing where unset.
-pub(super) fn seconds(duration: Option<&prost_types::Duration>) -> String {
-    duration.map_or_else(String::new, |wire| match std_duration(wire) {
-        Some(d) => format!("{}.{}s", d.as_secs(), d.subsec_millis() / 100),
-        None => json::duration_text(wire),
-    })
+/// Seconds to a tenth, for example `12.3s`.
+pub(super) fn seconds(span: Duration) -> String {
+    format!("{}.{}s", span.as_secs(), span.subsec_millis() / 100)
 }
 
 /// A table of instances; `wide` with all that is known of them.
-pub(super) fn table<'a>(instances: impl IntoIterator<Item = &'a v1::Instance>, wide: bool) -> String {
+pub(super) fn table<'a>(instances: impl IntoIterator<Item = &'a Instance>, wide: bool) -> String {
     if wide {
         let header = [
             "LOGICAL ID",
@@ -79,21 +71,21 @@ pub(super) fn table<'a>(instances: impl IntoIterator<Item = &'a v1::Instance>, w
     table.text()
 }
 
-fn row(instance: &v1::Instance) -> [String; 9] {
+fn row(instance: &Instance) -> [String; 9] {
     [
         instance.logical_id.clone(),
-        instance.instance_id.clone(),
+        instance.instance_id.to_string(),
         status(instance),
         address(instance),
         instance.node_id.clone(),
         instance.epoch_number.to_string(),
         instance.lease_id.to_string(),
-        seconds(instance.ttl.as_ref()),
-        seconds(instance.lease_remaining.as_ref()),
+        seconds(instance.ttl),
+        seconds(instance.lease_remaining),
     ]
 }
 
-fn wide_row(instance: &v1::Instance) -> [String; 16] {
+fn wide_row(instance: &Instance) -> [String; 16] {
     let [logical_id, instance_id, status, address, node, epoch, lease, ttl, remaining] = row(instance);
     [
         logical_id,
@@ -105,8 +97,8 @@ fn wide_row(instance: &v1::Instance) -> [String; 16] {
         lease,
         ttl,
         remaining,
-        time(instance.last_beat.as_ref()),
-        time(instance.started_at.as_ref()),
+        time(instance.last_beat),
+        time(instance.started_at),
         instance.actor_name.clone(),
         instance.serve_route.clone(),
         known(instance.pid),
@@ -116,20 +108,19 @@ fn wide_row(instance: &v1::Instance) -> [String; 16] {
 }
 
 /// `key=value` of each label, by key.
-pub(super) fn labels(instance: &v1::Instance) -> Vec<String> {
-    let mut labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    labels.sort_unstable();
-    labels
+pub(super) fn labels(instance: &Instance) -> Vec<String> {
+    instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 
 /// A time to the second, `2026-01-02T03:04:05Z`; nothing where unset.
-pub(super) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
-    moment(timestamp).map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+pub(super) fn time(time: Option<SystemTime>) -> String {
+    moment(time).map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
-/// A time as a value; `None` where unset or outside the calendar.
-pub(super) fn moment(timestamp: Option<&prost_types::Timestamp>) -> Option<DateTime<chrono::Utc>> {
-    timestamp.and_then(|t| DateTime::from_timestamp(t.seconds, u32::try_from(t.nanos).ok()?))
+/// A time of the calendar; `None` where unset or outside of it.
+pub(super) fn moment(time: Option<SystemTime>) -> Option<DateTime<Utc>> {
+    let since = time?.duration_since(UNIX_EPOCH).ok()?;
+    DateTime::from_timestamp(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())
 }
 
 /// How long ago, in the two largest units: `3h 12m ago`, `41s ago`.
@@ -181,48 +172,54 @@ pub(super) fn parse_lease_id(text: &str) -> Result<u64, String> {
     })
 }
 
-/// A number, nothing for 0 where 0 means unknown.
-pub(super) fn known(number: i64) -> String {
-    if number == 0 { String::new() } else { number.to_string() }
+/// A number; nothing where it is unknown.
+pub(super) fn known(number: Option<u32>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
 }
 
 /// Says so if the answer is old, because PostgreSQL is away: the data on standard output looks the same.
-pub(super) fn warn_if_stale(stale_for: Option<&prost_types::Duration>) {
+pub(super) fn warn_if_stale(stale_for: Duration) {
     if let Some(warning) = stale_warning(stale_for) {
         output::note(&warning);
     }
 }
 
 /// What there is to say about an answer that is old.
-pub(super) fn stale_warning(stale_for: Option<&prost_types::Duration>) -> Option<String> {
-    let age = stale_for.filter(|age| std_duration(age).is_some_and(|age| age > AWAY_AFTER))?;
-    Some(format!("warning: PostgreSQL last confirmed this answer {} ago", seconds(Some(age))))
+pub(super) fn stale_warning(stale_for: Duration) -> Option<String> {
+    let is_old = stale_for > AWAY_AFTER;
+    is_old.then(|| format!("warning: PostgreSQL last confirmed this answer {} ago", seconds(stale_for)))
 }
 
 #[cfg(test)]
 mod tests {
+    use musterd_client::{Death, Status};
+
     use super::*;
 
     #[test]
     fn a_status_says_why_it_is_not_plain() {
-        let alive = v1::Instance { status: v1::InstanceStatus::Alive.into(), ..Default::default() };
-        assert_eq!(status(&alive), "alive");
-        assert_eq!(status(&v1::Instance { suspect: true, ..alive }), "alive(suspect)");
-        let dead = v1::Instance {
-            status: v1::InstanceStatus::Dead.into(),
-            death: Some(v1::Death { reason: v1::DeathReason::OldEpoch.into(), ..Default::default() }),
-            ..Default::default()
-        };
-        assert_eq!(status(&dead), "dead(old_epoch)");
+        let mut one = Instance::default();
+        one.status = Status::Alive;
+        assert_eq!(status(&one), "alive");
+        one.suspect = true;
+        assert_eq!(status(&one), "alive(suspect)");
+        let mut death = Death::default();
+        death.reason = DeathReason::OldEpoch;
+        (one.status, one.death) = (Status::Dead, Some(death));
+        assert_eq!(status(&one), "dead(old_epoch)");
     }
 
     #[test]
     fn an_address_shows_what_is_known() {
-        let at = |ip: &str, port| address(&v1::Instance { ip_address: ip.to_owned(), port, ..Default::default() });
-        assert_eq!(at("10.0.0.1", 80), "10.0.0.1:80");
-        assert_eq!(at("::1", 80), "[::1]:80");
-        assert_eq!(at("::1", 0), "::1");
-        assert_eq!(at("", 0), "");
+        let at = |ip: &str, port| {
+            let mut one = Instance::default();
+            (one.ip, one.port) = (ip.parse().ok(), port);
+            address(&one)
+        };
+        assert_eq!(at("10.0.0.1", Some(80)), "10.0.0.1:80");
+        assert_eq!(at("::1", Some(80)), "[::1]:80");
+        assert_eq!(at("::1", None), "::1");
+        assert_eq!(at("", None), "");
     }
 
     #[test]
@@ -237,16 +234,14 @@ mod tests {
 
     #[test]
     fn a_wide_table_has_the_labels_in_order() {
-        let labels = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into_iter().collect();
-        let instance = v1::Instance { labels, logical_id: "organ".into(), ..Default::default() };
-        assert!(table([&instance], true).trim_end().ends_with("a=1,b=2"));
-        assert_eq!(table([&instance], false).lines().count(), 2);
+        let mut one = Instance::default();
+        one.labels = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into_iter().collect();
+        assert!(table([&one], true).trim_end().ends_with("a=1,b=2"));
+        assert_eq!(table([&one], false).lines().count(), 2);
     }
 
     #[test]
     fn seconds_are_cut_to_a_tenth() {
-        assert_eq!(seconds(Some(&prost_types::Duration { seconds: 12, nanos: 390_000_000 })), "12.3s");
-        assert_eq!(seconds(Some(&prost_types::Duration { seconds: -1, nanos: 0 })), "-1s");
-        assert_eq!(seconds(None), "");
+        assert_eq!(seconds(Duration::from_millis(12_390)), "12.3s");
     }
 }

@@ -6,38 +6,42 @@
 //! value, and an unset message is `null`: a script need not ask whether a key exists. This is a stable contract: fields
 //! are added, never renamed or removed.
 
-use chrono::{DateTime, SecondsFormat};
-use prost_types::{Duration, Timestamp};
+use std::time::{Duration, SystemTime};
+
+use chrono::SecondsFormat;
+use musterd_client::{
+    Brake, BrakeMode, Change, Changed, Cluster, Counts, Daemon, Death, DeathReason, Epoch, Expiry, Found, Health, Hold,
+    Instance, LostDaemon, Problem, Reason, Rotated, Severity, Status,
+};
 use serde_json::{Value, json};
 
-use crate::proto::v1;
+use super::instances::moment;
 
-/// `1s`, `0.200s`, `-1.500s`.
-#[must_use]
-pub fn duration(duration: Option<&Duration>) -> Value {
-    duration.map_or(Value::Null, |d| Value::String(duration_text(d)))
+/// `1s`, `0.200s`.
+pub(super) fn duration(duration: Duration) -> Value {
+    Value::String(duration_text(duration))
 }
 
-pub(super) fn duration_text(duration: &Duration) -> String {
-    let sign = if duration.seconds < 0 || duration.nanos < 0 { "-" } else { "" };
-    let (seconds, nanos) = (duration.seconds.unsigned_abs(), duration.nanos.unsigned_abs());
+fn optional(span: Option<Duration>) -> Value {
+    span.map_or(Value::Null, duration)
+}
+
+fn duration_text(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     if nanos == 0 {
-        format!("{sign}{seconds}s")
+        format!("{seconds}s")
     } else if nanos % 1_000_000 == 0 {
-        format!("{sign}{seconds}.{:03}s", nanos / 1_000_000)
+        format!("{seconds}.{:03}s", nanos / 1_000_000)
     } else if nanos % 1_000 == 0 {
-        format!("{sign}{seconds}.{:06}s", nanos / 1_000)
+        format!("{seconds}.{:06}s", nanos / 1_000)
     } else {
-        format!("{sign}{seconds}.{nanos:09}s")
+        format!("{seconds}.{nanos:09}s")
     }
 }
 
 /// `2026-01-02T03:04:05.678Z`. A timestamp outside the calendar is `null`.
-#[must_use]
-pub fn timestamp(timestamp: Option<&Timestamp>) -> Value {
-    timestamp
-        .and_then(|t| DateTime::from_timestamp(t.seconds, u32::try_from(t.nanos).ok()?))
-        .map_or(Value::Null, |t| Value::String(t.to_rfc3339_opts(SecondsFormat::AutoSi, true)))
+pub(super) fn timestamp(time: Option<SystemTime>) -> Value {
+    moment(time).map_or(Value::Null, |time| Value::String(time.to_rfc3339_opts(SecondsFormat::AutoSi, true)))
 }
 
 /// A 64-bit integer. As a number it would be rounded by readers that know only doubles.
@@ -45,24 +49,32 @@ pub(super) fn long(number: impl ToString) -> Value {
     Value::String(number.to_string())
 }
 
-/// The name of an enum's value, or the number of one that a newer daemon knows.
-fn status(number: i32) -> Value {
-    v1::InstanceStatus::try_from(number).map_or(json!(number), |status| json!(status.as_str_name()))
+/// The name of an enum's value in the protocol, by the word for it.
+fn name(prefix: &str, word: &str) -> Value {
+    let word = if word == "unknown" { "unspecified" } else { word };
+    json!(format!("{prefix}_{}", word.to_ascii_uppercase()))
 }
 
-fn death(death: &v1::Death) -> Value {
-    let reason = v1::DeathReason::try_from(death.reason).map_or(json!(death.reason), |r| json!(r.as_str_name()));
+fn status(status: Status) -> Value {
+    name("INSTANCE_STATUS", status.as_str())
+}
+
+fn death_reason(reason: DeathReason) -> Value {
+    name("DEATH_REASON", reason.as_str())
+}
+
+fn death(death: &Death) -> Value {
     json!({
-        "reason": reason,
-        "at": timestamp(death.at.as_ref()),
-        "deadline": timestamp(death.deadline.as_ref()),
+        "reason": death_reason(death.reason),
+        "at": timestamp(death.at),
+        "deadline": timestamp(death.deadline),
         "decidedBy": death.decided_by,
     })
 }
 
 /// `muster.v1.Instance`.
 #[must_use]
-pub fn instance(instance: &v1::Instance) -> Value {
+pub fn instance(instance: &Instance) -> Value {
     json!({
         "instanceId": instance.instance_id,
         "logicalId": instance.logical_id,
@@ -74,47 +86,78 @@ pub fn instance(instance: &v1::Instance) -> Value {
         "actorName": instance.actor_name,
         "serveRoute": instance.serve_route,
         "nodeId": instance.node_id,
-        "ipAddress": instance.ip_address,
-        "port": instance.port,
-        "pid": long(instance.pid),
+        "ipAddress": instance.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        "port": instance.port.unwrap_or_default(),
+        "pid": long(instance.pid.unwrap_or_default()),
         "version": instance.version,
         "labels": instance.labels,
-        "ttl": duration(instance.ttl.as_ref()),
-        "startedAt": timestamp(instance.started_at.as_ref()),
-        "lastBeat": timestamp(instance.last_beat.as_ref()),
-        "leaseRemaining": duration(instance.lease_remaining.as_ref()),
+        "ttl": duration(instance.ttl),
+        "startedAt": timestamp(instance.started_at),
+        "lastBeat": timestamp(instance.last_beat),
+        "leaseRemaining": duration(instance.lease_remaining),
         "suspect": instance.suspect,
         "death": instance.death.as_ref().map_or(Value::Null, death),
     })
 }
 
 /// `muster.v1.BatchResolveResult`, with the name it is about: a line of it may stand alone.
-#[must_use]
-pub fn resolved(name: &str, result: &v1::BatchResolveResult) -> Value {
-    let reason = v1::ErrorReason::try_from(result.reason).map_or(json!(result.reason), |r| json!(r.as_str_name()));
+pub(super) fn resolved(logical_id: &str, result: &Result<(Instance, u32), Reason>) -> Value {
+    let (found, reason, alternatives) = match result {
+        Ok((found, alternatives)) => (instance(found), "UNSPECIFIED", *alternatives),
+        Err(reason) => (Value::Null, reason.name(), 0),
+    };
     json!({
-        "logicalId": name,
-        "instance": result.instance.as_ref().map_or(Value::Null, instance),
-        "reason": reason,
-        "alternatives": result.alternatives,
+        "logicalId": logical_id,
+        "instance": found,
+        "reason": format!("ERROR_REASON_{reason}"),
+        "alternatives": alternatives,
     })
 }
 
 /// `muster.v1.WatchEvent`, and where a watch that has seen it goes on.
-#[must_use]
-pub fn watch_event(event: &v1::WatchEvent, revision: u64, history_id: &str) -> Value {
-    let kind = v1::WatchEventType::try_from(event.r#type).map_or(json!(event.r#type), |t| json!(t.as_str_name()));
+pub(super) fn watch_event(change: &Change, revision: u64, history_id: &str) -> Value {
+    let about = match change {
+        Change::Put(one) | Change::Gone(one) => instance(one),
+        Change::Suspect { logical_id, instance_id, lease_id, suspect, .. } => {
+            let mut hint = instance(&Instance::default());
+            hint["logicalId"] = json!(logical_id);
+            hint["instanceId"] = json!(instance_id);
+            hint["leaseId"] = long(lease_id);
+            hint["suspect"] = json!(suspect);
+            // Not set in a hint.
+            hint["clusterEpoch"] = json!("");
+            (hint["ttl"], hint["leaseRemaining"]) = (Value::Null, Value::Null);
+            hint
+        }
+        _ => Value::Null,
+    };
     json!({
-        "type": kind,
-        "instance": event.instance.as_ref().map_or(Value::Null, instance),
+        "type": name("WATCH_EVENT_TYPE", change_word(change)),
+        "instance": about,
         "revision": long(revision),
         "historyId": history_id,
     })
 }
 
+/// What a change is, in one word.
+pub(super) fn change_word(change: &Change) -> &'static str {
+    match change {
+        Change::Put(_) => "PUT",
+        Change::Gone(_) => "GONE",
+        Change::Suspect { suspect: true, .. } => "SUSPECT",
+        Change::Suspect { suspect: false, .. } => "RECOVERED",
+        _ => "UNSPECIFIED",
+    }
+}
+
 /// What a watch tells of itself between the events, in the form of an event: `mark` takes the place of the type.
-#[must_use]
-pub fn watch_mark(mark: &str, revision: u64, history_id: &str, cluster_epoch: &str, epoch_number: u64) -> Value {
+pub(super) fn watch_mark(
+    mark: &str,
+    revision: u64,
+    history_id: &str,
+    cluster_epoch: uuid::Uuid,
+    epoch_number: u64,
+) -> Value {
     json!({
         "type": mark,
         "instance": null,
@@ -126,35 +169,50 @@ pub fn watch_mark(mark: &str, revision: u64, history_id: &str, cluster_epoch: &s
 }
 
 /// `muster.v1.ListInstancesResponse`.
-#[must_use]
-pub fn list(response: &v1::ListInstancesResponse) -> Value {
+pub(super) fn list(page: &musterd_client::Page) -> Value {
     json!({
-        "instances": response.instances.iter().map(instance).collect::<Vec<_>>(),
-        "nextPageToken": response.next_page_token,
-        "revision": long(response.revision),
-        "staleFor": duration(response.stale_for.as_ref()),
+        "instances": page.instances.iter().map(instance).collect::<Vec<_>>(),
+        "nextPageToken": "",
+        "revision": long(page.revision),
+        "staleFor": duration(page.stale_for),
     })
 }
 
-fn daemon(daemon: &v1::Daemon) -> Value {
+fn daemon(daemon: &Daemon) -> Value {
     json!({
         "daemonId": daemon.daemon_id,
         "address": daemon.address,
         "version": daemon.version,
-        "startedAt": timestamp(daemon.started_at.as_ref()),
-        "lastFlushAge": duration(daemon.last_flush_age.as_ref()),
+        "startedAt": timestamp(daemon.started_at),
+        "lastFlushAge": optional(daemon.last_flush_age),
     })
 }
 
-/// The word of an enum, as the HTTP API has it.
-fn word(name: &str, prefix: &str) -> String {
-    name.trim_start_matches(prefix).to_lowercase()
+/// The word of a severity, as the HTTP API has it.
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Ok => "ok",
+        Severity::Warning => "warning",
+        Severity::Critical => "critical",
+        _ => "unspecified",
+    }
 }
 
-fn problem(problem: &v1::Problem) -> Value {
+fn expiry(expiry: Expiry) -> &'static str {
+    match expiry {
+        Expiry::Running => "running",
+        Expiry::Held => "held",
+        Expiry::Paced => "paced",
+        Expiry::Protected => "protected",
+        Expiry::Unknown => "unknown",
+        _ => "unspecified",
+    }
+}
+
+fn problem(problem: &Problem) -> Value {
     json!({
         "code": problem.code,
-        "severity": word(problem.severity().as_str_name(), "SEVERITY_"),
+        "severity": severity(problem.severity),
         "summary": problem.summary,
         "action": problem.action,
         "command": problem.command,
@@ -162,14 +220,11 @@ fn problem(problem: &v1::Problem) -> Value {
     })
 }
 
-fn lost_daemon(lost: &v1::LostDaemon) -> Value {
-    json!({
-        "daemon": lost.daemon.as_ref().map_or(Value::Null, daemon),
-        "lostFor": duration(lost.lost_for.as_ref()),
-    })
+fn lost_daemon(lost: &LostDaemon) -> Value {
+    json!({ "daemon": daemon(&lost.daemon), "lostFor": optional(lost.lost_for) })
 }
 
-fn counts(counts: &v1::InstanceCounts) -> Value {
+fn counts(counts: &Counts) -> Value {
     json!({
         "starting": long(counts.starting),
         "alive": long(counts.alive),
@@ -182,107 +237,95 @@ fn counts(counts: &v1::InstanceCounts) -> Value {
     })
 }
 
-fn hold(hold: &v1::Hold) -> Value {
-    json!({ "remaining": duration(hold.remaining.as_ref()), "reason": hold.reason })
+fn hold(hold: &Hold) -> Value {
+    json!({ "remaining": optional(hold.remaining), "reason": hold.reason })
 }
 
-fn brake(brake: &v1::Brake) -> Value {
-    let mode = v1::BrakeMode::try_from(brake.mode).map_or(json!(brake.mode), |mode| json!(mode.as_str_name()));
+fn brake(brake: &Brake) -> Value {
+    let mode = match brake.mode {
+        BrakeMode::Pace => "pace",
+        BrakeMode::Protect => "protect",
+        _ => "unknown",
+    };
     json!({
-        "mode": mode,
+        "mode": name("BRAKE_MODE", mode),
         "overdue": long(brake.overdue),
         "live": long(brake.live),
-        "since": timestamp(brake.since.as_ref()),
-    })
-}
-
-/// `muster.v1.CheckLeaseResponse`.
-#[must_use]
-pub fn checked_lease(response: &v1::CheckLeaseResponse) -> Value {
-    json!({
-        "instance": response.instance.as_ref().map_or(Value::Null, instance),
-        "revision": long(response.revision),
-        "staleFor": duration(response.stale_for.as_ref()),
+        "since": timestamp(brake.since),
     })
 }
 
 /// `muster.v1.HoldExpiryResponse`.
-#[must_use]
-pub fn held(response: &v1::HoldExpiryResponse) -> Value {
-    json!({ "remaining": duration(response.remaining.as_ref()) })
+pub(super) fn held(remaining: Duration) -> Value {
+    json!({ "remaining": duration(remaining) })
 }
 
 /// `muster.v1.ExpireInstanceResponse`.
-#[must_use]
-pub fn expired(response: &v1::ExpireInstanceResponse) -> Value {
-    json!({ "revision": long(response.revision), "alreadyDead": response.already_dead })
+pub(super) fn expired(changed: &Changed) -> Value {
+    json!({ "revision": long(changed.revision), "alreadyDead": changed.already_dead })
 }
 
 /// `muster.v1.GetClusterResponse`.
-#[must_use]
-pub fn cluster(response: &v1::GetClusterResponse) -> Value {
+pub(super) fn cluster(cluster: &Cluster) -> Value {
     json!({
-        "clusterEpoch": response.cluster_epoch,
-        "epochNumber": long(response.epoch_number),
-        "revision": long(response.revision),
-        "historyId": response.history_id,
-        "daemons": response.daemons.iter().map(daemon).collect::<Vec<_>>(),
-        "hold": response.hold.as_ref().map_or(Value::Null, hold),
-        "counts": response.counts.as_ref().map_or(Value::Null, counts),
-        "staleFor": duration(response.stale_for.as_ref()),
-        "daemonId": response.daemon_id,
-        "version": response.version,
-        "brake": response.brake.as_ref().map_or(Value::Null, brake),
-        "health": response.health.as_ref().map_or(Value::Null, health),
-        "databaseTime": timestamp(response.database_time.as_ref()),
-        "unservedLogicalIds": response.unserved_logical_ids,
-        "severity": word(response.severity().as_str_name(), "SEVERITY_"),
-        "problems": response.problems.iter().map(problem).collect::<Vec<_>>(),
-        "expiry": word(response.expiry().as_str_name(), "EXPIRY_STATE_"),
-        "lostDaemons": response.lost_daemons.iter().map(lost_daemon).collect::<Vec<_>>(),
+        "clusterEpoch": cluster.cluster_epoch,
+        "epochNumber": long(cluster.epoch_number),
+        "revision": long(cluster.revision),
+        "historyId": cluster.history_id,
+        "daemons": cluster.daemons.iter().map(daemon).collect::<Vec<_>>(),
+        "hold": cluster.hold.as_ref().map_or(Value::Null, hold),
+        "counts": counts(&cluster.counts),
+        "staleFor": duration(cluster.stale_for),
+        "daemonId": cluster.daemon_id,
+        "version": cluster.version,
+        "brake": cluster.brake.as_ref().map_or(Value::Null, brake),
+        "health": cluster.health.as_ref().map_or(Value::Null, health),
+        "databaseTime": timestamp(cluster.database_time),
+        "unservedLogicalIds": cluster.unserved_logical_ids,
+        "severity": severity(cluster.severity),
+        "problems": cluster.problems.iter().map(problem).collect::<Vec<_>>(),
+        "expiry": expiry(cluster.expiry),
+        "lostDaemons": cluster.lost_daemons.iter().map(lost_daemon).collect::<Vec<_>>(),
     })
 }
 
-fn health(health: &v1::DaemonHealth) -> Value {
+fn health(health: &Health) -> Value {
     json!({
         "ready": health.ready,
         "missing": health.missing,
-        "flushLag": duration(health.flush_lag.as_ref()),
-        "databaseLatency": duration(health.database_latency.as_ref()),
-        "lastReapAge": duration(health.last_reap_age.as_ref()),
+        "flushLag": optional(health.flush_lag),
+        "databaseLatency": optional(health.database_latency),
+        "lastReapAge": optional(health.last_reap_age),
         "httpAddress": health.http_address,
     })
 }
 
-/// `muster.v1.GetInstanceResponse`.
-#[must_use]
-pub fn got(response: &v1::GetInstanceResponse) -> Value {
+/// `muster.v1.GetInstanceResponse` and `CheckLeaseResponse`.
+pub(super) fn found(found: &Found) -> Value {
     json!({
-        "instance": response.instance.as_ref().map_or(Value::Null, instance),
-        "revision": long(response.revision),
-        "staleFor": duration(response.stale_for.as_ref()),
+        "instance": instance(&found.instance),
+        "revision": long(found.revision),
+        "staleFor": duration(found.stale_for),
     })
 }
 
 /// `muster.v1.RotateEpochResponse`.
-#[must_use]
-pub fn rotated(response: &v1::RotateEpochResponse) -> Value {
+pub(super) fn rotated(rotated: &Rotated) -> Value {
     json!({
-        "clusterEpoch": response.cluster_epoch,
-        "epochNumber": long(response.epoch_number),
-        "revision": long(response.revision),
-        "previousEpoch": response.previous_epoch,
-        "rotated": response.rotated,
+        "clusterEpoch": rotated.cluster_epoch,
+        "epochNumber": long(rotated.epoch_number),
+        "revision": long(rotated.revision),
+        "previousEpoch": rotated.previous_epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
+        "rotated": rotated.rotated,
     })
 }
 
 /// `muster.v1.Epoch`.
-#[must_use]
-pub fn epoch(epoch: &v1::Epoch) -> Value {
+pub(super) fn epoch(epoch: &Epoch) -> Value {
     json!({
         "clusterEpoch": epoch.cluster_epoch,
         "epochNumber": long(epoch.epoch_number),
-        "startedAt": timestamp(epoch.started_at.as_ref()),
+        "startedAt": timestamp(epoch.started_at),
         "startedRevision": long(epoch.started_revision),
         "reason": epoch.reason,
         "rotatedBy": epoch.rotated_by,
@@ -290,12 +333,8 @@ pub fn epoch(epoch: &v1::Epoch) -> Value {
 }
 
 /// `muster.v1.ListEpochsResponse`.
-#[must_use]
-pub fn epochs(response: &v1::ListEpochsResponse) -> Value {
-    json!({
-        "epochs": response.epochs.iter().map(epoch).collect::<Vec<_>>(),
-        "nextPageToken": response.next_page_token,
-    })
+pub(super) fn epochs(epochs: &[Epoch]) -> Value {
+    json!({ "epochs": epochs.iter().map(epoch).collect::<Vec<_>>(), "nextPageToken": "" })
 }
 
 #[cfg(test)]
@@ -303,63 +342,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_0_3_6_or_9_digits_and_one_sign() {
-        for (seconds, nanos, expected) in [
-            (0, 0, "0s"),
-            (3, 500_000_000, "3.500s"),
-            (15, 1_000, "15.000001s"),
-            (0, 1, "0.000000001s"),
-            (0, -500_000_000, "-0.500s"),
-            (-2, -1, "-2.000000001s"),
-        ] {
-            assert_eq!(duration_text(&Duration { seconds, nanos }), expected);
+    fn durations_have_0_3_6_or_9_digits() {
+        for (nanos, expected) in
+            [(0, "0s"), (3_500_000_000, "3.500s"), (15_000_001_000, "15.000001s"), (1, "0.000000001s")]
+        {
+            assert_eq!(duration_text(Duration::from_nanos(nanos)), expected);
         }
-        assert_eq!(duration(None), Value::Null);
+        assert_eq!(optional(None), Value::Null);
     }
 
     #[test]
     fn timestamps_are_rfc_3339_in_utc() {
-        let at = |seconds, nanos| timestamp(Some(&Timestamp { seconds, nanos }));
-        assert_eq!(at(0, 0), json!("1970-01-01T00:00:00Z"));
-        assert_eq!(at(1_700_000_000, 250_000_000), json!("2023-11-14T22:13:20.250Z"));
-        assert_eq!(at(i64::MAX, 0), Value::Null);
-        assert_eq!(at(0, -1), Value::Null);
+        let at = |millis| timestamp(SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        assert_eq!(at(0), json!("1970-01-01T00:00:00Z"));
+        assert_eq!(at(1_700_000_000_250), json!("2023-11-14T22:13:20.250Z"));
+        assert_eq!(timestamp(SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::MAX >> 1))), Value::Null);
     }
 
     #[test]
     fn an_empty_instance_has_every_field_with_its_default() {
-        let value = instance(&v1::Instance::default());
+        let value = instance(&Instance::default());
         assert_eq!(value.as_object().map(serde_json::Map::len), Some(21));
-        assert_eq!(value["leaseId"], json!("0"));
-        assert_eq!(value["port"], json!(0));
+        assert_eq!((&value["leaseId"], &value["pid"], &value["port"]), (&json!("0"), &json!("0"), &json!(0)));
         assert_eq!(value["status"], json!("INSTANCE_STATUS_UNSPECIFIED"));
-        assert_eq!(value["labels"], json!({}));
-        assert_eq!(value["death"], Value::Null);
+        assert_eq!((&value["labels"], &value["death"]), (&json!({}), &Value::Null));
     }
 
     #[test]
     fn a_brake_has_its_mode_by_name_and_is_null_where_there_is_none() {
-        let with = |brake| cluster(&v1::GetClusterResponse { brake, ..Default::default() })["brake"].clone();
-        assert_eq!(with(None), Value::Null);
-        let mode = v1::BrakeMode::Protect.into();
-        let brake = with(Some(v1::Brake { mode, overdue: 51, live: 100, since: None }));
+        let mut one = Cluster::default();
+        assert_eq!(cluster(&one)["brake"], Value::Null);
+        let mut brake = Brake::default();
+        (brake.mode, brake.overdue, brake.live) = (BrakeMode::Protect, 51, 100);
+        one.brake = Some(brake);
         let expected = json!({ "mode": "BRAKE_MODE_PROTECT", "overdue": "51", "live": "100", "since": null });
-        assert_eq!(brake, expected);
-        assert_eq!(with(Some(v1::Brake { mode: 9, ..Default::default() }))["mode"], json!(9));
+        assert_eq!(cluster(&one)["brake"], expected);
     }
 
     #[test]
-    fn large_integers_survive_and_unknown_enum_values_stay_numbers() {
-        let value = instance(&v1::Instance {
-            lease_id: u64::MAX,
-            pid: 42,
-            status: 99,
-            death: Some(v1::Death { reason: v1::DeathReason::Stale.into(), ..Default::default() }),
-            ..Default::default()
-        });
-        assert_eq!(value["leaseId"], json!("18446744073709551615"));
-        assert_eq!(value["pid"], json!("42"));
-        assert_eq!(value["status"], json!(99));
+    fn large_integers_survive_and_reasons_have_their_names() {
+        let mut one = Instance::default();
+        let mut death = Death::default();
+        death.reason = DeathReason::Stale;
+        (one.lease_id, one.pid, one.death) = (u64::MAX, Some(42), Some(death));
+        let value = instance(&one);
+        assert_eq!((&value["leaseId"], &value["pid"]), (&json!("18446744073709551615"), &json!("42")));
         assert_eq!(value["death"]["reason"], json!("DEATH_REASON_STALE"));
     }
 }

@@ -3,14 +3,15 @@
 //! The answer is the exit code; what is printed says whose lease it is. It is as old as the daemon's view, a moment as a
 //! rule: whoever must be sure until the end of a transaction asks PostgreSQL itself, with `assert_lease`.
 
+use musterd_client::Instance;
+
 use super::{
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     exit::{self, Error},
     instances::{address, parse_lease_id, parse_number, seconds, status, warn_if_stale},
     json,
     output::{self, OutputArgs, Table},
 };
-use crate::proto::v1;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -36,29 +37,29 @@ pub struct CheckLeaseArgs {
 }
 
 pub(super) async fn check(args: CheckLeaseArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
-    let request = v1::CheckLeaseRequest { lease_id: args.lease_id, min_revision: args.min_revision };
-    let response = client.call(client.discovery().check_lease(request)).await?;
-    warn_if_stale(response.stale_for.as_ref());
-    let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
+    let client = client.connect().await?;
+    client.require_revision(args.min_revision);
+    let found = client.check_lease(args.lease_id).await?;
+    warn_if_stale(found.stale_for);
+    let instance = &found.instance;
     output::print_answer(
         args.output.output,
-        || json::checked_lease(&response),
-        || vec![instance.instance_id.clone()],
+        || json::found(&found),
+        || vec![instance.instance_id.to_string()],
         || table(instance).text(),
     )?;
     Ok(exit::OK)
 }
 
-fn table(instance: &v1::Instance) -> Table<6> {
+fn table(instance: &Instance) -> Table<6> {
     let mut table = Table::new(["LEASE", "LOGICAL ID", "INSTANCE", "STATUS", "ADDRESS", "REMAINING"]);
     table.row([
         instance.lease_id.to_string(),
         instance.logical_id.clone(),
-        instance.instance_id.clone(),
+        instance.instance_id.to_string(),
         status(instance),
         address(instance),
-        seconds(instance.lease_remaining.as_ref()),
+        seconds(instance.lease_remaining),
     ]);
     table
 }
@@ -87,19 +88,12 @@ mod tests {
 
     #[test]
     fn the_table_says_whose_lease_it_is() {
-        let instance = v1::Instance {
-            lease_id: 42,
-            logical_id: "organ".into(),
-            instance_id: "6f1e".into(),
-            status: v1::InstanceStatus::Draining.into(),
-            ip_address: "10.0.0.1".into(),
-            port: 80,
-            ..Default::default()
-        };
-        let mut out = Vec::new();
-        table(&instance).write(&mut out).expect("a vector takes everything");
-        let text = String::from_utf8(out).expect("text");
+        let mut one = Instance::default();
+        (one.lease_id, one.logical_id, one.status) = (42, "organ".into(), musterd_client::Status::Draining);
+        (one.ip, one.port) = ("10.0.0.1".parse().ok(), Some(80));
+        let text = table(&one).text();
         let row: Vec<_> = text.lines().nth(1).expect("a row").split_whitespace().collect();
-        assert_eq!(row, ["42", "organ", "6f1e", "draining", "10.0.0.1:80", "-"]);
+        let id = "00000000-0000-0000-0000-000000000000";
+        assert_eq!(row, ["42", "organ", id, "draining", "10.0.0.1:80", "0.0s"]);
     }
 }

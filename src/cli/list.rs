@@ -5,22 +5,19 @@
 //! therefore the lowest of its pages: everything up to it is in the answer. `jsonl` is written page by page, so that a
 //! large registry does not have to fit into memory here.
 
+use std::{pin::pin, time::SystemTime};
+
+use futures_util::TryStreamExt as _;
+use musterd_client::{Client, Filter, Page, Status};
+
 use super::{
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     exit::{self, Error},
     filter::FilterArgs,
     instances, json,
     output::{self, Format, OutputArgs},
     redraw::{self, Frame, RepeatArgs},
 };
-use crate::proto::v1::{self, InstanceStatus};
-
-/// Instances per page. The protocol allows 1,000; half of it keeps a page of the largest instances small.
-const PAGE_SIZE: i32 = 500;
-
-/// What `--all-statuses` stands for.
-const ALL_STATUSES: [InstanceStatus; 4] =
-    [InstanceStatus::Starting, InstanceStatus::Alive, InstanceStatus::Draining, InstanceStatus::Dead];
 
 /// Arguments of `list`.
 #[derive(Debug, clap::Args)]
@@ -38,7 +35,7 @@ pub struct ListArgs {
 
     /// Who was alive at this time (RFC 3339, e.g. 2026-01-31T03:12:00Z), as far as still on record
     #[arg(long, value_name = "TIME", conflicts_with_all = ["status", "dead", "all_statuses"], value_parser = parse_time)]
-    alive_at: Option<prost_types::Timestamp>,
+    alive_at: Option<SystemTime>,
 
     /// Answer at this revision or later; waits at most 1 s for it
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = instances::parse_number)]
@@ -51,10 +48,9 @@ pub struct ListArgs {
     output: OutputArgs,
 }
 
-fn parse_time(text: &str) -> Result<prost_types::Timestamp, String> {
+fn parse_time(text: &str) -> Result<SystemTime, String> {
     let time = chrono::DateTime::parse_from_rfc3339(text);
-    let time = time.map_err(|_| "expected a time like 2026-01-31T03:12:00Z".to_owned())?;
-    Ok(prost_types::Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().cast_signed() })
+    time.map(SystemTime::from).map_err(|_| "expected a time like 2026-01-31T03:12:00Z".to_owned())
 }
 
 impl ListArgs {
@@ -63,48 +59,31 @@ impl ListArgs {
         self.repeat.is_wanted()
     }
 
-    fn statuses(&self) -> Vec<i32> {
-        match (self.all_statuses, self.dead) {
-            (true, _) => ALL_STATUSES.map(i32::from).to_vec(),
-            (_, true) => vec![InstanceStatus::Dead.into()],
-            _ => self.filter.statuses(),
-        }
-    }
-
-    fn request(&self) -> Result<v1::ListInstancesRequest, Error> {
-        Ok(v1::ListInstancesRequest {
-            logical_id_prefix: self.filter.prefix.clone(),
-            statuses: self.statuses(),
-            node_id: self.filter.node.clone(),
-            labels: self.filter.labels()?,
-            page_size: PAGE_SIZE,
-            page_token: String::new(),
-            min_revision: self.min_revision,
-            alive_at: self.alive_at,
+    fn filter(&self) -> Result<Filter, Error> {
+        let filter = self.filter.filter(None)?;
+        Ok(match (self.all_statuses, self.dead, self.alive_at) {
+            (true, ..) => filter.any_status(),
+            (_, true, _) => filter.status(Status::Dead),
+            (.., Some(time)) => filter.alive_at(time),
+            _ => filter,
         })
     }
 }
 
 pub(super) async fn run(args: ListArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let request = args.request()?;
-    let client = Client::connect(client).await?;
+    let filter = args.filter()?;
+    let client = client.connect().await?;
+    client.require_revision(args.min_revision);
     let format = args.output.output;
     // Page by page only where the whole is one stream.
     let stream = format == Format::Jsonl && !args.repeat.is_wanted();
-    redraw::show(args.repeat, format, async || frame(&client, request.clone(), format, stream).await).await
+    redraw::show(args.repeat, format, async || frame(&client, filter.clone(), format, stream).await).await
 }
 
-async fn frame(
-    client: &Client,
-    mut request: v1::ListInstancesRequest,
-    format: Format,
-    stream: bool,
-) -> Result<Frame, Error> {
-    let mut discovery = client.discovery();
-    let mut all: Option<v1::ListInstancesResponse> = None;
-    loop {
-        let mut page = client.call(discovery.list_instances(request.clone())).await?;
-        request.page_token = std::mem::take(&mut page.next_page_token);
+async fn frame(client: &Client, filter: Filter, format: Format, stream: bool) -> Result<Frame, Error> {
+    let mut pages = pin!(client.pages(filter));
+    let mut all: Option<Page> = None;
+    while let Some(mut page) = pages.try_next().await? {
         if stream {
             let instances = std::mem::take(&mut page.instances);
             output::print(|out| {
@@ -115,12 +94,9 @@ async fn frame(
             None => all = Some(page),
             Some(all) => append(all, page),
         }
-        if request.page_token.is_empty() {
-            break;
-        }
     }
     let all = all.unwrap_or_default();
-    let mut notes: Vec<String> = instances::stale_warning(all.stale_for.as_ref()).into_iter().collect();
+    let mut notes: Vec<String> = instances::stale_warning(all.stale_for).into_iter().collect();
     if all.instances.is_empty() && (format.is_table() || format == Format::Name) {
         notes.push(nothing(client).await);
     }
@@ -128,7 +104,7 @@ async fn frame(
         format,
         || json::list(&all),
         || all.instances.iter().map(json::instance).collect(),
-        || all.instances.iter().map(|instance| instance.instance_id.clone()).collect(),
+        || all.instances.iter().map(|instance| instance.instance_id.to_string()).collect(),
         || instances::table(&all.instances, format == Format::Wide),
     )?;
     Ok(Frame { text, notes, code: exit::OK })
@@ -136,26 +112,20 @@ async fn frame(
 
 /// What to say instead of nothing: a filter that is too narrow and an empty registry look alike.
 async fn nothing(client: &Client) -> String {
-    let request = v1::GetClusterRequest::default();
-    match client.call(client.cluster().get_cluster(request)).await {
-        Ok(v1::GetClusterResponse { counts: Some(counts), .. }) => {
-            let v1::InstanceCounts { alive, starting, draining, dead, .. } = counts;
-            format!(
-                "no instance matches; on record are {alive} alive, {starting} starting, {draining} draining, {dead} dead"
-            )
-        }
-        _ => "no instance matches".to_owned(),
+    match client.cluster(0).await.map(|cluster| cluster.counts) {
+        Ok(counts) => format!(
+            "no instance matches; on record are {} alive, {} starting, {} draining, {} dead",
+            counts.alive, counts.starting, counts.draining, counts.dead
+        ),
+        Err(_) => "no instance matches".to_owned(),
     }
 }
 
 /// Adds a page. What is said about the whole must hold for each page: the lowest revision, the greatest age.
-fn append(all: &mut v1::ListInstancesResponse, page: v1::ListInstancesResponse) {
+pub(super) fn append(all: &mut Page, page: Page) {
     all.instances.extend(page.instances);
     all.revision = all.revision.min(page.revision);
-    let age = |d: &Option<prost_types::Duration>| d.map(|d| (d.seconds, d.nanos));
-    if age(&page.stale_for) > age(&all.stale_for) {
-        all.stale_for = page.stale_for;
-    }
+    all.stale_for = all.stale_for.max(page.stale_for);
 }
 
 #[cfg(test)]
@@ -170,40 +140,34 @@ mod tests {
         args: ListArgs,
     }
 
-    fn request(words: &[&str]) -> v1::ListInstancesRequest {
+    fn filter(words: &[&str]) -> Filter {
         let words = std::iter::once("list").chain(words.iter().copied());
-        Only::try_parse_from(words).expect("arguments").args.request().expect("request")
+        Only::try_parse_from(words).expect("arguments").args.filter().expect("a filter")
     }
 
     #[test]
-    fn statuses_default_to_the_servers_choice() {
-        assert!(request(&[]).statuses.is_empty());
-        assert_eq!(request(&["--status", "alive,draining"]).statuses, [2, 3]);
-        assert_eq!(request(&["--dead"]).statuses, [4]);
-        assert_eq!(request(&["--all-statuses"]).statuses, [1, 2, 3, 4]);
+    fn flags_become_the_conditions() {
+        assert_eq!(filter(&[]), Filter::all());
+        let both = Filter::all().status(Status::Alive).status(Status::Draining);
+        assert_eq!(filter(&["--status", "alive,draining"]), both);
+        assert_eq!(filter(&["--dead"]), Filter::all().status(Status::Dead));
+        assert_eq!(filter(&["--all-statuses"]), Filter::all().any_status());
+        let words = ["--prefix", "organ_", "--node", "n1", "--label", "a=1", "--label", "b=2=3"];
+        assert_eq!(filter(&words), Filter::prefix("organ_").node("n1").label("a", "1").label("b", "2=3"));
         assert!(Only::try_parse_from(["list", "--dead", "--status", "alive"]).is_err());
     }
 
     #[test]
-    fn filters_reach_the_request() {
-        let request = request(&["--prefix", "organ_", "--node", "n1", "--label", "a=1", "--label", "b=2=3"]);
-        assert_eq!((request.logical_id_prefix.as_str(), request.node_id.as_str()), ("organ_", "n1"));
-        assert_eq!(request.labels.get("b").map(String::as_str), Some("2=3"));
-        assert_eq!(request.labels.len(), 2);
-    }
-
-    #[test]
     fn the_whole_promises_no_more_than_its_worst_page() {
-        let page = |revision, seconds| v1::ListInstancesResponse {
-            instances: vec![v1::Instance::default()],
-            revision,
-            stale_for: Some(prost_types::Duration { seconds, nanos: 0 }),
-            ..Default::default()
+        let page = |revision, seconds| {
+            let mut page = Page::default();
+            page.instances.push(musterd_client::Instance::default());
+            (page.revision, page.stale_for) = (revision, std::time::Duration::from_secs(seconds));
+            page
         };
         let mut all = page(9, 1);
         append(&mut all, page(7, 3));
         append(&mut all, page(8, 2));
-        assert_eq!((all.instances.len(), all.revision), (3, 7));
-        assert_eq!(all.stale_for.map(|d| d.seconds), Some(3));
+        assert_eq!((all.instances.len(), all.revision, all.stale_for.as_secs()), (3, 7, 3));
     }
 }

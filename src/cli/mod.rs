@@ -4,7 +4,6 @@
 //! gRPC clients, so an operator needs nothing but an address. Definitions live beside the code that carries them out, one
 //! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
 
-mod backoff;
 pub mod bench;
 pub mod change;
 pub mod check;

@@ -4,19 +4,20 @@
 //! BatchResolve, all as of one revision: each has its line, and one that has no instance shows why. What is printed has
 //! the same shape for one name and for several, so that a script need not count its arguments.
 
-use prost::Message as _;
+use std::time::Duration;
+
+use musterd_client::{Choice, Instance, Reason};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    client::{Client, ClientArgs, label_map, parse_label},
+    client::{ClientArgs, label_map, parse_label},
     exit::{self, Error},
     instances::{address, known, parse_instance_id, parse_number, seconds, status, warn_if_stale},
     json,
     output::{self, Format, OutputArgs, Table},
     paint, suggest,
 };
-use crate::proto::{shared, v1};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -76,105 +77,68 @@ enum Policy {
     Near,
 }
 
-impl From<Policy> for v1::ResolvePolicy {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Best => Self::Best,
-            Policy::Random => Self::Random,
-            Policy::Rendezvous => Self::Rendezvous,
-            Policy::Near => Self::Near,
-        }
-    }
-}
-
 impl ResolveArgs {
-    fn choice(&self) -> Result<v1::ResolveChoice, Error> {
+    fn choice(&self) -> Result<Choice, Error> {
         let usage = |text: &str| Err(Error::Usage(text.to_owned()));
         let policy = match (self.policy, &self.key, &self.near) {
             (_, Some(_), Some(_)) => return usage("--key and --near belong to different policies; give one of them"),
-            (None | Some(Policy::Rendezvous), Some(_), None) => Policy::Rendezvous,
-            (None | Some(Policy::Near), None, Some(_)) => Policy::Near,
+            (None | Some(Policy::Rendezvous), Some(key), None) => musterd_client::Policy::Rendezvous(key.clone()),
+            (None | Some(Policy::Near), None, Some(node)) => musterd_client::Policy::Near(node.clone()),
             (Some(_), Some(_), None) => return usage("--key goes with --policy rendezvous only"),
             (Some(_), None, Some(_)) => return usage("--near goes with --policy near only"),
             (Some(Policy::Rendezvous), None, None) => return usage("--policy rendezvous needs --key"),
             (Some(Policy::Near), None, None) => return usage("--policy near needs --near"),
-            (policy, None, None) => policy.unwrap_or(Policy::Best),
+            (Some(Policy::Random), None, None) => musterd_client::Policy::Random,
+            (None | Some(Policy::Best), None, None) => musterd_client::Policy::Best,
         };
-        Ok(v1::ResolveChoice {
-            policy: v1::ResolvePolicy::from(policy).into(),
-            key: self.key.clone().unwrap_or_default(),
-            near_node_id: self.near.clone().unwrap_or_default(),
-            excluded_instance_ids: self.exclude.iter().map(Uuid::to_string).collect(),
-            labels: label_map(&self.label)?,
-        })
+        let choice = self.exclude.iter().fold(Choice::by(policy), |choice, id| choice.without(*id));
+        Ok(label_map(&self.label)?.into_iter().fold(choice, |choice, (key, value)| choice.label(key, value)))
     }
 }
 
 pub(super) async fn run(args: ResolveArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let choice = Some(args.choice()?);
-    let client = Client::connect(client).await?;
-    match &args.names[..] {
-        [name] => one(name, &args, choice, &client).await,
-        names => several(names, &args, choice, &client).await,
-    }
+    let choice = args.choice()?;
+    let client = client.connect().await?;
+    client.require_revision(args.min_revision);
+    let resolved = if let [name] = &args.names[..] {
+        let one = match client.resolve(name, &choice).await {
+            Ok(one) => one,
+            Err(error) => return Err(suggest::name(error, name, &client).await),
+        };
+        Resolved {
+            names: args.names.clone(),
+            results: vec![Ok((one.instance, one.alternatives))],
+            cluster_epoch: one.cluster_epoch,
+            epoch_number: one.epoch_number,
+            revision: one.revision,
+            stale_for: one.stale_for,
+        }
+    } else {
+        let all = client.resolve_all(&args.names, &choice).await?;
+        Resolved {
+            names: args.names.clone(),
+            results: all.results,
+            cluster_epoch: all.cluster_epoch,
+            epoch_number: all.epoch_number,
+            revision: all.revision,
+            stale_for: all.stale_for,
+        }
+    };
+    resolved.print(args.output.output)
 }
 
 /// What was resolved, in the one form that one name and several share.
 struct Resolved {
     names: Vec<String>,
-    results: Vec<v1::BatchResolveResult>,
-    cluster_epoch: String,
+    results: Vec<Result<(Instance, u32), Reason>>,
+    cluster_epoch: Uuid,
     epoch_number: u64,
     revision: u64,
-    stale_for: Option<prost_types::Duration>,
-}
-
-async fn one(name: &str, args: &ResolveArgs, choice: Option<v1::ResolveChoice>, client: &Client) -> Result<u8, Error> {
-    let request = v1::ResolveRequest { logical_id: name.to_owned(), min_revision: args.min_revision, choice };
-    let response = match client.call(client.discovery().resolve(request)).await {
-        Ok(response) => response,
-        Err(error) => return Err(suggest::name(error, name, client).await),
-    };
-    if response.instance.is_none() {
-        return Err(Error::Incomplete("the instance"));
-    }
-    let result = v1::BatchResolveResult {
-        instance: response.instance,
-        alternatives: response.alternatives,
-        ..Default::default()
-    };
-    let resolved = Resolved {
-        names: vec![name.to_owned()],
-        results: vec![result],
-        cluster_epoch: response.cluster_epoch,
-        epoch_number: response.epoch_number,
-        revision: response.revision,
-        stale_for: response.stale_for,
-    };
-    resolved.print(args.output.output)
-}
-
-async fn several(
-    names: &[String],
-    args: &ResolveArgs,
-    choice: Option<v1::ResolveChoice>,
-    client: &Client,
-) -> Result<u8, Error> {
-    let request = v1::BatchResolveRequest { logical_ids: names.to_vec(), min_revision: args.min_revision, choice };
-    let (response, results) = resolve_all(request, client).await?;
-    let resolved = Resolved {
-        names: names.to_vec(),
-        results,
-        cluster_epoch: response.cluster_epoch,
-        epoch_number: response.epoch_number,
-        revision: response.revision,
-        stale_for: response.stale_for,
-    };
-    resolved.print(args.output.output)
+    stale_for: Duration,
 }
 
 impl Resolved {
-    fn each(&self) -> impl Iterator<Item = (&String, &v1::BatchResolveResult)> {
+    fn each(&self) -> impl Iterator<Item = (&String, &Result<(Instance, u32), Reason>)> {
         self.names.iter().zip(&self.results)
     }
 
@@ -188,16 +152,16 @@ impl Resolved {
             "clusterEpoch": self.cluster_epoch,
             "epochNumber": json::long(self.epoch_number),
             "revision": json::long(self.revision),
-            "staleFor": json::duration(self.stale_for.as_ref()),
+            "staleFor": json::duration(self.stale_for),
         })
     }
 
     fn table(&self) -> String {
         let mut table = table();
         for (name, result) in self.each() {
-            table.row(match &result.instance {
-                Some(instance) => row(instance, result.alternatives),
-                None => nobody(name, result.reason()),
+            table.row(match result {
+                Ok((instance, alternatives)) => row(instance, *alternatives),
+                Err(reason) => nobody(name, *reason),
             });
         }
         table.text()
@@ -205,58 +169,17 @@ impl Resolved {
 
     /// Prints it; returns the exit code.
     fn print(&self, format: Format) -> Result<u8, Error> {
-        warn_if_stale(self.stale_for.as_ref());
-        let ids = || self.results.iter().filter_map(|one| Some(one.instance.as_ref()?.instance_id.clone())).collect();
+        warn_if_stale(self.stale_for);
+        let ids = || self.results.iter().flatten().map(|(one, _)| one.instance_id.to_string()).collect();
         let text = output::answer_list(format, || self.document(), || self.items(), ids, || self.table())?;
         output::print_text(&text)?;
         let mut code = exit::OK;
-        for (name, result) in self.each().filter(|(_, result)| result.instance.is_none()) {
-            output::note(&format!("`{}` has no live instance ({})", output::escape(name), reason(result.reason())));
+        for (name, reason) in self.each().filter_map(|(name, result)| Some((name, result.as_ref().err()?))) {
+            output::note(&format!("`{}` has no live instance ({})", output::escape(name), reason.name()));
             code = exit::NOT_FOUND;
         }
         Ok(code)
     }
-}
-
-/// Resolves all names of a request: those that an answer has no room for are asked for again. Returns the first answer,
-/// and the results of all.
-async fn resolve_all(
-    request: v1::BatchResolveRequest,
-    client: &Client,
-) -> Result<(shared::BatchResolveResponse, Vec<v1::BatchResolveResult>), Error> {
-    let (first, mut results) = resolve_some(request.clone(), client).await?;
-    loop {
-        let left_out = |result: &v1::BatchResolveResult| result.reason() == v1::ErrorReason::AnswerTooLarge;
-        let left: Vec<usize> = (0..results.len()).filter(|at| left_out(&results[*at])).collect();
-        if left.is_empty() {
-            return Ok((first, results));
-        }
-        let logical_ids = left.iter().map(|at| request.logical_ids[*at].clone()).collect();
-        let again = v1::BatchResolveRequest { logical_ids, min_revision: first.revision, ..request.clone() };
-        let (_, more) = resolve_some(again, client).await?;
-        if more.iter().all(left_out) {
-            return Err(Error::Incomplete("an instance that fits into an answer"));
-        }
-        for (at, result) in left.into_iter().zip(more) {
-            results[at] = result;
-        }
-    }
-}
-
-/// One call, with its decoded results.
-async fn resolve_some(
-    request: v1::BatchResolveRequest,
-    client: &Client,
-) -> Result<(shared::BatchResolveResponse, Vec<v1::BatchResolveResult>), Error> {
-    let asked = request.logical_ids.len();
-    let response = client.call(client.discovery().batch_resolve(request)).await?;
-    let results = response.results.iter().map(|result| v1::BatchResolveResult::decode(result.clone()));
-    let results: Vec<_> = results.collect::<Result<_, _>>().map_err(|_| Error::Incomplete("a readable result"))?;
-    if results.len() == asked { Ok((response, results)) } else { Err(Error::Incomplete("a result for each name")) }
-}
-
-fn reason(reason: v1::ErrorReason) -> &'static str {
-    reason.as_str_name().trim_start_matches("ERROR_REASON_")
 }
 
 fn table() -> Table<10> {
@@ -275,26 +198,26 @@ fn table() -> Table<10> {
     .painted(2, paint::status)
 }
 
-fn row(instance: &v1::Instance, alternatives: u32) -> [String; 10] {
+fn row(instance: &Instance, alternatives: u32) -> [String; 10] {
     [
         instance.logical_id.clone(),
-        instance.instance_id.clone(),
+        instance.instance_id.to_string(),
         status(instance),
         address(instance),
         instance.serve_route.clone(),
         instance.node_id.clone(),
         known(instance.pid),
         instance.lease_id.to_string(),
-        seconds(instance.lease_remaining.as_ref()),
+        seconds(instance.lease_remaining),
         alternatives.to_string(),
     ]
 }
 
 /// The row of a name without an instance: the reason stands where the status would.
-fn nobody(name: &str, why: v1::ErrorReason) -> [String; 10] {
+fn nobody(name: &str, why: Reason) -> [String; 10] {
     let mut row: [String; 10] = Default::default();
     name.clone_into(&mut row[0]);
-    row[2] = reason(why).to_ascii_lowercase();
+    row[2] = why.name().to_ascii_lowercase();
     row
 }
 
@@ -310,18 +233,19 @@ mod tests {
         args: ResolveArgs,
     }
 
-    fn choice(words: &[&str]) -> Result<v1::ResolveChoice, Error> {
+    fn choice(words: &[&str]) -> Result<Choice, Error> {
         let words = ["resolve", "organ"].into_iter().chain(words.iter().copied());
         Only::try_parse_from(words).expect("arguments").args.choice()
     }
 
     #[test]
     fn a_key_or_a_node_stands_for_its_policy() {
-        let policy = |words: &[&str]| choice(words).map(|choice| choice.policy()).expect("a choice");
-        assert_eq!(policy(&[]), v1::ResolvePolicy::Best);
-        assert_eq!(policy(&["--policy", "random"]), v1::ResolvePolicy::Random);
-        assert_eq!(policy(&["--key", "k"]), v1::ResolvePolicy::Rendezvous);
-        assert_eq!(policy(&["--near", "n", "--policy", "near"]), v1::ResolvePolicy::Near);
+        use musterd_client::Policy::{Near, Random, Rendezvous};
+        let read = |words: &[&str]| choice(words).expect("a choice");
+        assert_eq!(read(&[]), Choice::best());
+        assert_eq!(read(&["--policy", "random"]), Choice::by(Random));
+        assert_eq!(read(&["--key", "k"]), Choice::by(Rendezvous("k".into())));
+        assert_eq!(read(&["--near", "n", "--policy", "near"]), Choice::by(Near("n".into())));
         for words in [
             &["--policy", "random", "--key", "k"][..],
             &["--policy", "best", "--near", "n"],
@@ -338,7 +262,7 @@ mod tests {
     fn exclusions_and_labels_reach_the_request() {
         let id = "00000000-0000-0000-0000-000000000001";
         let choice = choice(&["--exclude", id, "--exclude", id, "--label", "zone=a"]).expect("a choice");
-        assert_eq!(choice.excluded_instance_ids, [id, id]);
-        assert_eq!(choice.labels.get("zone").map(String::as_str), Some("a"));
+        let id: Uuid = id.parse().expect("an id");
+        assert_eq!(choice, Choice::best().without(id).without(id).label("zone", "a"));
     }
 }

@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
+use musterd_client::{Client, Cluster, Epoch, Expiry};
+
 use super::{
     check::{
         cluster::millis,
         finding::{self, Finding},
     },
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     epoch,
     exit::{self, Error},
     instances::{age_text, ago, moment, seconds},
@@ -19,13 +21,10 @@ use super::{
     paint,
     redraw::{self, Frame, RepeatArgs},
 };
-use crate::{
-    proto::{std_duration, v1},
-    status::Severity,
-};
+use crate::status::Severity;
 
 /// Names without an instance that the screen has room for.
-const UNSERVED_SHOWN: i32 = 10;
+const UNSERVED_SHOWN: u32 = 10;
 /// Where the second column begins.
 const COLUMN: usize = 11;
 
@@ -58,42 +57,38 @@ impl StatusArgs {
 /// All that the screen shows.
 struct Seen {
     addr: String,
-    cluster: v1::GetClusterResponse,
-    epoch: Option<v1::Epoch>,
+    cluster: Cluster,
+    epoch: Option<Epoch>,
 }
 
 pub(super) async fn run(args: StatusArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
+    let client = client.connect().await?;
     let format = args.output.output;
     redraw::show(args.repeat, format, async || frame(&look(&client).await?, format)).await
 }
 
 async fn look(client: &Client) -> Result<Seen, Error> {
-    let request = v1::GetClusterRequest { min_revision: 0, unserved_limit: UNSERVED_SHOWN };
-    let cluster = client.call(client.cluster().get_cluster(request)).await?;
+    let cluster = client.cluster(UNSERVED_SHOWN).await?;
     // Only the history knows when it began, and that is in the database, which may be away.
-    let newest = v1::ListEpochsRequest { page_size: 1, page_token: String::new() };
-    let epoch = match cluster.expiry() {
-        v1::ExpiryState::Unknown => None,
-        _ => {
-            client.call(client.cluster().list_epochs(newest)).await.ok().and_then(|list| list.epochs.into_iter().next())
-        }
+    let epoch = match cluster.expiry {
+        Expiry::Unknown => None,
+        _ => client.latest_epoch().await.ok().flatten(),
     };
     let epoch = epoch.filter(|epoch| epoch.epoch_number == cluster.epoch_number);
-    Ok(Seen { addr: client.addr(), cluster, epoch })
+    Ok(Seen { addr: client.daemon().to_string(), cluster, epoch })
 }
 
 fn frame(seen: &Seen, format: Format) -> Result<Frame, Error> {
     let cluster = &seen.cluster;
     let text = output::answer(format, || json::cluster(cluster), Vec::new, || screen(seen))?;
-    let code = if finding::severity(cluster.severity()) == Severity::Critical { exit::NEGATIVE } else { exit::OK };
+    let code = if finding::severity(cluster.severity) == Severity::Critical { exit::NEGATIVE } else { exit::OK };
     Ok(Frame { text, notes: Vec::new(), code })
 }
 
 fn screen(seen: &Seen) -> String {
     let Seen { addr, cluster, epoch } = seen;
-    let counts = cluster.counts.unwrap_or_default();
-    let mut text = headline(addr, cluster.severity());
+    let counts = cluster.counts;
+    let mut text = headline(addr, cluster.severity);
     cluster.problems.iter().for_each(|problem| text.push_str(&Finding::problem(problem).lines()));
     text.push('\n');
     let mut line = |key: &str, value: String| text.push_str(&format!("{key:<COLUMN$}{}\n", escape(&value)));
@@ -115,43 +110,41 @@ fn screen(seen: &Seen) -> String {
     text
 }
 
-fn headline(addr: &str, severity: v1::Severity) -> String {
+fn headline(addr: &str, severity: musterd_client::Severity) -> String {
     let word = match severity {
-        v1::Severity::Ok => "healthy",
-        v1::Severity::Warning => "WARNING",
-        v1::Severity::Critical => "CRITICAL",
-        v1::Severity::Unspecified => "UNKNOWN: the daemon does not report problems; upgrade it",
+        musterd_client::Severity::Ok => "healthy",
+        musterd_client::Severity::Warning => "WARNING",
+        musterd_client::Severity::Critical => "CRITICAL",
+        _ => "UNKNOWN: the daemon does not report problems; upgrade it",
     };
     let style = finding::style(finding::severity(severity));
     let word = if paint::is_on() { paint::paint(word, style) } else { word.to_owned() };
     format!("The registry at {addr} is {word}.\n")
 }
 
-fn epoch_text(cluster: &v1::GetClusterResponse, epoch: Option<&v1::Epoch>) -> String {
+fn epoch_text(cluster: &Cluster, epoch: Option<&Epoch>) -> String {
     let mut text = format!("{} ({})", cluster.epoch_number, cluster.cluster_epoch);
-    let started = epoch.and_then(|epoch| moment(epoch.started_at.as_ref()));
-    if let (Some(started), Some(now)) = (started, moment(cluster.database_time.as_ref())) {
+    let started = epoch.and_then(|epoch| moment(epoch.started_at));
+    if let (Some(started), Some(now)) = (started, moment(cluster.database_time)) {
         text.push_str(&format!(", begun {}", ago((now - started).to_std().unwrap_or_default())));
     }
     text
 }
 
-fn database(cluster: &v1::GetClusterResponse) -> String {
-    let span = |duration: Option<&prost_types::Duration>| duration.and_then(std_duration);
+fn database(cluster: &Cluster) -> String {
     let health = cluster.health.as_ref();
-    let confirmed = span(cluster.stale_for.as_ref()).unwrap_or_default();
-    let mut text = format!("confirmed {}", ago(confirmed));
-    if let Some(latency) = span(health.and_then(|health| health.database_latency.as_ref())) {
+    let mut text = format!("confirmed {}", ago(cluster.stale_for));
+    if let Some(latency) = health.and_then(|health| health.database_latency) {
         text.push_str(&format!(", a save takes {}", millis(latency)));
     }
-    match span(health.and_then(|health| health.flush_lag.as_ref())) {
+    match health.and_then(|health| health.flush_lag) {
         None | Some(Duration::ZERO) => {}
         Some(lag) => text.push_str(&format!(", saving is {} late", age_text(lag))),
     }
     text
 }
 
-fn names(cluster: &v1::GetClusterResponse, counts: &v1::InstanceCounts) -> String {
+fn names(cluster: &Cluster, counts: &musterd_client::Counts) -> String {
     let mut text = format!("{} live, {} unserved", counts.logical_ids_live, counts.logical_ids_unserved);
     let shown = &cluster.unserved_logical_ids;
     if !shown.is_empty() {
@@ -162,32 +155,32 @@ fn names(cluster: &v1::GetClusterResponse, counts: &v1::InstanceCounts) -> Strin
     text
 }
 
-fn expiry(cluster: &v1::GetClusterResponse) -> String {
+fn expiry(cluster: &Cluster) -> String {
     let brake = || cluster.brake.as_ref().map(epoch::brake).unwrap_or_default();
-    match (cluster.expiry(), &cluster.hold) {
-        (v1::ExpiryState::Unspecified, _) => "not reported".to_owned(),
-        (v1::ExpiryState::Unknown, _) => "unknown while PostgreSQL is away".to_owned(),
-        (v1::ExpiryState::Held, Some(hold)) => {
-            format!("on hold for {}: {}", seconds(hold.remaining.as_ref()), hold.reason)
+    match (cluster.expiry, &cluster.hold) {
+        (Expiry::Unknown, _) => "unknown while PostgreSQL is away".to_owned(),
+        (Expiry::Held, Some(hold)) => {
+            format!("on hold for {}: {}", hold.remaining.map(seconds).unwrap_or_default(), hold.reason)
         }
-        (v1::ExpiryState::Held, None) => "on hold".to_owned(),
-        (v1::ExpiryState::Paced | v1::ExpiryState::Protected, _) => format!("braked: {}", brake()),
-        (v1::ExpiryState::Running, _) => "running".to_owned(),
+        (Expiry::Held, None) => "on hold".to_owned(),
+        (Expiry::Paced | Expiry::Protected, _) => format!("braked: {}", brake()),
+        (Expiry::Running, _) => "running".to_owned(),
+        _ => "not reported".to_owned(),
     }
 }
 
-fn reaper(cluster: &v1::GetClusterResponse) -> String {
-    let age = cluster.health.as_ref().and_then(|health| health.last_reap_age.as_ref()).and_then(std_duration);
+fn reaper(cluster: &Cluster) -> String {
+    let age = cluster.health.as_ref().and_then(|health| health.last_reap_age);
     age.map_or_else(|| "has not run yet".to_owned(), |age| format!("last succeeded {}", ago(age)))
 }
 
-fn daemons(cluster: &v1::GetClusterResponse) -> Table<4> {
+fn daemons(cluster: &Cluster) -> Table<4> {
     let mut table = Table::new(["DAEMON", "VERSION", "UP FOR", "LAST SAVED"]);
-    let now = moment(cluster.database_time.as_ref());
+    let now = moment(cluster.database_time);
     for daemon in &cluster.daemons {
-        let started = moment(daemon.started_at.as_ref());
+        let started = moment(daemon.started_at);
         let up = now.zip(started).and_then(|(now, started)| (now - started).to_std().ok());
-        let saved = daemon.last_flush_age.as_ref().and_then(std_duration);
+        let saved = daemon.last_flush_age;
         let mark = if daemon.daemon_id == cluster.daemon_id { " (answers)" } else { "" };
         table.row([
             format!("{}{mark}", daemon.address),
@@ -197,11 +190,9 @@ fn daemons(cluster: &v1::GetClusterResponse) -> Table<4> {
         ]);
     }
     for lost in &cluster.lost_daemons {
-        let daemon = lost.daemon.clone().unwrap_or_default();
-        let lost_for = lost.lost_for.as_ref().and_then(std_duration).unwrap_or_default();
         table.row([
-            format!("{} (lost {})", daemon.address, ago(lost_for)),
-            daemon.version,
+            format!("{} (lost {})", lost.daemon.address, ago(lost.lost_for.unwrap_or_default())),
+            lost.daemon.version.clone(),
             String::new(),
             String::new(),
         ]);
@@ -214,50 +205,40 @@ mod tests {
     use super::*;
 
     fn seen() -> Seen {
-        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
-        let age = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
-        let daemon = |id: &str, address: &str| v1::Daemon {
-            daemon_id: id.into(),
-            address: address.into(),
-            version: "0.1.0".into(),
-            started_at: at(1_000),
-            last_flush_age: age(0),
+        let at = |seconds| Some(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
+        let daemon = |id: &str, address: &str| {
+            let mut one = musterd_client::Daemon::default();
+            (one.daemon_id, one.address, one.version) = (id.into(), address.into(), "0.1.0".into());
+            (one.started_at, one.last_flush_age) = (at(1_000), Some(Duration::ZERO));
+            one
         };
-        let cluster = v1::GetClusterResponse {
-            epoch_number: 3,
-            cluster_epoch: "2f1c".into(),
-            counts: Some(v1::InstanceCounts {
-                alive: 12,
-                logical_ids_live: 4,
-                logical_ids_unserved: 11,
-                logical_ids_left: 2,
-                ..Default::default()
-            }),
-            daemons: vec![daemon("a", "10.0.0.1:7717"), daemon("b", "10.0.0.2:7717")],
-            lost_daemons: vec![v1::LostDaemon { daemon: Some(daemon("c", "10.0.0.3:7717")), lost_for: age(40) }],
-            daemon_id: "b".into(),
-            database_time: at(4_600),
-            unserved_logical_ids: vec!["organ_3".into(), "organ\u{1b}_7".into()],
-            severity: v1::Severity::Ok.into(),
-            expiry: v1::ExpiryState::Running.into(),
-            ..Default::default()
-        };
-        let epoch = Some(v1::Epoch { epoch_number: 3, started_at: at(4_000), ..Default::default() });
-        Seen { addr: "http://h:1".into(), cluster, epoch }
+        let mut cluster = Cluster::default();
+        cluster.epoch_number = 3;
+        cluster.counts.logical_ids_live = 4;
+        cluster.counts.logical_ids_unserved = 11;
+        cluster.counts.logical_ids_left = 2;
+        cluster.daemons = vec![daemon("a", "10.0.0.1:7717"), daemon("b", "10.0.0.2:7717")];
+        let mut lost = musterd_client::LostDaemon::default();
+        (lost.daemon, lost.lost_for) = (daemon("c", "10.0.0.3:7717"), Some(Duration::from_secs(40)));
+        cluster.lost_daemons.push(lost);
+        (cluster.daemon_id, cluster.database_time) = ("b".into(), at(4_600));
+        cluster.unserved_logical_ids = vec!["organ_3".into(), "organ\u{1b}_7".into()];
+        (cluster.severity, cluster.expiry) = (musterd_client::Severity::Ok, Expiry::Running);
+        let mut epoch = Epoch::default();
+        (epoch.epoch_number, epoch.started_at) = (3, at(4_000));
+        Seen { addr: "http://h:1".into(), cluster, epoch: Some(epoch) }
     }
 
     /// With one problem, which another one follows from.
-    fn with_problem(severity: v1::Severity) -> Seen {
-        let problem = |code: &str, cause: &str| v1::Problem {
-            code: code.into(),
-            severity: severity.into(),
-            summary: "It is so".into(),
-            action: "Look.".into(),
-            command: String::new(),
-            cause: cause.into(),
+    fn with_problem(severity: musterd_client::Severity) -> Seen {
+        let problem = |code: &str, cause: &str| {
+            let mut one = musterd_client::Problem::default();
+            (one.code, one.severity, one.cause) = (code.into(), severity, cause.into());
+            (one.summary, one.action) = ("It is so".into(), "Look.".into());
+            one
         };
         let mut seen = seen();
-        seen.cluster.severity = severity.into();
+        seen.cluster.severity = severity;
         seen.cluster.problems = vec![problem("database_away", ""), problem("beats_not_saved", "database_away")];
         seen
     }
@@ -268,7 +249,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "The registry at http://h:1 is healthy.");
         for line in [
-            "EPOCH      3 (2f1c), begun 10m ago",
+            "EPOCH      3 (00000000-0000-0000-0000-000000000000), begun 10m ago",
             "NAMES      4 live, 11 unserved (organ_3, organ\\u{1b}_7, ...), 2 left",
             "EXPIRY     running",
             "10.0.0.2:7717 (answers)       0.1.0    1h      0.0s ago",
@@ -281,14 +262,14 @@ mod tests {
 
     #[test]
     fn problems_come_next_with_their_fix_and_decide_the_exit_code() {
-        let critical = frame(&with_problem(v1::Severity::Critical), Format::Table).expect("a frame");
+        let critical = frame(&with_problem(musterd_client::Severity::Critical), Format::Table).expect("a frame");
         assert_eq!(critical.code, exit::NEGATIVE);
         let lines: Vec<&str> = critical.text.lines().collect();
         assert_eq!(lines[0], "The registry at http://h:1 is CRITICAL.");
         assert_eq!(lines[1], "critical  database_away    It is so");
         assert_eq!(lines[2].trim_start(), "fix: Look.");
         assert_eq!(lines[3], "  critical  beats_not_saved  It is so");
-        let warning = frame(&with_problem(v1::Severity::Warning), Format::Json).expect("a frame");
+        let warning = frame(&with_problem(musterd_client::Severity::Warning), Format::Json).expect("a frame");
         assert_eq!(warning.code, exit::OK, "a warning does not change the exit code");
         assert!(warning.text.contains("\"severity\": \"warning\""), "{}", warning.text);
     }
@@ -296,8 +277,7 @@ mod tests {
     #[test]
     fn expiry_is_unknown_while_the_database_is_away() {
         let mut seen = seen();
-        seen.cluster.expiry = v1::ExpiryState::Unknown.into();
-        seen.cluster.hold = Some(v1::Hold { remaining: None, reason: "old".into() });
+        (seen.cluster.expiry, seen.cluster.hold) = (Expiry::Unknown, Some(musterd_client::Hold::default()));
         assert!(screen(&seen).contains("EXPIRY     unknown while PostgreSQL is away\n"));
     }
 }

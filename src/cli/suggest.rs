@@ -5,20 +5,19 @@
 
 use std::collections::BTreeSet;
 
-use super::{client::Client, exit::Error};
-use crate::proto::v1::{self, InstanceStatus};
+use futures_util::StreamExt as _;
+use musterd_client::{Client, Filter, Reason};
 
-/// Instances per page.
-const PAGE_SIZE: i32 = 1_000;
+use super::exit::Error;
+
 /// A suggestion differs in at most one of so many characters.
 const CHARACTERS_PER_ERROR: usize = 3;
 
-const ALL_STATUSES: [InstanceStatus; 4] =
-    [InstanceStatus::Alive, InstanceStatus::Starting, InstanceStatus::Draining, InstanceStatus::Dead];
-
-/// Adds a suggestion to the error if it says that the name is not on record.
-pub(super) async fn name(error: Error, name: &str, client: &Client) -> Error {
-    if error.reason().as_deref() != Some(UNKNOWN) {
+/// The error of a read about a name, with a suggestion if it says that the name is not on record.
+pub(super) async fn name(error: musterd_client::Error, name: &str, client: &Client) -> Error {
+    let is_unknown = error.reason() == Reason::UnknownLogicalId;
+    let error = Error::from(error);
+    if !is_unknown {
         return error;
     }
     match closest(name, &names_like(name, client).await) {
@@ -27,20 +26,13 @@ pub(super) async fn name(error: Error, name: &str, client: &Client) -> Error {
     }
 }
 
-const UNKNOWN: &str = "UNKNOWN_LOGICAL_ID";
-
 /// Names on record: some that begin as this one does, and the first of all.
 async fn names_like(name: &str, client: &Client) -> BTreeSet<String> {
     let beginning: String = name.chars().take(name.chars().count().div_ceil(2)).collect();
     let mut names = BTreeSet::new();
-    for logical_id_prefix in [beginning, String::new()] {
-        let request = v1::ListInstancesRequest {
-            logical_id_prefix,
-            statuses: ALL_STATUSES.map(i32::from).to_vec(),
-            page_size: PAGE_SIZE,
-            ..Default::default()
-        };
-        if let Ok(page) = client.call(client.discovery().list_instances(request)).await {
+    for prefix in [beginning, String::new()] {
+        let mut pages = Box::pin(client.pages(Filter::prefix(prefix).any_status()));
+        if let Some(Ok(page)) = pages.next().await {
             names.extend(page.instances.into_iter().map(|instance| instance.logical_id));
         }
     }

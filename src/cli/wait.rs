@@ -4,29 +4,19 @@
 //! meanwhile is waited for as well, within the time there is; only the first connection must succeed, since an address
 //! that was never right will not become so.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::Status;
+use musterd_client::{Batch, Change, Filter, Instance, Status, Step};
+use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::{
-    backoff::Backoff,
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     exit::{self, Error},
     instances::{self, address},
     json,
     output::{self, Format, OutputArgs},
-    watch::{
-        is_passing,
-        progress::{Line, Position, Progress, What},
-    },
 };
-use crate::proto::v1::{self, InstanceStatus, WatchEventType};
-
-/// The shortest and the longest pause before connecting again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// A daemon sends something every 5 s; one that has been silent for longer than this is as good as gone.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 pub(super) const HELP: &str = "\
 What to wait for:
@@ -82,38 +72,35 @@ impl Goal {
     fn is_reached(self, living: &Living) -> bool {
         match self {
             Self::Gone => living.0.is_empty(),
-            Self::Alive(wanted) => living.count(InstanceStatus::Alive) >= usize::try_from(wanted).unwrap_or(usize::MAX),
+            Self::Alive(wanted) => living.count(Status::Alive) >= usize::try_from(wanted).unwrap_or(usize::MAX),
         }
     }
 }
 
 /// The instances of the name that are not dead.
 #[derive(Debug, Default)]
-struct Living(BTreeMap<String, v1::Instance>);
+struct Living(BTreeMap<Uuid, Instance>);
 
 impl Living {
-    /// Takes over one line of a watch. Returns whether what is known is all there is.
-    fn take(&mut self, line: Line) -> bool {
-        match line.what {
-            What::Reset => self.0.clear(),
-            // Who is of another epoch is dead, with or without an event that says so.
-            What::Epoch => self.0.retain(|_, instance| instance.cluster_epoch == line.cluster_epoch),
-            What::Event(event) => {
-                let kind = event.r#type();
-                let instance = event.instance.unwrap_or_default();
-                match kind {
-                    WatchEventType::Put => drop(self.0.insert(instance.instance_id.clone(), instance)),
-                    WatchEventType::Gone => drop(self.0.remove(&instance.instance_id)),
-                    _ => {}
-                }
-            }
-            What::Synced | What::Bookmark => {}
+    /// Takes over a batch. Returns whether what is known is all there is.
+    fn take(&mut self, batch: Batch) -> bool {
+        if batch.reset {
+            self.0.clear();
         }
-        line.position.revision != 0
+        for change in batch.changes {
+            match change {
+                Change::Put(one) => drop(self.0.insert(one.instance_id, *one)),
+                Change::Gone(one) => drop(self.0.remove(&one.instance_id)),
+                _ => {}
+            }
+        }
+        // Instances of another epoch are dead, with or without a change that says so.
+        self.0.retain(|_, instance| instance.cluster_epoch == batch.cluster_epoch);
+        batch.complete
     }
 
-    fn count(&self, status: InstanceStatus) -> usize {
-        self.0.values().filter(|instance| instance.status() == status).count()
+    fn count(&self, status: Status) -> usize {
+        self.0.values().filter(|instance| instance.status == status).count()
     }
 
     /// `2 alive, 1 starting, 0 draining (ids and addresses of the first)`.
@@ -121,9 +108,9 @@ impl Living {
         const SHOWN: usize = 3;
         let mut text = format!(
             "{} alive, {} starting, {} draining",
-            self.count(InstanceStatus::Alive),
-            self.count(InstanceStatus::Starting),
-            self.count(InstanceStatus::Draining)
+            self.count(Status::Alive),
+            self.count(Status::Starting),
+            self.count(Status::Draining)
         );
         let shown = self.0.values().take(SHOWN).map(|one| {
             format!("{} {} {}", one.instance_id, instances::status(one), address(one)).trim_end().to_owned()
@@ -139,9 +126,8 @@ impl Living {
 
 pub(super) async fn run(args: WaitArgs, client: &ClientArgs) -> Result<u8, Error> {
     let client = &client.patient();
-    let deadline = Instant::now() + client.timeout;
-    let mut wait = Wait { args, progress: Progress::new(Position::default()), living: Living::default(), known: false };
-    match timeout_at(deadline, wait.until_reached(client)).await {
+    let mut wait = Wait { args, living: Living::default(), known: false };
+    match timeout(client.timeout, wait.until_reached(client)).await {
         Ok(reached) => {
             reached?;
             wait.print()?;
@@ -169,7 +155,6 @@ impl std::fmt::Display for Goal {
 
 struct Wait {
     args: WaitArgs,
-    progress: Progress,
     living: Living,
     /// Whether what is known is, or was, all there is.
     known: bool,
@@ -177,43 +162,26 @@ struct Wait {
 
 impl Wait {
     async fn until_reached(&mut self, client: &ClientArgs) -> Result<(), Error> {
-        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut watch = client.connect().await?.watch(&Filter::logical_id(&self.args.name));
+        let mut has_begun = false;
         loop {
-            let Err(error) = self.follow(client).await else { return Ok(()) };
-            // At the start, only a daemon that says it is not ready yet is waited for.
-            let is_worth_it = self.progress.has_begun() || error.reason().is_some();
-            if !is_passing(&error) || !is_worth_it {
-                return Err(error);
-            }
-            self.progress.broken();
-            sleep(backoff.next()).await;
-        }
-    }
-
-    /// Follows one stream; fails when it ends before the goal is reached.
-    async fn follow(&mut self, client: &ClientArgs) -> Result<(), Error> {
-        let client = Client::connect(client).await?;
-        let Position { revision, history_id } = self.progress.position().clone();
-        let history_id = if revision == 0 { String::new() } else { history_id };
-        let request = v1::WatchRequest {
-            logical_id: self.args.name.clone(),
-            resume_after: revision,
-            history_id,
-            ..Default::default()
-        };
-        let mut discovery = client.discovery();
-        let mut responses = client.call(discovery.watch(request)).await?;
-        loop {
-            let response =
-                timeout(SILENCE_MAX, responses.message()).await.map_err(|_| client.silent(SILENCE_MAX))??;
-            let response = response.ok_or_else(|| Status::unavailable("the stream ended without a reason"))?;
-            let mut is_whole = false;
-            for line in self.progress.take(response)? {
-                is_whole = self.living.take(line);
-            }
-            self.known |= is_whole;
-            if is_whole && self.args.goal.is_reached(&self.living) {
-                return Ok(());
+            match watch.next().await? {
+                Step::Batch(batch) => {
+                    has_begun = true;
+                    let is_whole = self.living.take(batch);
+                    self.known |= is_whole;
+                    if is_whole && self.args.goal.is_reached(&self.living) {
+                        return Ok(());
+                    }
+                }
+                Step::Interrupted(error) => {
+                    let error = Error::from(error);
+                    // At the start, only a daemon that says it is not ready yet is waited for.
+                    if !has_begun && error.reason().is_none() {
+                        return Err(error);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -225,7 +193,7 @@ impl Wait {
             format,
             || serde_json::json!({ "instances": living().map(json::instance).collect::<Vec<_>>() }),
             || living().map(json::instance).collect(),
-            || living().map(|instance| instance.instance_id.clone()).collect(),
+            || living().map(|instance| instance.instance_id.to_string()).collect(),
             || match self.args.goal {
                 Goal::Gone => String::new(),
                 Goal::Alive(_) => instances::table(living(), format == Format::Wide),
@@ -239,21 +207,6 @@ impl Wait {
 mod tests {
     use super::*;
 
-    fn line(what: What, revision: u64, epoch: &str) -> Line {
-        let position = Position { revision, history_id: "h".into() };
-        Line { what, position, cluster_epoch: epoch.into(), epoch_number: 1 }
-    }
-
-    fn event(kind: WatchEventType, id: &str, status: InstanceStatus) -> What {
-        let instance = v1::Instance {
-            instance_id: id.into(),
-            status: status.into(),
-            cluster_epoch: "e1".into(),
-            ..Default::default()
-        };
-        What::Event(Box::new(v1::WatchEvent { r#type: kind.into(), instance: Some(instance) }))
-    }
-
     #[test]
     fn a_goal_is_live_gone_or_a_number() {
         assert_eq!(parse_goal("live"), Ok(Goal::Alive(1)));
@@ -264,18 +217,30 @@ mod tests {
         }
     }
 
+    fn batch(changes: Vec<Change>, complete: bool, epoch: u128) -> Batch {
+        let mut one = Batch::default();
+        (one.changes, one.complete, one.cluster_epoch) = (changes, complete, Uuid::from_u128(epoch));
+        one
+    }
+
+    fn instance(id: u128, status: Status) -> Box<Instance> {
+        let mut one = Instance::default();
+        (one.instance_id, one.status, one.cluster_epoch) = (Uuid::from_u128(id), status, Uuid::from_u128(1));
+        Box::new(one)
+    }
+
     #[test]
     fn a_half_told_snapshot_is_not_all_there_is() {
         let mut living = Living::default();
-        assert!(!living.take(line(event(WatchEventType::Put, "a", InstanceStatus::Alive), 0, "e1")));
-        assert!(living.take(line(What::Synced, 5, "e1")));
+        assert!(!living.take(batch(vec![Change::Put(instance(1, Status::Alive))], false, 1)));
+        assert!(living.take(batch(Vec::new(), true, 1)));
         assert!(Goal::Alive(1).is_reached(&living) && !Goal::Alive(2).is_reached(&living));
-        living.take(line(event(WatchEventType::Put, "b", InstanceStatus::Starting), 6, "e1"));
-        assert!(!Goal::Alive(2).is_reached(&living), "who is starting is not alive");
-        assert_eq!(living.describe(), "1 alive, 1 starting, 0 draining (a alive, b starting)");
-        living.take(line(event(WatchEventType::Gone, "b", InstanceStatus::Dead), 7, "e1"));
+        living.take(batch(vec![Change::Put(instance(2, Status::Starting))], true, 1));
+        assert!(!Goal::Alive(2).is_reached(&living), "an instance that is starting is not alive");
+        assert!(living.describe().starts_with("1 alive, 1 starting, 0 draining ("), "{}", living.describe());
+        living.take(batch(vec![Change::Gone(instance(2, Status::Dead))], true, 1));
         assert!(!Goal::Gone.is_reached(&living));
-        assert!(living.take(line(What::Epoch, 8, "e2")));
+        assert!(living.take(batch(Vec::new(), true, 2)));
         assert!(Goal::Gone.is_reached(&living), "a rotation ends all of the epoch before");
     }
 }

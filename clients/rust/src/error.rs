@@ -5,61 +5,13 @@ use std::{error::Error as StdError, fmt, io, time::Duration};
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{address::Address, reason::Reason};
+use crate::{
+    address::Address,
+    reason::{Kind, Reason},
+};
 
 /// Domain of the reasons that daemons give.
 const DOMAIN: &str = "musterd";
-
-/// What kind of failure it is: what a program goes by where it does not know the reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Kind {
-    /// No connection to a daemon could be made.
-    Unreachable,
-    /// No answer came within the time limit.
-    Silent,
-    /// The connection broke before the answer.
-    Broken,
-    /// An argument is not accepted.
-    Invalid,
-    /// It is not on record.
-    NotFound,
-    /// The state of the registry does not allow it.
-    Precondition,
-    /// The daemon does not know the caller.
-    Unauthenticated,
-    /// The caller may not do this.
-    Denied,
-    /// The daemon cannot take the call now.
-    Unavailable,
-    /// Any other failure.
-    Failed,
-}
-
-impl Kind {
-    /// Whether nothing is known of a daemon's decision.
-    const fn is_transport(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Silent | Self::Broken)
-    }
-
-    fn of(status: &Status, is_signed: bool) -> Self {
-        match status.code() {
-            _ if !is_signed && has_cause::<ConnectError>(status) => Self::Unreachable,
-            Code::DeadlineExceeded => Self::Silent,
-            _ if !is_signed && has_cause::<TimeoutExpired>(status) => Self::Silent,
-            // A connection that breaks under a stream has whatever code the layer below chose; only then is there a cause.
-            _ if !is_signed && StdError::source(status).is_some() => Self::Broken,
-            Code::Unavailable | Code::Cancelled if !is_signed => Self::Broken,
-            Code::InvalidArgument => Self::Invalid,
-            Code::NotFound => Self::NotFound,
-            Code::FailedPrecondition => Self::Precondition,
-            Code::Unauthenticated => Self::Unauthenticated,
-            Code::PermissionDenied => Self::Denied,
-            Code::Unavailable | Code::ResourceExhausted => Self::Unavailable,
-            _ => Self::Failed,
-        }
-    }
-}
 
 /// A field that a daemon or this client does not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,7 +182,7 @@ impl Error {
     pub(crate) fn from_status(daemon: &Address, status: &Status) -> Self {
         let details = status.get_error_details();
         let signature = details.error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason.as_str());
-        let kind = Kind::of(status, signature.is_some());
+        let kind = kind(status, signature.is_some());
         let known = signature.map(Reason::from_name);
         let reason = known.unwrap_or(if kind.is_transport() { Reason::Unavailable } else { Reason::Other });
         let said = if status.message().is_empty() { status.code().description() } else { status.message() };
@@ -268,6 +220,24 @@ impl Error {
     /// Whether no daemon has decided anything.
     pub(crate) const fn is_transport(&self) -> bool {
         self.kind.is_transport()
+    }
+}
+
+fn kind(status: &Status, is_signed: bool) -> Kind {
+    match status.code() {
+        _ if !is_signed && has_cause::<ConnectError>(status) => Kind::Unreachable,
+        Code::DeadlineExceeded => Kind::Silent,
+        _ if !is_signed && has_cause::<TimeoutExpired>(status) => Kind::Silent,
+        // A connection that breaks under a stream has whatever code the layer below chose; only then is there a cause.
+        _ if !is_signed && StdError::source(status).is_some() => Kind::Broken,
+        Code::Unavailable | Code::Cancelled if !is_signed => Kind::Broken,
+        Code::InvalidArgument => Kind::Invalid,
+        Code::NotFound => Kind::NotFound,
+        Code::FailedPrecondition => Kind::Precondition,
+        Code::Unauthenticated => Kind::Unauthenticated,
+        Code::PermissionDenied => Kind::Denied,
+        Code::Unavailable | Code::ResourceExhausted => Kind::Unavailable,
+        _ => Kind::Failed,
     }
 }
 

@@ -45,11 +45,11 @@ pub use cluster::{
     Brake, BrakeMode, Changed, Cluster, Counts, Daemon, Epoch, Expiry, Health, Hold, LostDaemon, Problem, Rotated,
     Severity,
 };
-pub use error::{Error, Kind, Violation};
+pub use error::{Error, Violation};
 pub use lease::{Lease, LossReason, Lost, OnLost, Register, Registration, State};
 pub use model::{Death, DeathReason, Filter, Instance, Status};
 pub use reads::{Found, Page, Resolved, ResolvedAll};
-pub use reason::Reason;
+pub use reason::{Kind, Reason};
 pub use router::{NoTarget, Router, RouterSettings, Target};
 pub use watch::{Batch, Change, Step, Watch};
 

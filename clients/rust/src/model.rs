@@ -25,6 +25,20 @@ pub enum Status {
     Dead,
 }
 
+impl Status {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Alive => "alive",
+            Self::Draining => "draining",
+            Self::Dead => "dead",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Why a lease ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -42,6 +56,21 @@ pub enum DeathReason {
     /// Not recorded, or not known to this version.
     #[default]
     Unknown,
+}
+
+impl DeathReason {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::OldEpoch => "old_epoch",
+            Self::Deregistered => "deregistered",
+            Self::Replaced => "replaced",
+            Self::Operator => "operator",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// The record of a death.

@@ -1,4 +1,4 @@
-//! The reasons for which a call fails: the closed list of the protocol, and two of this client's own.
+//! The reasons for which a call fails: the closed list of the protocol, and two of this client's own. And their kinds.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -91,4 +91,37 @@ reasons! {
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// The connection has as many streams open as it may have.
     TooManyStreams = "TOO_MANY_STREAMS",
+}
+
+/// What kind of failure it is: what a program goes by where it does not know the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// No connection to a daemon could be made.
+    Unreachable,
+    /// No answer came within the time limit.
+    Silent,
+    /// The connection broke before the answer.
+    Broken,
+    /// An argument is not accepted.
+    Invalid,
+    /// It is not on record.
+    NotFound,
+    /// The state of the registry does not allow it.
+    Precondition,
+    /// The daemon does not know the caller.
+    Unauthenticated,
+    /// The caller may not do this.
+    Denied,
+    /// The daemon cannot take the call now.
+    Unavailable,
+    /// Any other failure.
+    Failed,
+}
+
+impl Kind {
+    /// Whether nothing is known of a daemon's decision.
+    pub(crate) const fn is_transport(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Silent | Self::Broken)
+    }
 }

@@ -3,15 +3,13 @@
 use tonic::{Status, transport::Channel};
 
 use super::{
-    super::{
-        client::{Client, ClientArgs},
-        exit::Error,
-    },
+    super::{client::ClientArgs, exit::Error},
     held::{Held, HeldArgs, Needs},
     load::{Measured, Operation, drive},
     options::LoadArgs,
     report::Report,
-    setup::{HELD_TTL, Run, discovery, name, registration, registry},
+    setup::{HELD_TTL, Run, name, registration},
+    wire::Wire,
 };
 use crate::{
     model::spread::mix,
@@ -65,8 +63,8 @@ pub(super) async fn register(args: RegisterArgs, client: &ClientArgs) -> Result<
 
 async fn register_for(run: &Run, load: &LoadArgs) -> Result<Report, Error> {
     let (granted, mut leases) = tokio::sync::mpsc::channel(1_024);
-    let callers = run.callers(load.in_flight, |client| Register {
-        registry: registry(client),
+    let callers = run.callers(load.in_flight, |wire| Register {
+        registry: wire.registry(),
         prefix: run.prefix.clone(),
         granted: granted.clone(),
     });
@@ -96,8 +94,8 @@ impl Operation for Beat {
 
 pub(super) async fn beat(args: HeldArgs, client: &ClientArgs) -> Result<Report, Error> {
     let needs = Needs::Leases;
-    measure("beat", &args, needs, client, |client, _, held| Beat {
-        registry: registry(client),
+    measure("beat", &args, needs, client, |wire, _, held| Beat {
+        registry: wire.registry(),
         leases: held.leases.as_slice().into(),
     })
     .await
@@ -112,8 +110,8 @@ pub(super) struct Resolve {
 
 impl Resolve {
     /// Of the first `names` names of a prefix.
-    pub(super) fn new(client: &Client, prefix: &str, names: usize) -> Self {
-        Self { discovery: discovery(client), prefix: prefix.to_owned(), names }
+    pub(super) fn new(wire: &Wire, prefix: &str, names: usize) -> Self {
+        Self { discovery: wire.discovery(), prefix: prefix.to_owned(), names }
     }
 }
 
@@ -126,7 +124,7 @@ impl Operation for Resolve {
 
 pub(super) async fn resolve(args: HeldArgs, client: &ClientArgs) -> Result<Report, Error> {
     let needs = Needs::Names;
-    measure("resolve", &args, needs, client, |client, prefix, held| Resolve::new(client, prefix, held.count)).await
+    measure("resolve", &args, needs, client, |wire, prefix, held| Resolve::new(wire, prefix, held.count)).await
 }
 
 struct BatchResolve {
@@ -151,8 +149,8 @@ impl Operation for BatchResolve {
 }
 
 pub(super) async fn batch_resolve(args: BatchArgs, client: &ClientArgs) -> Result<Report, Error> {
-    let mut report = measure("batch-resolve", &args.held, Needs::Names, client, |client, prefix, held| BatchResolve {
-        discovery: discovery(client),
+    let mut report = measure("batch-resolve", &args.held, Needs::Names, client, |wire, prefix, held| BatchResolve {
+        discovery: wire.discovery(),
         prefix: prefix.to_owned(),
         names: held.count,
         batch: args.batch.into(),
@@ -168,13 +166,13 @@ async fn measure<O: Operation>(
     args: &HeldArgs,
     needs: Needs,
     client: &ClientArgs,
-    operation: impl Fn(&Client, &str, &Held) -> O,
+    operation: impl Fn(&Wire, &str, &Held) -> O,
 ) -> Result<Report, Error> {
     let load = &args.load;
     let run = Run::open(client, load.connections, &args.run()).await?;
     let measured = async {
         let held = Held::take(&run, args, needs).await?;
-        let callers = run.callers(load.in_flight, |client| operation(client, &run.prefix, &held));
+        let callers = run.callers(load.in_flight, |wire| operation(wire, &run.prefix, &held));
         let measured = drive(callers, load, run.grace, &run.stop, bench).await?;
         let instances = held.count;
         let left = held.release(&run, load.run.keep).await;

@@ -13,16 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::TryStreamExt as _;
+use musterd_client::{Client, Cluster, Filter, Instance, Status};
 use serde_json::{Value, json};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::sleep,
 };
-use tonic::Status;
 
 use super::{
     super::{
-        client::{Client, ClientArgs, parse_duration},
+        client::{ClientArgs, parse_duration},
         exit::Error,
     },
     calls::Resolve,
@@ -34,7 +35,6 @@ use super::{
     report::{Report, per_second},
     setup::Run,
 };
-use crate::proto::v1::{self, InstanceStatus};
 
 /// Callers for resolving meanwhile.
 const RESOLVERS: u32 = 16;
@@ -136,14 +136,14 @@ async fn run_for(args: &FleetArgs, run: &Run) -> Result<Report, Error> {
         }
     };
     let beats_before = fleet.beats.load(Ordering::Relaxed);
-    let holds = Holds::watch(run.client(0).clone());
+    let holds = Holds::watch(run.client.clone());
     let began = Instant::now();
     let resolved = live(args, run, leases.len()).await?;
     let lived = began.elapsed();
     let beats = fleet.beats.load(Ordering::Relaxed) - beats_before;
     let seen = fleet.end().await?;
-    let dead = dead(run.client(0), &run.prefix).await?;
-    let cluster = cluster(run.client(0)).await?;
+    let dead = dead(&run.client, &run.prefix).await?;
+    let cluster = run.client.cluster(0).await?;
     let held = holds.end();
     let left = run.clean_up(&leases, args.run.keep).await;
 
@@ -175,7 +175,7 @@ async fn live(args: &FleetArgs, run: &Run, names: usize) -> Result<Option<Record
         drop(progress);
         return Ok(None);
     }
-    let resolvers = run.callers(1, |client| Resolve::new(client, &run.prefix, names)).into_iter();
+    let resolvers = run.callers(1, |wire| Resolve::new(wire, &run.prefix, names)).into_iter();
     let resolvers = resolvers.take(usize::try_from(RESOLVERS).unwrap_or(1)).collect();
     let rate = Some(f64::from(args.resolve_rate));
     let load = LoadArgs { connections: args.streams, in_flight: 1, rate, count: None, run: args.run.clone() };
@@ -195,7 +195,7 @@ impl Holds {
         let counted = Arc::clone(&seconds);
         let task = tokio::spawn(async move {
             loop {
-                if cluster(&client).await.is_ok_and(|cluster| cluster.hold.is_some()) {
+                if client.cluster(0).await.is_ok_and(|cluster| cluster.hold.is_some()) {
                     counted.fetch_add(1, Ordering::Relaxed);
                 }
                 sleep(Duration::from_secs(1)).await;
@@ -210,43 +210,23 @@ impl Holds {
     }
 }
 
-async fn cluster(client: &Client) -> Result<v1::GetClusterResponse, Error> {
-    client.call(client.cluster().get_cluster(v1::GetClusterRequest::default())).await
-}
-
 /// The dead of a run.
-async fn dead(client: &Client, prefix: &str) -> Result<Vec<v1::Instance>, Error> {
-    let mut request = v1::ListInstancesRequest {
-        logical_id_prefix: format!("{prefix}-"),
-        statuses: vec![InstanceStatus::Dead.into()],
-        page_size: 1_000,
-        ..Default::default()
-    };
-    let mut dead = Vec::new();
-    loop {
-        let page = client.call(client.discovery().list_instances(request.clone())).await?;
-        dead.extend(page.instances);
-        if page.next_page_token.is_empty() {
-            return Ok(dead);
-        }
-        if page.next_page_token == request.page_token {
-            return Err(Status::internal("the same page token twice").into());
-        }
-        request.page_token = page.next_page_token;
-    }
+async fn dead(client: &Client, prefix: &str) -> Result<Vec<Instance>, Error> {
+    let filter = Filter::prefix(format!("{prefix}-")).status(Status::Dead);
+    Ok(client.list(filter).try_collect().await?)
 }
 
-fn death_reasons(dead: &[v1::Instance]) -> Value {
+fn death_reasons(dead: &[Instance]) -> Value {
     let mut reasons = std::collections::BTreeMap::<String, u64>::new();
     for instance in dead {
-        let reason = instance.death.as_ref().map(v1::Death::reason).unwrap_or_default();
-        *reasons.entry(reason.as_str_name().trim_start_matches("DEATH_REASON_").to_owned()).or_default() += 1;
+        let reason = instance.death.as_ref().map(|death| death.reason).unwrap_or_default();
+        *reasons.entry(reason.as_str().to_ascii_uppercase()).or_default() += 1;
     }
     json!(reasons)
 }
 
-fn counts(cluster: &v1::GetClusterResponse) -> Value {
-    let counts = cluster.counts.unwrap_or_default();
+fn counts(cluster: &Cluster) -> Value {
+    let counts = cluster.counts;
     json!({
         "starting": counts.starting, "alive": counts.alive, "draining": counts.draining, "dead": counts.dead,
     })

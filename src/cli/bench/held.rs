@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
+use musterd_client::Choice;
 use tokio::{task::JoinHandle, time::sleep};
 use tonic::transport::Channel;
 
@@ -96,12 +96,9 @@ async fn find(run: &Run, numbers: &[u64]) -> Result<Vec<u64>, Error> {
     let mut leases = Vec::new();
     for chunk in numbers.chunks(FIND_CHUNK) {
         let logical_ids: Vec<_> = chunk.iter().map(|number| name(&run.prefix, *number)).collect();
-        let request = v1::BatchResolveRequest { logical_ids: logical_ids.clone(), ..Default::default() };
-        let client = run.client(0);
-        let response = client.call(client.discovery().batch_resolve(request)).await?;
-        for (result, logical_id) in response.results.into_iter().zip(logical_ids) {
-            let result = v1::BatchResolveResult::decode(result);
-            let Some(instance) = result.ok().and_then(|result| result.instance) else {
+        let resolved = run.client.resolve_all(&logical_ids, &Choice::best()).await?;
+        for (result, logical_id) in resolved.results.into_iter().zip(logical_ids) {
+            let Ok((instance, _)) = result else {
                 let text =
                     format!("--registered: {logical_id} has no live instance; is a fleet with this --prefix on?");
                 return Err(Error::Usage(text));

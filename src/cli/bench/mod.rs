@@ -11,7 +11,7 @@
 //! - A run registers under a random prefix of its own and deregisters that at its end, however it ends. It refuses a
 //!   registry that serves others.
 //!
-//! [`load`] drives, [`record`] counts, [`setup`] registers and cleans up, [`held`] has what is called about, [`report`] prints; one file per question.
+//! [`wire`] calls, [`load`] drives, [`record`] counts, [`setup`] registers and cleans up, [`held`] has what is called about, [`report`] prints; one file per question.
 
 #![expect(clippy::disallowed_methods, reason = "a client command has no Lifecycle; what it starts it also waits for")]
 
@@ -29,6 +29,7 @@ mod setup;
 mod streams;
 mod used;
 mod watch;
+mod wire;
 
 use std::num::NonZero;
 

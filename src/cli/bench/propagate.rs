@@ -9,16 +9,14 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
-    super::{
-        client::{Client, ClientArgs},
-        exit::Error,
-    },
+    super::{client::ClientArgs, exit::Error},
     load::Schedule,
     options::{RunArgs, parse_rate},
     progress::Progress,
     record::{Latencies, Recorder},
     report::Report,
-    setup::{HELD_TTL, Run, discovery},
+    setup::{HELD_TTL, Run},
+    wire::{self, Wire},
 };
 use crate::proto::v1::{self, discovery_service_client::DiscoveryServiceClient};
 
@@ -30,7 +28,7 @@ const LOST_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct PropagateArgs {
     /// Another daemon on the same database, which is asked for what was registered at --addr
     #[arg(long, value_name = "ADDR", value_parser = super::super::client::parse_addr)]
-    other_addr: tonic::transport::Uri,
+    other_addr: musterd_client::Address,
 
     /// Changes per second, one at a time
     #[arg(long, value_name = "PER_SECOND", default_value = "20", value_parser = parse_rate)]
@@ -51,7 +49,7 @@ pub(super) async fn run(args: PropagateArgs, client: &ClientArgs) -> Result<Repo
 
 async fn run_for(args: &PropagateArgs, run: &Run, timeout: Duration) -> Result<Report, Error> {
     let other = ClientArgs::at(args.other_addr.clone(), timeout);
-    let discovery = discovery(&Client::connect(&other).await?);
+    let discovery = Wire::connect(&wire::client(&other).await?).await?.discovery();
     let (mut recorder, mut from_answer) = (Recorder::new()?, Latencies::new()?);
     let mut leases = Vec::new();
     let progress = Progress::start("changes", args.count);

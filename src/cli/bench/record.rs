@@ -6,8 +6,12 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use super::super::exit::Error;
+
+/// The domain of reasons that a daemon, not a proxy or the transport, has given.
+const DOMAIN: &str = "musterd";
 
 /// Latencies of this many microseconds and more are counted as this: an hour.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
@@ -121,7 +125,8 @@ impl Recorder {
 
 /// The reason of the daemon, or the code where a proxy or the transport speaks.
 pub(super) fn reason(status: &Status) -> String {
-    Error::from(status.clone()).reason().unwrap_or_else(|| format!("{:?}", status.code()))
+    let signed = status.get_details_error_info().filter(|info| info.domain == DOMAIN);
+    signed.map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
 }
 
 #[cfg(test)]

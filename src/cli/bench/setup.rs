@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use musterd_client::Client;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -19,19 +20,13 @@ use tonic::{Response, Status, transport::Channel};
 use uuid::Uuid;
 
 use super::{
-    super::{
-        client::{Client, ClientArgs},
-        exit::Error,
-        output,
-    },
+    super::{client::ClientArgs, exit::Error, output},
     options::RunArgs,
     progress::{Progress, Stop},
     used,
+    wire::{self, Wire},
 };
-use crate::proto::v1::{
-    self, InstanceStatus, discovery_service_client::DiscoveryServiceClient,
-    registry_service_client::RegistryServiceClient,
-};
+use crate::proto::v1::{self, InstanceStatus, registry_service_client::RegistryServiceClient};
 
 /// Most registrations at the same time, below what the daemon queues.
 const PARALLEL_MAX: usize = 512;
@@ -49,7 +44,9 @@ pub(super) const HELD_TTL: Duration = Duration::from_secs(300);
 /// One run of a benchmark.
 #[derive(Debug)]
 pub(super) struct Run {
-    clients: Vec<Client>,
+    /// For what is not measured.
+    pub(super) client: Client,
+    wires: Vec<Wire>,
     /// Begins every logical id of the run.
     pub(super) prefix: String,
     /// Whether the user wants the end.
@@ -65,38 +62,39 @@ impl Run {
     ///
     /// No connection, or [`Error::Precondition`] if others use the registry and `run` does not accept that.
     pub(super) async fn open(args: &ClientArgs, connections: u32, run: &RunArgs) -> Result<Self, Error> {
-        let mut clients = Vec::new();
+        let client = wire::client(args).await?;
+        let mut wires = Vec::new();
         for _ in 0..connections {
-            clients.push(Client::connect(args).await?);
+            wires.push(Wire::connect(&client).await?);
         }
-        if let Some(client) = clients.first().filter(|_| !run.yes) {
-            used::refuse(client).await?;
+        if !run.yes {
+            used::refuse(&client).await?;
         }
         let prefix = run
             .prefix
             .as_deref()
             .map_or_else(|| format!("bench-{}", &Uuid::new_v4().simple().to_string()[..12]), str::to_owned);
-        Ok(Self { clients, prefix, stop: Stop::on_signals(), grace: args.timeout })
+        Ok(Self { client, wires, prefix, stop: Stop::on_signals(), grace: args.timeout })
     }
 
     /// The connections.
-    pub(super) fn clients(&self) -> &[Client] {
-        &self.clients
+    pub(super) fn wires(&self) -> &[Wire] {
+        &self.wires
     }
 
     /// A connection, each in its turn.
-    pub(super) fn client(&self, number: usize) -> &Client {
-        &self.clients[number % self.clients.len()]
+    pub(super) fn wire(&self, number: usize) -> &Wire {
+        &self.wires[number % self.wires.len()]
     }
 
     /// For actors, on a connection in its turn.
     pub(super) fn registry(&self, number: usize) -> RegistryServiceClient<Channel> {
-        registry(self.client(number))
+        self.wire(number).registry()
     }
 
     /// One value for each caller, spread over the connections.
-    pub(super) fn callers<T>(&self, in_flight: u32, mut make: impl FnMut(&Client) -> T) -> Vec<T> {
-        (0..in_flight).flat_map(|_| &self.clients).map(&mut make).collect()
+    pub(super) fn callers<T>(&self, in_flight: u32, mut make: impl FnMut(&Wire) -> T) -> Vec<T> {
+        (0..in_flight).flat_map(|_| &self.wires).map(&mut make).collect()
     }
 
     /// What to register under a number.
@@ -199,7 +197,7 @@ impl Run {
 
     /// Deregisters what is still on record of this run. Returns how many are left.
     async fn sweep(&self) -> u64 {
-        let Ok(leases) = used::of_run(self.client(0), &self.prefix).await else { return 0 };
+        let Ok(leases) = used::of_run(&self.client, &self.prefix).await else { return 0 };
         let count = u64::try_from(leases.len()).unwrap_or(u64::MAX);
         if leases.is_empty() {
             return 0;
@@ -227,19 +225,9 @@ impl Run {
 
     /// How many calls at the same time are worth it.
     fn width(&self, count: u64) -> usize {
-        let most = (self.clients.len() * PARALLEL_PER_CONNECTION).min(PARALLEL_MAX);
+        let most = (self.wires.len() * PARALLEL_PER_CONNECTION).min(PARALLEL_MAX);
         usize::try_from(count).unwrap_or(usize::MAX).clamp(1, most)
     }
-}
-
-/// For actors, on this connection alone: a benchmark measures one daemon and does not go on to another.
-pub(super) fn registry(client: &Client) -> RegistryServiceClient<Channel> {
-    RegistryServiceClient::new(client.channel())
-}
-
-/// For routers, likewise.
-pub(super) fn discovery(client: &Client) -> DiscoveryServiceClient<Channel> {
-    DiscoveryServiceClient::new(client.channel())
 }
 
 /// What a run registers under a number.

@@ -148,7 +148,7 @@ async fn measure(args: &BeatStreamArgs, run: &Run, leases: &[u64]) -> Result<Mea
     let began = Instant::now();
     let ends = (began + load.run.duration + run.grace).into();
     let mut tasks = JoinSet::new();
-    let per_stream = leases.len().div_ceil(run.clients().len()).max(1);
+    let per_stream = leases.len().div_ceil(run.wires().len()).max(1);
     for (number, leases) in leases.chunks(per_stream).enumerate() {
         let share = Share {
             registry: run.registry(number),

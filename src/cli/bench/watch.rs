@@ -154,8 +154,8 @@ impl Audience {
         let progress = Progress::start("watchers", Some(watchers.into()));
         for number in 0..watchers {
             let request = v1::WatchRequest { logical_id_prefix: format!("{}-", run.prefix), ..Default::default() };
-            let client = run.client(usize::try_from(number).unwrap_or_default());
-            let stream = client.call(client.discovery().watch(request)).await?;
+            let wire = run.wire(usize::try_from(number).unwrap_or_default());
+            let stream = wire.discovery().watch(request).await?.into_inner();
             let watcher = Watcher { calls: Arc::clone(calls), ready: Arc::clone(&ready), total: total_known.clone() };
             tasks.spawn(watcher.run(stream, Seen { latencies: Latencies::new()?, events: 0, failure: None }));
             progress.counter().fetch_add(1, Ordering::Relaxed);

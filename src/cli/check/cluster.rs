@@ -6,12 +6,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use chrono::{DateTime, Utc};
+use musterd_client::{Cluster, Daemon, Severity};
 
 use super::finding::Finding;
-use crate::{
-    cli::instances::{age_text, moment},
-    proto::{std_duration, v1},
-};
+use crate::cli::instances::{age_text, moment};
 
 /// Clocks that differ by more mislead people.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
@@ -28,7 +26,7 @@ pub(in crate::cli) struct Here {
 }
 
 /// The findings of an answer.
-pub(in crate::cli) fn judge(cluster: &v1::GetClusterResponse, here: &Here) -> Vec<Finding> {
+pub(in crate::cli) fn judge(cluster: &Cluster, here: &Here) -> Vec<Finding> {
     let mut findings = vec![version(cluster)];
     findings.extend(reported(cluster));
     findings.extend(addresses(cluster, here));
@@ -37,7 +35,7 @@ pub(in crate::cli) fn judge(cluster: &v1::GetClusterResponse, here: &Here) -> Ve
 }
 
 /// The version of this command beside that of the daemon.
-fn version(cluster: &v1::GetClusterResponse) -> Finding {
+fn version(cluster: &Cluster) -> Finding {
     let ours = env!("CARGO_PKG_VERSION");
     if cluster.version != ours {
         let found = format!("the daemon runs {}, this command is {ours}", cluster.version);
@@ -47,15 +45,14 @@ fn version(cluster: &v1::GetClusterResponse) -> Finding {
 }
 
 /// The problems that the daemon reports.
-fn reported(cluster: &v1::GetClusterResponse) -> Vec<Finding> {
-    if cluster.severity() == v1::Severity::Unspecified {
+fn reported(cluster: &Cluster) -> Vec<Finding> {
+    if cluster.severity == Severity::Unknown {
         let found = format!("the daemon runs {}, which does not report problems", cluster.version);
         return vec![Finding::warn("health", found, "upgrade the daemon")];
     }
     if cluster.problems.is_empty() {
-        let span = |duration: Option<&prost_types::Duration>| duration.and_then(std_duration);
-        let confirmed = age_text(span(cluster.stale_for.as_ref()).unwrap_or_default());
-        let latency = span(cluster.health.as_ref().and_then(|health| health.database_latency.as_ref()));
+        let confirmed = age_text(cluster.stale_for);
+        let latency = cluster.health.as_ref().and_then(|health| health.database_latency);
         let saves = latency.map(|latency| format!(", a save takes {}", millis(latency))).unwrap_or_default();
         let found = format!("the daemon reports no problem; PostgreSQL confirmed its view {confirmed} ago{saves}");
         return vec![Finding::ok("health", found)];
@@ -69,10 +66,10 @@ pub(in crate::cli) fn millis(duration: Duration) -> String {
 }
 
 /// Addresses under which other machines do not reach the daemon.
-fn addresses(cluster: &v1::GetClusterResponse, here: &Here) -> Vec<Finding> {
+fn addresses(cluster: &Cluster, here: &Here) -> Vec<Finding> {
     const FIX: &str = "start it with --advertise-addr HOST:PORT, as others reach it";
     let is_remote = !is_local(&here.host);
-    let warn = |daemon: &v1::Daemon, what: &str| {
+    let warn = |daemon: &Daemon, what: &str| {
         Finding::warn("advertised", format!("a daemon advertises {}, {what}", daemon.address), FIX)
     };
     let misleading = cluster.daemons.iter().filter_map(|daemon| match host_of(&daemon.address).parse::<IpAddr>() {
@@ -102,8 +99,8 @@ fn host_of(address: &str) -> &str {
     }
 }
 
-fn clock(cluster: &v1::GetClusterResponse, here: &Here) -> Option<Finding> {
-    let database = moment(cluster.database_time.as_ref())?;
+fn clock(cluster: &Cluster, here: &Here) -> Option<Finding> {
+    let database = moment(cluster.database_time)?;
     let ahead = database - here.now;
     let off = ahead.abs().to_std().unwrap_or_default();
     // The answer was under way for a part of the round trip.
@@ -121,74 +118,77 @@ fn clock(cluster: &v1::GetClusterResponse, here: &Here) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::{super::finding::worst, *};
-    use crate::status::Severity;
+    use crate::status;
 
-    const NOW: i64 = 1_000_000;
+    const NOW: Duration = Duration::from_secs(1_000_000);
 
-    fn daemon(id: &str, address: &str) -> v1::Daemon {
-        v1::Daemon {
-            daemon_id: id.into(),
-            address: address.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..Default::default()
-        }
+    fn daemon(address: &str) -> Daemon {
+        let mut one = Daemon::default();
+        one.address = address.into();
+        one
     }
 
-    fn healthy() -> v1::GetClusterResponse {
-        v1::GetClusterResponse {
-            daemons: vec![daemon("a", "10.0.0.1:7717"), daemon("b", "10.0.0.2:7717")],
-            daemon_id: "a".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            database_time: Some(prost_types::Timestamp { seconds: NOW, nanos: 0 }),
-            severity: v1::Severity::Ok.into(),
-            ..Default::default()
-        }
+    fn healthy() -> Cluster {
+        let mut one = Cluster::default();
+        one.daemons = vec![daemon("10.0.0.1:7717"), daemon("10.0.0.2:7717")];
+        (one.version, one.severity) = (env!("CARGO_PKG_VERSION").into(), Severity::Ok);
+        one.database_time = Some(UNIX_EPOCH + NOW);
+        one
     }
 
-    fn findings(cluster: &v1::GetClusterResponse) -> Vec<Finding> {
-        let now = DateTime::from_timestamp(NOW, 0).expect("a time");
+    fn findings(cluster: &Cluster) -> Vec<Finding> {
+        let now = DateTime::from(UNIX_EPOCH + NOW);
         judge(cluster, &Here { now, round_trip: Duration::ZERO, host: "10.0.0.1".into() })
     }
 
     #[test]
     fn healthy_cluster_has_no_finding() {
         let findings = findings(&healthy());
-        assert_eq!(worst(&findings), Severity::Ok, "{findings:?}");
+        assert_eq!(worst(&findings), status::Severity::Ok, "{findings:?}");
         let checks: Vec<_> = findings.iter().map(|finding| finding.check.as_ref()).collect();
         assert_eq!(checks, ["version", "health", "advertised", "clock"]);
     }
 
     #[test]
     fn reported_problems_are_findings_with_their_severity() {
-        let problem = |code: &str, severity: v1::Severity| v1::Problem {
-            code: code.into(),
-            severity: severity.into(),
-            ..Default::default()
+        let problem = |code: &str, severity| {
+            let mut one = musterd_client::Problem::default();
+            (one.code, one.severity) = (code.into(), severity);
+            one
         };
-        let problems = vec![problem("unserved", v1::Severity::Critical), problem("hold", v1::Severity::Warning)];
-        let cluster = v1::GetClusterResponse { severity: v1::Severity::Critical.into(), problems, ..healthy() };
+        let mut cluster = healthy();
+        cluster.severity = Severity::Critical;
+        cluster.problems = vec![problem("unserved", Severity::Critical), problem("hold", Severity::Warning)];
         let found: Vec<_> = findings(&cluster).into_iter().map(|it| (it.check.into_owned(), it.severity)).collect();
-        assert_eq!(found[1..3], [("unserved".to_owned(), Severity::Critical), ("hold".to_owned(), Severity::Warning)]);
+        let expected = [("unserved", status::Severity::Critical), ("hold", status::Severity::Warning)];
+        assert_eq!(found[1..3], expected.map(|(code, severity)| (code.to_owned(), severity)));
     }
 
     #[test]
     fn what_only_this_side_can_know_is_found() {
-        let later = Some(prost_types::Timestamp { seconds: NOW + 3_600, nanos: 0 });
+        let with = |change: fn(&mut Cluster)| {
+            let mut one = healthy();
+            change(&mut one);
+            one
+        };
         for (cluster, check, found) in [
-            (v1::GetClusterResponse { version: "9.9.9".into(), ..healthy() }, "version", "9.9.9"),
-            (v1::GetClusterResponse { severity: 0, ..healthy() }, "health", "does not report problems"),
+            (with(|one| one.version = "9.9.9".into()), "version", "9.9.9"),
+            (with(|one| one.severity = Severity::Unknown), "health", "does not report problems"),
+            (with(|one| one.daemons = vec![daemon("0.0.0.0:1")]), "advertised", "0.0.0.0:1"),
+            (with(|one| one.daemons = vec![daemon("[::1]:1")]), "advertised", "[::1]:1"),
             (
-                v1::GetClusterResponse { daemons: vec![daemon("a", "0.0.0.0:1")], ..healthy() },
-                "advertised",
-                "0.0.0.0:1",
+                with(|one| one.database_time = Some(UNIX_EPOCH + NOW + Duration::from_secs(3_600))),
+                "clock",
+                "1h ahead of",
             ),
-            (v1::GetClusterResponse { daemons: vec![daemon("a", "[::1]:1")], ..healthy() }, "advertised", "[::1]:1"),
-            (v1::GetClusterResponse { database_time: later, ..healthy() }, "clock", "1h ahead of"),
         ] {
-            let wrong: Vec<_> = findings(&cluster).into_iter().filter(|it| it.severity != Severity::Ok).collect();
+            let wrong: Vec<_> =
+                findings(&cluster).into_iter().filter(|it| it.severity != status::Severity::Ok).collect();
             assert_eq!(wrong.len(), 1, "{check} {found}: {wrong:?}");
-            assert_eq!((wrong[0].severity, wrong[0].check.as_ref()), (Severity::Warning, check));
+            assert_eq!((wrong[0].severity, wrong[0].check.as_ref()), (status::Severity::Warning, check));
             assert!(wrong[0].found.contains(found) && !wrong[0].fix.is_empty(), "{wrong:?}");
         }
     }

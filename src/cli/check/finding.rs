@@ -2,20 +2,20 @@
 
 use std::borrow::Cow;
 
+use musterd_client::Problem;
 use serde_json::{Value, json};
 
 use crate::{
     cli::{output::escape, paint},
-    proto::v1,
     status::Severity,
 };
 
 /// The severity of an answer; a value that this command does not know is a problem.
-pub(in crate::cli) fn severity(severity: v1::Severity) -> Severity {
+pub(in crate::cli) fn severity(severity: musterd_client::Severity) -> Severity {
     match severity {
-        v1::Severity::Ok => Severity::Ok,
-        v1::Severity::Warning | v1::Severity::Unspecified => Severity::Warning,
-        v1::Severity::Critical => Severity::Critical,
+        musterd_client::Severity::Ok => Severity::Ok,
+        musterd_client::Severity::Critical => Severity::Critical,
+        _ => Severity::Warning,
     }
 }
 
@@ -52,13 +52,13 @@ pub(in crate::cli) struct Finding {
 
 impl Finding {
     /// A problem that the daemon reports.
-    pub(in crate::cli) fn problem(problem: &v1::Problem) -> Self {
+    pub(in crate::cli) fn problem(problem: &Problem) -> Self {
         let mut fix = problem.action.clone();
         if !problem.command.is_empty() {
             fix.push_str(&format!(" Command: {}", problem.command));
         }
         Self {
-            severity: severity(problem.severity()),
+            severity: severity(problem.severity),
             check: problem.code.clone().into(),
             found: problem.summary.clone(),
             fix,
@@ -128,17 +128,13 @@ mod tests {
 
     #[test]
     fn problem_keeps_its_severity_and_command_and_consequence_is_indented() {
-        let problem = v1::Problem {
-            code: "beats_not_saved".into(),
-            severity: v1::Severity::Critical.into(),
-            summary: "late".into(),
-            action: "Look.".into(),
-            command: "musterd release".into(),
-            cause: String::new(),
-        };
+        let mut problem = Problem::default();
+        (problem.code, problem.severity) = ("beats_not_saved".into(), musterd_client::Severity::Critical);
+        (problem.summary, problem.action) = ("late".into(), "Look.".into());
+        problem.command = "musterd release".into();
         let finding = Finding::problem(&problem);
         assert_eq!((finding.severity, finding.fix.as_str()), (Severity::Critical, "Look. Command: musterd release"));
-        let consequence = Finding::problem(&v1::Problem { cause: "database_away".into(), ..problem });
-        assert_eq!(consequence.lines(), "  critical  beats_not_saved  late\n");
+        problem.cause = "database_away".into();
+        assert_eq!(Finding::problem(&problem).lines(), "  critical  beats_not_saved  late\n");
     }
 }

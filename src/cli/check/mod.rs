@@ -17,15 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use musterd_client::{Address, Client, Cluster};
 use tokio::time::timeout;
-use tonic::transport::Uri;
 
 use self::{
     cluster::Here,
     finding::{Finding, worst},
 };
 use super::{
-    client::{Client, ClientArgs, addr_text},
+    client::ClientArgs,
     database::DatabaseArgs,
     exit::{self, Error},
     healthcheck, http,
@@ -33,7 +33,7 @@ use super::{
     serve::parse_socket_addr,
     settings::Layered,
 };
-use crate::{clock::Clock, config::DatabaseUrl, migrate, proto::v1, status::Severity, store::examine};
+use crate::{clock::Clock, config::DatabaseUrl, migrate, status::Severity, store::examine};
 
 /// Where a daemon serves HTTP unless it says or was told otherwise.
 const HTTP_PORT: u16 = 7718;
@@ -66,8 +66,15 @@ pub struct CheckArgs {
 
 pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, Error> {
     let url = super::database::resolve(&mut args.database)?;
-    let (mut findings, cluster) = daemon(client).await;
-    findings.extend(probe(&args, client, cluster.as_ref()).await);
+    let mut findings = Vec::new();
+    let reached = reached(client, &mut findings).await;
+    let cluster = match &reached {
+        Some(address) => daemon(client, address, &mut findings).await,
+        None => None,
+    };
+    if let Some(address) = reached.as_ref().or(client.addr.first()) {
+        findings.extend(probe(&args, client, address, cluster.as_ref()).await);
+    }
     if let Some(source) = url {
         findings.extend(look_at_database(&source.current(), cluster.as_ref()).await);
     }
@@ -91,41 +98,39 @@ pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, 
     Ok(exit::OK)
 }
 
-/// From the address to what the daemon says.
-async fn daemon(client: &ClientArgs) -> (Vec<Finding>, Option<v1::GetClusterResponse>) {
-    let mut findings = Vec::new();
-    let Some(addr) = reached(client, &mut findings).await else { return (findings, None) };
-    client.addr.use_address(&addr);
+/// What the daemon says.
+async fn daemon(client: &ClientArgs, address: &Address, findings: &mut Vec<Finding>) -> Option<Cluster> {
     let began = Instant::now();
-    match ask(client).await {
+    match ask(client, address).await {
         Ok((cluster, round_trip)) => {
-            let host = client.addr.current().host().unwrap_or_default().to_owned();
-            let here = Here { now: Clock::new().wall() - began.elapsed() / 2, round_trip, host };
-            let (answers, took) = (addr_text(client.addr.current()), cluster::millis(round_trip));
-            findings.push(Finding::ok("answer", format!("{answers} answers GetCluster in {took}")));
+            let here = Here { now: Clock::new().wall() - began.elapsed() / 2, round_trip, host: address.host().into() };
+            findings.push(Finding::ok(
+                "answer",
+                format!("{address} answers GetCluster in {}", cluster::millis(round_trip)),
+            ));
             findings.extend(cluster::judge(&cluster, &here));
-            (findings, Some(cluster))
+            Some(cluster)
         }
         Err(error) => {
-            let fix = match error.reason().as_deref() {
+            let fix = match error.reason() {
                 Some("NOT_YET_SEEN") => {
                     "wait: the daemon has not loaded the registry yet; its log says what it waits for"
                 }
                 _ => "look at the log of the daemon",
             };
             findings.push(Finding::fail("answer", error.lines().join(" "), fix));
-            (findings, None)
+            None
         }
     }
 }
 
 /// Looks at each address; returns the first one at which a daemon is. Of several, one is enough: the others are warnings.
-async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Uri> {
+async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Address> {
     let mut found = None;
     let mut looks = Vec::new();
     for addr in client.addr.iter() {
-        let authority = addr.authority().map(|authority| authority.as_str()).unwrap_or_default();
-        let (look, is_daemon) = reach::look(authority, client.timeout).await;
+        let authority = format!("{}:{}", addr.host(), addr.port());
+        let (look, is_daemon) = reach::look(&authority, client.timeout).await;
         looks.push((look, is_daemon));
         if is_daemon && found.is_none() {
             found = Some(addr.clone());
@@ -138,16 +143,17 @@ async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Uri
     found
 }
 
-async fn ask(client: &ClientArgs) -> Result<(v1::GetClusterResponse, Duration), Error> {
-    let client = Client::connect(client).await?;
+async fn ask(args: &ClientArgs, address: &Address) -> Result<(Cluster, Duration), Error> {
+    let one = ClientArgs { wait: args.wait, ..ClientArgs::at(address.clone(), args.timeout) };
+    let client: Client = one.connect().await?;
     let began = Instant::now();
-    let cluster = client.call(client.cluster().get_cluster(v1::GetClusterRequest::default())).await?;
+    let cluster = client.cluster(0).await?;
     Ok((cluster, began.elapsed()))
 }
 
 /// What the HTTP port says, where it can be found.
-async fn probe(args: &CheckArgs, client: &ClientArgs, cluster: Option<&v1::GetClusterResponse>) -> Option<Finding> {
-    let host = client.addr.current().host()?;
+async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster: Option<&Cluster>) -> Option<Finding> {
+    let host = address.host();
     let told = cluster.and_then(|cluster| cluster.health.as_ref()?.http_address.parse::<SocketAddr>().ok());
     let authority = match (args.http_addr, told) {
         (Some(given), _) => http::reachable(given).to_string(),
@@ -182,7 +188,7 @@ async fn probe(args: &CheckArgs, client: &ClientArgs, cluster: Option<&v1::GetCl
     }
 }
 
-async fn look_at_database(url: &DatabaseUrl, cluster: Option<&v1::GetClusterResponse>) -> Vec<Finding> {
+async fn look_at_database(url: &DatabaseUrl, cluster: Option<&Cluster>) -> Vec<Finding> {
     let seen = match examine::examine(url.expose()).await {
         Ok(seen) => seen,
         Err(error) => return vec![database::unreachable(&error)],

@@ -5,26 +5,21 @@
 
 mod text;
 
+use std::pin::pin;
+
+use futures_util::TryStreamExt as _;
+use musterd_client::{Choice, Client, Cluster, Filter, Kind, Page};
 use uuid::Uuid;
 
 use super::{
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     exit::{self, Error},
     instances::{moment, warn_if_stale},
-    json,
+    json, list,
     output::{self, OutputArgs},
     suggest,
 };
-use crate::{
-    clock::Clock,
-    proto::v1::{self, InstanceStatus},
-};
-
-/// Instances per page.
-const PAGE_SIZE: i32 = 500;
-
-const ALL_STATUSES: [InstanceStatus; 4] =
-    [InstanceStatus::Starting, InstanceStatus::Alive, InstanceStatus::Draining, InstanceStatus::Dead];
+use crate::clock::Clock;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -44,83 +39,57 @@ pub struct DescribeArgs {
 }
 
 pub(super) async fn run(args: DescribeArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let client = Client::connect(client).await?;
+    let client = client.connect().await?;
     // Ages are told by the database clock, which stamped the times: that of this machine may be another.
-    let cluster = client.call(client.cluster().get_cluster(v1::GetClusterRequest::default())).await?;
-    let now = moment(cluster.database_time.as_ref()).unwrap_or_else(|| Clock::new().wall());
-    warn_if_stale(cluster.stale_for.as_ref());
+    let cluster = client.cluster(0).await?;
+    let now = moment(cluster.database_time).unwrap_or_else(|| Clock::new().wall());
+    warn_if_stale(cluster.stale_for);
+    let mut unknown_instance = None;
     if let Ok(instance_id) = Uuid::try_parse(&args.what) {
-        let request = v1::GetInstanceRequest { instance_id: instance_id.to_string(), min_revision: 0 };
-        match client.call(client.discovery().get_instance(request)).await {
-            Ok(response) => {
-                let instance = response.instance.as_ref().ok_or(Error::Incomplete("the instance"))?;
-                let text = || text::instance(instance, response.revision, now);
-                let names = || vec![instance.instance_id.clone()];
-                output::print_answer(args.output.output, || json::got(&response), names, text)?;
+        match client.instance(instance_id).await {
+            Ok(found) => {
+                let text = || text::instance(&found.instance, found.revision, now);
+                let names = || vec![instance_id.to_string()];
+                output::print_answer(args.output.output, || json::found(&found), names, text)?;
                 return Ok(exit::OK);
             }
-            Err(error) if error.exit_code() != exit::NOT_FOUND => return Err(error),
-            Err(error) => {
-                let all = named(&args.what, &client).await?;
-                return if all.instances.is_empty() { Err(error) } else { name(&args, &all, &cluster, now) };
-            }
+            Err(error) if error.kind() != Kind::NotFound => return Err(error.into()),
+            Err(error) => unknown_instance = Some(error),
         }
     }
     let all = named(&args.what, &client).await?;
-    if all.instances.is_empty() {
-        return Err(unknown(&args.what, &client).await);
+    match (all.instances.is_empty(), unknown_instance) {
+        (true, Some(error)) => Err(error.into()),
+        (true, None) => Err(unknown(&args.what, &client).await),
+        (false, _) => name(&args, &all, &cluster, now),
     }
-    name(&args, &all, &cluster, now)
 }
 
 /// The daemon's own words for a name that is not on record, and a suggestion.
 pub(super) async fn unknown(name: &str, client: &Client) -> Error {
-    let request = v1::ResolveRequest { logical_id: name.to_owned(), ..Default::default() };
-    match client.call(client.discovery().resolve(request)).await {
+    match client.resolve(name, &Choice::best()).await {
         Err(error) => suggest::name(error, name, client).await,
         // It was registered a moment ago.
         Ok(_) => Error::Incomplete("an instance that was registered this moment; repeat the command"),
     }
 }
 
-fn name(
-    args: &DescribeArgs,
-    all: &v1::ListInstancesResponse,
-    cluster: &v1::GetClusterResponse,
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<u8, Error> {
+fn name(args: &DescribeArgs, all: &Page, cluster: &Cluster, now: chrono::DateTime<chrono::Utc>) -> Result<u8, Error> {
     output::print_answer(
         args.output.output,
         || json::list(all),
-        || all.instances.iter().map(|instance| instance.instance_id.clone()).collect(),
+        || all.instances.iter().map(|instance| instance.instance_id.to_string()).collect(),
         || text::name(&args.what, all, cluster, now),
     )?;
     Ok(exit::OK)
 }
 
-/// Every instance of a name on record. Names come in order, and one comes before those that it begins.
-pub(super) async fn named(name: &str, client: &Client) -> Result<v1::ListInstancesResponse, Error> {
-    let mut request = v1::ListInstancesRequest {
-        logical_id_prefix: name.to_owned(),
-        statuses: ALL_STATUSES.map(i32::from).to_vec(),
-        page_size: PAGE_SIZE,
-        ..Default::default()
-    };
-    let mut all: Option<v1::ListInstancesResponse> = None;
-    loop {
-        let mut page = client.call(client.discovery().list_instances(request.clone())).await?;
-        let is_last = page.next_page_token.is_empty() || page.instances.iter().any(|one| one.logical_id != name);
-        request.page_token = std::mem::take(&mut page.next_page_token);
-        page.instances.retain(|instance| instance.logical_id == name);
-        match &mut all {
-            None => all = Some(page),
-            Some(all) => {
-                all.revision = all.revision.min(page.revision);
-                all.instances.extend(page.instances);
-            }
-        }
-        if is_last {
-            return Ok(all.unwrap_or_default());
-        }
+/// Every instance of a name on record.
+pub(super) async fn named(name: &str, client: &Client) -> Result<Page, Error> {
+    let mut pages = pin!(client.pages(Filter::logical_id(name).any_status()));
+    let mut all = pages.try_next().await?.unwrap_or_default();
+    while let Some(page) = pages.try_next().await? {
+        list::append(&mut all, page);
     }
+    Ok(all)
 }

@@ -1,16 +1,14 @@
 //! What is known of an instance or a name, as a person would tell it: a line for each thing, nothing for what is unset.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use musterd_client::{Cluster, Death, DeathReason, Instance, Page, Status};
 
-use crate::{
-    cli::{
-        instances::{self, address, age_text, ago, known, labels, moment, seconds, status, time},
-        output::escape,
-        paint,
-    },
-    proto::v1,
+use crate::cli::{
+    instances::{self, address, age_text, ago, known, labels, moment, seconds, status, time},
+    output::escape,
+    paint,
 };
 
 /// How many of the dead are told of.
@@ -34,9 +32,9 @@ impl Lines {
 }
 
 /// An instance.
-pub(super) fn instance(one: &v1::Instance, revision: u64, now: DateTime<Utc>) -> String {
+pub(super) fn instance(one: &Instance, revision: u64, now: DateTime<Utc>) -> String {
     let mut lines = Lines(String::new());
-    lines.put("Instance", &one.instance_id);
+    lines.put("Instance", &one.instance_id.to_string());
     lines.put("Name", &one.logical_id);
     // Painted, so it must not be escaped: its words are ours.
     let word = status(one);
@@ -52,10 +50,10 @@ pub(super) fn instance(one: &v1::Instance, revision: u64, now: DateTime<Utc>) ->
     for (at, label) in labels(one).iter().enumerate() {
         lines.put(if at == 0 { "Labels" } else { "" }, label);
     }
-    lines.put("Started", &when(one.started_at.as_ref(), now));
-    lines.put("Last beat", &when(one.last_beat.as_ref(), now));
+    lines.put("Started", &when(one.started_at, now));
+    lines.put("Last beat", &when(one.last_beat, now));
     if let Some(death) = &one.death {
-        lines.put("Died", &when(death.at.as_ref(), now));
+        lines.put("Died", &when(death.at, now));
         lines.put("Because", reason(death));
         lines.put("Deadline", &deadline(death));
         lines.put("Decided by", &death.decided_by);
@@ -64,40 +62,41 @@ pub(super) fn instance(one: &v1::Instance, revision: u64, now: DateTime<Utc>) ->
     lines.0
 }
 
-fn shown_status(word: &str, one: &v1::Instance) -> String {
+fn shown_status(word: &str, one: &Instance) -> String {
     let painted = if paint::is_on() { paint::paint(word, paint::status(word)) } else { word.to_owned() };
-    match one.status() {
+    match one.status {
         _ if one.suspect => format!("{painted}, because two beats are overdue; its next beat takes that back"),
-        v1::InstanceStatus::Starting => format!("{painted}, not resolved before it says that it is alive"),
-        v1::InstanceStatus::Draining => format!("{painted}, no longer resolved"),
+        Status::Starting => format!("{painted}, not resolved before it says that it is alive"),
+        Status::Draining => format!("{painted}, no longer resolved"),
         _ => painted,
     }
 }
 
-fn lease(one: &v1::Instance) -> String {
-    let ttl = seconds(one.ttl.as_ref());
-    match one.status() {
-        v1::InstanceStatus::Dead => format!("{}, ended", one.lease_id),
-        _ => format!("{}, for {ttl} after each beat, {} left", one.lease_id, seconds(one.lease_remaining.as_ref())),
+fn lease(one: &Instance) -> String {
+    let ttl = seconds(one.ttl);
+    match one.status {
+        Status::Dead => format!("{}, ended", one.lease_id),
+        _ => format!("{}, for {ttl} after each beat, {} left", one.lease_id, seconds(one.lease_remaining)),
     }
 }
 
 /// Why an instance is dead.
-fn reason(death: &v1::Death) -> &'static str {
-    match death.reason() {
-        v1::DeathReason::Unspecified => "not on record: it died before reasons were kept",
-        v1::DeathReason::Stale => "stale: no beat arrived within its TTL",
-        v1::DeathReason::OldEpoch => "old_epoch: the epoch was rotated",
-        v1::DeathReason::Deregistered => "deregistered: its owner, or somebody in its name, ended the lease",
-        v1::DeathReason::Replaced => "replaced: its instance id was registered anew",
-        v1::DeathReason::Operator => "operator: somebody declared it dead",
+fn reason(death: &Death) -> &'static str {
+    match death.reason {
+        DeathReason::Unknown => "not on record: it died before reasons were kept",
+        DeathReason::Stale => "stale: no beat arrived within its TTL",
+        DeathReason::OldEpoch => "old_epoch: the epoch was rotated",
+        DeathReason::Deregistered => "deregistered: its owner, or somebody in its name, ended the lease",
+        DeathReason::Replaced => "replaced: its instance id was registered anew",
+        DeathReason::Operator => "operator: somebody declared it dead",
+        _ => "for a reason that this version does not know",
     }
 }
 
 /// When the lease would have ended, and how much later its end was declared.
-fn deadline(death: &v1::Death) -> String {
-    let text = time(death.deadline.as_ref());
-    match (moment(death.at.as_ref()), moment(death.deadline.as_ref())) {
+fn deadline(death: &Death) -> String {
+    let text = time(death.deadline);
+    match (moment(death.at), moment(death.deadline)) {
         (Some(at), Some(deadline)) if at >= deadline => {
             format!("{text}, {} before that", age_text((at - deadline).to_std().unwrap_or_default()))
         }
@@ -105,7 +104,7 @@ fn deadline(death: &v1::Death) -> String {
     }
 }
 
-fn when(timestamp: Option<&prost_types::Timestamp>, now: DateTime<Utc>) -> String {
+fn when(timestamp: Option<SystemTime>, now: DateTime<Utc>) -> String {
     match moment(timestamp) {
         Some(at) => format!("{} ({})", time(timestamp), since(at, now)),
         None => String::new(),
@@ -117,22 +116,17 @@ fn since(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 }
 
 /// A name and its instances.
-pub(super) fn name(
-    logical_id: &str,
-    all: &v1::ListInstancesResponse,
-    cluster: &v1::GetClusterResponse,
-    now: DateTime<Utc>,
-) -> String {
-    let count = |status| all.instances.iter().filter(|one| one.status() == status).count();
+pub(super) fn name(logical_id: &str, all: &Page, cluster: &Cluster, now: DateTime<Utc>) -> String {
+    let count = |status| all.instances.iter().filter(|one| one.status == status).count();
     let suspects = all.instances.iter().filter(|one| one.suspect).count();
     let mut lines = Lines(String::new());
     lines.put("Name", logical_id);
     let mut on_record = format!(
         "{} alive, {} starting, {} draining, {} dead",
-        count(v1::InstanceStatus::Alive),
-        count(v1::InstanceStatus::Starting),
-        count(v1::InstanceStatus::Draining),
-        count(v1::InstanceStatus::Dead)
+        count(Status::Alive),
+        count(Status::Starting),
+        count(Status::Draining),
+        count(Status::Dead)
     );
     if suspects > 0 {
         on_record.push_str(&format!("; {suspects} suspect"));
@@ -141,7 +135,7 @@ pub(super) fn name(
     lines.put("Best", &best(&all.instances));
     lines.put("Epoch", &format!("{} ({})", cluster.epoch_number, cluster.cluster_epoch));
     lines.put("Revision", &all.revision.to_string());
-    let living: Vec<_> = all.instances.iter().filter(|one| one.status() != v1::InstanceStatus::Dead).collect();
+    let living: Vec<_> = all.instances.iter().filter(|one| one.status != Status::Dead).collect();
     let mut text = lines.0;
     if !living.is_empty() {
         text.push('\n');
@@ -152,22 +146,22 @@ pub(super) fn name(
 }
 
 /// Whom Resolve chooses, as far as this answer tells: alive, not suspect before suspect, then the longest serving.
-fn best(all: &[v1::Instance]) -> String {
-    let candidates = all.iter().filter(|one| one.status() == v1::InstanceStatus::Alive);
-    let rank = |one: &&v1::Instance| (one.suspect, moment(one.started_at.as_ref()), one.instance_id.clone());
+fn best(all: &[Instance]) -> String {
+    let candidates = all.iter().filter(|one| one.status == Status::Alive);
+    let rank = |one: &&Instance| (one.suspect, one.started_at, one.instance_id);
     match candidates.min_by_key(rank) {
         None => "none: nobody of this name is alive".to_owned(),
-        Some(one) => [one.instance_id.clone(), address(one)].join(" ").trim_end().to_owned(),
+        Some(one) => [one.instance_id.to_string(), address(one)].join(" ").trim_end().to_owned(),
     }
 }
 
 /// The latest deaths.
-fn deaths(all: &[v1::Instance], now: DateTime<Utc>) -> String {
-    let mut dead: Vec<_> = all.iter().filter(|one| one.status() == v1::InstanceStatus::Dead).collect();
+fn deaths(all: &[Instance], now: DateTime<Utc>) -> String {
+    let mut dead: Vec<_> = all.iter().filter(|one| one.status == Status::Dead).collect();
     if dead.is_empty() {
         return String::new();
     }
-    let died = |one: &&v1::Instance| one.death.as_ref().and_then(|death| moment(death.at.as_ref()));
+    let died = |one: &&Instance| one.death.as_ref().and_then(|death| moment(death.at));
     // Who died by a rotation a moment ago has no time yet: the latest of all.
     dead.sort_by_key(|one| std::cmp::Reverse((died(one).is_none(), died(one), one.revision)));
     let shown = dead.len().min(DEATHS_MAX);
@@ -186,43 +180,38 @@ fn deaths(all: &[v1::Instance], now: DateTime<Utc>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::Timestamp;
-
     use super::*;
 
-    fn at(seconds: i64) -> Option<Timestamp> {
-        Some(Timestamp { seconds, nanos: 0 })
+    fn at(seconds: u64) -> Option<SystemTime> {
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(1_000, 0).expect("a time")
     }
 
-    fn alive(id: &str, started: i64) -> v1::Instance {
-        v1::Instance {
-            instance_id: id.into(),
-            logical_id: "organ".into(),
-            status: v1::InstanceStatus::Alive.into(),
-            started_at: at(started),
-            ..Default::default()
-        }
+    fn alive(id: u128, started: u64) -> Instance {
+        let mut one = Instance::default();
+        (one.instance_id, one.logical_id) = (uuid::Uuid::from_u128(id), "organ".into());
+        (one.status, one.started_at) = (Status::Alive, at(started));
+        one
+    }
+
+    fn dead(id: u128, time: u64) -> Instance {
+        let (mut one, mut death) = (alive(id, 1), Death::default());
+        (death.reason, death.at) = (DeathReason::Stale, at(time));
+        (one.status, one.death) = (Status::Dead, Some(death));
+        one
     }
 
     #[test]
     fn a_dead_instance_tells_why_when_and_by_whom() {
-        let dead = v1::Instance {
-            status: v1::InstanceStatus::Dead.into(),
-            lease_id: 7,
-            last_beat: at(900),
-            death: Some(v1::Death {
-                reason: v1::DeathReason::Stale.into(),
-                at: at(917),
-                deadline: at(915),
-                decided_by: "10.0.0.1:7717/ab".into(),
-            }),
-            ..alive("6f1e", 100)
-        };
-        let text = instance(&dead, 50, now());
+        let mut one = dead(7, 917);
+        (one.lease_id, one.last_beat) = (7, at(900));
+        if let Some(death) = &mut one.death {
+            (death.deadline, death.decided_by) = (at(915), "10.0.0.1:7717/ab".into());
+        }
+        let text = instance(&one, 50, now());
         for line in [
             "Status:      dead(stale)",
             "Lease:       7, ended",
@@ -239,29 +228,27 @@ mod tests {
 
     #[test]
     fn what_was_registered_cannot_forge_a_line() {
-        let forged = v1::Instance { node_id: "a\nStatus: dead\u{1b}[2J".into(), ..alive("6f1e", 100) };
+        let mut forged = alive(7, 100);
+        forged.node_id = "a\nStatus: dead\u{1b}[2J".into();
         let text = instance(&forged, 50, now());
         assert!(text.contains("Node:        a\\nStatus: dead\\u{1b}[2J\n"), "{text}");
     }
 
     #[test]
     fn the_best_of_a_name_is_not_suspect_and_serves_the_longest() {
-        let all = [
-            v1::Instance { suspect: true, ..alive("a", 1) },
-            alive("c", 5),
-            alive("b", 5),
-            v1::Instance { status: v1::InstanceStatus::Draining.into(), ..alive("d", 0) },
-        ];
-        assert_eq!(best(&all), "b");
+        let mut all = [alive(1, 1), alive(3, 5), alive(2, 5), alive(4, 0)];
+        all[0].suspect = true;
+        all[3].status = Status::Draining;
+        assert_eq!(best(&all), all[2].instance_id.to_string());
         assert_eq!(best(&all[3..]), "none: nobody of this name is alive");
-        let dead = |id: &str, time: i64| v1::Instance {
-            status: v1::InstanceStatus::Dead.into(),
-            death: Some(v1::Death { at: at(time), ..Default::default() }),
-            ..alive(id, 1)
-        };
-        let many: Vec<_> = (0..9).map(|number| dead(&format!("id-{number}"), 100 + number)).collect();
+    }
+
+    #[test]
+    fn only_the_latest_deaths_are_told() {
+        let many: Vec<_> = (0..9).map(|number| dead(number.into(), 100 + number)).collect();
         let text = deaths(&many, now());
-        assert!(text.starts_with("\nDeaths:      the latest 5 of 9\n  id-8 "), "{text}");
+        let first = format!("\nDeaths:      the latest 5 of 9\n  {} ", many[8].instance_id);
+        assert!(text.starts_with(&first), "{text}");
         assert_eq!(text.lines().count(), 7);
     }
 }

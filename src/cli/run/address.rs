@@ -23,18 +23,9 @@ pub(super) fn parse(text: &str) -> Result<Address, String> {
 }
 
 impl Address {
-    /// The address to register, where the connection to the daemon comes from `source`.
-    pub(super) fn ip(self, source: Option<IpAddr>) -> Option<IpAddr> {
-        match self {
-            Self::Source => source.map(|source| source.to_canonical()),
-            Self::None => None,
-            Self::Given(ip) => Some(ip),
-        }
-    }
-
     /// What to say about an address that was not given: it may be a wrong guess.
     pub(super) fn note(self, logical_id: &str, source: Option<IpAddr>, port: Option<u16>) -> Option<String> {
-        let ip = self.ip(source).filter(|_| self == Self::Source)?;
+        let ip = source.filter(|_| self == Self::Source)?;
         let at = match (ip, port) {
             (IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
             (ip, Some(port)) => format!("{ip}:{port}"),
@@ -50,12 +41,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_given_taken_from_the_connection_or_left_out() {
-        let source: Option<IpAddr> = Some("::ffff:10.0.0.5".parse().expect("an address"));
-        let text = |address: Address| address.ip(source).map(|ip| ip.to_string());
-        assert_eq!(text(Address::default()).as_deref(), Some("10.0.0.5"));
-        assert_eq!(text(parse("fd00::1").expect("an address")).as_deref(), Some("fd00::1"));
-        assert_eq!(text(parse("none").expect("none")), None);
+    fn an_address_is_given_or_left_out() {
+        assert_eq!(parse("fd00::1"), Ok(Address::Given("fd00::1".parse().expect("an address"))));
+        assert_eq!(parse("none"), Ok(Address::None));
         for bad in ["", "None", "host", "10.0.0.1:80", "[::1]"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -12,23 +12,22 @@
 //! * **One fate.** If this process is killed, CMD is killed too (on Linux), because nothing would renew its lease; unless
 //!   `--outlive` is given. As the first process of a container, this process waits for orphans too.
 //!
-//! `lease` keeps the lease, `held` is CMD's process before it is CMD, `child` starts, signals and waits for it, `signals`
+//! The lease is kept by `musterd-client`; `lease` says what became of it. `held` is CMD's process before it is CMD, `child` starts, signals and waits for it, `signals`
 //! passes signals on; here is the order of things.
 
 mod address;
 mod child;
 pub mod held;
 mod lease;
-#[cfg(test)]
-mod scripted;
 mod signals;
 
 use std::{ffi::OsString, io, process::ExitStatus, time::Duration};
 
+use musterd_client::{OnLost, Register, Status};
 use nix::{sys::signal::Signal, unistd::Pid};
 use uuid::Uuid;
 
-use self::{address::Address, child::Supervised, lease::Keeper, signals::Signals};
+use self::{address::Address, child::Supervised, lease::Lease, signals::Signals};
 use super::{
     client::{ClientArgs, label_map, parse_duration, parse_label},
     exit::{self, Error},
@@ -36,10 +35,7 @@ use super::{
     instances::{parse_instance_id, parse_uuid},
     output,
 };
-use crate::{
-    proto::v1::{InstanceStatus, RegisterRequest},
-    telemetry,
-};
+use crate::telemetry;
 
 /// The shell's code for a command that was found but cannot be run.
 const CANNOT_RUN: u8 = 126;
@@ -146,25 +142,30 @@ pub(super) enum OnFenced {
 }
 
 impl RunArgs {
-    fn request(&self, pid: Pid) -> Result<RegisterRequest, Error> {
-        let ttl = self.ttl.map(prost_types::Duration::try_from).transpose();
-        Ok(RegisterRequest {
-            // Chosen here, so that a registration whose answer was lost can be repeated and takes effect once.
-            instance_id: self.instance_id.unwrap_or_else(Uuid::new_v4).to_string(),
-            logical_id: self.logical_id.clone(),
-            cluster_epoch: self.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
-            actor_name: self.actor_name.clone(),
-            serve_route: self.serve_route.clone(),
-            node_id: self.node_id.clone().unwrap_or_else(host::name),
-            // Known once there is a connection: `lease`.
-            ip_address: String::new(),
-            port: self.port.map(u32::from).unwrap_or_default(),
-            pid: i64::from(pid.as_raw()),
-            ttl: ttl.map_err(|_| Error::Usage("--ttl is too long; at most 300s".to_owned()))?,
-            labels: label_map(&self.label)?,
-            version: self.version.clone(),
-            initial_status: InstanceStatus::Starting.into(),
-        })
+    fn registration(&self, pid: Pid) -> Result<Register, Error> {
+        let on_lost = match self.on_fenced {
+            OnFenced::Register => OnLost::RejoinAnyEpoch,
+            OnFenced::Stop => OnLost::RejoinSameEpoch,
+        };
+        let mut register = Register::new(&self.logical_id)
+            .actor_name(&self.actor_name)
+            .serve_route(&self.serve_route)
+            .node(self.node_id.clone().unwrap_or_else(host::name))
+            .version(&self.version)
+            .pid(u32::try_from(pid.as_raw()).unwrap_or_default())
+            .status(Status::Starting)
+            .on_lost(on_lost)
+            .until_told();
+        register = match self.ip.unwrap_or_default() {
+            Address::Source => register.ip_of_connection(),
+            Address::None => register,
+            Address::Given(ip) => register.ip(ip),
+        };
+        register = self.instance_id.into_iter().fold(register, Register::instance_id);
+        register = self.epoch.into_iter().fold(register, Register::cluster_epoch);
+        register = self.port.into_iter().fold(register, Register::port);
+        register = self.ttl.into_iter().fold(register, Register::ttl);
+        Ok(label_map(&self.label)?.into_iter().fold(register, |register, (key, value)| register.label(key, value)))
     }
 }
 
@@ -174,46 +175,49 @@ pub(super) async fn run(args: RunArgs, client: &ClientArgs) -> Result<u8, Error>
     // A reader of standard error that stalls must not keep the beats from being sent.
     telemetry::decouple()?;
     let mut command = Supervised::hold(&args.command, args.outlive)?;
-    let request = args.request(command.pid())?;
-    let mut keeper = Keeper::new(client, request, args.ip.unwrap_or_default(), args.on_fenced);
+    let registration = client.client()?.keep(args.registration(command.pid())?)?;
+    let mut lease = Lease::new(registration, &args);
     tokio::select! {
-        opened = keeper.open() => opened?,
+        opened = lease.open(client.wait.unwrap_or(client.timeout), client.timeout) => if let Err(error) = opened {
+            lease.leave().await;
+            return Err(error);
+        },
         signal = signals.next() => {
             // The request may have been sent.
-            keeper.leave().await;
+            lease.leave().await;
             return Ok(signalled(signal));
         }
         // A key press on the terminal reaches the held process as well.
         ended = command.ended() => {
-            keeper.leave().await;
+            lease.leave().await;
             return Ok(exit_code(ended?));
         }
     }
-    if let Err(error) = command.release(&keeper.environment()).await {
+    if let Err(error) = command.release(&lease.environment()).await {
         let name = args.command.first().map(|name| name.to_string_lossy()).unwrap_or_default();
         output::note(&format!("cannot run {}: {error}", output::escape(&name)));
-        keeper.leave().await;
+        lease.leave().await;
         return Ok(if error.kind() == io::ErrorKind::NotFound { NOT_A_COMMAND } else { CANNOT_RUN });
     }
-    let (ended, fenced) = supervise(&mut command, &mut keeper, &mut signals).await;
-    keeper.leave().await;
+    let (ended, fenced) = supervise(&mut command, &mut lease, &mut signals).await;
+    lease.leave().await;
     Ok(if fenced { exit::PRECONDITION } else { exit_code(ended?) })
 }
 
-/// Beats and passes signals on until CMD ends. Also says whether CMD was told to stop because the epoch has passed.
+/// Passes signals on until CMD ends. Also says whether CMD was told to stop because the epoch has passed.
 async fn supervise(
     command: &mut Supervised,
-    keeper: &mut Keeper,
+    lease: &mut Lease,
     signals: &mut Signals,
 ) -> (io::Result<ExitStatus>, bool) {
     let mut fenced = false;
-    let mut keeping = std::pin::pin!(keeper.keep());
+    let mut following = std::pin::pin!(lease.follow());
     loop {
         tokio::select! {
             biased;
             ended = command.ended() => return (ended, fenced),
             signal = signals.next() => if signals::concerns_the_command(signal) { command.signal(signal) },
-            () = &mut keeping, if !fenced => {
+            () = &mut following, if !fenced => {
                 fenced = true;
                 output::note("the epoch was rotated; stopping the command");
                 command.signal(Signal::SIGTERM);
@@ -257,17 +261,6 @@ mod tests {
         assert!(parse(&["--logical-id", "a"]).is_err());
         assert!(parse(&["--", "cmd"]).is_err());
         assert!(parse(&["--logical-id", "a", "--port", "0", "--", "cmd"]).is_err());
-    }
-
-    #[test]
-    fn registration_is_repeatable_and_names_the_process_of_the_command() {
-        let args = parse(&["--logical-id", "a", "--ttl", "2500ms", "--label", "k=v", "--", "cmd"]).expect("arguments");
-        let request = args.request(Pid::from_raw(4711)).expect("request");
-        assert!(Uuid::parse_str(&request.instance_id).is_ok());
-        assert_eq!(request.pid, 4711);
-        assert_eq!(request.initial_status(), InstanceStatus::Starting);
-        assert_eq!(request.ttl.map(|ttl| (ttl.seconds, ttl.nanos)), Some((2, 500_000_000)));
-        assert_eq!(request.node_id, host::name());
     }
 
     #[test]

@@ -1,41 +1,35 @@
 //! `musterd watch`: what is registered, and from then on every change.
 //!
-//! The stream may break, the watch does not: it connects again and goes on after the last revision it has seen, so that
-//! standard output shows no trace of it, and says so on standard error. What cannot be continued shows as RESET. Only
-//! the first connection must succeed at once, since an address that was never right will not become so.
+//! The stream may break, the watch does not: the client connects again and goes on after the last revision it has seen, so
+//! that standard output shows no trace of it, and this command says so on standard error. What cannot be continued shows
+//! as RESET. Only the first connection must succeed at once, since an address that was never right will not become so.
 //!
 //! Output is written on another thread: a reader that has stopped reading must not keep a signal from ending this.
 //!
 //! `progress` knows what was seen, `text` how it looks; here is the order of things.
 
-pub(super) mod progress;
+mod progress;
 mod text;
 
-use std::{io, pin::pin, time::Duration};
+use std::{io, pin::pin};
 
 use chrono::SecondsFormat;
+use musterd_client::Step;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, sleep, timeout},
+    time::Instant,
 };
-use tonic::{Code, Status};
 use uuid::Uuid;
 
 use self::progress::{Position, Progress, What};
 use super::{
-    backoff::Backoff,
-    client::{Client, ClientArgs},
+    client::ClientArgs,
     exit::{self, Error},
     filter::FilterArgs,
     instances::parse_uuid,
     output::{self, Format, OutputArgs},
 };
-use crate::{clock::Clock, proto::v1};
-
-/// The shortest and the longest pause before connecting again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// A daemon sends something every 5 s; one that has been silent for longer than this is as good as gone.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+use crate::clock::Clock;
 
 // At most 80 columns: what is broken by hand must not be broken again by a narrow terminal.
 pub(super) const HELP: &str = "\
@@ -102,7 +96,7 @@ pub(super) async fn run(args: WatchArgs, client: &ClientArgs) -> Result<u8, Erro
         return Err(Error::Usage(text.to_owned()));
     }
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut watch = Watch::new(args, client.clone())?;
+    let mut watch = Watch::new(args, client.clone());
     let outcome = {
         let ended = pin!(watch.run());
         tokio::select! {
@@ -121,7 +115,6 @@ pub(super) async fn run(args: WatchArgs, client: &ClientArgs) -> Result<u8, Erro
 struct Watch {
     args: WatchArgs,
     client: ClientArgs,
-    request: v1::WatchRequest,
     progress: Progress,
     /// Where to go on for whoever has read everything printed.
     printed: Position,
@@ -132,21 +125,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(args: WatchArgs, client: ClientArgs) -> Result<Self, Error> {
-        let request = v1::WatchRequest {
-            logical_id: args.name.clone().unwrap_or_default(),
-            logical_id_prefix: args.filter.prefix.clone(),
-            statuses: args.filter.statuses(),
-            node_id: args.filter.node.clone(),
-            labels: args.filter.labels()?,
-            ..Default::default()
-        };
+    fn new(args: WatchArgs, client: ClientArgs) -> Self {
         let position = Position {
             revision: args.resume_after.unwrap_or_default(),
             history_id: args.history.map(|id| id.to_string()).unwrap_or_default(),
         };
-        Ok(Self {
-            request,
+        Self {
             progress: Progress::new(position.clone()),
             printed: position,
             left: args.count.unwrap_or(u64::MAX),
@@ -154,51 +138,35 @@ impl Watch {
             in_trouble: false,
             args,
             client,
-        })
+        }
     }
 
     /// Watches until enough is printed.
     async fn run(&mut self) -> Result<(), Error> {
+        let filter = self.args.filter.filter(self.args.name.as_deref())?;
         let started = Instant::now();
-        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let Position { revision, history_id } = self.printed.clone();
+        let mut watch = self.client.connect().await?.watch(&filter).resume_after(revision, history_id);
         loop {
-            let began = Instant::now();
-            let Err(error) = self.follow().await else { return Ok(()) };
-            // At the start, only a daemon that says it is not ready yet is waited for, and not for ever.
-            let is_worth_it = self.progress.has_begun()
-                || (error.reason().is_some() && started.elapsed() + BACKOFF.0 < self.client.timeout);
-            if !is_passing(&error) || !is_worth_it {
-                return Err(error);
-            }
-            self.progress.broken();
-            self.tell_trouble(&error);
-            // A daemon that admits a watcher only to end it at once is not to be asked five times a second.
-            if began.elapsed() > BACKOFF.1 {
-                backoff.reset();
-            }
-            sleep(backoff.next()).await;
-        }
-    }
-
-    /// Follows one stream; fails when it ends before enough is printed.
-    async fn follow(&mut self) -> Result<(), Error> {
-        let client = Client::connect(&self.client).await?;
-        let position = self.progress.position();
-        let request = v1::WatchRequest {
-            resume_after: position.revision,
-            history_id: if position.revision == 0 { String::new() } else { position.history_id.clone() },
-            ..self.request.clone()
-        };
-        let mut discovery = client.discovery();
-        let mut responses = client.call(discovery.watch(request)).await?;
-        loop {
-            let response =
-                timeout(SILENCE_MAX, responses.message()).await.map_err(|_| client.silent(SILENCE_MAX))??;
-            let response = response.ok_or_else(|| Status::unavailable("the stream ended without a reason"))?;
-            self.tell_recovery();
-            let lines = self.progress.take(response)?;
-            if self.print(lines).await? {
-                return Ok(());
+            match watch.next().await? {
+                Step::Batch(batch) => {
+                    self.tell_recovery();
+                    let lines = self.progress.take(batch);
+                    if self.print(lines).await? {
+                        return Ok(());
+                    }
+                }
+                Step::Interrupted(error) => {
+                    let error = Error::from(error);
+                    // At the start, only a daemon that says it is not ready yet is waited for, and not for ever.
+                    let is_worth_it = self.progress.has_begun()
+                        || (error.reason().is_some() && started.elapsed() < self.client.timeout);
+                    if !is_worth_it {
+                        return Err(error);
+                    }
+                    self.tell_trouble(&error);
+                }
+                _ => {}
             }
         }
     }
@@ -239,7 +207,7 @@ impl Watch {
     fn tell_trouble(&mut self, error: &Error) {
         if !std::mem::replace(&mut self.in_trouble, true) {
             exit::report(error);
-            output::note(&match self.progress.position().revision {
+            output::note(&match self.progress.revision() {
                 0 => "the watch is interrupted; trying again, from the beginning".to_owned(),
                 revision => format!("the watch is interrupted; trying again, after revision {revision}"),
             });
@@ -259,19 +227,6 @@ impl Watch {
             let history_id = output::escape(history_id);
             output::note(&format!("to go on from here: --resume-after {revision} --history {history_id}"));
         }
-    }
-}
-
-/// Whether the same may go well later, here or at another daemon.
-pub(super) fn is_passing(error: &Error) -> bool {
-    match error {
-        Error::Connect { .. } | Error::Timeout { .. } => true,
-        Error::Rpc(status) => {
-            use Code::{Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
-            matches!(status.code(), Unavailable | ResourceExhausted | DeadlineExceeded | Cancelled)
-                || exit::is_transport(status)
-        }
-        _ => false,
     }
 }
 
@@ -305,16 +260,5 @@ mod tests {
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }
-    }
-
-    #[test]
-    fn only_what_may_pass_is_tried_again() {
-        assert!(is_passing(&Status::unavailable("the daemon is leaving").into()));
-        assert!(is_passing(&Status::resource_exhausted("too slow").into()));
-        assert!(is_passing(&Status::from_error(Box::new(io::Error::other("broken"))).into()));
-        assert!(!is_passing(&Status::invalid_argument("a bad label").into()));
-        assert!(!is_passing(&Status::unimplemented("an old daemon").into()));
-        assert!(!is_passing(&Error::Incomplete("a readable event")));
-        assert!(!is_passing(&io::Error::from(io::ErrorKind::BrokenPipe).into()));
     }
 }

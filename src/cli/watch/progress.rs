@@ -1,32 +1,25 @@
-//! What a watch has seen, and from where it can go on.
-//!
-//! Responses come in, lines to print come out. What was printed must be enough to know the present: if a stream breaks
-//! in the middle of a snapshot, nothing can be resumed, so what follows begins with RESET, as if the daemon had said so.
+//! Batches of a watch as lines to print, each with where to go on.
 //!
 //! Each line carries the revision to resume after for whoever has read up to that line. Changes come in the order of
 //! their revisions, so after a change that is its own revision; in a snapshot, which comes by names, there is none (0).
 
-use prost::Message as _;
-
-use crate::{
-    cli::exit::Error,
-    proto::{shared, v1},
-};
+use musterd_client::{Batch, Change};
+use uuid::Uuid;
 
 /// Where a watch can go on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::cli) struct Position {
+pub(super) struct Position {
     /// Seen up to this revision; 0 for not at all.
-    pub(in crate::cli) revision: u64,
+    pub(super) revision: u64,
     /// The history that the revision belongs to.
-    pub(in crate::cli) history_id: String,
+    pub(super) history_id: String,
 }
 
 /// What a line tells.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::cli) enum What {
+pub(super) enum What {
     /// Something happened to an instance.
-    Event(Box<v1::WatchEvent>),
+    Event(Change),
     /// Drop everything: a snapshot follows.
     Reset,
     /// This epoch is current now; instances of any other are dead.
@@ -39,90 +32,67 @@ pub(in crate::cli) enum What {
 
 /// One line to print.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::cli) struct Line {
-    pub(in crate::cli) what: What,
+pub(super) struct Line {
+    pub(super) what: What,
     /// Where to go on after this line.
-    pub(in crate::cli) position: Position,
-    /// UUID of the current epoch.
-    pub(in crate::cli) cluster_epoch: String,
-    /// Its number.
-    pub(in crate::cli) epoch_number: u64,
+    pub(super) position: Position,
+    pub(super) cluster_epoch: Uuid,
+    pub(super) epoch_number: u64,
 }
 
-/// The state of a watch over all its streams.
+/// What was printed.
 #[derive(Debug)]
-pub(in crate::cli) struct Progress {
+pub(super) struct Progress {
     position: Position,
     epoch_number: u64,
-    /// Whether the stream is in its snapshot.
     in_snapshot: bool,
     /// Whether SYNCED is still to be told.
     unsynced: bool,
-    /// Whether some of a snapshot was taken that was never completed.
-    torn: bool,
     has_begun: bool,
 }
 
 impl Progress {
     /// Goes on after a position; with revision 0, begins with a snapshot.
-    pub(in crate::cli) fn new(position: Position) -> Self {
+    pub(super) fn new(position: Position) -> Self {
         let in_snapshot = position.revision == 0;
-        Self { position, epoch_number: 0, in_snapshot, unsynced: true, torn: false, has_begun: false }
+        Self { position, epoch_number: 0, in_snapshot, unsynced: true, has_begun: false }
     }
 
-    /// Where the next stream is to go on.
-    pub(in crate::cli) fn position(&self) -> &Position {
-        &self.position
+    /// The revision that has been reached.
+    pub(super) fn revision(&self) -> u64 {
+        self.position.revision
     }
 
-    /// Whether there has been a response.
-    pub(in crate::cli) fn has_begun(&self) -> bool {
+    /// Whether there has been a batch.
+    pub(super) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// The stream broke; the next response is that of another.
-    pub(in crate::cli) fn broken(&mut self) {
-        self.torn = self.in_snapshot && self.has_begun;
-    }
-
-    /// Takes over a response.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Incomplete`] if an event cannot be read.
-    pub(in crate::cli) fn take(&mut self, response: shared::WatchResponse) -> Result<Vec<Line>, Error> {
-        let mut lines = Vec::with_capacity(response.events.len() + 3);
-        let line = |what, position: &Position| Line {
-            what,
-            position: position.clone(),
-            cluster_epoch: response.cluster_epoch.clone(),
-            epoch_number: response.epoch_number,
-        };
-        let mut position = std::mem::take(&mut self.position);
-        position.history_id.clone_from(&response.history_id);
-        if response.reset || std::mem::take(&mut self.torn) {
-            self.in_snapshot = true;
-            self.unsynced = true;
-            position.revision = 0;
+    /// Takes over a batch.
+    pub(super) fn take(&mut self, batch: Batch) -> Vec<Line> {
+        let mut lines = Vec::with_capacity(batch.changes.len() + 3);
+        let (cluster_epoch, epoch_number) = (batch.cluster_epoch, batch.epoch_number);
+        let line = |what, position: &Position| Line { what, position: position.clone(), cluster_epoch, epoch_number };
+        let mut position = Position { revision: self.position.revision, history_id: batch.history_id };
+        if batch.reset {
+            (self.in_snapshot, self.unsynced, position.revision) = (true, true, 0);
             lines.push(line(What::Reset, &position));
         }
         // A snapshot from the start is all of the epoch it is told with; otherwise the instances known may be of another.
         let first_of_snapshot = self.epoch_number == 0 && self.in_snapshot;
-        if response.epoch_number != self.epoch_number && !first_of_snapshot {
+        if epoch_number != self.epoch_number && !first_of_snapshot {
             lines.push(line(What::Epoch, &position));
         }
-        for event in &response.events {
-            let event = v1::WatchEvent::decode(event.clone()).map_err(|_| Error::Incomplete("a readable event"))?;
-            if !self.in_snapshot {
-                // 0 in a hint, and old for a row that was purged.
-                let revision = event.instance.as_ref().map_or(0, |instance| instance.revision);
-                position.revision = position.revision.max(revision.min(response.revision));
+        for change in batch.changes {
+            if let (false, Change::Put(one) | Change::Gone(one)) = (self.in_snapshot, &change) {
+                // Old for a row that was purged.
+                position.revision = position.revision.max(one.revision.min(batch.revision));
             }
-            lines.push(line(What::Event(Box::new(event)), &position));
+            lines.push(line(What::Event(change), &position));
         }
-        self.in_snapshot &= !response.snapshot_complete;
-        if !self.in_snapshot {
-            position.revision = response.revision;
+        self.in_snapshot = !batch.complete;
+        if batch.complete {
+            position.revision = batch.revision;
             if std::mem::take(&mut self.unsynced) {
                 lines.push(line(What::Synced, &position));
             }
@@ -130,88 +100,68 @@ impl Progress {
         if lines.is_empty() {
             lines.push(line(What::Bookmark, &position));
         }
-        self.position = position;
-        self.epoch_number = response.epoch_number;
-        self.has_begun = true;
-        Ok(lines)
+        (self.position, self.epoch_number, self.has_begun) = (position, epoch_number, true);
+        lines
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use musterd_client::Instance;
+
     use super::*;
 
-    fn event(kind: v1::WatchEventType, revision: u64) -> bytes::Bytes {
-        let instance = v1::Instance { revision, ..Default::default() };
-        v1::WatchEvent { r#type: kind.into(), instance: Some(instance) }.encode_to_vec().into()
+    fn at(revision: u64) -> Box<Instance> {
+        let mut one = Instance::default();
+        one.revision = revision;
+        Box::new(one)
     }
 
-    fn response(revision: u64, events: &[(v1::WatchEventType, u64)]) -> shared::WatchResponse {
-        shared::WatchResponse {
-            events: events.iter().map(|(kind, revision)| event(*kind, *revision)).collect(),
-            revision,
-            history_id: "h".into(),
-            cluster_epoch: "e".into(),
-            epoch_number: 1,
-            ..Default::default()
-        }
+    fn put(revision: u64) -> Change {
+        Change::Put(at(revision))
+    }
+
+    fn batch(revision: u64, changes: Vec<Change>, complete: bool) -> Batch {
+        let mut one = Batch::default();
+        (one.revision, one.changes, one.complete) = (revision, changes, complete);
+        (one.history_id, one.epoch_number) = ("h".into(), 1);
+        one
     }
 
     /// The words of the lines with the revisions to resume after.
-    fn told(progress: &mut Progress, response: shared::WatchResponse) -> Vec<(&'static str, u64)> {
-        let word = |what: &What| match what {
-            What::Event(event) => event.r#type().as_str_name().trim_start_matches("WATCH_EVENT_TYPE_"),
-            What::Reset => "RESET",
-            What::Epoch => "EPOCH",
-            What::Synced => "SYNCED",
-            What::Bookmark => "BOOKMARK",
-        };
-        let lines = progress.take(response).expect("readable");
-        lines.iter().map(|line| (word(&line.what), line.position.revision)).collect()
+    fn told(progress: &mut Progress, batch: Batch) -> Vec<(&'static str, u64)> {
+        let lines = progress.take(batch);
+        lines.iter().map(|line| (super::super::text::word(&line.what), line.position.revision)).collect()
     }
-
-    use v1::WatchEventType::{Gone, Put, Suspect};
 
     #[test]
     fn nothing_can_be_resumed_before_the_snapshot_is_complete() {
         let mut progress = Progress::new(Position::default());
-        assert_eq!(told(&mut progress, response(0, &[(Put, 4)])), [("PUT", 0)]);
-        assert_eq!(progress.position().revision, 0);
-        let last = shared::WatchResponse { snapshot_complete: true, ..response(9, &[(Put, 3)]) };
-        assert_eq!(told(&mut progress, last), [("PUT", 0), ("SYNCED", 9)]);
-        assert_eq!(*progress.position(), Position { revision: 9, history_id: "h".into() });
+        assert_eq!(told(&mut progress, batch(0, vec![put(4)], false)), [("PUT", 0)]);
+        assert_eq!(told(&mut progress, batch(9, vec![put(3)], true)), [("PUT", 0), ("SYNCED", 9)]);
+        assert_eq!(progress.position, Position { revision: 9, history_id: "h".into() });
     }
 
     #[test]
-    fn a_change_can_be_resumed_after_its_own_revision_and_a_hint_changes_nothing() {
+    fn a_change_can_be_resumed_after_its_own_revision() {
         let mut progress = Progress::new(Position { revision: 5, history_id: "h".into() });
-        let changes = response(9, &[(Gone, 2), (Put, 7), (Put, 8), (Suspect, 0)]);
-        let expected = [("EPOCH", 5), ("GONE", 5), ("PUT", 7), ("PUT", 8), ("SUSPECT", 8), ("SYNCED", 9)];
-        assert_eq!(told(&mut progress, changes), expected);
-        assert_eq!(told(&mut progress, response(9, &[])), [("BOOKMARK", 9)]);
-        progress.broken();
-        assert_eq!(told(&mut progress, response(10, &[(Put, 10)])), [("PUT", 10)], "an interruption leaves no trace");
-    }
-
-    #[test]
-    fn a_snapshot_that_broke_off_is_followed_by_a_reset() {
-        let mut progress = Progress::new(Position::default());
-        progress.broken();
-        assert_eq!(told(&mut progress, response(0, &[(Put, 4)])), [("PUT", 0)], "nothing was told before");
-        progress.broken();
-        assert_eq!(progress.position().revision, 0);
-        let whole = shared::WatchResponse { snapshot_complete: true, ..response(9, &[(Put, 4)]) };
-        assert_eq!(told(&mut progress, whole), [("RESET", 0), ("PUT", 0), ("SYNCED", 9)]);
+        let changes = vec![Change::Gone(at(2)), put(7), put(8)];
+        let expected = [("EPOCH", 5), ("GONE", 5), ("PUT", 7), ("PUT", 8), ("SYNCED", 9)];
+        assert_eq!(told(&mut progress, batch(9, changes, true)), expected);
+        assert_eq!(told(&mut progress, batch(9, Vec::new(), true)), [("BOOKMARK", 9)]);
+        assert_eq!(told(&mut progress, batch(10, vec![put(10)], true)), [("PUT", 10)]);
     }
 
     #[test]
     fn a_reset_and_a_rotation_are_told_before_what_follows_from_them() {
         let mut progress = Progress::new(Position { revision: 5, history_id: "old".into() });
-        let reset = shared::WatchResponse { reset: true, snapshot_complete: true, ..response(3, &[(Put, 2)]) };
+        let mut reset = batch(3, vec![put(2)], true);
+        reset.reset = true;
         assert_eq!(told(&mut progress, reset), [("RESET", 0), ("PUT", 0), ("SYNCED", 3)]);
-        assert_eq!(*progress.position(), Position { revision: 3, history_id: "h".into() });
-        let rotated = shared::WatchResponse { epoch_number: 2, ..response(4, &[]) };
+        assert_eq!(progress.position, Position { revision: 3, history_id: "h".into() });
+        let mut rotated = batch(4, Vec::new(), true);
+        rotated.epoch_number = 2;
         assert_eq!(told(&mut progress, rotated), [("EPOCH", 3)]);
-        assert_eq!(progress.position().revision, 4);
+        assert_eq!(progress.revision(), 4);
     }
 }

@@ -1,13 +1,12 @@
 //! A line of a watch as text: columns of fixed widths, as nobody knows yet what will come, or JSON.
 
+use musterd_client::Change;
+
 use super::progress::{Line, What};
-use crate::{
-    cli::{
-        instances::{address, status},
-        json, output,
-        visible::pad,
-    },
-    proto::v1,
+use crate::cli::{
+    instances::{address, status},
+    json, output,
+    visible::pad,
 };
 
 /// A table of what happens.
@@ -19,26 +18,26 @@ pub(super) const HEADER: &str = concat!(
 /// Appends a row of the table. `time` is that of receipt.
 pub(super) fn push_row(text: &mut String, line: &Line, time: &str) {
     let cells = match &line.what {
-        What::Event(event) => {
-            let instance = event.instance.clone().unwrap_or_default();
-            let is_hint = matches!(event.r#type(), v1::WatchEventType::Suspect | v1::WatchEventType::Recovered);
-            // Of a hint, only the ids, the lease and the suspicion are known.
-            let (status, revision) = match is_hint {
-                true => (String::new(), line.position.revision),
-                false => (status(&instance), instance.revision),
-            };
-            [
-                instance.logical_id.clone(),
-                instance.instance_id.clone(),
-                status,
-                instance.lease_id.to_string(),
-                revision.to_string(),
-                address(&instance),
-            ]
-        }
+        What::Event(Change::Put(one) | Change::Gone(one)) => [
+            one.logical_id.clone(),
+            one.instance_id.to_string(),
+            status(one),
+            one.lease_id.to_string(),
+            one.revision.to_string(),
+            address(one),
+        ],
+        // Of a hint, only the ids, the lease and the suspicion are known.
+        What::Event(Change::Suspect { logical_id, instance_id, lease_id, .. }) => [
+            logical_id.clone(),
+            instance_id.to_string(),
+            String::new(),
+            lease_id.to_string(),
+            line.position.revision.to_string(),
+            String::new(),
+        ],
         What::Epoch => {
             let number = format!("number {}", line.epoch_number);
-            [String::new(), line.cluster_epoch.clone(), number, String::new(), resumable(line), String::new()]
+            [String::new(), line.cluster_epoch.to_string(), number, String::new(), resumable(line), String::new()]
         }
         _ => [String::new(), String::new(), String::new(), String::new(), resumable(line), String::new()],
     };
@@ -46,7 +45,7 @@ pub(super) fn push_row(text: &mut String, line: &Line, time: &str) {
     let [logical_id, instance, status, lease, revision, address] = cells;
     let word = word(&line.what);
     let columns =
-        [(time, 24), (&word, 9), (&logical_id, 24), (&instance, 36), (&status, 20), (&lease, 10), (&revision, 10)];
+        [(time, 24), (word, 9), (&logical_id, 24), (&instance, 36), (&status, 20), (&lease, 10), (&revision, 10)];
     let row: String = columns.iter().map(|(cell, columns)| pad(cell, *columns) + "  ").collect();
     let row = row + &address;
     text.push_str(row.trim_end());
@@ -58,7 +57,7 @@ pub(super) fn push_json(text: &mut String, line: &Line) {
     let (revision, history_id) = (line.position.revision, &line.position.history_id);
     let value = match &line.what {
         What::Event(event) => json::watch_event(event, revision, history_id),
-        mark => json::watch_mark(&word(mark), revision, history_id, &line.cluster_epoch, line.epoch_number),
+        mark => json::watch_mark(word(mark), revision, history_id, line.cluster_epoch, line.epoch_number),
     };
     text.push_str(&output::json_line(&value));
 }
@@ -67,17 +66,14 @@ fn resumable(line: &Line) -> String {
     if line.position.revision == 0 { String::new() } else { line.position.revision.to_string() }
 }
 
-/// What a line tells, in one word; the number of a type that a newer daemon knows.
-fn word(what: &What) -> String {
+/// What a line tells, in one word.
+pub(super) fn word(what: &What) -> &'static str {
     match what {
-        What::Event(event) => v1::WatchEventType::try_from(event.r#type).map_or_else(
-            |unknown| unknown.0.to_string(),
-            |known| known.as_str_name().trim_start_matches("WATCH_EVENT_TYPE_").to_owned(),
-        ),
-        What::Reset => "RESET".to_owned(),
-        What::Epoch => "EPOCH".to_owned(),
-        What::Synced => "SYNCED".to_owned(),
-        What::Bookmark => "BOOKMARK".to_owned(),
+        What::Event(change) => json::change_word(change),
+        What::Reset => "RESET",
+        What::Epoch => "EPOCH",
+        What::Synced => "SYNCED",
+        What::Bookmark => "BOOKMARK",
     }
 }
 
@@ -87,23 +83,15 @@ mod tests {
 
     fn line(what: What) -> Line {
         let position = Position { revision: 12, history_id: "h".into() };
-        Line { what, position, cluster_epoch: "e".into(), epoch_number: 3 }
+        Line { what, position, cluster_epoch: uuid::Uuid::nil(), epoch_number: 3 }
     }
 
     fn put() -> What {
-        What::Event(Box::new(v1::WatchEvent {
-            r#type: v1::WatchEventType::Put.into(),
-            instance: Some(v1::Instance {
-                logical_id: "organ\n\u{1b}[2J".into(),
-                instance_id: "11111111-1111-1111-1111-111111111111".into(),
-                status: v1::InstanceStatus::Alive.into(),
-                lease_id: 7,
-                revision: 9,
-                ip_address: "10.0.0.1".into(),
-                port: 80,
-                ..Default::default()
-            }),
-        }))
+        let mut one = musterd_client::Instance::default();
+        (one.logical_id, one.instance_id) = ("organ\n\u{1b}[2J".into(), uuid::Uuid::from_u128(1));
+        (one.status, one.lease_id, one.revision) = (musterd_client::Status::Alive, 7, 9);
+        (one.ip, one.port) = ("10.0.0.1".parse().ok(), Some(80));
+        What::Event(Change::Put(Box::new(one)))
     }
 
     #[test]
@@ -116,7 +104,7 @@ mod tests {
             ("TIME", "2026-01-02T"),
             ("EVENT", "PUT "),
             ("LOGICAL ID", "organ\\n\\u{1b}[2J "),
-            ("INSTANCE", "11111111-"),
+            ("INSTANCE", "00000000-"),
             ("STATUS", "alive "),
             ("LEASE", "7 "),
             ("REVISION", "9 "),

@@ -237,7 +237,7 @@ async fn attempt(mut wanted: Register, daemons: &Daemons) -> Result<(Lease, Mome
     }
     let request = wanted.to_wire()?;
     let sent = Moment::now();
-    let granted = daemons.call(Limits::patient(CALL), |channel| register(channel, request.clone())).await?;
+    let granted = daemons.call(Limits::once(CALL), |channel| register(channel, request.clone())).await?;
     daemons.seen().note(granted.revision);
     Ok((lease(&granted)?, sent))
 }

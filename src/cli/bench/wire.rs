@@ -1,0 +1,65 @@
+//! A bare connection to one daemon, for the calls that a benchmark measures.
+//!
+//! Those speak the generated protocol without `musterd-client`: its fail-over, its retries and its translation of messages
+//! would be measured with the daemon. What a benchmark only needs around its calls (who else uses the registry, what is
+//! left, the state of the cluster) goes through `musterd-client` as in any other command.
+
+use musterd_client::{Client, Kind, Reason};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::super::{client::ClientArgs, exit::Error};
+use crate::proto::v1::{
+    discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
+};
+
+/// A connection.
+#[derive(Debug, Clone)]
+pub(super) struct Wire {
+    channel: Channel,
+}
+
+impl Wire {
+    /// Connects to the daemon that the client uses.
+    pub(super) async fn connect(client: &Client) -> Result<Self, Error> {
+        let address = client.daemon().to_string();
+        let unreachable = |error: tonic::transport::Error| {
+            musterd_client::Error::new(Kind::Unreachable, Reason::Unavailable, format!("{address}: {error}"))
+        };
+        let endpoint = Endpoint::from_shared(address.clone()).map_err(unreachable)?;
+        let endpoint = endpoint.user_agent(concat!("musterd/", env!("CARGO_PKG_VERSION"))).map_err(unreachable)?;
+        let endpoint = endpoint.connect_timeout(client.timeout()).tcp_nodelay(true);
+        Ok(Self { channel: endpoint.connect().await.map_err(unreachable)? })
+    }
+
+    /// For actors.
+    pub(super) fn registry(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.channel.clone())
+    }
+
+    /// For routers.
+    pub(super) fn discovery(&self) -> DiscoveryServiceClient<Channel> {
+        DiscoveryServiceClient::new(self.channel.clone())
+    }
+}
+
+/// A client of the daemons, after it has found one that answers.
+pub(super) async fn client(args: &ClientArgs) -> Result<Client, Error> {
+    let client = args.connect().await?;
+    client.ready(args.timeout).await?;
+    Ok(client)
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        let kind = match status.code() {
+            Code::Unavailable | Code::Cancelled | Code::Unknown => Kind::Broken,
+            Code::DeadlineExceeded => Kind::Silent,
+            _ => Kind::Failed,
+        };
+        let text = format!("{} ({:?})", status.message(), status.code());
+        musterd_client::Error::new(kind, Reason::Other, text).into()
+    }
+}
