@@ -19,6 +19,8 @@ mod cli;
 mod cli_resolve;
 mod cli_watch;
 mod client;
+mod client_operators;
+mod client_scripted;
 mod connection_limits;
 mod deploy;
 mod discovery;
