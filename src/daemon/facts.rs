@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::Parts;
+use super::parts::Parts;
 use crate::{
     registry::health::Failures,
     status::{Condition, Facts, FailingReaper, Gather, Names},
     view::{
-        Surveyor, View,
+        View,
         survey::{NameState, Survey},
     },
 };
@@ -18,7 +18,8 @@ const UNSERVED_SHOWN: usize = 5;
 const SURVEY_MAX_AGE_MS: u64 = 60_000;
 
 /// The gatherer of a daemon.
-pub(super) fn gather(parts: &Parts, surveyor: Surveyor) -> Gather {
+pub(super) fn gather(parts: &Parts) -> Gather {
+    let surveyor = parts.surveyor.clone();
     let (view, leases, health) = (parts.view.clone(), parts.leases.clone(), parts.health.clone());
     let (readiness, daemon_id) = (parts.readiness.clone(), parts.identity.daemon_id);
     Gather::new(move || {

@@ -10,6 +10,7 @@
 mod applier;
 mod error;
 mod facts;
+mod parts;
 mod preparation;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -21,8 +22,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use self::applier::Applier;
 pub use self::error::Error;
+use self::{applier::Applier, parts::Parts};
 use crate::{
     clock::{Clock, DatabaseClock},
     config::ServeConfig,
@@ -56,7 +57,6 @@ use crate::{
         reaper::{Alarm, Reapers},
         suspicion::Suspicions,
     },
-    status::Gather,
     store::{self, Database, Lane, Pool, handover::handover},
     telemetry::{self, chain},
     view::{Surveyor, View, ViewWriter},
@@ -66,39 +66,14 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the farewell to PostgreSQL may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What the parts of one daemon share.
-struct Parts {
-    config: ServeConfig,
-    database: Database,
-    identity: Identity,
-    /// How deaths and rotations name this daemon: its address and the beginning of its id.
-    name: Arc<str>,
-    clock: Clock,
-    pool: Pool,
-    leases: Arc<Leases>,
-    view: View,
-    surveyor: Surveyor,
-    readiness: Readiness,
-    health: Arc<Health>,
-    http_addr: SocketAddr,
-    lifecycle: Lifecycle,
-}
-
-impl Parts {
-    /// What operators are told about this daemon.
-    fn this_daemon(&self) -> ThisDaemon {
-        ThisDaemon {
-            daemon_id: self.identity.daemon_id,
-            http_addr: self.http_addr,
-            leases: Arc::clone(&self.leases),
-            facts: self.facts(),
-            surveyor: self.surveyor.clone(),
-        }
-    }
-
-    /// What the health of this daemon is judged by.
-    fn facts(&self) -> Gather {
-        facts::gather(self, self.surveyor.clone())
+/// What operators are told about this daemon.
+fn this_daemon(parts: &Parts) -> ThisDaemon {
+    ThisDaemon {
+        daemon_id: parts.identity.daemon_id,
+        http_addr: parts.http_addr,
+        leases: Arc::clone(&parts.leases),
+        facts: facts::gather(parts),
+        surveyor: parts.surveyor.clone(),
     }
 }
 
@@ -264,7 +239,7 @@ fn sources(parts: &Parts) -> Sources {
     Sources {
         view: parts.view.clone(),
         surveyor: parts.surveyor.clone(),
-        facts: parts.facts(),
+        facts: facts::gather(parts),
         daemon_id: parts.identity.daemon_id,
         grpc_address: parts.identity.address.clone(),
         beats_received: Arc::new(move || leases.renewed()),
@@ -344,7 +319,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
             view.clone(),
             Epochs::new(pool.clone(), Arc::clone(&parts.name)),
             operators,
-            parts.this_daemon(),
+            this_daemon(parts),
         ),
     };
     let limits = Limits { per_address: parts.config.grpc_connections_per_address, ..Limits::default() };

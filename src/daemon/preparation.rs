@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Error, Parts};
+use super::{error::Error, parts::Parts};
 use crate::{lifecycle::Condition, migrate, store, telemetry::chain};
 
 /// How long the calls to PostgreSQL may take each.

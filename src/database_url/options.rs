@@ -5,7 +5,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::UrlError;
+use super::error::UrlError;
 
 /// Options that are given a meaning here, or refused by name.
 const OURS: [&str; 19] = [

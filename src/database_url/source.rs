@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::DatabaseUrl;
+use super::url::DatabaseUrl;
 
 type Reader = dyn Fn() -> Result<DatabaseUrl, String> + Send + Sync;
 

@@ -19,7 +19,7 @@ use tokio_postgres::{
     config::{ChannelBinding, SslNegotiation},
 };
 
-use super::UrlError;
+use super::error::UrlError;
 
 /// `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,7 +181,7 @@ fn check(tls: &TlsOptions, binding: ChannelBinding) -> Result<(), UrlError> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{DatabaseUrl, UrlError},
+        super::{error::UrlError, url::DatabaseUrl},
         *,
     };
 

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::limits::{REQUEST_MAX_BYTES, STREAMS_MAX};
+use super::bounds::{REQUEST_MAX_BYTES, STREAMS_MAX};
 use crate::{
     model::{Epoch, InstanceStatus, InvalidInput, LeaseId},
     proto::v1::ErrorReason,

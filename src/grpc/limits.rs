@@ -3,7 +3,7 @@
 //! HTTP/2 has a limit of its own for the streams of a connection, and a client that reaches it is told nothing: its next
 //! call, a beat perhaps, waits in the client until a stream ends. So the streams without an end (Watch, BeatStream, health
 //! watch, reflection) have a lower limit ([`STREAMS_MAX`]) and are refused beyond it with a reason, and the difference to
-//! [`HTTP2_STREAMS_MAX`] is always there for calls that end.
+//! [`HTTP2_STREAMS_MAX`](super::bounds::HTTP2_STREAMS_MAX) is always there for calls that end.
 
 use std::{
     sync::{
@@ -16,14 +16,8 @@ use std::{
 use http::HeaderMap;
 use tonic::Status;
 
-use super::failure::Failure;
+use super::{bounds::STREAMS_MAX, failure::Failure};
 
-/// Largest request. The largest that are accepted, 100,000 lease ids and 1,000 names, have up to 1,000,000 bytes.
-pub(super) const REQUEST_MAX_BYTES: usize = 1024 * 1024;
-/// Streams without an end on one connection.
-pub(super) const STREAMS_MAX: u32 = 256;
-/// Calls at the same time on one connection, those streams among them.
-pub(super) const HTTP2_STREAMS_MAX: u32 = 2 * STREAMS_MAX;
 /// How long a call may take to its answer in all, or a stream to its begin. Writes end by themselves before.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The header with a call's own deadline.

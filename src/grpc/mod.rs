@@ -13,6 +13,7 @@
 mod addresses;
 pub mod answer_size;
 pub mod beat_stream;
+mod bounds;
 pub mod cluster;
 mod connection;
 pub mod convert;

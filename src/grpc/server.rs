@@ -9,11 +9,11 @@ use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
+    bounds::{HTTP2_STREAMS_MAX, REQUEST_MAX_BYTES},
     cluster::Cluster,
     direct::Direct,
     discovery::Discovery,
     incoming::{Incoming, Limits},
-    limits::{HTTP2_STREAMS_MAX, REQUEST_MAX_BYTES},
     observe::Observe,
     registry::Registry,
 };

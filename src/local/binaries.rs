@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use super::{MAJOR_MIN, account, error::Error};
+use super::{account, error::Error, options::MAJOR_MIN};
 
 /// `postgres --version` answers in milliseconds; whatever takes longer is no PostgreSQL.
 const PROBE_BOUND: Duration = Duration::from_secs(5);

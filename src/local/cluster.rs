@@ -18,12 +18,12 @@ use std::{
 };
 
 use super::{
-    Durability, NAME,
     account::{self, Account},
     binaries::Binaries,
     error::{Context, Error},
     layout::Layout,
     log,
+    options::{Durability, NAME},
 };
 
 /// `initdb` takes about a second; on a slow disk its final sync takes longer.

@@ -6,7 +6,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::MAJOR_MIN;
+use super::options::MAJOR_MIN;
 
 /// Why a private PostgreSQL could not be created, started or stopped.
 #[derive(Debug, thiserror::Error)]

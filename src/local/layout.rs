@@ -22,9 +22,9 @@ use nix::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    NAME,
     account::{self, Account},
     error::{Context, Error},
+    options::NAME,
 };
 
 /// The name of the server's socket in its directory. The port is only a part of this name.

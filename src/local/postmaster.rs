@@ -24,12 +24,12 @@ use tokio::{
 use tokio_postgres::{NoTls, error::SqlState};
 
 use super::{
-    Durability,
     account::{self, Account},
     binaries::Binaries,
     cluster,
     error::{Context, Error},
     layout, log,
+    options::Durability,
     pidfile::{self, Holder},
 };
 

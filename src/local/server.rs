@@ -21,10 +21,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    NAME, Options, account, binaries, cluster,
+    account, binaries, cluster,
     error::Error,
     layout::{self, Layout, Lock},
     log,
+    options::{NAME, Options},
     postmaster::{self, Postmaster, Recipe},
 };
 use crate::telemetry::Repeated;

@@ -9,11 +9,10 @@
 use tokio_postgres::Client;
 
 use super::{
-    begin,
     embedded::SCHEMA,
     error::Error,
-    lock,
     schema::{self, Deviation, Difference, Kind},
+    transaction::{begin, lock},
 };
 
 /// The indexes that are ours to remove: 011 makes them as the seed system does, 013 removes them.

@@ -18,7 +18,7 @@ use crate::database_url::{ClientIdentity, Roots, SslMode, TlsOptions, Verificati
 
 /// What is wrong with the files that a database URL names for TLS.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::postgres) enum TlsError {
+pub(crate) enum TlsError {
     /// A file cannot be read.
     #[error("{option}: cannot read {}: {cause}; correct the path in the database url, or the rights of the file", path.display())]
     Unreadable { option: &'static str, path: PathBuf, cause: io::Error },
@@ -89,7 +89,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Says what a failed connection has to do with TLS. `None` if nothing: it failed for another reason.
-pub(in crate::postgres) fn explain(error: &tokio_postgres::Error, options: &TlsOptions) -> Option<String> {
+pub(crate) fn explain(error: &tokio_postgres::Error, options: &TlsOptions) -> Option<String> {
     let in_handshake = error.to_string().starts_with("error performing TLS handshake");
     let mut cause = error::Error::source(error);
     while let Some(found) = cause {
