@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::{
     exit::Error,
-    serve::ServeArgs,
     settings::{Layered, Origin, Setting},
 };
 use crate::{
@@ -44,21 +43,22 @@ impl AsRef<Self> for DatabaseArgs {
 }
 
 /// Fills in from the configuration file, and returns which database that makes: checked, with its certificates. A URL
-/// that comes from a file can be read again from it.
+/// that comes from a file can be read again from it. The keys of the file are those of `All`, the settings of `serve`.
 ///
 /// # Errors
 ///
 /// File, secret or URL cannot be used.
-pub(super) fn resolve<A>(layered: &mut Layered<A>) -> Result<Option<UrlSource>, Error>
+pub(super) fn resolve<A, All>(layered: &mut Layered<A>) -> Result<Option<UrlSource>, Error>
 where
     A: clap::Args + AsRef<DatabaseArgs>,
+    All: clap::Args,
 {
     let file = match &layered.args().as_ref().config {
         Some(path) => Some(ConfigFile::read(path).map_err(ConfigError::from)?),
         None => ConfigFile::read_default().map_err(ConfigError::from)?,
     };
     if let Some(file) = file {
-        layered.fill_in::<ServeArgs>(&file).map_err(ConfigError::from)?;
+        layered.fill_in::<All>(&file).map_err(ConfigError::from)?;
     }
     let source = match deciding(layered)? {
         Some((_, Source::Text(url))) => {

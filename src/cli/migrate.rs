@@ -11,6 +11,7 @@ use super::{
     exit::{self, Error},
     host,
     output::{self, DocumentArgs, OutputArgs, Table},
+    serve::ServeArgs,
     settings::Layered,
 };
 use crate::{
@@ -65,7 +66,7 @@ pub struct StatusArgs {
 
 /// Which database; unlike `serve`, these commands have none of their own.
 fn database(mut args: Layered<DatabaseArgs>) -> Result<DatabaseUrl, Error> {
-    database::resolve(&mut args)?.map(|source| source.current()).ok_or_else(|| {
+    database::resolve::<_, ServeArgs>(&mut args)?.map(|source| source.current()).ok_or_else(|| {
         Error::Usage("which database? give --database-url, --database-url-file or --config, or their variables".into())
     })
 }

@@ -152,7 +152,7 @@ fn names(list: &str) -> Vec<String> {
 ///
 /// Whatever a daemon is not started with.
 pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, Vec<Setting>), Error> {
-    let url = database::resolve(&mut layered)?;
+    let url = database::resolve::<_, ServeArgs>(&mut layered)?;
     let mut settings = database::settings(&layered, url.as_ref().map(Source::current).as_ref())?;
     let config = layered.into_args().into_config(url)?;
     if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {

@@ -30,7 +30,7 @@ use super::{
     exit::{self, Error},
     healthcheck, http,
     output::{self, DocumentArgs},
-    serve::parse_socket_addr,
+    serve::{ServeArgs, parse_socket_addr},
     settings::Layered,
 };
 use crate::{clock::Clock, config::DatabaseUrl, migrate, status::Severity, store::examine};
@@ -65,7 +65,7 @@ pub struct CheckArgs {
 }
 
 pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, Error> {
-    let url = super::database::resolve(&mut args.database)?;
+    let url = super::database::resolve::<_, ServeArgs>(&mut args.database)?;
     let mut findings = Vec::new();
     let reached = reached(client, &mut findings).await;
     let cluster = match &reached {
