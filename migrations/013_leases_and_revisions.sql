@@ -11,6 +11,11 @@ ALTER TABLE cluster_metadata
     ADD COLUMN purged_revision bigint NOT NULL DEFAULT 0,
     ADD COLUMN hold_until      timestamptz,
     ADD COLUMN hold_reason     text,
+    ADD COLUMN held_until      timestamptz,
+    ADD COLUMN disrupted_at    timestamptz,
+    ADD COLUMN silent_since    timestamptz,
+    ADD COLUMN stepped_at      timestamptz,
+    ADD COLUMN stepped_ms      bigint,
     ADD COLUMN brake           text,
     ADD COLUMN brake_since     timestamptz,
     ADD COLUMN brake_overdue   bigint,
@@ -27,9 +32,14 @@ COMMENT ON COLUMN cluster_metadata.epoch_number IS 'Number of the current epoch;
 COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Whoever changes membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
 COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then load everything anew.';
 COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
-COMMENT ON COLUMN cluster_metadata.hold_until IS 'Nobody is declared dead for silence before this time, because beats may not have been heard. Null: no hold.';
+COMMENT ON COLUMN cluster_metadata.hold_until IS 'End of the hold, which is that of an operator (held_until), the time that leases have after a disruption (disrupted_at), or both. Null: no hold.';
+COMMENT ON COLUMN cluster_metadata.held_until IS 'No lease expires before this time, because an operator has put expiry on hold.';
+COMMENT ON COLUMN cluster_metadata.disrupted_at IS 'End of the latest disruption. Until hold_until, a lease expires no sooner than its own TTL and 5 s after it.';
+COMMENT ON COLUMN cluster_metadata.silent_since IS 'Since when more leases have been silent than heard, as the brake sees it. Null: they are not.';
+COMMENT ON COLUMN cluster_metadata.stepped_at IS 'When a step of the database clock was last noticed, by the new time.';
+COMMENT ON COLUMN cluster_metadata.stepped_ms IS 'How far the clock was stepped then, in milliseconds; negative: back.';
 COMMENT ON COLUMN cluster_metadata.hold_reason IS 'Why expiry is on hold.';
-COMMENT ON COLUMN cluster_metadata.brake IS 'pace: so many are overdue that they are declared dead bit by bit. protect: more than half of the living are overdue, and nobody is. Null: no brake.';
+COMMENT ON COLUMN cluster_metadata.brake IS 'pace: so many leases are overdue that they expire in portions. protect: more leases are silent than heard, and none expires. Null: no brake.';
 COMMENT ON COLUMN cluster_metadata.brake_since IS 'Since when the brake is on.';
 COMMENT ON COLUMN cluster_metadata.brake_overdue IS 'How many were overdue when the brake last looked.';
 COMMENT ON COLUMN cluster_metadata.brake_live IS 'Of how many living ones.';

@@ -29,6 +29,7 @@ BEGIN
 END
 $$;
 
+\ir functions/muster_limits.sql
 \ir functions/muster_now.sql
 \ir functions/muster_deadline.sql
 \ir functions/muster_ms_until.sql

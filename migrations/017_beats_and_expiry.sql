@@ -18,6 +18,10 @@ ALTER TABLE registry_suspicion SET (autovacuum_vacuum_scale_factor = 0, autovacu
 
 \ir functions/muster_exchange_suspicions.sql
 \ir functions/muster_saved_horizon.sql
+\ir functions/muster_heard_as_of.sql
+\ir functions/muster_count_leases.sql
+\ir functions/muster_repair_beats.sql
+\ir functions/muster_expiry_report.sql
 \ir functions/muster_reap_stale.sql
 \ir functions/muster_reap_rows.sql
 \ir functions/muster_reap_old_epoch.sql

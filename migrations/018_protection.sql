@@ -1,8 +1,8 @@
--- 018: when nobody may be declared dead, and what else must never be lost sight of: hold, brake, daemons, failover;
--- and what others can rely on: asserted leases, and who was alive when.
+-- 018: when leases must not expire, and what else has to be noticed: hold, brake, daemons, failover; and what other
+-- programs can rely on: asserted leases, and the instances that were alive at a time.
 --
--- Silence of the registry itself must never kill anybody. Expiry is *held* while beats may not have been heard, and
--- *braked* when so many are overdue at once that the fault is more likely in between than with them.
+-- An outage of the registry must not expire instances. Expiry is on *hold* while beats may not have arrived, and limited
+-- by the *brake* when so many leases are silent at once that a network fault is more likely than as many crashes.
 
 -- Lost daemons ---------------------------------------------------------------------------------------------------
 
@@ -26,11 +26,14 @@ COMMENT ON COLUMN registry_daemon_loss.lost_at IS 'When it was evicted.';
 -- Hold -----------------------------------------------------------------------------------------------------------
 
 \ir functions/muster_hold_expiry.sql
+\ir functions/muster_note_disruption.sql
 \ir functions/muster_release_expiry.sql
 \ir functions/muster_notice_disruption.sql
 
 -- Brake ----------------------------------------------------------------------------------------------------------
 
+\ir functions/muster_window_allowance.sql
+\ir functions/muster_brake_mode.sql
 \ir functions/muster_brake.sql
 
 -- Daemons --------------------------------------------------------------------------------------------------------

@@ -52,6 +52,11 @@ CREATE TABLE cluster_metadata (
     purged_revision bigint NOT NULL DEFAULT 0,
     hold_until timestamp with time zone,
     hold_reason text,
+    held_until timestamp with time zone,
+    disrupted_at timestamp with time zone,
+    silent_since timestamp with time zone,
+    stepped_at timestamp with time zone,
+    stepped_ms bigint,
     brake text,
     brake_since timestamp with time zone,
     brake_overdue bigint,
@@ -75,9 +80,14 @@ COMMENT ON COLUMN cluster_metadata.epoch_number IS 'Number of the current epoch;
 COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Whoever changes membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
 COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then load everything anew.';
 COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
-COMMENT ON COLUMN cluster_metadata.hold_until IS 'Nobody is declared dead for silence before this time, because beats may not have been heard. Null: no hold.';
+COMMENT ON COLUMN cluster_metadata.hold_until IS 'End of the hold, which is that of an operator (held_until), the time that leases have after a disruption (disrupted_at), or both. Null: no hold.';
 COMMENT ON COLUMN cluster_metadata.hold_reason IS 'Why expiry is on hold.';
-COMMENT ON COLUMN cluster_metadata.brake IS 'pace: so many are overdue that they are declared dead bit by bit. protect: more than half of the living are overdue, and nobody is. Null: no brake.';
+COMMENT ON COLUMN cluster_metadata.held_until IS 'No lease expires before this time, because an operator has put expiry on hold.';
+COMMENT ON COLUMN cluster_metadata.disrupted_at IS 'End of the latest disruption. Until hold_until, a lease expires no sooner than its own TTL and 5 s after it.';
+COMMENT ON COLUMN cluster_metadata.silent_since IS 'Since when more leases have been silent than heard, as the brake sees it. Null: they are not.';
+COMMENT ON COLUMN cluster_metadata.stepped_at IS 'When a step of the database clock was last noticed, by the new time.';
+COMMENT ON COLUMN cluster_metadata.stepped_ms IS 'How far the clock was stepped then, in milliseconds; negative: back.';
+COMMENT ON COLUMN cluster_metadata.brake IS 'pace: so many leases are overdue that they expire in portions. protect: more leases are silent than heard, and none expires. Null: no brake.';
 COMMENT ON COLUMN cluster_metadata.brake_since IS 'Since when the brake is on.';
 COMMENT ON COLUMN cluster_metadata.brake_overdue IS 'How many were overdue when the brake last looked.';
 COMMENT ON COLUMN cluster_metadata.brake_live IS 'Of how many living ones.';
@@ -596,37 +606,52 @@ END
 $function$;
 COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision.';
 
---- function muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint)
-CREATE OR REPLACE FUNCTION muster_brake(p_cluster cluster_metadata, p_now timestamp with time zone, p_live bigint, p_overdue bigint)
+--- function muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint, bigint, bigint, bigint)
+CREATE OR REPLACE FUNCTION muster_brake(p_cluster cluster_metadata, p_now timestamp with time zone, p_live bigint, p_overdue bigint, p_settled bigint, p_silent bigint, p_heard bigint)
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$
 DECLARE
-    v_brake   text;
-    v_most    boolean := p_overdue * 2 > p_live AND p_overdue > 10;
-    v_before  boolean := coalesce(p_cluster.brake_overdue * 2 > p_cluster.brake_live AND p_cluster.brake_overdue > 10, false);
-    -- The minutes of protection count from when it was needed: deaths may have been paced for long before.
-    v_since   timestamptz := CASE WHEN v_most AND NOT v_before THEN p_now ELSE least(p_cluster.brake_since, p_now) END;
-    v_new     boolean := coalesce(p_cluster.window_at < p_now - interval '15 seconds' OR p_cluster.window_at > p_now, true);
-    v_live    bigint := CASE WHEN v_new THEN p_live ELSE p_cluster.window_live END;
-    v_reaped  bigint := CASE WHEN v_new THEN 0 ELSE p_cluster.window_reaped END;
-    v_allowed bigint := greatest(greatest(10, ceil(v_live * 0.15)) - v_reaped, 0);
+    v_limits    record;
+    v_most      boolean := p_overdue > 0 AND p_silent > 1 AND p_silent > p_heard;
+    v_silent    timestamptz := CASE WHEN v_most THEN coalesce(least(p_cluster.silent_since, p_now), p_now) END;
+    v_new       boolean;
+    v_live      bigint;
+    v_reaped    bigint;
+    v_allowed   bigint;
+    v_mode      text;
 BEGIN
+    SELECT * INTO v_limits FROM muster_limits();
+    v_new := coalesce(
+        p_cluster.window_at < p_now - v_limits.window_ms * interval '1 millisecond' OR p_cluster.window_at > p_now, true);
+    v_live := CASE WHEN v_new THEN p_live ELSE p_cluster.window_live END;
+    v_reaped := CASE WHEN v_new THEN 0 ELSE p_cluster.window_reaped END;
+    v_allowed := muster_window_allowance(v_live, v_reaped);
     -- Where no daemon ever ran, or an operator has released it, there is none.
     IF p_cluster.released_until > p_now OR NOT EXISTS (SELECT FROM registry_daemon) THEN
+        v_silent := NULL;
         v_allowed := 2147483647;
-    ELSIF p_overdue > v_allowed THEN
-        v_brake := 'pace';
-        IF v_most AND v_since > p_now - interval '10 minutes' THEN
-            v_brake := 'protect';
+    ELSE
+        v_mode := muster_brake_mode(p_live, p_overdue, p_settled, p_silent, p_heard, v_allowed,
+                                    coalesce(-muster_ms_until(v_silent, p_now), 0));
+        IF p_cluster.brake = 'protect' AND NOT v_most THEN
+            PERFORM muster_note_disruption('most instances were silent at once');
+            RETURN 0;
+        END IF;
+        IF v_mode IN ('wait', 'protect') THEN
             v_allowed := 0;
         END IF;
+        v_mode := nullif(v_mode, 'wait');
     END IF;
     UPDATE cluster_metadata
-    SET brake = v_brake,
-        brake_since = CASE WHEN v_brake IS NOT NULL THEN v_since END,
-        brake_overdue = CASE WHEN v_brake IS NOT NULL THEN p_overdue END,
-        brake_live = CASE WHEN v_brake IS NOT NULL THEN p_live END,
+    SET brake = v_mode,
+        brake_since = CASE
+            WHEN v_mode = 'protect' THEN v_silent
+            WHEN v_mode IS NOT NULL THEN coalesce(least(brake_since, p_now), p_now)
+        END,
+        brake_overdue = CASE WHEN v_mode IS NOT NULL THEN p_overdue END,
+        brake_live = CASE WHEN v_mode IS NOT NULL THEN p_live END,
+        silent_since = v_silent,
         window_at = CASE WHEN v_new THEN p_now ELSE window_at END,
         window_live = v_live,
         window_reaped = v_reaped
@@ -634,7 +659,24 @@ BEGIN
     RETURN v_allowed;
 END
 $function$;
-COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint) IS 'Returns how many of p_overdue leases may be declared dead now.';
+COMMENT ON FUNCTION muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint, bigint, bigint, bigint) IS 'Returns how many leases may expire now, and records how expiry is limited.';
+
+--- function muster_brake_mode(bigint, bigint, bigint, bigint, bigint, bigint, bigint)
+CREATE OR REPLACE FUNCTION muster_brake_mode(p_live bigint, p_overdue bigint, p_settled bigint, p_silent bigint, p_heard bigint, p_allowed bigint, p_protected_ms bigint)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT CASE
+        WHEN p_overdue <= 0 THEN NULL
+        WHEN p_protected_ms < limits.protect_ms AND p_settled <= 0 AND unclear > 0
+            AND p_silent <= p_heard + unclear AND p_heard < p_silent + unclear THEN 'wait'
+        WHEN p_protected_ms < limits.protect_ms AND p_silent > 1 AND p_silent > p_heard THEN 'protect'
+        WHEN p_overdue > p_allowed THEN 'pace'
+    END
+    FROM muster_limits() AS limits, LATERAL (SELECT greatest(p_live - p_silent - p_heard, 0) AS unclear) AS rest;
+$function$;
+COMMENT ON FUNCTION muster_brake_mode(bigint, bigint, bigint, bigint, bigint, bigint, bigint) IS 'Decides how expiry is limited, by counts alone.';
 
 --- function muster_break_history()
 CREATE OR REPLACE FUNCTION muster_break_history()
@@ -706,6 +748,59 @@ $function$;
 COMMENT ON FUNCTION muster_confirm_history(bigint) IS 'Called by a daemon on every new connection of its feed, with the revision it has seen.';
 REVOKE ALL ON FUNCTION muster_confirm_history(bigint) FROM PUBLIC;
 
+--- function muster_count_leases(uuid, timestamp with time zone, timestamp with time zone, timestamp with time zone, bigint)
+CREATE OR REPLACE FUNCTION muster_count_leases(p_epoch uuid, p_now timestamp with time zone, p_horizon timestamp with time zone, p_heard_as_of timestamp with time zone, p_default_ttl_ms bigint)
+ RETURNS TABLE(next_deadline timestamp with time zone, live bigint, overdue bigint, settled bigint, silent bigint, heard bigint, future bigint, window_at timestamp with time zone, window_reaped bigint)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    v_settle    interval;
+    v_tolerance interval;
+    v_future    interval;
+    v_missed    timestamptz;
+BEGIN
+    SELECT limits.settle_ms * interval '1 millisecond', limits.tolerance_ms * interval '1 millisecond',
+           limits.future_ms * interval '1 millisecond'
+    INTO v_settle, v_tolerance, v_future
+    FROM muster_limits() AS limits;
+    -- A third of the TTL after its last beat, which is two thirds before its deadline, a lease should have beaten again.
+    SELECT min(lease.deadline), count(*), count(*) FILTER (WHERE lease.deadline < p_horizon),
+           count(*) FILTER (WHERE lease.deadline < p_horizon - v_settle),
+           max(lease.deadline - lease.ttl * 2 / 3) FILTER (WHERE lease.deadline < p_horizon),
+           count(*) FILTER (WHERE lease.last_heartbeat > p_now + v_future),
+           (SELECT cluster.window_at FROM cluster_metadata AS cluster WHERE cluster.id = 1),
+           (SELECT cluster.window_reaped FROM cluster_metadata AS cluster WHERE cluster.id = 1)
+    INTO next_deadline, live, overdue, settled, v_missed, future, window_at, window_reaped
+    FROM (
+        SELECT instance.last_heartbeat,
+               coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS ttl,
+               muster_deadline(greatest(instance.last_heartbeat, p_heard_as_of), coalesce(instance.ttl_ms, p_default_ttl_ms)) AS deadline
+        FROM registry_instance AS instance
+        WHERE instance.status <> 'dead' AND instance.cluster_epoch = p_epoch
+    ) AS lease;
+    silent := 0;
+    heard := live;
+    IF overdue > 0 THEN
+        SELECT count(*) FILTER (WHERE NOT lease.heard
+                                  AND lease.deadline - greatest(lease.ttl / 3 - v_tolerance, interval '0') < p_horizon),
+               count(*) FILTER (WHERE lease.heard)
+        INTO silent, heard
+        FROM (
+            SELECT found.ttl, found.deadline, found.deadline - found.ttl > v_missed + v_tolerance AS heard
+            FROM (
+                SELECT coalesce(instance.ttl_ms, p_default_ttl_ms) * interval '1 millisecond' AS ttl,
+                       muster_deadline(greatest(instance.last_heartbeat, p_heard_as_of), coalesce(instance.ttl_ms, p_default_ttl_ms)) AS deadline
+                FROM registry_instance AS instance
+                WHERE instance.status <> 'dead' AND instance.cluster_epoch = p_epoch
+            ) AS found
+        ) AS lease;
+    END IF;
+    RETURN NEXT;
+END
+$function$;
+COMMENT ON FUNCTION muster_count_leases(uuid, timestamp with time zone, timestamp with time zone, timestamp with time zone, bigint) IS 'Counts the live leases of an epoch, as muster_brake_mode needs them.';
+
 --- function muster_daemon_started(uuid, text, text, text)
 CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT ''::text)
  RETURNS bigint
@@ -714,6 +809,7 @@ CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address tex
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
+    v_after   interval := (SELECT stalled_after_ms FROM muster_limits()) * interval '1 millisecond';
     v_now     timestamptz;
     v_fresh   boolean;
     v_crashed boolean;
@@ -727,7 +823,7 @@ BEGIN
     WHERE daemon_id <> p_daemon_id AND p_host <> '' AND host = p_host AND address = p_address;
     v_crashed := FOUND;
     SELECT EXISTS (
-        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - interval '3 seconds'
+        SELECT FROM registry_daemon WHERE daemon_id <> p_daemon_id AND last_flush > v_now - v_after
     ) INTO v_fresh;
     INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, saved_up_to, host)
     VALUES (p_daemon_id, p_address, p_version, v_now, v_now, v_now, p_host)
@@ -735,7 +831,7 @@ BEGIN
     IF v_fresh AND NOT v_crashed THEN
         RETURN 0;
     END IF;
-    RETURN muster_hold_expiry(
+    RETURN muster_note_disruption(
         CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
 END
 $function$;
@@ -837,7 +933,7 @@ BEGIN
             WHERE instance.lease_id = lost.lease_id
         )
         ORDER BY lost.lease_id
-        LIMIT greatest(10000 - (SELECT count(*) FROM registry_suspicion), 0)
+        LIMIT greatest((SELECT suspicions_max FROM muster_limits()) - (SELECT count(*) FROM registry_suspicion), 0)
         ON CONFLICT (lease_id) DO UPDATE SET suspected_at = excluded.suspected_at;
     END IF;
     -- A second more: what is saved of a beat is later by the time that takes.
@@ -861,6 +957,30 @@ END
 $function$;
 COMMENT ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) IS 'Notes leases that the calling daemon has lost contact with, last heard of p_ages_ms ago.';
 REVOKE ALL ON FUNCTION muster_exchange_suspicions(bigint[], bigint[], bigint[]) FROM PUBLIC;
+
+--- function muster_expiry_report(timestamp with time zone, timestamp with time zone, timestamp with time zone, timestamp with time zone, text, timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_expiry_report(p_now timestamp with time zone, p_next timestamp with time zone, p_held_until timestamp with time zone, p_hold_until timestamp with time zone, p_hold_reason text, p_stalled_at timestamp with time zone)
+ RETURNS TABLE(next_in_ms bigint, held_for_ms bigint, hold_reason text)
+ LANGUAGE sql
+ STABLE
+AS $function$
+    SELECT CASE
+               WHEN p_next IS NULL THEN NULL
+               WHEN stalled THEN greatest(muster_ms_until(p_next, p_now), 1000)
+               ELSE muster_ms_until(greatest(p_next, CASE WHEN p_hold_until > p_now THEN p_held_until END), p_now)
+           END,
+           CASE
+               WHEN stalled THEN greatest(muster_ms_until(p_stalled_at, p_now) + limits.evicted_after_ms, 100)
+               WHEN p_hold_until > p_now THEN greatest(muster_ms_until(p_hold_until, p_now), 1)
+           END,
+           CASE
+               WHEN stalled THEN 'a daemon has stopped saving beats'
+               WHEN p_hold_until > p_now THEN p_hold_reason
+           END
+    FROM muster_limits() AS limits,
+         LATERAL (SELECT p_stalled_at IS NOT NULL AND coalesce(p_hold_until, p_now) <= p_now AS stalled) AS daemons;
+$function$;
+COMMENT ON FUNCTION muster_expiry_report(timestamp with time zone, timestamp with time zone, timestamp with time zone, timestamp with time zone, text, timestamp with time zone) IS 'What the reaper is told about the next deadline and about the hold, by times alone.';
 
 --- function muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_flush_beats(p_daemon_id uuid, p_lease_ids bigint[], p_ages_ms bigint[], p_saved_up_to timestamp with time zone DEFAULT NULL::timestamp with time zone)
@@ -898,6 +1018,17 @@ END
 $function$;
 COMMENT ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) IS 'Saves beats that a daemon received: leases, and how many milliseconds ago each beat arrived.';
 REVOKE ALL ON FUNCTION muster_flush_beats(uuid, bigint[], bigint[], timestamp with time zone) FROM PUBLIC;
+
+--- function muster_heard_as_of(timestamp with time zone, timestamp with time zone, timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_heard_as_of(p_now timestamp with time zone, p_hold_until timestamp with time zone, p_disrupted_at timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$
+    SELECT CASE WHEN p_hold_until > p_now THEN p_disrupted_at + grace_ms * interval '1 millisecond' END
+    FROM muster_limits();
+$function$;
+COMMENT ON FUNCTION muster_heard_as_of(timestamp with time zone, timestamp with time zone, timestamp with time zone) IS 'As of when every lease counts as heard, because of a disruption.';
 
 --- function muster_hidden_character(text)
 CREATE OR REPLACE FUNCTION muster_hidden_character(p_text text)
@@ -1038,32 +1169,54 @@ CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text, p_for_ms bigint DEF
 AS $function$
 DECLARE
     v_cluster cluster_metadata;
+    v_limits  record;
     v_for_ms  bigint := p_for_ms;
+    v_now     timestamptz;
     v_until   timestamptz;
 BEGIN
     v_cluster := muster_lock_cluster();
+    SELECT * INTO v_limits FROM muster_limits();
     IF v_for_ms IS NULL THEN
-        SELECT max(coalesce(instance.ttl_ms, 15000)) + 5000 INTO v_for_ms
+        SELECT max(coalesce(instance.ttl_ms, v_limits.ttl_default_ms)) + v_limits.grace_ms INTO v_for_ms
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
     END IF;
     IF v_for_ms IS NULL THEN
         RETURN 0;
     END IF;
-    v_until := muster_now() + v_for_ms * interval '1 millisecond';
-    -- An end that is absurdly late comes from a clock that was wrong; an operator's longest hold is an hour.
-    IF coalesce(v_cluster.hold_until < v_until OR v_cluster.hold_until > muster_now() + interval '1 hour', true) THEN
-        -- While nobody is judged there is no brake. After the hold it looks anew, with all of its minutes.
-        UPDATE cluster_metadata
-        SET hold_until = v_until, hold_reason = p_reason,
-            brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL
-        WHERE id = 1;
+    v_now := muster_now();
+    v_until := v_now + v_for_ms * interval '1 millisecond';
+    -- An end that is later than any hold can be comes from a clock that was wrong.
+    IF v_cluster.hold_until > v_now + v_limits.hold_max_ms * interval '1 millisecond' THEN
+        v_cluster.hold_until := NULL;
+        v_cluster.held_until := NULL;
     END IF;
+    UPDATE cluster_metadata
+    SET held_until = greatest(v_cluster.held_until, v_until),
+        hold_until = greatest(v_cluster.hold_until, v_until),
+        hold_reason = CASE WHEN v_cluster.hold_until >= v_until THEN hold_reason ELSE p_reason END,
+        silent_since = NULL, brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL
+    WHERE id = 1;
     RETURN v_for_ms;
 END
 $function$;
-COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Suspends expiry for p_for_ms, or for the longest TTL of a live lease plus 5 s, so that each of them can be renewed first.';
+COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Puts expiry on hold for p_for_ms, or for the longest TTL of a live lease and 5 s, for an operator: no lease expires meanwhile.';
 REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;
+
+--- function muster_limits()
+CREATE OR REPLACE FUNCTION muster_limits()
+ RETURNS TABLE(ttl_min_ms bigint, ttl_max_ms bigint, ttl_default_ms bigint, stalled_after_ms bigint, evicted_after_ms bigint, loss_kept_ms bigint, grace_ms bigint, hold_max_ms bigint, window_ms bigint, window_deaths_min bigint, window_deaths_percent bigint, protect_ms bigint, settle_ms bigint, tolerance_ms bigint, future_ms bigint, suspicions_max bigint, history_gap bigint)
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT 2000::bigint, 300000::bigint, 15000::bigint,
+           3000::bigint, 15000::bigint, 3600000::bigint,
+           5000::bigint, 3600000::bigint,
+           15000::bigint, 10::bigint, 15::bigint,
+           600000::bigint, 1000::bigint, 500::bigint,
+           60000::bigint, 10000::bigint, 1000000::bigint;
+$function$;
+COMMENT ON FUNCTION muster_limits() IS 'The numbers that expiry is decided by, each in this one place.';
 
 --- function muster_lock_cluster()
 CREATE OR REPLACE FUNCTION muster_lock_cluster()
@@ -1126,7 +1279,8 @@ CREATE OR REPLACE FUNCTION muster_new_history(p_cluster cluster_metadata, p_seen
 AS $function$
 DECLARE
     v_cluster  cluster_metadata;
-    v_revision bigint := greatest(p_cluster.revision, p_seen_revision) + 1000000;
+    v_revision bigint := greatest(p_cluster.revision, p_seen_revision)
+        + (SELECT history_gap FROM muster_limits());
 BEGIN
     UPDATE cluster_metadata
     SET history_id = gen_random_uuid(),
@@ -1135,12 +1289,12 @@ BEGIN
         system_id = muster_system_id()
     WHERE id = 1;
     PERFORM pg_notify('muster', v_revision::text);
-    PERFORM muster_hold_expiry(p_reason);
+    PERFORM muster_note_disruption(p_reason);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
     RETURN v_cluster;
 END
 $function$;
-COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history a million revisions on, so that no lost revision is used again with another meaning.';
+COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history history_gap revisions on, so that no lost revision is used again with another meaning.';
 
 --- function muster_note_deletion()
 CREATE OR REPLACE FUNCTION muster_note_deletion()
@@ -1170,15 +1324,64 @@ $function$;
 COMMENT ON FUNCTION muster_note_deletion() IS 'Keeps readers from missing rows that are deleted, by the purge or by hand.';
 REVOKE ALL ON FUNCTION muster_note_deletion() FROM PUBLIC;
 
+--- function muster_note_disruption(text)
+CREATE OR REPLACE FUNCTION muster_note_disruption(p_reason text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_cluster cluster_metadata;
+    v_limits  record;
+    v_for_ms  bigint;
+    v_now     timestamptz;
+    v_until   timestamptz;
+BEGIN
+    v_cluster := muster_lock_cluster();
+    SELECT * INTO v_limits FROM muster_limits();
+    SELECT max(coalesce(instance.ttl_ms, v_limits.ttl_default_ms)) + v_limits.grace_ms INTO v_for_ms
+    FROM registry_instance AS instance
+    WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch;
+    IF v_for_ms IS NULL THEN
+        RETURN 0;
+    END IF;
+    v_now := muster_now();
+    v_until := v_now + v_for_ms * interval '1 millisecond';
+    UPDATE cluster_metadata
+    SET disrupted_at = v_now,
+        hold_until = greatest(v_until, held_until),
+        hold_reason = CASE WHEN held_until > v_until AND hold_reason IS NOT NULL THEN hold_reason ELSE p_reason END,
+        silent_since = NULL, brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL
+    WHERE id = 1;
+    RETURN v_for_ms;
+END
+$function$;
+COMMENT ON FUNCTION muster_note_disruption(text) IS 'Records the end of a disruption: from now on a lease expires no sooner than its own TTL and 5 s.';
+REVOKE ALL ON FUNCTION muster_note_disruption(text) FROM PUBLIC;
+
 --- function muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_notice_disruption(p_now timestamp with time zone, p_expected_now timestamp with time zone, p_tolerance_ms bigint)
  RETURNS void
  LANGUAGE plpgsql
 AS $function$
+DECLARE
+    v_limits  record;
+    v_evicted interval;
+    v_kept    interval;
+    v_cluster cluster_metadata;
+    v_held    timestamptz;
+    v_step_ms bigint := muster_ms_until(p_now, p_expected_now);
 BEGIN
-    IF abs(extract(epoch FROM p_now - p_expected_now)) * 1000 > p_tolerance_ms THEN
-        PERFORM muster_lock_cluster();
-        -- After a step back, stamps from before it would lie in the future, and their owners could not die.
+    SELECT * INTO v_limits FROM muster_limits();
+    v_evicted := v_limits.evicted_after_ms * interval '1 millisecond';
+    v_kept := v_limits.loss_kept_ms * interval '1 millisecond';
+    -- A disruption that lies ahead was recorded before a step back that no daemon was there to notice.
+    IF abs(v_step_ms) > p_tolerance_ms
+        OR EXISTS (SELECT FROM cluster_metadata WHERE id = 1 AND disrupted_at > muster_now() + interval '1 second')
+    THEN
+        v_cluster := muster_lock_cluster();
+        -- After a step back, stamps from before it would lie in the future, and their leases could not expire.
         PERFORM FROM registry_instance
         WHERE last_heartbeat > p_now AND status <> 'dead'
         ORDER BY lease_id
@@ -1186,18 +1389,28 @@ BEGIN
         UPDATE registry_instance SET last_heartbeat = p_now WHERE last_heartbeat > p_now AND status <> 'dead';
         UPDATE registry_daemon SET last_flush = p_now, saved_up_to = p_now;
         UPDATE registry_daemon_loss SET lost_at = p_now WHERE lost_at > p_now;
-        -- Nobody can say how much of a release is left.
+        -- Every daemon notices the same step, and the hold moves once.
+        v_held := v_cluster.held_until;
+        IF NOT coalesce(v_cluster.stepped_at BETWEEN p_now - interval '1 minute' AND muster_now()
+                        AND abs(v_cluster.stepped_ms - v_step_ms) <= p_tolerance_ms + 1000, false)
+        THEN
+            v_held := CASE WHEN v_held > p_expected_now THEN v_held + v_step_ms * interval '1 millisecond' END;
+        END IF;
+        -- An end that is later than any hold can be comes from a clock that was wrong. How much of a release is left is
+        -- not known.
+        IF v_held > p_now + v_limits.hold_max_ms * interval '1 millisecond' THEN
+            v_held := NULL;
+        END IF;
         UPDATE cluster_metadata
-        SET released_until = NULL,
-            hold_until = CASE WHEN hold_until <= p_now + interval '1 hour' THEN hold_until END
+        SET released_until = NULL, held_until = v_held, hold_until = v_held, stepped_at = p_now, stepped_ms = v_step_ms
         WHERE id = 1;
-        PERFORM muster_hold_expiry('the database clock was stepped');
+        PERFORM muster_note_disruption('the database clock was stepped');
     END IF;
-    IF EXISTS (SELECT FROM registry_daemon WHERE last_flush < p_now - interval '15 seconds') THEN
+    IF EXISTS (SELECT FROM registry_daemon WHERE last_flush < p_now - v_evicted) THEN
         PERFORM muster_lock_cluster();
-        -- A concurrent caller finds it gone. The loss is kept for an hour, for every daemon to report.
+        -- A concurrent caller finds it gone.
         WITH lost AS (
-            DELETE FROM registry_daemon WHERE last_flush < muster_now() - interval '15 seconds'
+            DELETE FROM registry_daemon WHERE last_flush < muster_now() - v_evicted
             RETURNING daemon_id, address, version, started_at, last_flush
         )
         INSERT INTO registry_daemon_loss (daemon_id, address, version, started_at, last_flush, lost_at)
@@ -1205,13 +1418,13 @@ BEGIN
         FROM lost
         ON CONFLICT (daemon_id) DO UPDATE SET last_flush = excluded.last_flush, lost_at = excluded.lost_at;
         IF FOUND THEN
-            DELETE FROM registry_daemon_loss WHERE lost_at < muster_now() - interval '1 hour';
-            PERFORM muster_hold_expiry('a daemon was lost');
+            DELETE FROM registry_daemon_loss WHERE lost_at < muster_now() - v_kept;
+            PERFORM muster_note_disruption('a daemon was lost');
         END IF;
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint) IS 'Puts expiry on hold if the clock is not where the caller expects it, or if a daemon has not said for 15 s that it is well.';
+COMMENT ON FUNCTION muster_notice_disruption(timestamp with time zone, timestamp with time zone, bigint) IS 'Notes a disruption if the clock is not where the caller expects it, or if a daemon has not flushed for 15 s.';
 
 --- function muster_now()
 CREATE OR REPLACE FUNCTION muster_now()
@@ -1310,8 +1523,8 @@ $function$;
 COMMENT ON FUNCTION muster_reap_old_epoch(integer, text) IS 'Writes down, for at most p_limit instances of older epochs, the death they died when the epoch was rotated.';
 REVOKE ALL ON FUNCTION muster_reap_old_epoch(integer, text) FROM PUBLIC;
 
---- function muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, bigint, integer, text)
-CREATE OR REPLACE FUNCTION muster_reap_rows(p_cluster cluster_metadata, p_now timestamp with time zone, p_horizon timestamp with time zone, p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
+--- function muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, timestamp with time zone, bigint, integer, text)
+CREATE OR REPLACE FUNCTION muster_reap_rows(p_cluster cluster_metadata, p_now timestamp with time zone, p_horizon timestamp with time zone, p_heard_as_of timestamp with time zone, p_default_ttl_ms bigint, p_limit integer, p_decided_by text)
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$
@@ -1319,13 +1532,14 @@ DECLARE
     v_reaped integer;
 BEGIN
     -- FOR UPDATE re-checks the deadline on the row as it is once locked: a beat saved meanwhile keeps it alive. Rows
-    -- that a flush holds right now are skipped: somebody has just heard from them.
+    -- that a flush holds right now are skipped: they have just been heard.
     WITH overdue AS MATERIALIZED (
         SELECT instance.instance_id, instance.lease_id
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
-          AND muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)) < p_horizon
+          AND muster_deadline(greatest(instance.last_heartbeat, p_heard_as_of), coalesce(instance.ttl_ms, p_default_ttl_ms))
+              < p_horizon
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
@@ -1347,7 +1561,7 @@ BEGIN
     RETURN v_reaped;
 END
 $function$;
-COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale.';
+COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale.';
 
 --- function muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit integer, p_decided_by text, p_expected_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tolerance_ms bigint DEFAULT 1000)
@@ -1358,77 +1572,53 @@ CREATE OR REPLACE FUNCTION muster_reap_stale(p_default_ttl_ms bigint, p_limit in
 AS $function$
 #variable_conflict use_column
 DECLARE
-    v_cluster cluster_metadata;
-    v_now     timestamptz := muster_now();
-    v_next    timestamptz;
-    v_live    bigint;
-    v_overdue bigint;
-    v_window  timestamptz;
-    v_before  bigint;
-    v_died    bigint;
-    v_horizon timestamptz;
-    v_future  bigint;
-    v_stalled timestamptz;
-    v_budget  integer;
+    v_cluster  cluster_metadata;
+    v_count    record;
+    v_now      timestamptz := muster_now();
+    v_as_of    timestamptz;
+    v_stalled  timestamptz;
+    v_horizon  timestamptz;
+    v_died     bigint;
+    v_budget   integer;
+    v_after    interval := (SELECT stalled_after_ms FROM muster_limits()) * interval '1 millisecond';
 BEGIN
     reaped := 0;
     PERFORM muster_notice_disruption(v_now, p_expected_now, p_tolerance_ms);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
-    v_horizon := muster_saved_horizon(v_now);
-    -- One statement, one moment: the window of the brake as it is in what is counted.
-    SELECT min(deadline), count(*), count(*) FILTER (WHERE deadline < v_horizon), count(*) FILTER (WHERE is_future),
-           (SELECT window_at FROM cluster_metadata WHERE id = 1),
-           (SELECT window_reaped FROM cluster_metadata WHERE id = 1)
-    INTO v_next, v_live, v_overdue, v_future, v_window, v_before
-    FROM (
-        SELECT muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)) AS deadline,
-               instance.last_heartbeat > v_now + interval '1 minute' AS is_future
-        FROM registry_instance AS instance
-        WHERE instance.status <> 'dead' AND instance.cluster_epoch = v_cluster.current_epoch
-    ) AS deadlines;
-
-    -- No clock has stamped such a beat, and its lease would never end: it counts as a beat of now.
-    IF v_future > 0 THEN
-        UPDATE registry_instance SET last_heartbeat = v_now
-        WHERE instance_id IN (
-            SELECT instance_id FROM registry_instance
-            WHERE status <> 'dead' AND last_heartbeat > v_now + interval '1 minute'
-            ORDER BY lease_id
-            LIMIT p_limit
-            FOR NO KEY UPDATE SKIP LOCKED
-        );
+    v_as_of := muster_heard_as_of(v_now, v_cluster.hold_until, v_cluster.disrupted_at);
+    SELECT * INTO v_count
+    FROM muster_count_leases(v_cluster.current_epoch, v_now, muster_saved_horizon(v_now), v_as_of, p_default_ttl_ms);
+    IF v_count.future > 0 THEN
+        PERFORM muster_repair_beats(v_now, p_limit);
     END IF;
+    SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - v_after;
 
-    -- A daemon that has not said for 3 s that it is well may have beats on the way. After 15 s it is given up.
-    SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
-
-    -- The brake comes off even if nobody is left who is overdue.
-    IF v_overdue > 0 OR v_cluster.brake IS NOT NULL THEN
+    -- The brake comes off even if no lease is overdue any more.
+    IF v_count.overdue > 0 OR v_cluster.brake IS NOT NULL OR v_cluster.silent_since IS NOT NULL THEN
         -- Under the lock, because a hold or a rotation may have come in between.
         v_cluster := muster_lock_cluster();
         v_now := muster_now();
-        SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - interval '3 seconds';
+        SELECT min(last_flush) INTO v_stalled FROM registry_daemon WHERE last_flush < v_now - v_after;
+        v_as_of := muster_heard_as_of(v_now, v_cluster.hold_until, v_cluster.disrupted_at);
         v_horizon := muster_saved_horizon(v_now);
-        IF v_stalled IS NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
-            -- Whom another daemon has declared dead since they were counted is overdue no more, and must not be held
-            -- against the window twice.
-            v_died := v_cluster.window_reaped - CASE WHEN v_cluster.window_at = v_window THEN v_before ELSE 0 END;
-            v_budget := muster_brake(v_cluster, v_now, v_live - v_died, greatest(v_overdue - v_died, 0));
-            reaped := muster_reap_rows(v_cluster, v_now, v_horizon, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
+        IF v_stalled IS NULL AND NOT coalesce(v_cluster.held_until > v_now AND v_cluster.hold_until > v_now, false) THEN
+            -- Leases that another daemon has declared dead since they were counted are overdue no more, and must not
+            -- be held against the window twice.
+            v_died := v_cluster.window_reaped
+                - CASE WHEN v_cluster.window_at = v_count.window_at THEN v_count.window_reaped ELSE 0 END;
+            v_budget := muster_brake(
+                v_cluster, v_now, v_count.live - v_died, greatest(v_count.overdue - v_died, 0),
+                greatest(v_count.settled - v_died, 0), greatest(v_count.silent - v_died, 0), v_count.heard);
+            reaped := muster_reap_rows(
+                v_cluster, v_now, v_horizon, v_as_of, p_default_ttl_ms, least(p_limit, v_budget), p_decided_by);
             UPDATE cluster_metadata SET window_reaped = window_reaped + reaped WHERE id = 1
             RETURNING * INTO v_cluster;
         END IF;
     END IF;
 
-    IF v_stalled IS NOT NULL AND coalesce(v_cluster.hold_until, v_now) <= v_now THEN
-        v_cluster.hold_until := greatest(v_stalled + interval '15 seconds', v_now + interval '100 milliseconds');
-        v_cluster.hold_reason := 'a daemon has stopped saving beats';
-    END IF;
-    next_in_ms := muster_ms_until(v_next, v_now);
-    IF v_cluster.hold_until > v_now THEN
-        held_for_ms := greatest(muster_ms_until(v_cluster.hold_until, v_now), 1);
-        hold_reason := v_cluster.hold_reason;
-    END IF;
+    SELECT * INTO next_in_ms, held_for_ms, hold_reason
+    FROM muster_expiry_report(
+        v_now, v_count.next_deadline, v_cluster.held_until, v_cluster.hold_until, v_cluster.hold_reason, v_stalled);
     brake := v_cluster.brake;
     read_at := v_now;
     RETURN NEXT;
@@ -1471,12 +1661,13 @@ AS $function$
 BEGIN
     PERFORM muster_lock_cluster();
     UPDATE cluster_metadata
-    SET hold_until = NULL, hold_reason = NULL, brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL,
+    SET hold_until = NULL, held_until = NULL, hold_reason = NULL, disrupted_at = NULL, silent_since = NULL,
+        brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL,
         released_until = muster_now() + p_for_ms * interval '1 millisecond'
     WHERE id = 1;
 END
 $function$;
-COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and lifts the rate limit for p_for_ms, on the word of an operator.';
+COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and lifts the rate limit for p_for_ms, for an operator.';
 REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
 
 --- function muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint)
@@ -1515,6 +1706,23 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint) IS 'A registration repeated by the owner of a live lease.';
+
+--- function muster_repair_beats(timestamp with time zone, integer)
+CREATE OR REPLACE FUNCTION muster_repair_beats(p_now timestamp with time zone, p_limit integer)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+    UPDATE registry_instance SET last_heartbeat = p_now
+    WHERE instance_id IN (
+        SELECT instance_id FROM registry_instance
+        WHERE status <> 'dead'
+          AND last_heartbeat > p_now + (SELECT future_ms FROM muster_limits()) * interval '1 millisecond'
+        ORDER BY lease_id
+        LIMIT p_limit
+        FOR NO KEY UPDATE SKIP LOCKED
+    );
+$function$;
+COMMENT ON FUNCTION muster_repair_beats(timestamp with time zone, integer) IS 'Takes at most p_limit beats that lie further than future_ms after p_now as beats of p_now.';
 
 --- function muster_rotate_epoch(uuid, uuid, text, text)
 CREATE OR REPLACE FUNCTION muster_rotate_epoch(p_new uuid, p_expected uuid, p_reason text, p_rotated_by text)
@@ -1609,7 +1817,8 @@ CREATE OR REPLACE FUNCTION muster_saved_horizon(p_now timestamp with time zone)
  RETURNS timestamp with time zone
  LANGUAGE sql
 AS $function$
-    SELECT least(min(saved_up_to), p_now) FROM registry_daemon WHERE last_flush <= p_now + interval '15 seconds';
+    SELECT least(min(saved_up_to), p_now) FROM registry_daemon
+    WHERE last_flush <= p_now + (SELECT evicted_after_ms FROM muster_limits()) * interval '1 millisecond';
 $function$;
 COMMENT ON FUNCTION muster_saved_horizon(timestamp with time zone) IS 'Up to when every daemon has saved the beats that it has heard.';
 
@@ -1716,6 +1925,17 @@ CREATE OR REPLACE FUNCTION muster_timeline()
  LANGUAGE sql
 AS $function$SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)$function$;
 COMMENT ON FUNCTION muster_timeline() IS 'Timeline of the write-ahead log: changes with every failover and recovery. Null where the engine does not tell.';
+
+--- function muster_window_allowance(bigint, bigint)
+CREATE OR REPLACE FUNCTION muster_window_allowance(p_live bigint, p_reaped bigint)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT greatest(greatest(window_deaths_min, ceil(p_live * window_deaths_percent / 100.0)::bigint) - p_reaped, 0)
+    FROM muster_limits();
+$function$;
+COMMENT ON FUNCTION muster_window_allowance(bigint, bigint) IS 'How many more leases may expire in a window in which p_reaped of p_live leases have expired.';
 
 --- function muster_writers()
 CREATE OR REPLACE FUNCTION muster_writers()

@@ -1,5 +1,6 @@
 -- muster_deadline: When a lease ends without another beat: p_last_heartbeat plus the TTL, 15 s where p_ttl_ms is null.
--- Always a time between 1970 and 10068, whatever a hand wrote into the row: one row with an infinite time would
+-- The number is that of muster_limits: it
+-- is repeated here because views call this function with the search path of their caller. Always a time between 1970 and 10068, whatever a hand wrote into the row: one row with an infinite time would
 -- otherwise end the statement for all rows. A planner inlines it (STABLE, one expression, no search_path).
 
 CREATE OR REPLACE FUNCTION muster_deadline(p_last_heartbeat timestamptz, p_ttl_ms bigint)

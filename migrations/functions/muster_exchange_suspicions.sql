@@ -1,6 +1,6 @@
 -- muster_exchange_suspicions: Notes leases that the calling daemon has lost contact with, last heard of p_ages_ms ago;
 -- withdraws those that it has heard of since (p_heard), that have ended, or of which a later beat is saved; and
--- returns the ones that stand, each with its age in milliseconds. At most 10,000 stand at a time: of more, the other
+-- returns the ones that stand, each with its age in milliseconds. At most suspicions_max stand at a time: of more, the other
 -- daemons learn when the TTL has passed.
 
 CREATE OR REPLACE FUNCTION muster_exchange_suspicions(p_lost bigint[], p_ages_ms bigint[], p_heard bigint[])
@@ -31,7 +31,7 @@ BEGIN
             WHERE instance.lease_id = lost.lease_id
         )
         ORDER BY lost.lease_id
-        LIMIT greatest(10000 - (SELECT count(*) FROM registry_suspicion), 0)
+        LIMIT greatest((SELECT suspicions_max FROM muster_limits()) - (SELECT count(*) FROM registry_suspicion), 0)
         ON CONFLICT (lease_id) DO UPDATE SET suspected_at = excluded.suspected_at;
     END IF;
     -- A second more: what is saved of a beat is later by the time that takes.

@@ -1,4 +1,4 @@
--- muster_new_history: Begins a new history a million revisions on, so that no lost revision is used again with another
+-- muster_new_history: Begins a new history history_gap revisions on, so that no lost revision is used again with another
 -- meaning.
 --
 -- Readers reload the registry, and expiry is held. The caller holds the cluster row.
@@ -10,7 +10,8 @@ VOLATILE
 AS $$
 DECLARE
     v_cluster  cluster_metadata;
-    v_revision bigint := greatest(p_cluster.revision, p_seen_revision) + 1000000;
+    v_revision bigint := greatest(p_cluster.revision, p_seen_revision)
+        + (SELECT history_gap FROM muster_limits());
 BEGIN
     UPDATE cluster_metadata
     SET history_id = gen_random_uuid(),
@@ -19,10 +20,10 @@ BEGIN
         system_id = muster_system_id()
     WHERE id = 1;
     PERFORM pg_notify('muster', v_revision::text);
-    PERFORM muster_hold_expiry(p_reason);
+    PERFORM muster_note_disruption(p_reason);
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
     RETURN v_cluster;
 END
 $$;
 
-COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history a million revisions on, so that no lost revision is used again with another meaning.';
+COMMENT ON FUNCTION muster_new_history(cluster_metadata, bigint, text) IS 'Begins a new history history_gap revisions on, so that no lost revision is used again with another meaning.';

@@ -1,9 +1,11 @@
--- muster_reap_rows: The deaths of muster_reap_stale: deadlines before p_horizon. The caller holds the cluster row.
+-- muster_reap_rows: The deaths of muster_reap_stale: deadlines before p_horizon, where each
+-- lease counts as heard as of p_heard_as_of (muster_heard_as_of). The caller holds the cluster row.
 
 CREATE OR REPLACE FUNCTION muster_reap_rows(
     p_cluster        cluster_metadata,
     p_now            timestamptz,
     p_horizon        timestamptz,
+    p_heard_as_of    timestamptz,
     p_default_ttl_ms bigint,
     p_limit          integer,
     p_decided_by     text
@@ -16,13 +18,14 @@ DECLARE
     v_reaped integer;
 BEGIN
     -- FOR UPDATE re-checks the deadline on the row as it is once locked: a beat saved meanwhile keeps it alive. Rows
-    -- that a flush holds right now are skipped: somebody has just heard from them.
+    -- that a flush holds right now are skipped: they have just been heard.
     WITH overdue AS MATERIALIZED (
         SELECT instance.instance_id, instance.lease_id
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
-          AND muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)) < p_horizon
+          AND muster_deadline(greatest(instance.last_heartbeat, p_heard_as_of), coalesce(instance.ttl_ms, p_default_ttl_ms))
+              < p_horizon
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
@@ -45,4 +48,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamptz, timestamptz, bigint, integer, text) IS 'The deaths of muster_reap_stale.';
+COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamptz, timestamptz, timestamptz, bigint, integer, text) IS 'The deaths of muster_reap_stale.';

@@ -7,7 +7,8 @@ RETURNS timestamptz
 LANGUAGE sql
 VOLATILE
 AS $$
-    SELECT least(min(saved_up_to), p_now) FROM registry_daemon WHERE last_flush <= p_now + interval '15 seconds';
+    SELECT least(min(saved_up_to), p_now) FROM registry_daemon
+    WHERE last_flush <= p_now + (SELECT evicted_after_ms FROM muster_limits()) * interval '1 millisecond';
 $$;
 
 COMMENT ON FUNCTION muster_saved_horizon(timestamptz) IS 'Up to when every daemon has saved the beats that it has heard.';

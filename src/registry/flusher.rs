@@ -28,7 +28,7 @@ use crate::{
     clock::Clock,
     metrics::FlushMetrics,
     model::{Lease, lease::LeaseState},
-    store::{self, Lane, Pool, expiry::DaemonEntry},
+    store::{self, Pool, expiry::DaemonEntry},
     telemetry::{Repeated, chain},
 };
 
@@ -180,7 +180,7 @@ impl Flusher {
     async fn hold_after_outage(&self, deadline: Instant) -> Result<(), store::Error> {
         if self.clock.now_ms() > self.answered_ms + FLUSH_PERIOD_MS + OUTAGE_MS {
             let reason = "the database was away";
-            let held = store::expiry::hold_expiry(&self.pool, Lane::Engine, reason, None, deadline).await?;
+            let held = store::expiry::note_disruption(&self.pool, reason, deadline).await?;
             tracing::warn!(held_ms = held.as_millis(), "expiry on hold after a database outage");
         }
         Ok(())

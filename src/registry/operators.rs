@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{error::Error, writer::Writer};
 use crate::{
     model::{DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange},
-    store::{self, Lane, Pool},
+    store::{self, Pool},
     telemetry::chain,
 };
 
@@ -28,13 +28,13 @@ impl Operators {
         Self { pool, writer }
     }
 
-    /// Suspends expiry for `for_`, or for the longest TTL of the living and 5 s. Returns for how long.
+    /// Suspends expiry for `for_`, or for the longest TTL of a live lease and 5 s. Returns for how long.
     ///
     /// # Errors
     /// See [`Error`]. Repeating it is safe.
     pub async fn hold(&self, reason: &str, for_: Option<Duration>) -> Result<Duration, Error> {
         let deadline = Instant::now() + TIMEOUT;
-        let held = store::expiry::hold_expiry(&self.pool, Lane::Operator, reason, for_, deadline).await;
+        let held = store::expiry::hold_expiry(&self.pool, reason, for_, deadline).await;
         held.map_err(|error| told("expiry could not be held", &error))
     }
 

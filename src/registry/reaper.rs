@@ -234,16 +234,15 @@ impl SeenClock {
     }
 }
 
-/// When to look next: at the earliest deadline, or when the hold ends.
+/// When to look next: when a lease can expire.
 fn pause_after(report: &StaleReport) -> Duration {
     let until_deadline = report.next_deadline.unwrap_or(LONGEST_SLEEP);
-    let until_hold_ends = report.hold.as_ref().map_or(Duration::ZERO, |hold| hold.remaining);
-    if report.reaped == 0 && until_deadline.is_zero() && report.hold.is_none() {
-        // Overdue, but a daemon has not yet said that it has saved everything up to then.
+    if report.reaped == 0 && until_deadline.is_zero() && report.brake.is_none() {
+        // Overdue, but a daemon has not yet saved everything up to then, or it is not clear which others are silent.
         return UNSURE_SLEEP;
     }
     // A millisecond more: at the deadline itself nobody is overdue yet.
-    let pause = until_deadline.max(until_hold_ends) + Duration::from_millis(1);
+    let pause = until_deadline + Duration::from_millis(1);
     if report.brake.is_some() {
         return BRAKED_SLEEP;
     }
@@ -275,9 +274,9 @@ fn tell_rules(seen: &mut Rules, metrics: &HoldMetrics, report: &Result<StaleRepo
     }
     if rules.brake != seen.brake {
         match rules.brake {
-            Some(BrakeMode::Pace) => tracing::warn!("many are overdue at once: they are declared dead bit by bit"),
+            Some(BrakeMode::Pace) => tracing::warn!("many leases are overdue at once, expiry is slowed"),
             Some(BrakeMode::Protect) => {
-                tracing::error!("more than half of the living are overdue: nobody is declared dead for 10 minutes");
+                tracing::error!("most instances are silent at once, expiry is stopped for 10 minutes");
             }
             None => tracing::info!("expiry is no longer braked"),
         }
@@ -371,9 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn it_sleeps_until_the_earliest_deadline_or_the_end_of_the_hold() {
+    fn reaper_sleeps_until_a_lease_can_expire() {
         assert_eq!(pause_after(&report(0, Some(4_000), None)), Duration::from_millis(4_001));
-        assert_eq!(pause_after(&report(0, Some(4_000), Some(9_000))), Duration::from_millis(9_001));
+        assert_eq!(
+            pause_after(&report(0, Some(4_000), Some(9_000))),
+            Duration::from_millis(4_001),
+            "PostgreSQL counts the hold in"
+        );
+        assert_eq!(pause_after(&report(0, Some(0), Some(9_000))), UNSURE_SLEEP);
         assert_eq!(pause_after(&report(0, None, None)), LONGEST_SLEEP);
         assert_eq!(pause_after(&report(3, Some(0), None)), SHORTEST_SLEEP);
         assert_eq!(pause_after(&report(500, Some(0), None)), Duration::ZERO, "a full batch has more behind it");

@@ -129,9 +129,8 @@ pub(super) fn expiry(facts: &Facts, found: &mut Vec<Problem>) {
             BrakeMode::Protect => (
                 Code::BrakeProtect,
                 Severity::Critical,
-                "No lease expires: when more than half of the live instances are overdue at once, a fault between them \
-                 and the registry is more likely than their end. It ends when they are heard again, or after 10 \
-                 minutes. Check the network; if the instances are gone for good, release the brake.",
+                "No lease expires: when more instances are silent than heard, a fault between them and the registry is \
+                 more likely than their end. It ends when they are heard again, or after 10 minutes. Check the network; if the instances are gone for good, release the brake.",
             ),
             BrakeMode::Pace => (
                 Code::BrakePace,
@@ -143,8 +142,8 @@ pub(super) fn expiry(facts: &Facts, found: &mut Vec<Problem>) {
         found.push(Problem::new(code, severity, summary, action).with_command("musterd release"));
     }
     if let Some(hold) = &facts.hold {
-        let action = "No lease expires meanwhile; silent instances become suspect and rank last. The hold ends \
-                      automatically.";
+        let action = "After a disruption each lease has its TTL and 5 s; no lease expires during an operator's hold. Silent \
+                      instances become suspect and rank last. The hold ends automatically.";
         let problem = Problem::new(Code::Hold, Severity::Warning, format!("Expiry is {}", hold_text(hold)), action);
         found.push(problem.with_command("musterd release"));
     }

@@ -17,7 +17,7 @@ use crate::model::{BrakeMode, Hold, input::TTL_DEFAULT};
 pub struct StaleReport {
     /// Instances declared dead.
     pub reaped: u64,
-    /// In how long the earliest deadline falls due; zero if somebody is overdue; `None` if nobody is alive.
+    /// In how long a lease can expire, a hold included; zero if one is overdue; `None` if no lease is alive.
     pub next_deadline: Option<Duration>,
     /// Set while expiry is suspended.
     pub hold: Option<Hold>,
@@ -36,7 +36,7 @@ pub struct ExpectedClock {
     pub tolerance: Duration,
 }
 
-/// Declares dead whoever is silent for longer than its TTL, at most `limit`. If the clock is not where `clock` says
+/// Ends leases that were silent for longer than their TTL, at most `limit`. If the clock is not where `clock` says
 /// right before the question, expiry is put on hold instead.
 ///
 /// # Errors
@@ -103,22 +103,34 @@ pub async fn purge_dead(pool: &Pool, keep: Duration, limit: i32, deadline: Insta
     Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
 }
 
-/// Suspends expiry: for `for_`, or for the longest TTL of the living and 5 s, so that all can be heard again. Returns
-/// for how long.
+/// Puts expiry on hold for an operator: for `for_`, or for the longest TTL of a live lease and 5 s. Returns for how long.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
 pub async fn hold_expiry(
     pool: &Pool,
-    lane: Lane,
     reason: &str,
     for_: Option<Duration>,
     deadline: Instant,
 ) -> Result<Duration, Error> {
     let for_ms = for_.map(|for_| i64::try_from(for_.as_millis()).unwrap_or(i64::MAX));
     let row = pool
-        .run(lane, deadline, async |client| {
+        .run(Lane::Operator, deadline, async |client| {
             client.query_one("SELECT muster_hold_expiry($1, $2)", &[&reason, &for_ms]).await
+        })
+        .await?;
+    Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
+}
+
+/// Records the end of a disruption: from now on each lease has its TTL and 5 s before it can expire. Returns for how long
+/// the lease with the longest TTL is held.
+///
+/// # Errors
+/// As [`Pool::run`]. Repeating the call is safe.
+pub async fn note_disruption(pool: &Pool, reason: &str, deadline: Instant) -> Result<Duration, Error> {
+    let row = pool
+        .run(Lane::Engine, deadline, async |client| {
+            client.query_one("SELECT muster_note_disruption($1)", &[&reason]).await
         })
         .await?;
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))

@@ -4,18 +4,9 @@
 use tokio_postgres::Client;
 
 use crate::harness::{
-    fleet::{cluster, daemons_heard_of, fleet, living, look, look_by_the_clock},
+    fleet::{cluster, daemons_heard_of, fleet, living, look, look_by_the_clock, set_clock},
     registry::{Background, Registry, column, field, get, id, register, run},
 };
-
-/// The database clock shows this much more than the time of this machine.
-async fn set_clock(client: &Client, ahead: &str) {
-    let sql = format!(
-        "CREATE OR REPLACE FUNCTION muster_now() RETURNS timestamptz LANGUAGE sql VOLATILE
-         AS $$ SELECT clock_timestamp() + interval '{ahead}' $$"
-    );
-    run(client, &sql).await;
-}
 
 /// The daemon saves beats of these instances that it has just heard.
 async fn beat(client: &Client, instances: &[u128]) {
@@ -84,9 +75,98 @@ async fn a_clock_that_jumps_back_kills_nobody_and_keeps_nobody_alive() {
     let remaining = cluster(client, "round(extract(epoch FROM hold_until - muster_now()))").await;
     assert_eq!(remaining, "20", "the hold of the wrong clock would have lasted for more than an hour");
     set_clock(client, "-1 h +21 s").await;
-    beat(client, &[1]).await;
-    assert_eq!(look(client).await, "2", "after the hold the silent die at their deadlines, not an hour later");
+    beat(client, &[1, 2]).await;
+    assert_eq!(look(client).await, "1", "after the hold the silent die at their deadlines, not an hour later");
     assert_eq!(field(client, 1, "status").await, "alive");
+}
+
+/// For how many seconds expiry is on hold.
+async fn remaining(client: &Client) -> String {
+    cluster(client, "round(extract(epoch FROM hold_until - muster_now()))").await
+}
+
+/// As `look_by_the_clock`, by a daemon that knows a clock that is so much ahead.
+async fn look_by_a_clock(client: &Client, ahead: &str) -> String {
+    daemons_heard_of(client, 0).await;
+    let sql = format!(
+        "SELECT concat_ws(' ', reaped, CASE WHEN held_for_ms > 0 THEN hold_reason END)
+         FROM muster_reap_stale(15000, 500, 'the test', clock_timestamp() + interval '{ahead}', 1000)"
+    );
+    get(client, &sql).await
+}
+
+#[tokio::test]
+async fn clock_stepped_forward_and_back_leaves_no_hold_of_an_hour() {
+    for expected in [Some("1 h"), None] {
+        let registry = fleet(3, true).await;
+        let client = &registry.client;
+        set_clock(client, "1 h").await;
+        assert_eq!(look_by_the_clock(client).await, "0 the database clock was stepped");
+        set_clock(client, "0").await;
+        let found = match expected {
+            Some(ahead) => look_by_a_clock(client, ahead).await,
+            // Every daemon was started again meanwhile, and knows no former time.
+            None => look(client).await,
+        };
+        assert_eq!(found, "0 the database clock was stepped");
+        assert_eq!(remaining(client).await, "20", "the longest TTL and 5 s, expecting {expected:?}");
+        set_clock(client, "21 s").await;
+        beat(client, &[1, 2]).await;
+        assert_eq!(look(client).await, "1", "expiry goes on");
+    }
+}
+
+#[tokio::test]
+async fn operator_hold_keeps_its_length_when_the_clock_is_stepped() {
+    let registry = fleet(3, true).await;
+    let client = &registry.client;
+    run(client, "SELECT muster_hold_expiry('work', 600000)").await;
+    set_clock(client, "1 h").await;
+    for daemon in ["the first", "the second"] {
+        assert_eq!(look_by_the_clock(client).await, "0 work", "{daemon} daemon to notice");
+        assert_eq!(remaining(client).await, "600", "{daemon} daemon to notice");
+    }
+    set_clock(client, "0").await;
+    for daemon in ["the first", "the second"] {
+        assert_eq!(look_by_a_clock(client, "1 h").await, "0 work", "back, {daemon} daemon to notice");
+        assert_eq!(remaining(client).await, "600", "back, {daemon} daemon to notice");
+    }
+}
+
+#[tokio::test]
+async fn long_ttl_delays_no_other_lease_after_a_disruption() {
+    let registry = fleet(4, true).await;
+    let client = &registry.client;
+    run(client, &format!("UPDATE registry_instance SET ttl_ms = 300000 WHERE instance_id = '{}'", id(1))).await;
+    set_clock(client, "1 h").await;
+    assert_eq!(look_by_the_clock(client).await, "0 the database clock was stepped");
+    assert_eq!(remaining(client).await, "305");
+    set_clock(client, "1 h 19 s").await;
+    beat(client, &[3, 4]).await;
+    assert_eq!(look(client).await, "0 the database clock was stepped", "its own TTL and 5 s are not over");
+    set_clock(client, "1 h 21 s").await;
+    assert_eq!(look(client).await, "1 the database clock was stepped");
+    assert_eq!(field(client, 2, "status").await, "dead");
+    set_clock(client, "1 h 304 s").await;
+    beat(client, &[3, 4]).await;
+    assert_eq!(field(client, 1, "status").await, "alive", "the long one has its time as well");
+    set_clock(client, "1 h 307 s").await;
+    assert_eq!(look(client).await, "1");
+}
+
+#[tokio::test]
+async fn operator_hold_keeps_every_lease_although_a_disruption_came_in_between() {
+    let registry = fleet(4, true).await;
+    let client = &registry.client;
+    run(client, "SELECT muster_hold_expiry('work', 30000)").await;
+    run(client, &format!("UPDATE registry_instance SET ttl_ms = 300000 WHERE instance_id = '{}'", id(1))).await;
+    set_clock(client, "1 h").await;
+    assert_eq!(look_by_the_clock(client).await, "0 the database clock was stepped");
+    for (at, deaths) in [("1 h 25 s", "0"), ("1 h 31 s", "1")] {
+        set_clock(client, at).await;
+        beat(client, &[3, 4]).await;
+        assert_eq!(look(client).await, format!("{deaths} the database clock was stepped"), "{at}");
+    }
 }
 
 #[tokio::test]
@@ -229,10 +309,10 @@ async fn of_two_writers_after_a_failover_one_begins_the_new_history() {
 async fn a_new_history_holds_expiry_for_beats_that_may_be_lost() {
     let registry = confirmed().await;
     let client = &registry.client;
-    run(client, "UPDATE registry_instance SET last_heartbeat = muster_now() - interval '1 h'").await;
+    run(client, "UPDATE registry_instance SET last_heartbeat = muster_now() - interval '1 h' WHERE lease_id = 2").await;
     run(client, "UPDATE cluster_metadata SET timeline = 'another'").await;
     assert_eq!(look(client).await, "0 the database has failed over", "the reaper itself notices it");
     run(client, "UPDATE cluster_metadata SET hold_until = muster_now()").await;
     daemons_heard_of(client, 0).await;
-    assert_eq!(look(client).await, "3");
+    assert_eq!(look(client).await, "1");
 }

@@ -72,6 +72,8 @@ async fn loops(client: &Client, what: &str) {
         "SELECT count(*) FROM alive_at('infinity')",
         "SELECT muster_purge_dead(86400000, 100)",
         "SELECT muster_hold_expiry('the test', 1)",
+        "SELECT muster_note_disruption('the test')",
+        "SELECT muster_release_expiry(1)",
     ] {
         client.query(sql, &[]).await.unwrap_or_else(|error| panic!("{what}: {sql}: {error:?}"));
     }
@@ -152,7 +154,10 @@ async fn odd_times_of_daemons_and_suspicions_stop_no_loop() {
         loops(client, time).await;
         run(
             client,
-            &format!("UPDATE cluster_metadata SET hold_until = '{time}', brake_since = '{time}', window_at = '{time}'"),
+            &format!(
+                "UPDATE cluster_metadata SET hold_until = '{time}', held_until = '{time}', disrupted_at = '{time}', \
+                      silent_since = '{time}', stepped_at = '{time}', brake_since = '{time}', window_at = '{time}'"
+            ),
         )
         .await;
         loops(client, time).await;

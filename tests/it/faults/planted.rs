@@ -154,7 +154,7 @@ async fn deaths_before_their_time_are_caught() {
 async fn deaths_by_an_outage_without_a_hold_are_caught() {
     let mut world = world(1).await;
     let held = ("v_cluster := muster_lock_cluster();", "RETURN 0;");
-    plant(&world, "muster_hold_expiry", &[held]).await;
+    plant(&world, "muster_note_disruption", &[held]).await;
     world.populate(Population { daemons: 1, writers: 0, ..FEW });
     seconds(2).await;
     // The daemon has PostgreSQL again a moment before its clients have the daemon again.

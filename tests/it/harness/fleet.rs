@@ -26,6 +26,15 @@ pub(crate) async fn fleet(instances: u32, daemon: bool) -> Registry {
     registry
 }
 
+/// The database clock shows this much more than the time of this machine.
+pub(crate) async fn set_clock(client: &Client, ahead: &str) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION muster_now() RETURNS timestamptz LANGUAGE sql VOLATILE
+         AS $$ SELECT clock_timestamp() + interval '{ahead}' $$"
+    );
+    run(client, &sql).await;
+}
+
 /// A daemon starts.
 pub(crate) async fn enter(client: &Client, daemon: u128) {
     run(client, &format!("SELECT muster_daemon_started('{}', '127.0.0.1:7717', '0.1.0')", id(daemon))).await;
