@@ -98,7 +98,7 @@ unpack_prometheus() (
     rm prometheus_*.deb
 )
 
-# Gets what is missing: arguments `server`, `compiler`, `client`, `python`, `curl`, `prometheus`, `browser`. To be called in
+# Gets what is missing: arguments `server`, `compiler`, `client`, `pooler`, `python`, `curl`, `prometheus`, `browser`. To be called in
 # the root of the repository.
 need() {
     local -a packages=()
@@ -108,6 +108,7 @@ need() {
             server) have_postgres_server || packages+=(postgresql) ;;
             compiler) command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
             browser) want_browser ;;
+            pooler) command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || packages+=(pgbouncer) ;;
             client) command -v psql >/dev/null || packages+=(postgresql-client) ;;
             python) python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv) ;;
             curl) command -v curl >/dev/null || packages+=(curl) ;;

@@ -388,8 +388,8 @@ END
 $function$;
 COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision).';
 
---- function muster_apply(jsonb, text, timestamp with time zone)
-CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone)
+--- function muster_apply(jsonb, text, timestamp with time zone, bigint)
+CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_seen bigint DEFAULT 0)
  RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, cluster_epoch uuid, epoch_number bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -410,6 +410,9 @@ BEGIN
     v_cluster := muster_lock_cluster();
     IF muster_now() > p_until THEN
         RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
+    END IF;
+    IF v_cluster.revision < p_seen THEN
+        v_cluster := muster_new_history(v_cluster, p_seen, 'the database has lost revisions');
     END IF;
     v_revision := v_cluster.revision;
 
@@ -457,8 +460,8 @@ BEGIN
     PERFORM muster_advance(v_revision);
 END
 $function$;
-COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
-REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone) FROM PUBLIC;
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone, bigint) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
+REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone, bigint) FROM PUBLIC;
 
 --- function muster_apply_one(muster_operation)
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)

@@ -18,9 +18,9 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio_util::sync::CancellationToken;
 
 pub use handles::{
-    BeatMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics, InstanceMetrics, LogMetrics,
-    LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics, RefusedMetrics, RegistrationMetrics, ResolveMetrics,
-    ResyncMetrics, RowMetrics, ViewMetrics, WriterMetrics, publish_version,
+    BeatMetrics, DatabaseMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics,
+    InstanceMetrics, LogMetrics, LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics, RefusedMetrics,
+    RegistrationMetrics, ResolveMetrics, ResyncMetrics, RowMetrics, ViewMetrics, WriterMetrics, publish_version,
 };
 pub use rpc::MethodMetrics;
 
@@ -124,8 +124,7 @@ mod tests {
             let _ = (FeedMetrics::new(), FlushMetrics::new(), WriterMetrics::new(), HoldMetrics::new());
             let _ = (ReaperMetrics::stale(), ReaperMetrics::old_epoch(), ReaperMetrics::purge());
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
-            let _ = RefusedMetrics::new();
-            let _ = LogMetrics::new();
+            let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));
             handle.render()

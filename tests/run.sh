@@ -22,7 +22,7 @@ if [[ ${#skipped[@]} -gt 0 ]]; then
 fi
 
 need_rust
-need server compiler browser
+need server compiler browser pooler
 need_documentation_tools
 if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
     need prometheus

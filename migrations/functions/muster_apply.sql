@@ -3,9 +3,15 @@
 --
 -- p_operations is an array of muster_operation objects. Each change gets a revision of its own. Locks: the cluster row,
 -- then instance rows by lease id. After p_until it changes nothing: the caller has given up by then, and may have asked
--- for something else since.
+-- for something else since. p_seen is the revision that the caller has seen: a database that has lost it begins a new
+-- history above it first, so that no lease id is granted twice.
 
-CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamptz DEFAULT NULL)
+CREATE OR REPLACE FUNCTION muster_apply(
+    p_operations jsonb,
+    p_decided_by text,
+    p_until      timestamptz DEFAULT NULL,
+    p_seen       bigint DEFAULT 0
+)
 RETURNS TABLE (
     verdict       text,
     changed       boolean,
@@ -39,6 +45,9 @@ BEGIN
     v_cluster := muster_lock_cluster();
     IF muster_now() > p_until THEN
         RAISE EXCEPTION 'the change arrived too late' USING ERRCODE = 'query_canceled';
+    END IF;
+    IF v_cluster.revision < p_seen THEN
+        v_cluster := muster_new_history(v_cluster, p_seen, 'the database has lost revisions');
     END IF;
     v_revision := v_cluster.revision;
 
@@ -87,5 +96,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
-REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz, bigint) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
+REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamptz, bigint) FROM PUBLIC;

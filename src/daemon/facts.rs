@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::parts::Parts;
 use crate::{
+    postgres::Behind,
     registry::health::Failures,
-    status::{Condition, Facts, FailingReaper, Gather, Names},
+    status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names},
     view::{
         View,
         survey::{NameState, Survey},
@@ -22,6 +23,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
     let surveyor = parts.surveyor.clone();
     let (view, leases, health) = (parts.view.clone(), parts.leases.clone(), parts.health.clone());
     let (readiness, daemon_id) = (parts.readiness.clone(), parts.identity.daemon_id);
+    let database = parts.database.clone();
     Gather::new(move || {
         let (snapshot, now_ms) = (view.snapshot(), view.clock().now_ms());
         let (cluster, daemons) = (snapshot.cluster(), view.daemons());
@@ -34,6 +36,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
                 .collect(),
             stale_for: view.stale_for(),
             confirmed_at: view.database_time(view.confirmed_ms()),
+            behind: database.behind().map(|Behind { host, revision, seen }| BehindDatabase { host, revision, seen }),
             database_latency: health.database_latency(),
             blocker: health.blocker(),
             flush_lag: Duration::from_millis(leases.save_lag_ms(now_ms)),

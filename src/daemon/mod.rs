@@ -46,9 +46,9 @@ use crate::{
         Condition, Lifecycle, Readiness, Reason, Reload, SHUTDOWN_LIMIT, ServiceManager, Stage, panic_message,
     },
     local::{Durability, LocalServer, Options},
-    metrics::{self, FeedMetrics, LogMetrics, PoolMetrics},
+    metrics::{self, DatabaseMetrics, FeedMetrics, LogMetrics, PoolMetrics},
     model::{Lease, Revision},
-    postgres::connect::ConnectError,
+    postgres::{connect::ConnectError, search},
     registry::{
         Epochs, Health, Leases, Writer, blocking,
         flusher::{Flusher, Identity},
@@ -253,11 +253,15 @@ fn sources(parts: &Parts) -> Sources {
 /// Sets the gauges that change by themselves.
 fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
     let (view, pool) = (parts.view.clone(), parts.pool.clone());
-    let (feed, log) = (FeedMetrics::new(), LogMetrics::new());
+    let (feed, log, lineage) = (FeedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
+    let database = parts.database.clone();
     let lanes = [(Lane::Engine, PoolMetrics::engine()), (Lane::Operator, PoolMetrics::operator())];
     move || {
         feed.lag_seconds.set(view.stale_for().as_secs_f64());
         log.dropped.absolute(telemetry::dropped());
+        let (changes, refusals) = database.changes_and_refusals();
+        lineage.changes.absolute(changes);
+        lineage.behind.absolute(refusals);
         for (lane, metrics) in &lanes {
             let status = pool.status(*lane);
             let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
@@ -281,6 +285,8 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), handed);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
+    let searching = search::run(parts.database.clone(), stop.clone());
+    lifecycle.spawn_essential(Stage::Engine, "search for a newer primary", searching);
     let (name, health) = (Arc::clone(&parts.name), Arc::clone(&parts.health));
     let (writer, writer_task) = Writer::new(pool.clone(), name, *clock, database_clock, handover, health);
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));

@@ -70,6 +70,7 @@ async fn prepare(parts: &Parts) -> Result<(), Error> {
         migrate::check(&url).await?;
     }
     parts.readiness.set(Condition::Schema, true, "up to date");
+    parts.database.follow();
     let deadline = Instant::now() + CALL_TIMEOUT;
     store::epoch::ensure(&parts.pool, &parts.name, deadline).await.map_err(Error::Database)?;
     parts.identity.enter(&parts.pool, deadline).await.map_err(Error::Database)

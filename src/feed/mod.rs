@@ -53,6 +53,7 @@ const BATCH: i64 = 5_000;
 const CHUNK: usize = 4_096;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const BEHIND_PAUSE: Duration = Duration::from_millis(250);
 
 /// Where the feed leads. Called by one task, in order.
 pub trait Sink: Send + 'static {
@@ -82,6 +83,8 @@ pub struct Feed<S> {
     sink: S,
     clock: Clock,
     history_id: Option<Uuid>,
+    /// The generation of the sessions that the registry was loaded over.
+    generation: u64,
     applied: Revision,
     daemons_read: Option<Instant>,
     wanted: Arc<Notify>,
@@ -106,8 +109,22 @@ impl<S: Sink> Feed<S> {
     /// `handed`.
     pub fn new(database: Database, sink: S, clock: Clock, wanted: Arc<Notify>, handed: Handed) -> Self {
         let metrics = FeedMetrics::new();
-        let (history_id, applied, daemons_read, ask_at, trouble) = (None, Revision(0), None, None, Repeated::default());
-        Self { database, sink, clock, history_id, applied, daemons_read, wanted, ask_at, handed, trouble, metrics }
+        let (history_id, generation, applied) = (None, 0, Revision(0));
+        let (daemons_read, ask_at, trouble) = (None, None, Repeated::default());
+        Self {
+            database,
+            sink,
+            clock,
+            history_id,
+            generation,
+            applied,
+            daemons_read,
+            wanted,
+            ask_at,
+            handed,
+            trouble,
+            metrics,
+        }
     }
 
     /// Feeds until told to stop.
@@ -137,30 +154,43 @@ impl<S: Sink> Feed<S> {
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 return Ok(());
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            // A database that is behind is refused for two seconds, and then accepted.
+            let longest = if self.database.behind().is_some() { BEHIND_PAUSE } else { LONGEST_PAUSE };
+            pause = (pause * 2).min(longest);
         }
     }
 
     async fn session(&mut self, cause: Cause) -> Result<Infallible, store::Error> {
         let connection = Connection::open(&self.database).await?;
-        connection.confirm_history(self.applied).await?;
+        tokio::select! {
+            biased;
+            error = connection.superseded() => Err(error),
+            ended = self.follow(&connection, cause) => ended,
+        }
+    }
+
+    async fn follow(&mut self, connection: &Connection, cause: Cause) -> Result<Infallible, store::Error> {
+        let is_other = cause != Cause::Start && connection.generation() != self.generation;
+        self.generation = connection.generation();
+        let cause = if is_other { Cause::History } else { cause };
+        connection.confirm_history(self.floor(connection)).await?;
         // Calls are answered as soon as the view is loaded, and an answer that names the daemons must have this one.
-        self.read_daemons(&connection).await?;
-        self.load(&connection, cause).await?;
+        self.read_daemons(connection).await?;
+        self.load(connection, cause).await?;
         if let Some(over) = self.trouble.works() {
             tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "feed connected again");
         }
         let mut asked_at = Instant::now();
         loop {
-            match self.wake(&connection, asked_at + POLL_PERIOD).await {
+            match self.wake(connection, asked_at + POLL_PERIOD).await {
                 Wake::Take(changes) => self.take(changes),
                 Wake::Ask => {
                     asked_at = Instant::now();
                     self.ask_at = None;
-                    self.read_changes(&connection).await?;
+                    self.read_changes(connection).await?;
                 }
             }
-            self.read_daemons(&connection).await?;
+            self.read_daemons(connection).await?;
         }
     }
 
@@ -195,7 +225,8 @@ impl<S: Sink> Feed<S> {
     /// Applies what the writer has asked, if that continues what is applied; if not, it is left for the feed to ask.
     fn take(&mut self, changes: Changes) {
         let Changes { after, cluster, mut instances, at_ms, .. } = changes;
-        if after > self.applied || cluster.revision <= self.applied || self.broken_by(&cluster).is_some() {
+        if after > self.applied || cluster.revision <= self.applied || self.broken_by(&cluster, self.applied).is_some()
+        {
             return;
         }
         instances.retain(|instance| instance.revision > self.applied);
@@ -217,7 +248,7 @@ impl<S: Sink> Feed<S> {
             Cause::Gap => resyncs.gap.increment(1),
         }
         let started = Instant::now();
-        let at_ms = self.clock.now_ms();
+        let (at_ms, floor) = (self.clock.now_ms(), connection.seen());
         let mut chunks: Vec<Vec<Instance>> = Vec::new();
         let keep = |instance| match chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
             Some(chunk) => chunk.push(instance),
@@ -228,6 +259,7 @@ impl<S: Sink> Feed<S> {
             return Ok(());
         };
         let count = chunks.iter().map(Vec::len).sum::<usize>();
+        connection.confirmed(floor, &cluster);
         let (revision, history_id, read_ms) = (cluster.revision, cluster.history_id, started.elapsed().as_millis());
         self.sink.load(cluster, chunks.into_iter().flatten(), at_ms);
         self.history_id = Some(history_id);
@@ -240,14 +272,15 @@ impl<S: Sink> Feed<S> {
 
     async fn read_changes(&mut self, connection: &Connection) -> Result<(), store::Error> {
         loop {
-            let at_ms = self.clock.now_ms();
+            let (at_ms, floor) = (self.clock.now_ms(), self.floor(connection));
             let Some(changes) = connection.changes(self.applied, BATCH, at_ms).await? else { return Ok(()) };
             let Changes { mut cluster, instances, rows, .. } = changes;
-            if let Some(cause) = self.broken_by(&cluster) {
+            if let Some(cause) = self.broken_by(&cluster, floor) {
                 // What was lost becomes another history before it can be used again.
-                connection.confirm_history(self.applied).await?;
+                connection.confirm_history(floor).await?;
                 return self.load(connection, cause).await;
             }
+            connection.confirmed(floor, &cluster);
             let full = i64::try_from(rows).is_ok_and(|count| count >= BATCH);
             if let (true, Some(last)) = (full, instances.last()) {
                 // More follows: so far only this much is known.
@@ -260,12 +293,17 @@ impl<S: Sink> Feed<S> {
         }
     }
 
-    /// Why what is applied cannot simply be continued, if so.
-    fn broken_by(&self, cluster: &Cluster) -> Option<Cause> {
+    /// What the answer to the next question must reach: what is applied, and what this daemon has committed.
+    fn floor(&self, connection: &Connection) -> Revision {
+        self.applied.max(connection.seen())
+    }
+
+    /// Why what is applied cannot simply be continued, if so. `floor` is what the answer must reach.
+    fn broken_by(&self, cluster: &Cluster, floor: Revision) -> Option<Cause> {
         match self.history_id {
             None => Some(Cause::Start),
             Some(history_id) if history_id != cluster.history_id => Some(Cause::History),
-            Some(_) if cluster.revision < self.applied => Some(Cause::History),
+            Some(_) if cluster.revision < floor => Some(Cause::History),
             Some(_) if cluster.purged > self.applied => Some(Cause::Gap),
             Some(_) => None,
         }

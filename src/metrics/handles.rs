@@ -346,6 +346,29 @@ impl PoolMetrics {
     }
 }
 
+/// Which database the daemon works on.
+#[derive(Debug)]
+pub struct DatabaseMetrics {
+    /// Changes to another database.
+    pub changes: Counter,
+    /// Sessions whose database was behind.
+    pub behind: Counter,
+}
+
+impl DatabaseMetrics {
+    /// Zero so far.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { changes: counter!(names::DATABASE_CHANGES), behind: counter!(names::DATABASE_BEHIND) }
+    }
+}
+
+impl Default for DatabaseMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Publishes the version that runs, as `musterd_build_info{version}`.
 pub fn publish_version(version: &'static str) {
     gauge!(names::BUILD_INFO, "version" => version).set(1.0);

@@ -62,6 +62,10 @@ metrics! {
         "Age of the last confirmation by PostgreSQL that this daemon's view is current.";
     Counter FEED_RESYNCS = "musterd_feed_resyncs_total":
         "Full reloads of the view, by cause.";
+    Counter DATABASE_CHANGES = "musterd_database_changes_total":
+        "Changes of this daemon to another database: a promoted standby, a restored copy, or one that lost changes.";
+    Counter DATABASE_BEHIND = "musterd_database_behind_total":
+        "Sessions refused because their database was behind what this daemon had seen.";
     Counter ROWS_UNREADABLE = "musterd_rows_unreadable_total":
         "Rows with a value that this daemon cannot read, each counted once; the value is left out.";
 

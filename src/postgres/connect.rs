@@ -108,6 +108,29 @@ pub enum ConnectError {
         /// Where it was tried.
         target: Target,
     },
+    /// A pooler gives each transaction another server process.
+    #[error(
+        "postgresql at {target} is behind a pooler in transaction or statement mode, which runs prepared statements of \
+         other sessions and loses session settings; connect to PostgreSQL directly, or use session mode (PgBouncer: \
+         pool_mode = session, server_reset_query = DISCARD ALL)"
+    )]
+    Pooled {
+        /// Where it was tried.
+        target: Target,
+    },
+    /// The database has an older timeline or a lower revision than this daemon has seen.
+    #[error(
+        "the database at {target} is behind: it is at revision {revision}, and this daemon has seen revision {seen}; \
+         end the old primary, or let the address lead to the new one"
+    )]
+    Behind {
+        /// Where it was tried.
+        target: Target,
+        /// Its revision.
+        revision: u64,
+        /// What this daemon has seen.
+        seen: u64,
+    },
     /// No schema can be chosen for the registry.
     #[error(transparent)]
     Registry(#[from] LocateError),
@@ -126,7 +149,7 @@ impl ConnectError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable { .. } | Self::NotPrimary { .. } => 3,
+            Self::Unreachable { .. } | Self::NotPrimary { .. } | Self::Behind { .. } => 3,
             Self::BadUrl(_)
             | Self::Certificates(_)
             | Self::Tls { .. }
@@ -135,6 +158,7 @@ impl ConnectError {
             | Self::MissingRights { .. }
             | Self::UnsupportedServer { .. }
             | Self::Encoding { .. }
+            | Self::Pooled { .. }
             | Self::Registry(_) => 78,
             Self::Refused { .. } => 1,
         }
@@ -149,10 +173,11 @@ impl ConnectError {
             | Self::UnknownDatabase { .. }
             | Self::MissingRights { .. } => true,
             // A host that is gone may have been replaced by another one in the file.
-            Self::Unreachable { .. } | Self::NotPrimary { .. } => true,
+            Self::Unreachable { .. } | Self::NotPrimary { .. } | Self::Behind { .. } => true,
             Self::BadUrl(_)
             | Self::UnsupportedServer { .. }
             | Self::Encoding { .. }
+            | Self::Pooled { .. }
             | Self::Registry(_)
             | Self::Refused { .. } => false,
         }

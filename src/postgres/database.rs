@@ -13,20 +13,29 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_postgres::{Client, Connection, Socket};
 
 use super::{
+    change,
     connect::{ConnectError, Target},
+    lineage::{Behind, Fit, Lineage},
     locate,
     server::{Server, Want},
-    session::Opened,
+    session::{Opened, Preparation},
     tls::Stream,
 };
 use crate::{
     database_url::{DatabaseUrl, Source, UrlError},
     telemetry::chain,
 };
+
+/// How long the second session may take that tells whether a pooler stands in between.
+const SECOND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The task that moves a connection's bytes. It ends by itself once the client is dropped, with the reason if the
 /// connection broke before.
@@ -43,6 +52,10 @@ struct Shared {
     source: Source,
     /// Where the registry is; found by the first session.
     schema: OnceLock<String>,
+    /// Which database the sessions belong to; set once it has a registry.
+    lineage: OnceLock<Lineage>,
+    /// Wakes the search for a newer primary.
+    doubted: Notify,
     state: Mutex<State>,
 }
 
@@ -71,7 +84,8 @@ impl Database {
         let server = Arc::new(Server::new(&source.current()));
         let state =
             State { server, last_good: None, failing: BTreeSet::new(), is_loss_logged: false, unreadable: None };
-        Self { shared: Arc::new(Shared { source, schema: OnceLock::new(), state: Mutex::new(state) }) }
+        let (schema, lineage, doubted) = (OnceLock::new(), OnceLock::new(), Notify::new());
+        Self { shared: Arc::new(Shared { source, schema, lineage, doubted, state: Mutex::new(state) }) }
     }
 
     /// The database at a URL that does not change.
@@ -131,32 +145,99 @@ impl Database {
         self.state().server.target().clone()
     }
 
-    /// Opens a session; its connection is not driven yet.
+    /// From now on all sessions must belong to one database.
+    pub fn follow(&self) {
+        let _ = self.shared.lineage.set(Lineage::default());
+    }
+
+    /// Which database the sessions belong to, if [`Self::follow`] was called.
+    pub(crate) fn lineage(&self) -> Option<&Lineage> {
+        self.shared.lineage.get()
+    }
+
+    /// The highest revision that this daemon has committed or read.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.lineage().map_or(0, Lineage::seen)
+    }
+
+    /// A change was committed, or read, at this revision.
+    pub(crate) fn saw(&self, generation: u64, floor: u64, revision: u64) -> bool {
+        self.lineage().is_none_or(|lineage| lineage.answered(generation, floor, revision))
+    }
+
+    /// The database that was refused lately because it is behind.
+    #[must_use]
+    pub fn behind(&self) -> Option<Behind> {
+        self.lineage().and_then(Lineage::behind)
+    }
+
+    /// How often the daemon changed to another database, and how many sessions it refused as behind.
+    #[must_use]
+    pub fn changes_and_refusals(&self) -> (u64, u64) {
+        self.lineage().map(Lineage::counts).unwrap_or_default()
+    }
+
+    /// A call was not answered: a newer primary may exist.
+    pub(super) fn doubt(&self) {
+        self.shared.doubted.notify_one();
+    }
+
+    /// Waits for [`Self::doubt`].
+    pub(super) fn doubted(&self) -> impl Future<Output = ()> + '_ {
+        self.shared.doubted.notified()
+    }
+
+    /// Opens a session; its connection is not driven yet. Its parts are boxed: large and rare.
     pub(crate) async fn open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
-        let mut opened = match self.try_open(want, limit).await {
-            Err(error) if error.may_be_outdated() && self.reload() => self.try_open(want, limit).await?,
-            outcome => outcome?,
-        };
-        self.hold_to_schema(&mut opened).await?;
-        let mut state = self.state();
-        state.failing.remove(&opened.target.to_string());
-        state.last_good = Some(opened.target.clone());
-        state.is_loss_logged = false;
-        drop(state);
+        let floor = self.seen();
+        let mut opened = match Box::pin(self.try_open(want, limit, floor)).await {
+            Err(error) if error.may_be_outdated() && self.reload() => Box::pin(self.try_open(want, limit, floor)).await,
+            outcome => outcome,
+        }?;
+        if self.schema().is_none() {
+            Box::pin(self.find_schema(&mut opened)).await?;
+        }
+        if let Some(lineage) = self.lineage() {
+            Box::pin(change::admit(lineage, &mut opened, floor)).await?;
+        }
+        self.used(&opened.target);
         Ok(opened)
     }
 
-    /// Opens a session and drives it in a task that logs how the connection ends, if it breaks.
+    /// A session with this host is open.
+    pub(super) fn used(&self, target: &Target) {
+        let mut state = self.state();
+        state.failing.remove(&target.to_string());
+        state.last_good = Some(target.clone());
+        state.is_loss_logged = false;
+    }
+
+    /// The host that was used last, if the URL names others beside it, and the server.
+    pub(super) fn used_among_several(&self) -> Option<(Target, Arc<Server>)> {
+        let state = self.state();
+        let used = state.last_good.clone().filter(|_| state.server.has_several_hosts())?;
+        Some((used, Arc::clone(&state.server)))
+    }
+
+    /// What a session sets and asks at its beginning.
+    pub(super) fn preparation(&self) -> Preparation {
+        let schema = self.schema().map(quote_identifier);
+        Preparation { asks_identity: schema.is_some() && self.lineage().is_some(), schema }
+    }
+
+    /// Opens a session and drives it in a task that logs how the connection ends, if it breaks. Returns its generation
+    /// as well.
     pub(crate) async fn open_driven(
         &self,
         want: Want,
         limit: Duration,
-    ) -> Result<(Client, JoinHandle<()>), ConnectError> {
-        let Opened { client, connection, target, .. } = self.open(want, limit).await?;
+    ) -> Result<(Client, JoinHandle<()>, u64), ConnectError> {
+        let Opened { client, connection, target, generation, .. } = self.open(want, limit).await?;
         let database = self.clone();
         #[expect(clippy::disallowed_methods, reason = "the calls of the client fail when its driver has ended")]
         let driver = tokio::spawn(async move { database.drive(connection, target).await });
-        Ok((client, driver))
+        Ok((client, driver, generation))
     }
 
     async fn drive(self, connection: Connection<Socket, Stream>, target: Target) {
@@ -172,12 +253,17 @@ impl Database {
         }
     }
 
-    async fn try_open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
+    async fn try_open(&self, want: Want, limit: Duration, floor: u64) -> Result<Opened, ConnectError> {
         let (server, first) = {
             let state = self.state();
             (Arc::clone(&state.server), state.last_good.clone())
         };
-        let opened = server.open(want, limit, first.as_ref(), |target, error| {
+        let is_behind = |opened: &Opened| match (self.lineage(), &opened.identity) {
+            (Some(lineage), Some(identity)) => lineage.fit(identity, floor).0 == Fit::Behind,
+            _ => false,
+        };
+        let preparation = self.preparation();
+        let opened = server.open(want, limit, first.as_ref(), &preparation, is_behind, |target, error| {
             tracing::debug!(server = %target, %error, "host of the database url failed");
             self.note_failure(target);
         });
@@ -204,23 +290,39 @@ impl Database {
         }
     }
 
-    /// Keeps the session to the schema of the registry, whatever the search path of role and database becomes.
-    async fn hold_to_schema(&self, opened: &mut Opened) -> Result<(), ConnectError> {
-        let lost = |target: &Target, error: &tokio_postgres::Error| ConnectError::Unreachable {
-            target: target.clone(),
-            reason: chain(error),
-        };
-        if self.shared.schema.get().is_none() {
+    /// Finds the schema of the registry, with the first session, and keeps the session to it, whatever the search path of
+    /// role and database becomes. A second session tells whether a pooler stands in between.
+    async fn find_schema(&self, opened: &mut Opened) -> Result<(), ConnectError> {
+        let target = opened.target.clone();
+        let lost =
+            |error: &tokio_postgres::Error| ConnectError::Unreachable { target: target.clone(), reason: chain(error) };
+        let server = Arc::clone(&self.state().server);
+        let (found, is_found) = oneshot::channel::<()>();
+        let finding = async {
             let located = opened.drive(async |client| locate::locate(client).await).await;
-            let located = located.map_err(|error| lost(&opened.target, &error))??;
-            // Without a schema nothing can be found or made; who needs one says so.
-            let Some(schema) = located else { return Ok(()) };
+            let schema = located.map_err(|error| lost(&error))??;
+            // Without a schema nothing can be found or made; the migrations report it.
+            if let Some(schema) = &schema {
+                let path = format!("SET search_path = {}, pg_temp", quote_identifier(schema));
+                let set = opened.drive(async |client| client.batch_execute(&path).await).await;
+                set.map_err(|error| lost(&error))?;
+            }
+            let is_pooled = opened.is_pooled().await.map_err(|error| lost(&error))?;
+            drop(found);
+            if is_pooled { Err(ConnectError::Pooled { target: target.clone() }) } else { Ok(schema) }
+        };
+        let second = server.second(&target, async { drop(is_found.await) });
+        let (schema, second) = tokio::join!(finding, timeout(SECOND_TIMEOUT, second));
+        if let Ok(Err(error @ ConnectError::Pooled { .. })) = second {
+            return Err(error);
+        }
+        if let Some(schema) = schema? {
             let _ = self.shared.schema.set(schema);
         }
-        let Some(schema) = self.shared.schema.get() else { return Ok(()) };
-        let path = format!("SET search_path = {}, pg_temp", quote_identifier(schema));
-        let set = opened.drive(async |client| client.batch_execute(&path).await).await;
-        set.map_err(|error| lost(&opened.target, &error))
+        if self.lineage().is_some() && self.schema().is_some() {
+            opened.identity = opened.ask_identity().await.map_err(|error| lost(&error))?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

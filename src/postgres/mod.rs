@@ -5,15 +5,19 @@
 //! host that failed for one is known to all. What is asked over a connection is not known here (`crate::store`,
 //! `crate::migrate`). The URL itself is a value of the configuration (`crate::database_url`).
 
+mod change;
 pub mod connect;
 pub mod database;
 pub mod error;
+mod lineage;
 mod locate;
 pub mod pool;
+pub mod search;
 pub(crate) mod server;
 pub(crate) mod session;
 mod tls;
 
 pub use database::Database;
 pub use error::Error;
+pub use lineage::Behind;
 pub use pool::{Lane, Pool};

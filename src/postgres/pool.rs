@@ -7,13 +7,20 @@
 //! A call whose deadline passes takes its connection with it: dropping a query does not end it on the server, so the
 //! connection must not be used again. `lock_timeout` ends what is left waiting there.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, Timeouts};
 use deadpool_postgres::ClientWrapper;
 use tokio::time::{Instant, timeout_at};
 
-use super::{connect::ConnectError, database::Database, error::Error, server::Want};
+use super::{connect::ConnectError, database::Database, error::Error, lineage::Lineage, server::Want};
 
 /// Connections of the engine: writer, flusher, reaper, and what asks for overdue leases and for suspicions.
 const ENGINE_CONNECTIONS: usize = 5;
@@ -28,6 +35,13 @@ pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection of the pool, with its prepared statements.
 pub(crate) type Client = ClientWrapper;
+
+/// A session, and the generation of sessions that it belongs to.
+#[derive(Debug)]
+struct Session {
+    client: Client,
+    generation: u64,
+}
 type Lanes = managed::Pool<Sessions>;
 
 /// Whose call it is.
@@ -53,8 +67,11 @@ pub struct LaneStatus {
 /// The connections of a daemon.
 #[derive(Clone, Debug)]
 pub struct Pool {
+    database: Database,
     engine: Lanes,
     operator: Lanes,
+    /// The generation of sessions to which the idle ones belong.
+    generation: Arc<AtomicU64>,
 }
 
 /// Opens the sessions of a pool, and takes back those that are still connected.
@@ -64,16 +81,19 @@ struct Sessions {
 }
 
 impl managed::Manager for Sessions {
-    type Type = Client;
+    type Type = Session;
     type Error = ConnectError;
 
-    async fn create(&self) -> Result<Client, ConnectError> {
-        let (client, driver) = self.database.open_driven(Want::Primary, SESSION_TIMEOUT).await?;
-        Ok(ClientWrapper::new(client, driver))
+    async fn create(&self) -> Result<Session, ConnectError> {
+        let (client, driver, generation) = self.database.open_driven(Want::Primary, SESSION_TIMEOUT).await?;
+        Ok(Session { client: ClientWrapper::new(client, driver), generation })
     }
 
-    async fn recycle(&self, client: &mut Client, _: &Metrics) -> RecycleResult<ConnectError> {
-        if client.is_closed() {
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {
+        if self.database.lineage().is_some_and(|lineage| lineage.generation() != session.generation) {
+            return Err(RecycleError::Message(Cow::Borrowed("the daemon has changed to another database")));
+        }
+        if session.client.is_closed() {
             // The task that drove the connection has logged why.
             return Err(RecycleError::Message(Cow::Borrowed("the connection is closed")));
         }
@@ -87,37 +107,84 @@ impl Pool {
     /// # Errors
     /// [`Error::Unreachable`] if the pool cannot be made.
     pub fn new(database: &Database) -> Result<Self, Error> {
-        Ok(Self { engine: lane(database, ENGINE_CONNECTIONS)?, operator: lane(database, OPERATOR_CONNECTIONS)? })
+        let (engine, operator) = (lane(database, ENGINE_CONNECTIONS)?, lane(database, OPERATOR_CONNECTIONS)?);
+        Ok(Self { database: database.clone(), engine, operator, generation: Arc::default() })
     }
 
     /// Runs one call on a connection of the lane, until `deadline`.
     ///
     /// # Errors
     /// [`Error::Unreachable`] if no connection was had in time: the call was not made. Otherwise what the call
-    /// returned, or [`Error::Unanswered`] if the deadline passed.
+    /// returned, or [`Error::Unanswered`] if the deadline passed or the daemon changed to another database.
     pub async fn run<T>(
         &self,
         lane: Lane,
         deadline: Instant,
         call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
+        self.run_known(lane, deadline, call, |_| None).await
+    }
+
+    /// As [`Self::run`], for a call whose answer tells the revision of the database.
+    pub(crate) async fn run_known<T>(
+        &self,
+        lane: Lane,
+        deadline: Instant,
+        call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+        revision: impl FnOnce(&T) -> Option<u64>,
+    ) -> Result<T, Error> {
+        self.end_superseded();
         let pool = self.lane(lane);
-        let client = match timeout_at(deadline, pool.get()).await {
-            Ok(Ok(client)) => client,
+        let session = match timeout_at(deadline, pool.get()).await {
+            Ok(Ok(session)) => session,
             Ok(Err(PoolError::Backend(error))) => return Err(error.into()),
             Ok(Err(error)) => return Err(Error::Unreachable(Box::new(error))),
             Err(elapsed) => return Err(Error::Unreachable(Box::new(elapsed))),
         };
-        let answer = match timeout_at(deadline, call(&client)).await {
-            Ok(answer) => answer.map_err(Error::from),
-            Err(_) => Err(Error::Unanswered(None)),
+        let (generation, floor) = (session.generation, self.database.seen());
+        let answer = tokio::select! {
+            biased;
+            // Its database is no longer the one that counts, whatever it answers.
+            () = self.superseded(generation) => Err(Error::Unanswered(None)),
+            answer = timeout_at(deadline, call(&session.client)) => match answer {
+                Ok(answer) => answer.map_err(Error::from),
+                Err(_) => Err(Error::Unanswered(None)),
+            },
         };
+        if let Ok(answer) = &answer
+            && let Some(revision) = revision(answer)
+        {
+            self.database.saw(generation, floor, revision);
+        }
         if let Err(error) = &answer
             && !matches!(error, Error::Refused(_) | Error::Denied { .. })
         {
-            drop(Object::take(client));
+            self.database.doubt();
+            drop(Object::take(session));
         }
         answer
+    }
+
+    /// Ends idle sessions of another database, which would stay open there until a call needs them.
+    fn end_superseded(&self) {
+        let current = self.database.lineage().map_or(0, Lineage::generation);
+        if self.generation.swap(current, Ordering::AcqRel) != current {
+            for lane in [&self.engine, &self.operator] {
+                drop(lane.retain(|session, _| session.generation == current));
+            }
+        }
+    }
+
+    async fn superseded(&self, generation: u64) {
+        match self.database.lineage() {
+            Some(lineage) => lineage.superseded(generation).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The highest revision that this daemon has committed or read.
+    pub(crate) fn seen(&self) -> u64 {
+        self.database.seen()
     }
 
     /// How a lane stands.

@@ -16,7 +16,7 @@ use tokio_postgres::{
 
 use super::{
     connect::{CONNECT_TIMEOUT, ConnectError, Target},
-    session::{self, Opened},
+    session::{self, Opened, Preparation},
     tls::Connector,
 };
 use crate::database_url::DatabaseUrl;
@@ -79,12 +79,15 @@ impl Server {
     }
 
     /// Connects, authenticates and prepares a session. Each host has the URL's `connect_timeout`, by default
-    /// [`CONNECT_TIMEOUT`], and at most `longest`. `first` names the host to begin with, and `failed` hears of each host that could not be used.
-    pub(crate) async fn open(
+    /// [`CONNECT_TIMEOUT`], and at most `longest`. `first` names the host to begin with, and `failed` hears of each host that
+    /// could not be used. A session that is behind is returned if no other host has a better one.
+    pub(super) async fn open(
         &self,
         want: Want,
         longest: Duration,
         first: Option<&Target>,
+        preparation: &Preparation,
+        is_behind: impl Fn(&Opened) -> bool,
         mut failed: impl FnMut(&Target, &ConnectError),
     ) -> Result<Opened, ConnectError> {
         let want = match self.wanted {
@@ -95,13 +98,13 @@ impl Server {
         let mut waiting = self.order(first);
         let limit = self.limit.min(longest);
         let mut attempts = FuturesUnordered::new();
-        let (mut standby, mut errors, mut asked) = (None, Vec::new(), Vec::new());
+        let (mut behind, mut standby, mut errors, mut asked) = (None, None, Vec::new(), Vec::new());
         let mut next_at = Instant::now();
         loop {
             tokio::select! {
                 () = sleep_until(next_at), if !waiting.is_empty() => {
                     asked.extend(waiting.front().map(|config| Target::of(config)));
-                    attempts.extend(waiting.pop_front().map(|config| self.attempt(config, limit)));
+                    attempts.extend(waiting.pop_front().map(|config| self.attempt(config, limit, preparation)));
                     next_at = Instant::now() + HEAD_START;
                 }
                 Some(outcome) = attempts.next(), if !attempts.is_empty() => {
@@ -109,6 +112,9 @@ impl Server {
                     let target = outcome.as_ref().map_or_else(|(target, _)| target, |opened| &opened.target);
                     asked.retain(|other| other != target);
                     match outcome {
+                        Ok(opened) if is_suitable(&opened, want) && is_behind(&opened) => {
+                            behind = behind.or(Some(opened));
+                        }
                         Ok(opened) if is_suitable(&opened, want) => {
                             // Those that had a head start and have not answered.
                             for target in asked {
@@ -128,12 +134,41 @@ impl Server {
                 else => break,
             }
         }
-        standby.ok_or_else(|| self.sum_up(errors))
+        behind.or(standby).ok_or_else(|| self.sum_up(errors))
     }
 
-    async fn attempt(&self, config: &Config, limit: Duration) -> Result<Opened, (Target, ConnectError)> {
+    /// Connects to all hosts but one at once and returns the sessions with a primary.
+    pub(super) async fn primaries_beside(
+        &self,
+        used: &Target,
+        limit: Duration,
+        preparation: &Preparation,
+    ) -> Vec<Opened> {
+        let others = self.hosts.iter().filter(|config| Target::of(config) != *used);
+        let attempts = others.map(|config| self.attempt(config, limit, preparation)).collect::<FuturesUnordered<_>>();
+        attempts.filter_map(async |outcome| outcome.ok().filter(|opened| !opened.is_standby)).collect().await
+    }
+
+    /// Whether the URL names other hosts beside one.
+    pub(super) fn has_several_hosts(&self) -> bool {
+        self.hosts.len() > 1
+    }
+
+    /// Authenticates a second session with the host of another one, and sets it up when `ready` is done.
+    pub(super) async fn second(&self, target: &Target, ready: impl Future<Output = ()>) -> Result<(), ConnectError> {
+        let Some(config) = self.hosts.iter().find(|config| Target::of(config) == *target) else { return Ok(()) };
+        let (greeted, ()) = tokio::join!(session::greet(config, self.tls.clone()), ready);
+        session::prepare(greeted?, config, &self.tls, &Preparation::default()).await.map(drop)
+    }
+
+    async fn attempt(
+        &self,
+        config: &Config,
+        limit: Duration,
+        preparation: &Preparation,
+    ) -> Result<Opened, (Target, ConnectError)> {
         let target = Target::of(config);
-        match timeout(limit, session::open(config, self.tls.clone())).await {
+        match timeout(limit, session::open(config, self.tls.clone(), preparation)).await {
             Ok(outcome) => outcome.map_err(|error| (target, error)),
             Err(_) => {
                 let reason = format!("no answer within {} s", limit.as_secs());

@@ -4,23 +4,27 @@
 //! that is read-only by default, a statement timeout of 5 ms, row-level security that hides rows without an error.
 //! Everything the registry depends on is therefore set here, in the round trip that also asks what kind of server it
 //! is. Statements, not start-up options: a connection pooler in between refuses options that it does not know.
+//!
+//! A pooler that gives each transaction another server process (transaction or statement pooling) loses these settings
+//! and runs the prepared statements of other sessions. Each session therefore leaves a mark in its server process: a new
+//! session that finds a mark, or one that does not find its own again, is refused. The reset of session pooling removes it.
 
 use std::fmt;
 
-use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, Socket};
+use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, SimpleQueryRow, Socket};
 
 use super::{
     connect::{ConnectError, OLDEST_SERVER, Target},
+    lineage::{IDENTITY, IDENTITY_COLUMNS, Identity},
     tls::{Connector, Stream},
 };
 
-/// What every session sets. The order matters in one case: a short statement timeout must not end the rest.
+/// What every session sets.
 ///
 /// `row_security = off` makes a statement fail whose rows a policy would hide, instead of returning fewer rows.
 /// `synchronous_commit` is raised where a role turned it off, because an acknowledged registration must survive a crash;
 /// other values are the operator's choice. `session_replication_role` keeps triggers from firing.
 const SETUP: &str = "
-SET statement_timeout = 0;
 SET default_transaction_read_only = off;
 SET default_transaction_isolation = 'read committed';
 SET default_transaction_deferrable = off;
@@ -40,8 +44,22 @@ SELECT set_config('session_replication_role', 'origin', false)
 WHERE current_setting('session_replication_role') <> 'origin';
 ";
 
-/// What the server is asked, as the last statement of the set-up.
-const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('server_encoding')";
+/// A short statement timeout must not end the rest.
+const NO_TIMEOUT: &str = "SET statement_timeout = 0;\n";
+
+/// What the server is asked: whether it is a standby, its encoding, and the mark of another session.
+const FACTS: &str =
+    "SELECT pg_is_in_recovery(), current_setting('server_encoding'), current_setting('musterd.session', true);\n";
+const FACTS_COLUMNS: usize = 3;
+
+/// What a session sets and asks beyond what all of them do, in the same round trip.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Preparation {
+    /// The schema of the registry, quoted, if it is known.
+    pub(super) schema: Option<String>,
+    /// Whether to ask for the identity of the database: it has a registry.
+    pub(super) asks_identity: bool,
+}
 
 /// A session that is set up, but for its search path.
 pub(crate) struct Opened {
@@ -50,6 +68,12 @@ pub(crate) struct Opened {
     pub(crate) target: Target,
     /// Whether the server is in recovery and takes no changes.
     pub(crate) is_standby: bool,
+    /// Which database it is, if that was asked and the registry has an epoch.
+    pub(super) identity: Option<Identity>,
+    /// The generation of the daemon's sessions that it belongs to.
+    pub(crate) generation: u64,
+    /// The mark that this session has set; see [`Self::is_pooled`].
+    mark: String,
 }
 
 impl fmt::Debug for Opened {
@@ -66,6 +90,32 @@ impl Opened {
     ) -> Result<T, tokio_postgres::Error> {
         drive(&self.client, &mut self.connection, call).await
     }
+
+    /// Whether a setting of this session is gone by its next transaction: another server process runs it.
+    pub(super) async fn is_pooled(&mut self) -> Result<bool, tokio_postgres::Error> {
+        let ask = async |client: &Client| client.simple_query("SELECT current_setting('musterd.session', true)").await;
+        let answer = self.drive(ask).await?;
+        Ok(!answer
+            .iter()
+            .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(&self.mark))))
+    }
+
+    /// Asks for the identity of the database again.
+    pub(super) async fn ask_identity(&mut self) -> Result<Option<Identity>, tokio_postgres::Error> {
+        let answer = self.drive(async |client| client.simple_query(IDENTITY).await).await?;
+        Ok(identity_in(&answer))
+    }
+}
+
+fn identity_in(answer: &[SimpleQueryMessage]) -> Option<Identity> {
+    row_with(answer, IDENTITY_COLUMNS).and_then(Identity::of)
+}
+
+fn row_with(answer: &[SimpleQueryMessage], columns: usize) -> Option<&SimpleQueryRow> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) if row.len() == columns => Some(row),
+        _ => None,
+    })
 }
 
 async fn drive<T>(
@@ -88,38 +138,74 @@ async fn drive<T>(
     }
 }
 
+/// A session that is authenticated and has not run a statement.
+pub(super) struct Greeted {
+    client: Client,
+    connection: Connection<Socket, Stream>,
+    target: Target,
+    major: u32,
+}
+
 /// Connects to the one host of `config` and sets the session up.
-pub(super) async fn open(config: &Config, tls: Connector) -> Result<Opened, ConnectError> {
-    let explain = |error: &tokio_postgres::Error| ConnectError::classify(error, config, tls.options());
-    let (client, mut connection) = config.connect(tls.clone()).await.map_err(|error| explain(&error))?;
+pub(super) async fn open(config: &Config, tls: Connector, preparation: &Preparation) -> Result<Opened, ConnectError> {
+    let greeted = greet(config, tls.clone()).await?;
+    prepare(greeted, config, &tls, preparation).await
+}
+
+/// Connects to the one host of `config` and authenticates.
+pub(super) async fn greet(config: &Config, tls: Connector) -> Result<Greeted, ConnectError> {
+    let options = tls.options().clone();
+    let connected = config.connect(tls).await;
+    let (client, connection) = connected.map_err(|error| ConnectError::classify(&error, config, &options))?;
     let target = Target::of(config);
     let major = check_version(connection.parameter("server_version"), &target)?;
-    let setup = setup(major);
+    Ok(Greeted { client, connection, target, major })
+}
+
+/// Sets the session up.
+pub(super) async fn prepare(
+    greeted: Greeted,
+    config: &Config,
+    tls: &Connector,
+    preparation: &Preparation,
+) -> Result<Opened, ConnectError> {
+    let Greeted { client, mut connection, target, major } = greeted;
+    let mark = uuid::Uuid::new_v4().simple().to_string();
+    let setup = setup(major, preparation, &mark);
     let answer = drive(&client, &mut connection, async |client| client.simple_query(&setup).await).await;
-    let answer = answer.map_err(|error| explain(&error))?;
-    let facts = answer.iter().rev().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some((row.get(0)? == "t", row.get(1)?.to_owned())),
-        _ => None,
-    });
-    let Some((is_standby, encoding)) = facts else {
+    let answer = answer.map_err(|error| ConnectError::classify(&error, config, tls.options()))?;
+    let facts = row_with(&answer, FACTS_COLUMNS).and_then(|row| Some((row.get(0)? == "t", row.get(1)?, row.get(2))));
+    let Some((is_standby, encoding, other)) = facts else {
         return Err(ConnectError::Refused { target, reason: "it does not answer like a PostgreSQL".to_owned() });
     };
     if encoding != "UTF8" {
-        return Err(ConnectError::Encoding { target, found: encoding });
+        return Err(ConnectError::Encoding { target, found: encoding.to_owned() });
     }
-    Ok(Opened { client, connection, target, is_standby })
+    // The server process of a session is new, or a pooler has reset it.
+    if other.is_some_and(|mark| !mark.is_empty()) {
+        return Err(ConnectError::Pooled { target });
+    }
+    Ok(Opened { client, connection, target, is_standby, identity: identity_in(&answer), generation: 0, mark })
 }
 
-/// The set-up for a major version: a server refuses settings that it does not know.
-fn setup(major: u32) -> String {
-    let mut text = SETUP.to_owned();
+/// The set-up for a major version: a server refuses settings that it does not know. The facts come first, because the
+/// mark of another session must be read before this one sets its own.
+fn setup(major: u32, preparation: &Preparation, mark: &str) -> String {
+    let mut text = NO_TIMEOUT.to_owned() + FACTS + SETUP;
     if major >= 14 {
         text.push_str("SET idle_session_timeout = 0;\n");
     }
     if major >= 17 {
         text.push_str("SET transaction_timeout = 0;\n");
     }
-    text + FACTS
+    text.push_str(&format!("SELECT set_config('musterd.session', '{mark}', false);\n"));
+    if let Some(schema) = &preparation.schema {
+        text.push_str(&format!("SET search_path = {schema}, pg_temp;\n"));
+    }
+    if preparation.asks_identity {
+        text.push_str(IDENTITY);
+    }
+    text
 }
 
 /// Refuses a server below [`OLDEST_SERVER`] and returns its major version. The version comes with the greeting, as text
@@ -153,10 +239,10 @@ mod tests {
     #[test]
     fn settings_of_newer_servers_are_left_out_for_older_ones() {
         for (major, idle, transaction) in [(13, false, false), (14, true, false), (16, true, false), (17, true, true)] {
-            let text = setup(major);
+            let text = setup(major, &Preparation::default(), "mark");
             assert_eq!(text.contains("idle_session_timeout"), idle, "{major}");
             assert_eq!(text.contains(" transaction_timeout"), transaction, "{major}");
-            assert!(text.ends_with(FACTS));
+            assert!(text.starts_with(NO_TIMEOUT) && !text.contains("search_path") && !text.contains(IDENTITY));
         }
     }
 }

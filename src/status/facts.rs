@@ -32,6 +32,17 @@ pub struct FailingReaper {
     pub error: String,
 }
 
+/// A database that is behind: an old primary that runs on, or one that has lost changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BehindDatabase {
+    /// Where it is.
+    pub host: String,
+    /// Its revision.
+    pub revision: u64,
+    /// The revision that this daemon has seen.
+    pub seen: u64,
+}
+
 /// Logical ids. One that left on purpose counts nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -58,6 +69,8 @@ pub struct Facts {
     pub stale_for: Duration,
     /// When that was, by the database clock.
     pub confirmed_at: DateTime<Utc>,
+    /// A database that was refused within the last seconds because it is behind what this daemon has seen.
+    pub behind: Option<BehindDatabase>,
     /// How long PostgreSQL took for the latest save; `None` before the first.
     pub database_latency: Option<Duration>,
     /// What in PostgreSQL holds a lock that changes of this daemon wait for, as last seen.
@@ -88,6 +101,7 @@ impl Default for Facts {
             conditions: Vec::new(),
             stale_for: Duration::ZERO,
             confirmed_at: DateTime::UNIX_EPOCH,
+            behind: None,
             database_latency: None,
             blocker: None,
             flush_lag: Duration::ZERO,

@@ -27,7 +27,7 @@ mod tests;
 use std::{cmp::Reverse, time::Duration};
 
 pub use conditions::{ConditionState, State};
-pub use facts::{Condition, Facts, FailingReaper, Gather, Names};
+pub use facts::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names};
 pub use rules::daemon_state;
 
 /// The feed polls once a second: if PostgreSQL confirmed the view less recently than this, it counts as away.
@@ -67,6 +67,8 @@ impl Severity {
 pub enum Code {
     /// PostgreSQL has not confirmed the view for [`AWAY_AFTER`].
     DatabaseAway,
+    /// A session was refused because its database is behind what this daemon has seen.
+    DatabaseBehind,
     /// PostgreSQL takes long to save beats.
     DatabaseSlow,
     /// A transaction in PostgreSQL holds a lock that changes wait for.
@@ -101,8 +103,9 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::DatabaseAway,
+        Self::DatabaseBehind,
         Self::DatabaseSlow,
         Self::ChangesBlocked,
         Self::NotReady,
@@ -125,6 +128,7 @@ impl Code {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DatabaseAway => "database_away",
+            Self::DatabaseBehind => "database_behind",
             Self::DatabaseSlow => "database_slow",
             Self::ChangesBlocked => "changes_blocked",
             Self::NotReady => "not_ready",
@@ -148,6 +152,7 @@ impl Code {
     pub const fn brief(self) -> &'static str {
         match self {
             Self::DatabaseAway => "PostgreSQL is away",
+            Self::DatabaseBehind => "an old primary answers",
             Self::DatabaseSlow => "PostgreSQL is slow",
             Self::ChangesBlocked => "changes are blocked",
             Self::NotReady => "this daemon is not ready",

@@ -20,6 +20,16 @@ fn away(facts: &Facts) -> Option<Code> {
 }
 
 pub(super) fn database(facts: &Facts, found: &mut Vec<Problem>) {
+    if let Some(behind) = &facts.behind {
+        let summary = format!(
+            "The database at {} is behind: it is at revision {}, and this daemon has seen revision {}",
+            behind.host, behind.revision, behind.seen
+        );
+        let action = "Two primaries run, or the database has lost changes. The daemon refuses sessions with it while \
+                      the other database answers, and uses it 2 s after that one is gone, under a hold. End the old primary, \
+                      and check where the database url leads.";
+        found.push(Problem::new(Code::DatabaseBehind, Severity::Critical, summary, action));
+    }
     if facts.is_away() {
         let at = facts.confirmed_at.format("%Y-%m-%d %H:%M:%S UTC");
         let summary = format!("PostgreSQL has not answered for {}; all data is as of {at}", short(facts.stale_for));

@@ -99,6 +99,15 @@ fn of_daemon() -> Vec<Row> {
             "database_away",
             "not answered for 42 s; all data is as of 1970",
         ),
+        (
+            Facts {
+                behind: Some(BehindDatabase { host: "db-a:5432/registry".to_owned(), revision: 7, seen: 1_000_009 }),
+                ..healthy()
+            },
+            Critical,
+            "database_behind",
+            "The database at db-a:5432/registry is behind: it is at revision 7, and this daemon has seen revision 1000009",
+        ),
         (Facts { database_latency: Some(seconds(1)), ..healthy() }, Warning, "database_slow", "takes 1000 ms"),
         (
             Facts { blocker: blocker(details(Some("10.0.0.7")), 12), ..healthy() },

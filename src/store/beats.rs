@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{
     Error, Lane, Pool,
     row::{signed, unsigned},
 };
-use crate::model::LeaseId;
+use crate::{model::LeaseId, postgres::pool::Client};
 
 /// What a flush was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +34,15 @@ pub async fn flush(
     saved_up_to: Option<DateTime<Utc>>,
     deadline: Instant,
 ) -> Result<Flushed, Error> {
-    let row = pool
-        .run(Lane::Engine, deadline, async |client| {
-            let sql = "SELECT entered, read_at FROM muster_flush_beats($1, $2, $3, $4)";
-            let statement = client.prepare_cached(sql).await?;
-            client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms, &saved_up_to]).await
-        })
-        .await?;
+    let flush = async |client: &Client| {
+        // The revision tells whether this is still the database that this daemon has written to.
+        let sql = "SELECT entered, read_at, (SELECT revision FROM cluster_metadata WHERE id = 1) \
+                   FROM muster_flush_beats($1, $2, $3, $4)";
+        let statement = client.prepare_cached(sql).await?;
+        client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms, &saved_up_to]).await
+    };
+    let revision = |row: &Row| row.try_get::<_, Option<i64>>(2).ok().flatten().map(unsigned);
+    let row = pool.run_known(Lane::Engine, deadline, flush, revision).await?;
     Ok(Flushed { entered: row.try_get(0)?, read_at: row.try_get(1)? })
 }
 

@@ -127,7 +127,7 @@ pub enum ExamineError {
 /// Any [`ExamineError`].
 pub async fn examine(url: &str) -> Result<Examined, ExamineError> {
     let database = Database::at(url).map_err(ConnectError::from)?;
-    let (client, driver) = database.open_driven(Want::Any, Duration::MAX).await?;
+    let (client, driver, _) = database.open_driven(Want::Any, Duration::MAX).await?;
     let server = soon(client.query_one(SERVER, &[])).await?;
     let asked = Instant::now();
     soon(client.simple_query("SELECT 1")).await?;

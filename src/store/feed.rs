@@ -69,6 +69,8 @@ fn rung_for(notification: &Notification) -> Revision {
 /// The dedicated connection of a feed.
 #[derive(Debug)]
 pub struct Connection {
+    database: Database,
+    generation: u64,
     client: Client,
     changes: Statement,
     doorbell: Arc<Doorbell>,
@@ -88,10 +90,10 @@ impl Connection {
     /// No connection in time, or PostgreSQL refused.
     pub async fn open(database: &Database) -> Result<Self, Error> {
         let opened = database.open(Want::Primary, ANSWER_TIMEOUT).await?;
-        let Opened { client, mut connection, target, .. } = opened;
+        let Opened { client, mut connection, target, generation, .. } = opened;
         let doorbell = Arc::new(Doorbell::default());
         let bell = Arc::clone(&doorbell);
-        let database = database.clone();
+        let (database, driven) = (database.clone(), database.clone());
         #[expect(clippy::disallowed_methods, reason = "belongs to the connection, whose calls fail when it has ended")]
         let driver = tokio::spawn(async move {
             // Ends when the connection does; the next call then fails, and the feed connects again.
@@ -100,7 +102,7 @@ impl Connection {
                     Ok(AsyncMessage::Notification(notification)) => bell.ring(rung_for(&notification)),
                     Ok(_) => {}
                     Err(error) => {
-                        database.connection_lost(&target, &error);
+                        driven.connection_lost(&target, &error);
                         break;
                     }
                 }
@@ -109,7 +111,7 @@ impl Connection {
         });
         let changes = answer(client.prepare(&CHANGES)).await;
         let mut connection = match changes {
-            Ok(changes) => Self { client, changes, doorbell, driver },
+            Ok(changes) => Self { database, generation, client, changes, doorbell, driver },
             Err(error) => {
                 driver.abort();
                 return Err(error);
@@ -136,6 +138,35 @@ impl Connection {
     pub async fn confirm_history(&self, revision: Revision) -> Result<(), Error> {
         let seen = signed(revision.0);
         answer(self.client.execute("SELECT muster_confirm_history($1)", &[&seen])).await.map(drop)
+    }
+
+    /// The generation of sessions that this one belongs to: another one means another database.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns when the daemon has changed to another database.
+    pub async fn superseded(&self) -> Error {
+        match self.database.lineage() {
+            Some(lineage) => lineage.superseded(self.generation).await,
+            None => std::future::pending().await,
+        }
+        Error::Unreachable("the daemon has changed to another database".into())
+    }
+
+    /// The highest revision that this daemon has committed or read: what is asked afterwards must not be below it.
+    #[must_use]
+    pub fn seen(&self) -> Revision {
+        Revision(self.database.seen())
+    }
+
+    /// The registry was loaded, or read on, up to this cluster row.
+    pub fn confirmed(&self, floor: Revision, cluster: &Cluster) {
+        if let Some(lineage) = self.database.lineage() {
+            lineage.loaded(self.generation, cluster.history_id.to_string(), cluster.revision.0);
+            lineage.answered(self.generation, floor.0, cluster.revision.0);
+        }
     }
 
     /// Waits until something changed, as far as notifications tell, and returns up to which revision. Also returns when

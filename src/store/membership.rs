@@ -20,9 +20,10 @@ use super::{
 use crate::model::{
     Epoch, EpochId, InstanceStatus, Labels, LeaseId, Operation, Outcome, Registration, Revision, Verdict,
 };
+use crate::postgres::pool::Client;
 
 const APPLY: &str = "SELECT verdict, changed, lease_id, revision, status::text, cluster_epoch, epoch_number \
-                     FROM muster_apply($1, $2, $3)";
+                     FROM muster_apply($1, $2, $3, $4)";
 
 /// Most instances read behind a group. If there are more, other daemons are busy, and the feed asks for all of it.
 const READ_MAX: i64 = 1_000;
@@ -53,29 +54,33 @@ pub async fn apply(
     question: Option<Question>,
 ) -> Result<(Vec<Outcome>, Option<Changes>), Error> {
     let arguments: Vec<Argument<'_>> = operations.into_iter().map(argument).collect();
-    let (rows, read) = pool
-        .run(Lane::Engine, deadline, async |client| {
-            let statement = client.prepare_cached(APPLY).await?;
-            let arguments = Json(&arguments);
-            let parameters: [&(dyn ToSql + Sync); 3] = [&arguments, &decided_by, &until];
-            let applying = client.query(&statement, &parameters);
-            let Some(question) = question else { return Ok((applying.await?, Vec::new())) };
-            let statement = client.prepare_cached(&CHANGES).await?;
-            let after = signed(question.after.0);
-            let parameters: [&(dyn ToSql + Sync); 2] = [&after, &READ_MAX];
-            let reading = pin!(client.query(&statement, &parameters));
-            // Both are sent at once; PostgreSQL begins the second when the first is committed.
-            match select(pin!(applying), reading).await {
-                Either::Left((applied, reading)) => {
-                    let patience = deadline.min(Instant::now() + READ_PATIENCE);
-                    let read = timeout_at(patience, reading).await.unwrap_or(Ok(Vec::new()));
-                    Ok((applied?, read.unwrap_or_default()))
-                }
-                // It never answers in another order; if the connection fails, both say so.
-                Either::Right((_, applying)) => Ok((applying.await?, Vec::new())),
+    let applied = async |client: &Client| {
+        let statement = client.prepare_cached(APPLY).await?;
+        // Read when there is a session: while one is awaited the daemon may change to another database.
+        let seen = signed(pool.seen());
+        let arguments = Json(&arguments);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&arguments, &decided_by, &until, &seen];
+        let applying = client.query(&statement, &parameters);
+        let Some(question) = question else { return Ok((applying.await?, Vec::new())) };
+        let statement = client.prepare_cached(&CHANGES).await?;
+        let after = signed(question.after.0);
+        let parameters: [&(dyn ToSql + Sync); 2] = [&after, &READ_MAX];
+        let reading = pin!(client.query(&statement, &parameters));
+        // Both are sent at once; PostgreSQL begins the second when the first is committed.
+        match select(pin!(applying), reading).await {
+            Either::Left((applied, reading)) => {
+                let patience = deadline.min(Instant::now() + READ_PATIENCE);
+                let read = timeout_at(patience, reading).await.unwrap_or(Ok(Vec::new()));
+                Ok((applied?, read.unwrap_or_default()))
             }
-        })
-        .await?;
+            // It never answers in another order; if the connection fails, both say so.
+            Either::Right((_, applying)) => Ok((applying.await?, Vec::new())),
+        }
+    };
+    let revision = |(rows, _): &(Vec<Row>, Vec<Row>)| {
+        rows.iter().filter_map(|row| row.try_get(3).ok().flatten()).max().map(unsigned)
+    };
+    let (rows, read) = pool.run_known(Lane::Engine, deadline, applied, revision).await?;
     if rows.len() != arguments.len() {
         return Err(Error::Malformed("number of outcomes"));
     }

@@ -45,6 +45,7 @@ mod migrations;
 mod no_listen;
 mod observability;
 mod odd_rows;
+mod one_database;
 mod operators;
 mod outages;
 mod partitions;

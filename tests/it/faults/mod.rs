@@ -41,7 +41,7 @@ mod honesty;
 mod hostile;
 mod nemesis;
 mod planted;
-mod proxy;
+pub(crate) mod proxy;
 mod roles;
 mod schema;
 mod soak;

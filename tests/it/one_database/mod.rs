@@ -1,0 +1,5 @@
+//! One database at a time: every session of a daemon belongs to the same database, whatever stands between the daemon
+//! and PostgreSQL, and no lease id goes back.
+
+mod poolers;
+mod split_brain;
