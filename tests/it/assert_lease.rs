@@ -95,6 +95,8 @@ async fn the_reaper_passes_over_an_asserted_lease_and_comes_back_for_it() {
     let registry = scene().await;
     let client = &registry.client;
     let application = asserted(&registry, 1).await;
+    // The brake would protect a fleet that is silent at once.
+    run(client, "SELECT muster_release_expiry(60000)").await;
     for instance in [1, 2] {
         silence(client, instance, 60).await;
     }

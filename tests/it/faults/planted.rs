@@ -155,6 +155,8 @@ async fn deaths_by_an_outage_without_a_hold_are_caught() {
     let mut world = world(1).await;
     let held = ("v_cluster := muster_lock_cluster();", "RETURN 0;");
     plant(&world, "muster_note_disruption", &[held]).await;
+    // The brake would protect a fleet that is silent at once.
+    plant(&world, "muster_brake", &[("\nBEGIN\n", "\nBEGIN\n    RETURN 2147483647;\n")]).await;
     world.populate(Population { daemons: 1, writers: 0, ..FEW });
     seconds(2).await;
     // The daemon has PostgreSQL again a moment before its clients have the daemon again.
