@@ -34,7 +34,7 @@ Examples:
   musterd deregister 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10
 
 Its process is told at its next beat that the lease has ended, and registers
-anew if it is made to. To stop traffic and keep the lease: musterd drain.";
+again if it is made to. To stop traffic and keep the lease: musterd drain.";
 
 /// Arguments of `drain`, `undrain` and `deregister`.
 #[derive(Debug, clap::Args)]

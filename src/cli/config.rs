@@ -33,7 +33,7 @@ pub struct ShowArgs {
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  # What would serve run with, and who says so?
+  # What would serve run with, and where does each value come from?
   musterd config show
   # Try a file before it goes live
   musterd config check --config deploy/musterd.toml";

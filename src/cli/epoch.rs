@@ -32,7 +32,7 @@ pub enum EpochCommand {
 const ROTATE_EXAMPLES: &str = "\
 Examples:
   musterd epoch rotate --reason 'cold start after the upgrade'
-  # Only if nobody else rotates in the meantime; exits with 5 otherwise
+  # Only if the epoch is still the same; exits with 5 otherwise
   current=$(musterd epoch show -o json | jq -r .clusterEpoch)
   musterd epoch rotate --expect $current";
 

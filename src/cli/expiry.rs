@@ -17,7 +17,7 @@ use super::{
 
 pub(super) const HOLD_EXAMPLES: &str = "\
 Examples:
-  # For as long as everybody alive needs to be heard again
+  # For as long as all live instances need to be heard again
   musterd hold
   musterd hold --for 10m --reason 'work on the network'
 
@@ -26,17 +26,17 @@ A hold that ends later stays. musterd release ends it.";
 pub(super) const EXPIRE_EXAMPLES: &str = "\
 Examples:
   musterd expire 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10
-  # Only if it was not registered anew in the meantime; exits with 4 if it never had that lease
+  # Only if it was not registered again in the meantime; exits with 4 if it never had that lease
   musterd expire 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10 --lease 42";
 
 /// Arguments of `hold`.
 #[derive(Debug, clap::Args)]
 pub struct HoldArgs {
-    /// For how long, 1s to 1h [default: the longest TTL of the living and 5s]
+    /// For how long, 1s to 1h [default: the longest TTL of the live instances and 5s]
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     duration: Option<Duration>,
 
-    /// Why, for everybody to see; at most 1024 bytes
+    /// Reason, shown to all operators; at most 1024 bytes
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 
@@ -90,7 +90,7 @@ pub(super) async fn release(args: ReleaseArgs, client: &ClientArgs) -> Result<u8
     let client = client.connect().await?;
     client.release_expiry(args.duration).await?;
     if args.output.output.is_table() {
-        output::note("expiry goes on, without a brake for a while");
+        output::note("expiry resumed, rate limit lifted for a while");
     } else {
         output::print_json(&serde_json::json!({}), args.output.output)?;
     }

@@ -24,7 +24,7 @@ pub(super) fn reachable(addr: SocketAddr) -> SocketAddr {
 ///
 /// # Errors
 ///
-/// Nobody answers in HTTP there, or not in time.
+/// No HTTP server answers there in time.
 pub(super) async fn get(authority: &str, path: &str, limit: Duration) -> io::Result<(u16, String)> {
     match timeout(limit, exchange(authority, path)).await {
         Ok(answer) => answer,

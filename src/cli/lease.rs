@@ -1,7 +1,7 @@
 //! `musterd check-lease`: whether a fencing token is still good, for scripts that are handed one.
 //!
 //! The answer is the exit code; what is printed says whose lease it is. It is as old as the daemon's view, a moment as a
-//! rule: whoever must be sure until the end of a transaction asks PostgreSQL itself, with `assert_lease`.
+//! rule: a service that must be sure until the end of a transaction asks PostgreSQL itself, with `assert_lease`.
 
 use musterd_client::Instance;
 

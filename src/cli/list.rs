@@ -33,7 +33,7 @@ pub struct ListArgs {
     #[arg(long, conflicts_with = "status")]
     dead: bool,
 
-    /// Who was alive at this time (RFC 3339, e.g. 2026-01-31T03:12:00Z), as far as still on record
+    /// Instances that were alive at this time (RFC 3339, e.g. 2026-01-31T03:12:00Z), as far as still on record
     #[arg(long, value_name = "TIME", conflicts_with_all = ["status", "dead", "all_statuses"], value_parser = parse_time)]
     alive_at: Option<SystemTime>,
 

@@ -109,7 +109,7 @@ enum Command {
     /// Tell in words all that is known of an instance or a name
     #[command(after_help = describe::EXAMPLES)]
     Describe(describe::DescribeArgs),
-    /// Tell why Resolve gives one instance of a name and none of the others
+    /// Show why Resolve returns one instance of a name and not the others
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArgs),
     /// Wait until a name is live, gone, or has so many instances
@@ -121,26 +121,26 @@ enum Command {
     /// Show registry health in one screen; exit with 1 if it is critical
     #[command(after_help = status::HELP)]
     Status(status::StatusArgs),
-    /// Look for what is wrong, between here and the database, and say how to mend it
+    /// Diagnose the path from here to the database and suggest a fix for each problem
     #[command(after_help = check::HELP)]
     Check(Box<check::CheckArgs>),
-    /// Say by the exit code alone whether the daemon beside is ready, for containers
+    /// Exit with 0 if the local daemon is ready (container probe)
     #[command(after_help = healthcheck::HELP)]
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Show, rotate or list the epochs of the cluster
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
-    /// Suspend expiry: nobody is declared dead for silence
+    /// Pause expiry: no lease expires for missed beats
     #[command(after_help = expiry::HOLD_EXAMPLES)]
     Hold(expiry::HoldArgs),
-    /// End a hold, and take the brake off for a while: whoever is overdue is declared dead
+    /// Resume expiry: end a hold and lift the expiry rate limit for a while
     Release(expiry::ReleaseArgs),
-    /// Have instances finish what they have: they keep their leases and are not resolved
+    /// Drain instances: they keep their leases and get no new traffic
     #[command(after_help = change::DRAIN_EXAMPLES)]
     Drain(change::ChangeArgs),
-    /// Have draining instances resolved again
+    /// Return draining instances to Resolve
     Undrain(change::ChangeArgs),
-    /// End the leases of instances, as they would themselves
+    /// End the leases of instances, as the instances themselves would
     #[command(after_help = change::DEREGISTER_EXAMPLES)]
     Deregister(change::ChangeArgs),
     /// Declare one instance dead, whatever hold and brake say

@@ -1,4 +1,4 @@
-//! Colour, where somebody sees it: on terminals, unless `NO_COLOR` or `--color` says otherwise.
+//! Colour on terminals, unless `NO_COLOR` or `--color` says otherwise.
 //!
 //! Colour only repeats what the words say. Whether there is any is decided once for the process, by `anstream`, which
 //! knows `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb`; the flag wins over all of them.

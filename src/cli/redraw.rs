@@ -24,7 +24,7 @@ use super::{
 
 /// How often, unless it is said.
 const DEFAULT_INTERVAL: &str = "2s";
-/// More often nobody can read it.
+/// No reader follows more often.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// Rows of a terminal that does not tell.
 const DEFAULT_ROWS: u16 = 24;

@@ -36,7 +36,7 @@ pub struct ResolveArgs {
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
 
-    /// How to choose among the live instances [default: best, or what --key or --near stands for]
+    /// How to choose among the live instances [default: best, or the policy that --key or --near implies]
     #[arg(long, value_name = "POLICY", value_enum)]
     policy: Option<Policy>,
 

@@ -27,7 +27,7 @@ pub(super) enum Origin {
     Environment(String),
     /// A line of the configuration file.
     File { path: PathBuf, line: usize },
-    /// Nobody: it is the default.
+    /// No source: it is the default.
     Default,
 }
 

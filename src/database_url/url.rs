@@ -77,8 +77,8 @@ impl DatabaseUrl {
     pub fn warning(&self) -> Option<&'static str> {
         let unchecked = self.tls.mode == SslMode::Require && self.tls.verification() == Verification::None;
         unchecked.then_some(
-            "sslmode=require encrypts, but does not check who answers; \
-             say sslmode=verify-full, with sslrootcert=PATH if the CA is your own",
+            "sslmode=require encrypts, but does not verify the server; \
+             use sslmode=verify-full, with sslrootcert=PATH for a CA of your own",
         )
     }
 }

@@ -130,7 +130,7 @@ impl Failure {
                 violations.join("; ")
             }
             Self::UnknownInstance => "no such instance is on record; register it".into(),
-            Self::UnknownLease(lease_id) => format!("lease {lease_id} is not on record; register anew"),
+            Self::UnknownLease(lease_id) => format!("lease {lease_id} is not on record; register again"),
             Self::UnknownLogicalId(name) => format!("no instance of `{}` is on record", name.escape_debug()),
             Self::NoLiveInstance(name, 1) => {
                 format!("`{}` has no live instance; the one on record is not alive", name.escape_debug())
@@ -138,7 +138,7 @@ impl Failure {
             Self::NoLiveInstance(name, count) => {
                 format!("`{}` has no live instance; none of {count} on record is alive", name.escape_debug())
             }
-            Self::LeaseExpired => "the lease has ended, which is final; register anew to get a new one".into(),
+            Self::LeaseExpired => "the lease has ended, which is final; register again to get a new one".into(),
             Self::LeaseReplaced => "a newer registration of this instance id has taken the lease's place".into(),
             Self::EpochFenced(epoch) => {
                 format!("that epoch is over; the current one is {} (number {})", epoch.id, epoch.number)

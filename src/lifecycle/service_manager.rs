@@ -57,7 +57,7 @@ impl ServiceManager {
                 wants_signs_of_life: watchdog.is_some(),
             }),
             Err(error) => {
-                tracing::warn!(socket = %name.display(), %error, "nobody listens at NOTIFY_SOCKET, going on without");
+                tracing::warn!(socket = %name.display(), %error, "NOTIFY_SOCKET unavailable, continuing without it");
                 None
             }
         }

@@ -88,7 +88,7 @@ pub enum Error {
     },
     /// The user that runs PostgreSQL cannot get to the data directory.
     #[error(
-        "musterd runs as root, so PostgreSQL runs as user {user}, who may not enter {}; choose a --data-dir that \
+        "musterd runs as root, so PostgreSQL runs as user {user}, which cannot enter {}; choose a --data-dir that \
          {user} can reach (for example /var/lib/musterd), or run musterd as an ordinary user", .path.display()
     )]
     Unreachable {

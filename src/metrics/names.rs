@@ -115,7 +115,7 @@ metrics! {
     Counter GRPC_STARTED = "grpc_server_started_total":
         "RPCs begun, by service and method.";
     Counter GRPC_HANDLED = "grpc_server_handled_total":
-        "RPCs ended, by service, method and status code; Canceled includes answers that nobody waited for.";
+        "RPCs ended, by service, method and status code; Canceled includes answers whose caller was gone.";
     Histogram GRPC_HANDLING_SECONDS = "grpc_server_handling_seconds":
         "Duration of RPCs to the end of the answer; for streams, their lifetime.";
 }

@@ -42,7 +42,7 @@ pub(super) async fn run(client: &mut Client) -> Result<Vec<String>, Error> {
         repaired.push(format!("{}: {done}", difference.object));
     }
     transaction.commit().await.map_err(Error::during("repairing functions and views"))?;
-    tracing::warn!(objects = ?repaired, "put back objects that somebody had overwritten");
+    tracing::warn!(objects = ?repaired, "restored modified schema objects");
     Ok(repaired)
 }
 

@@ -205,7 +205,7 @@ impl Flusher {
         }
         self.answered(now_ms, chunk.len(), flushed.read_at);
         if !flushed.entered {
-            tracing::warn!("this daemon was given up and enters anew");
+            tracing::warn!("evicted by the cluster, rejoining");
             self.identity.enter(&self.pool, deadline).await?;
         }
         Ok(())

@@ -13,6 +13,7 @@ mod glossary;
 mod links;
 mod page;
 mod paths;
+mod prose;
 mod session;
 
 use std::{collections::BTreeSet, fs, net::TcpListener, path::Path, time::Duration};

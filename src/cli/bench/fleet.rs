@@ -1,8 +1,8 @@
-//! `bench fleet`: so many instances, alive for so long; nobody may die.
+//! `bench fleet`: so many instances, alive for so long; no lease may expire.
 //!
 //! Instances beat from the moment they are registered. Once all are, the time counts. At the end the daemon is asked who
 //! of the run is dead. Every such death is false as long as the client itself kept its interval, so the longest time
-//! between two beats of a lease is told beside it; and so is for how long expiry was on hold, because nobody can die
+//! between two beats of a lease is told beside it; and so is for how long expiry was on hold, because no lease can expire
 //! meanwhile.
 
 use std::{

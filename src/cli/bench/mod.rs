@@ -63,7 +63,7 @@ enum BenchCommand {
     BatchResolve(calls::BatchArgs),
     /// Watch with many watchers, and make changes: how long until each sees each
     Watch(watch::WatchArgs),
-    /// Keep a fleet alive: does anybody die who should not
+    /// Keep a fleet alive, and report leases that expired although they were renewed
     Fleet(fleet::FleetArgs),
     /// Register at one daemon: how long until another one resolves it
     Propagate(propagate::PropagateArgs),

@@ -61,7 +61,7 @@ impl Beats {
         self.answers.message().await?.ok_or_else(|| Status::unavailable("the stream has ended"))
     }
 
-    /// Says goodbye, so that nobody is suspect for the end.
+    /// Announces the end, so that it makes no instance suspect.
     pub(super) async fn close(mut self, bound: Duration) {
         let goodbye = v1::BeatStreamRequest { lease_ids: Vec::new(), goodbye: true };
         let _ = self.requests.send(goodbye).await;

@@ -1,4 +1,4 @@
-//! Whether anybody is there, and what it speaks: below gRPC, whose own errors for a wrong port tell little.
+//! Whether a server answers at an address, and in which protocol: below gRPC, whose own errors for a wrong port tell little.
 //!
 //! The beginning of an HTTP/2 connection is sent, which is also no harm to what is not a daemon, and the first bytes of
 //! the answer tell who is there.
@@ -31,7 +31,7 @@ enum Speaks {
     Other,
 }
 
-/// Recognizes who speaks by the first bytes of the answer to [`HELLO`].
+/// Recognizes the server by the first bytes of the answer to [`HELLO`].
 fn recognize(answer: &[u8]) -> Speaks {
     match answer {
         [] => Speaks::Nothing,
@@ -78,7 +78,7 @@ fn unreachable(authority: &str, error: &io::Error) -> Finding {
         }
         _ => "check the address: --addr or MUSTERD_ADDR",
     };
-    Finding::fail("address", format!("nobody is reached at {authority}: {error}"), fix)
+    Finding::fail("address", format!("cannot connect to {authority}: {error}"), fix)
 }
 
 fn judge(authority: &str, speaks: Speaks) -> Finding {
@@ -91,8 +91,8 @@ fn judge(authority: &str, speaks: Speaks) -> Finding {
         ),
         Speaks::Tls => fail("speaks TLS, and this command does not", "give an https:// address, or one without TLS"),
         Speaks::Nothing => fail(
-            "accepts connections and says nothing: the daemon is still starting, or stands still",
-            "wait, and look at /readyz of its HTTP port and at its log; if it stands still, start it again",
+            "accepts connections but does not respond: the daemon is still starting, or has stalled",
+            "wait, and check /readyz of its HTTP port and its log; if it has stalled, restart it",
         ),
         Speaks::Other => {
             fail("speaks neither HTTP nor TLS: it is no daemon", "check the address: --addr or MUSTERD_ADDR")

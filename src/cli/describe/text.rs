@@ -86,9 +86,9 @@ fn reason(death: &Death) -> &'static str {
         DeathReason::Unknown => "not on record: it died before reasons were kept",
         DeathReason::Stale => "stale: no beat arrived within its TTL",
         DeathReason::OldEpoch => "old_epoch: the epoch was rotated",
-        DeathReason::Deregistered => "deregistered: its owner, or somebody in its name, ended the lease",
-        DeathReason::Replaced => "replaced: its instance id was registered anew",
-        DeathReason::Operator => "operator: somebody declared it dead",
+        DeathReason::Deregistered => "deregistered: the instance, or a command in its name, ended the lease",
+        DeathReason::Replaced => "replaced: its instance id was registered again",
+        DeathReason::Operator => "operator: declared dead by hand",
         _ => "for a reason that this version does not know",
     }
 }
@@ -150,7 +150,7 @@ fn best(all: &[Instance]) -> String {
     let candidates = all.iter().filter(|one| one.status == Status::Alive);
     let rank = |one: &&Instance| (one.suspect, one.started_at, one.instance_id);
     match candidates.min_by_key(rank) {
-        None => "none: nobody of this name is alive".to_owned(),
+        None => "none: no instance of this name is alive".to_owned(),
         Some(one) => [one.instance_id.to_string(), address(one)].join(" ").trim_end().to_owned(),
     }
 }
@@ -240,7 +240,7 @@ mod tests {
         all[0].suspect = true;
         all[3].status = Status::Draining;
         assert_eq!(best(&all), all[2].instance_id.to_string());
-        assert_eq!(best(&all[3..]), "none: nobody of this name is alive");
+        assert_eq!(best(&all[3..]), "none: no instance of this name is alive");
     }
 
     #[test]

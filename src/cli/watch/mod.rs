@@ -40,12 +40,11 @@ Events:
   RECOVERED  a hint, of this daemon alone: it beats again
 Between them:
   EPOCH      another epoch is current: instances of any other are dead
-  RESET      forget what was printed before: it begins anew
+  RESET      the stream could not resume: discard what was printed before, a snapshot follows
   SYNCED     everything there was at the start has been printed
 
 With -o jsonl, an event is a muster.v1.WatchEvent with the revision and the
-historyId to resume after for whoever has read up to this line (revision 0: not
-yet). EPOCH, RESET, SYNCED and, with --bookmarks, BOOKMARK have the same form,
+historyId to resume after once this line was read (revision 0: not yet). EPOCH, RESET, SYNCED and, with --bookmarks, BOOKMARK have the same form,
 without an instance.
 
 SIGINT and SIGTERM end the watch with exit code 0. It survives the daemon: it
@@ -116,7 +115,7 @@ struct Watch {
     args: WatchArgs,
     client: ClientArgs,
     progress: Progress,
-    /// Where to go on for whoever has read everything printed.
+    /// Where a reader of everything printed resumes.
     printed: Position,
     /// How many events are still to be printed.
     left: u64,

@@ -1,6 +1,6 @@
 //! Batches of a watch as lines to print, each with where to go on.
 //!
-//! Each line carries the revision to resume after for whoever has read up to that line. Changes come in the order of
+//! Each line carries the revision to resume after once it was read. Changes come in the order of
 //! their revisions, so after a change that is its own revision; in a snapshot, which comes by names, there is none (0).
 
 use musterd_client::{Batch, Change};

@@ -1,4 +1,4 @@
-//! A line of a watch as text: columns of fixed widths, as nobody knows yet what will come, or JSON.
+//! A line of a watch as text: columns of fixed widths, because later lines are not known yet, or JSON.
 
 use musterd_client::Change;
 

@@ -316,7 +316,7 @@ addEventListener("keydown", (event) => {
   $("text").focus();
 });
 addEventListener("popstate", () => (recall(), askNames()));
-// What is not seen is not asked for; the time in between is nobody's silence.
+// What is not seen is not asked for; the time in between counts as no instance's silence.
 document.addEventListener("visibilitychange", () => (heard = performance.now()));
 
 setInterval(() => {

@@ -128,7 +128,7 @@ function explained(id, page) {
   const list = h("ol", { class: "instances" });
   const target = /^-/.test(id) ? `-- ${quote(id)}` : quote(id);
   const commands = h("p", { class: "commands" }, ["explain", "watch"].map((verb) => command(page.cli(`${verb} ${target}`))));
-  const element = h("div", null, h("h3", null, "Who is resolved, and why"), note, list, commands);
+  const element = h("div", null, h("h3", null, "Which instance is resolved, and why"), note, list, commands);
   element.update = (answer) => {
     if (answer.error) {
       write(note, answer.error.message);

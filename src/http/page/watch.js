@@ -1,4 +1,4 @@
-// Asks for the summary, once a second while somebody looks.
+// Asks for the summary, once a second while the page is visible.
 //
 // There is a stream of summaries too, and the page does without it. A browser opens six connections to a host, for all of
 // its tabs together; a stream holds one for as long as its tab is open, so that the seventh tab would never load, and no

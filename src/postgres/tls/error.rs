@@ -32,7 +32,7 @@ pub(crate) enum TlsError {
     #[error("sslkey: {} is encrypted, which is not supported; decrypt it (openssl pkey -in OLD -out NEW) and protect the file instead", .0.display())]
     EncryptedKey(PathBuf),
     /// A file is in PEM form, and yet is not what it says.
-    #[error("{option}: {} cannot be used: {cause}; make it anew", path.display())]
+    #[error("{option}: {} cannot be used: {cause}; create it again", path.display())]
     Unusable { option: &'static str, path: PathBuf, cause: String },
     /// Certificate and key do not belong together.
     #[error("sslkey: {} is not the key of the certificate {}; give the two that belong together", key.display(), certificate.display())]
@@ -198,7 +198,7 @@ fn certificate(error: &CertificateError, options: &TlsOptions) -> String {
              server, and give that CA as sslrootcert=PATH"
         ),
         other => format!(
-            "sslmode={mode}: the server's certificate cannot be accepted: {}; make it anew, X.509 version 3",
+            "sslmode={mode}: the server's certificate cannot be accepted: {}; issue a certificate of X.509 version 3",
             one_line(&other.to_string())
         ),
     }

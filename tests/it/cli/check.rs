@@ -91,7 +91,7 @@ async fn a_registry_that_is_well_passes_every_check() {
 async fn a_wrong_address_is_told_by_what_is_there() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
-    names(&["--addr", "127.0.0.1:1"], "address", "critical", "nobody is reached at 127.0.0.1:1", "musterd serve").await;
+    names(&["--addr", "127.0.0.1:1"], "address", "critical", "cannot connect to 127.0.0.1:1", "musterd serve").await;
     names(&["--addr", &daemon.http_addr], "protocol", "critical", "speaks HTTP/1", "7717").await;
     let table = musterd(&["--addr", "127.0.0.1:1", "check"]).await;
     assert_eq!(table.complaint(), "1 check fails");
