@@ -29,9 +29,9 @@ ALTER TABLE cluster_metadata
     ADD CONSTRAINT cluster_metadata_brake_check CHECK (brake IN ('pace', 'protect'));
 
 COMMENT ON COLUMN cluster_metadata.epoch_number IS 'Number of the current epoch; only grows.';
-COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Whoever changes membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
-COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then load everything anew.';
-COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
+COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Every change of membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
+COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then reload everything.';
+COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must reload everything.';
 COMMENT ON COLUMN cluster_metadata.hold_until IS 'End of the hold, which is that of an operator (held_until), the time that leases have after a disruption (disrupted_at), or both. Null: no hold.';
 COMMENT ON COLUMN cluster_metadata.held_until IS 'No lease expires before this time, because an operator has put expiry on hold.';
 COMMENT ON COLUMN cluster_metadata.disrupted_at IS 'End of the latest disruption. Until hold_until, a lease expires no sooner than its own TTL and 5 s after it.';
@@ -135,7 +135,7 @@ ALTER TABLE registry_instance
 COMMENT ON COLUMN registry_instance.lease_id IS 'The revision at which this lease was registered: lease, generation and fencing token in one number.';
 COMMENT ON COLUMN registry_instance.revision IS 'Revision of the latest durable change of this row. Rows with a revision above what a reader has seen are its feed.';
 COMMENT ON COLUMN registry_instance.epoch_number IS 'Number of the epoch it registered in.';
-COMMENT ON COLUMN registry_instance.ttl_ms IS 'How long the lease lives after a beat, 2,000 to 300,000 ms. Null: none was asked for, and whoever expires names it (15 s by default).';
+COMMENT ON COLUMN registry_instance.ttl_ms IS 'How long the lease lives after a beat, 2,000 to 300,000 ms. Null: none was asked for, and the caller of the expiry names it (15 s by default).';
 COMMENT ON COLUMN registry_instance.port IS 'Port it can be reached at.';
 COMMENT ON COLUMN registry_instance.labels IS 'Labels: one flat object of strings.';
 COMMENT ON COLUMN registry_instance.version IS 'Version of the software it runs.';
@@ -190,7 +190,7 @@ COMMENT ON TABLE registry_daemon IS 'The daemons that share this database, one r
 COMMENT ON COLUMN registry_daemon.daemon_id IS 'One run of one daemon.';
 COMMENT ON COLUMN registry_daemon.address IS 'gRPC address it is reached at.';
 COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
-COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. Nobody is declared dead whose deadline is later: the beat that saves it may be on the way.';
+COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. No lease with a later deadline expires: the beat that renews it may not be saved yet.';
 COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
 COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
 COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved beats, or said that it had none. At most about a second ago while it is well.';

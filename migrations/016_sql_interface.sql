@@ -9,7 +9,7 @@
 \ir functions/beat.sql
 
 -- Both views keep the columns they had, in their order; what the table gained follows. They no longer look at the age
--- of the latest beat: that emptied them for everybody whenever beats could not be saved for 15 s. Who is silent for
+-- of the latest beat: that emptied them for every reader whenever beats could not be saved for 15 s. An instance silent for
 -- too long is declared dead, by the one rule of muster_reap_stale, and only then gone from here.
 CREATE OR REPLACE VIEW active_instances AS
 SELECT instance.*
@@ -95,5 +95,5 @@ COMMENT ON TRIGGER cluster_metadata_stamp_update ON cluster_metadata IS 'An epoc
 COMMENT ON TRIGGER cluster_metadata_stamp_insert ON cluster_metadata IS 'A first epoch inserted by hand is one like any other.';
 COMMENT ON TRIGGER registry_instance_stamp_insert ON registry_instance IS 'A row inserted by hand goes through the same revision as any other.';
 COMMENT ON TRIGGER registry_instance_stamp_update ON registry_instance IS 'A row changed by hand goes through the same revision as any other. Beats change no column named here.';
-COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'Whoever deletes rows, readers learn that they have to load anew.';
+COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'After any deletion of rows, readers learn that they have to reload.';
 COMMENT ON TRIGGER registry_instance_truncated ON registry_instance IS 'A truncation leaves no tombstones.';

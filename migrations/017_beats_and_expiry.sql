@@ -10,7 +10,7 @@ CREATE TABLE registry_suspicion (
     suspected_at timestamptz NOT NULL
 );
 
-COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact with: its hint to the others, who would not notice before the TTL has passed. Nobody dies of it.';
+COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact with: its hint to the others, which would not notice before the TTL has passed. No lease expires because of it.';
 COMMENT ON COLUMN registry_suspicion.lease_id IS 'The lease.';
 COMMENT ON COLUMN registry_suspicion.suspected_at IS 'When the daemon that lost contact had last heard of it.';
 

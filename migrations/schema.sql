@@ -77,9 +77,9 @@ COMMENT ON COLUMN cluster_metadata.id IS 'Always 1: there is one cluster to a da
 COMMENT ON COLUMN cluster_metadata.current_epoch IS 'The cluster''s current life. Instances of any other epoch are dead.';
 COMMENT ON COLUMN cluster_metadata.updated_at IS 'When the current epoch began.';
 COMMENT ON COLUMN cluster_metadata.epoch_number IS 'Number of the current epoch; only grows.';
-COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Whoever changes membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
-COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then load everything anew.';
-COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must load everything anew.';
+COMMENT ON COLUMN cluster_metadata.revision IS 'The logical clock: +1 for every durable membership change. Every change of membership updates it first and holds the row lock until after commit, so revisions become visible in commit order and a reader polling "revision > seen" misses nothing. A sequence could not promise that.';
+COMMENT ON COLUMN cluster_metadata.history_id IS 'Changes when the history of revisions was broken; readers then reload everything.';
+COMMENT ON COLUMN cluster_metadata.purged_revision IS 'The highest revision of a dead row that was purged. A reader that has seen less must reload everything.';
 COMMENT ON COLUMN cluster_metadata.hold_until IS 'End of the hold, which is that of an operator (held_until), the time that leases have after a disruption (disrupted_at), or both. Null: no hold.';
 COMMENT ON COLUMN cluster_metadata.hold_reason IS 'Why expiry is on hold.';
 COMMENT ON COLUMN cluster_metadata.held_until IS 'No lease expires before this time, because an operator has put expiry on hold.';
@@ -135,7 +135,7 @@ COMMENT ON COLUMN registry_daemon.version IS 'Version of musterd it runs.';
 COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the database clock.';
 COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved beats, or said that it had none. At most about a second ago while it is well.';
 COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
-COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. Nobody is declared dead whose deadline is later: the beat that saves it may be on the way.';
+COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. No lease with a later deadline expires: the beat that renews it may not be saved yet.';
 
 --- table registry_daemon_loss
 CREATE TABLE registry_daemon_loss (
@@ -222,7 +222,7 @@ COMMENT ON COLUMN registry_instance.last_heartbeat IS 'Its latest saved beat, by
 COMMENT ON COLUMN registry_instance.lease_id IS 'The revision at which this lease was registered: lease, generation and fencing token in one number.';
 COMMENT ON COLUMN registry_instance.revision IS 'Revision of the latest durable change of this row. Rows with a revision above what a reader has seen are its feed.';
 COMMENT ON COLUMN registry_instance.epoch_number IS 'Number of the epoch it registered in.';
-COMMENT ON COLUMN registry_instance.ttl_ms IS 'How long the lease lives after a beat, 2,000 to 300,000 ms. Null: none was asked for, and whoever expires names it (15 s by default).';
+COMMENT ON COLUMN registry_instance.ttl_ms IS 'How long the lease lives after a beat, 2,000 to 300,000 ms. Null: none was asked for, and the caller of the expiry names it (15 s by default).';
 COMMENT ON COLUMN registry_instance.port IS 'Port it can be reached at.';
 COMMENT ON COLUMN registry_instance.labels IS 'Labels: one flat object of strings.';
 COMMENT ON COLUMN registry_instance.version IS 'Version of the software it runs.';
@@ -238,7 +238,7 @@ CREATE TABLE registry_suspicion (
     CONSTRAINT registry_suspicion_pkey PRIMARY KEY (lease_id)
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500);
-COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact with: its hint to the others, who would not notice before the TTL has passed. Nobody dies of it.';
+COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact with: its hint to the others, which would not notice before the TTL has passed. No lease expires because of it.';
 COMMENT ON COLUMN registry_suspicion.lease_id IS 'The lease.';
 COMMENT ON COLUMN registry_suspicion.suspected_at IS 'When the daemon that lost contact had last heard of it.';
 
@@ -295,13 +295,13 @@ BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE lease_id = p_lease_id FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'lease % is not on record', p_lease_id
-            USING ERRCODE = muster_error_code('unknown'), HINT = 'It has ended, or was replaced: stop, and register anew.';
+            USING ERRCODE = muster_error_code('unknown'), HINT = 'It has ended, or was replaced: stop, and register again.';
     ELSIF v_row.cluster_epoch <> v_cluster.current_epoch THEN
         RAISE EXCEPTION 'lease % belongs to an epoch that is not current', p_lease_id
-            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Stop, and register anew in the current epoch.';
+            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Stop, and register again in the current epoch.';
     ELSIF v_row.status = 'dead' THEN
         RAISE EXCEPTION 'lease % has ended (%)', p_lease_id, coalesce(v_row.death_reason, 'no reason kept')
-            USING ERRCODE = muster_error_code('expired'), HINT = 'Stop, and register anew.';
+            USING ERRCODE = muster_error_code('expired'), HINT = 'Stop, and register again.';
     END IF;
 END
 $function$;
@@ -333,10 +333,10 @@ BEGIN
             USING ERRCODE = muster_error_code('unknown'), HINT = 'Register it.';
     ELSIF v_row.status = 'dead' THEN
         RAISE EXCEPTION 'instance % is dead (%)', p_instance_id, coalesce(v_row.death_reason, 'no reason kept')
-            USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: register anew.';
+            USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: register again.';
     ELSE
         RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_instance_id
-            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Register anew in the current epoch.';
+            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Register again in the current epoch.';
     END IF;
 END
 $function$;
@@ -487,7 +487,7 @@ BEGIN
                 USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register it first.';
         WHEN 'expired' THEN
             RAISE EXCEPTION 'instance % is dead', p_operation.instance_id
-                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Dead is final: register anew.';
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Dead is final: register again.';
         WHEN 'invalid_transition' THEN
             RAISE EXCEPTION 'instance % cannot become %', p_operation.instance_id, p_operation.status
                 USING ERRCODE = muster_error_code(v_verdict),
@@ -523,8 +523,8 @@ BEGIN
     END IF;
 
     IF v_row.instance_id IS NOT NULL THEN
-        -- Its place can be taken once nobody relies on the ended lease any more (assert_lease). To wait for that would
-        -- make everybody wait, who needs the cluster row.
+        -- Its place can be taken once no transaction relies on the ended lease any more (assert_lease). To wait for that
+        -- would block every writer on the cluster row.
         PERFORM FROM registry_instance WHERE instance_id = p_op.instance_id FOR UPDATE SKIP LOCKED;
         IF NOT FOUND THEN
             RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms)::muster_outcome;
@@ -738,7 +738,7 @@ BEGIN
     THEN
         RETURN;
     END IF;
-    -- Notices another database by itself, or finds that somebody else was faster.
+    -- Notices another database by itself, or finds that another daemon was faster.
     v_cluster := muster_lock_cluster();
     UPDATE cluster_metadata
     SET system_id = muster_system_id(), timeline = muster_timeline()
@@ -924,7 +924,7 @@ DECLARE
 BEGIN
     -- A hint that a crash takes is told again, or no longer true.
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for nobody. Here and
+    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for no lock. Here and
     -- there a subquery for each row, because a plan for a table that was never analysed might read all instances instead.
     IF cardinality(p_lost) > 0 THEN
         INSERT INTO registry_suspicion AS suspicion (lease_id, suspected_at)
@@ -999,7 +999,7 @@ AS $function$
 BEGIN
     -- A crash of PostgreSQL may lose the last moments of beats: the hold that follows an outage makes up for it.
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- The dead as well: to ask for the living would suggest the index of all of them.
+    -- The dead as well: a condition on live rows would suggest the index of all of them.
     PERFORM FROM registry_instance AS instance
     WHERE instance.lease_id = ANY (p_lease_ids)
     ORDER BY instance.lease_id
@@ -1449,7 +1449,7 @@ DECLARE
     v_now    timestamptz := muster_now();
     v_before timestamptz := v_now - p_keep_ms * interval '1 millisecond';
     -- A death later than this was not stamped by any clock: the row would stay for ever, and as rows are purged in the
-    -- order of their revisions, each purge behind it would make every reader load everything anew.
+    -- order of their revisions, each purge behind it would make every reader reload everything.
     v_odd    timestamptz := v_now + p_keep_ms * interval '1 millisecond';
     v_purged integer;
 BEGIN
@@ -2111,7 +2111,7 @@ COMMENT ON TRIGGER cluster_metadata_stamp_update ON cluster_metadata IS 'An epoc
 --- trigger registry_instance_deleted on registry_instance
 CREATE TRIGGER registry_instance_deleted AFTER DELETE ON registry_instance REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION muster_note_deletion();
 ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_deleted;
-COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'Whoever deletes rows, readers learn that they have to load anew.';
+COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'After any deletion of rows, readers learn that they have to reload.';
 
 --- trigger registry_instance_stamp_insert on registry_instance
 CREATE TRIGGER registry_instance_stamp_insert BEFORE INSERT ON registry_instance FOR EACH ROW WHEN (new.revision IS NULL) EXECUTE FUNCTION muster_stamp_row();

@@ -19,13 +19,13 @@ BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE lease_id = p_lease_id FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'lease % is not on record', p_lease_id
-            USING ERRCODE = muster_error_code('unknown'), HINT = 'It has ended, or was replaced: stop, and register anew.';
+            USING ERRCODE = muster_error_code('unknown'), HINT = 'It has ended, or was replaced: stop, and register again.';
     ELSIF v_row.cluster_epoch <> v_cluster.current_epoch THEN
         RAISE EXCEPTION 'lease % belongs to an epoch that is not current', p_lease_id
-            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Stop, and register anew in the current epoch.';
+            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Stop, and register again in the current epoch.';
     ELSIF v_row.status = 'dead' THEN
         RAISE EXCEPTION 'lease % has ended (%)', p_lease_id, coalesce(v_row.death_reason, 'no reason kept')
-            USING ERRCODE = muster_error_code('expired'), HINT = 'Stop, and register anew.';
+            USING ERRCODE = muster_error_code('expired'), HINT = 'Stop, and register again.';
     END IF;
 END
 $$;

@@ -26,10 +26,10 @@ BEGIN
             USING ERRCODE = muster_error_code('unknown'), HINT = 'Register it.';
     ELSIF v_row.status = 'dead' THEN
         RAISE EXCEPTION 'instance % is dead (%)', p_instance_id, coalesce(v_row.death_reason, 'no reason kept')
-            USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: register anew.';
+            USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: register again.';
     ELSE
         RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_instance_id
-            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Register anew in the current epoch.';
+            USING ERRCODE = muster_error_code('epoch_fenced'), HINT = 'Register again in the current epoch.';
     END IF;
 END
 $$;

@@ -24,7 +24,7 @@ BEGIN
                 USING ERRCODE = muster_error_code(v_verdict), HINT = 'Register it first.';
         WHEN 'expired' THEN
             RAISE EXCEPTION 'instance % is dead', p_operation.instance_id
-                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Dead is final: register anew.';
+                USING ERRCODE = muster_error_code(v_verdict), HINT = 'Dead is final: register again.';
         WHEN 'invalid_transition' THEN
             RAISE EXCEPTION 'instance % cannot become %', p_operation.instance_id, p_operation.status
                 USING ERRCODE = muster_error_code(v_verdict),

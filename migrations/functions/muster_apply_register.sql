@@ -25,8 +25,8 @@ BEGIN
     END IF;
 
     IF v_row.instance_id IS NOT NULL THEN
-        -- Its place can be taken once nobody relies on the ended lease any more (assert_lease). To wait for that would
-        -- make everybody wait, who needs the cluster row.
+        -- Its place can be taken once no transaction relies on the ended lease any more (assert_lease). To wait for that
+        -- would block every writer on the cluster row.
         PERFORM FROM registry_instance WHERE instance_id = p_op.instance_id FOR UPDATE SKIP LOCKED;
         IF NOT FOUND THEN
             RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms)::muster_outcome;

@@ -21,7 +21,7 @@ BEGIN
     THEN
         RETURN;
     END IF;
-    -- Notices another database by itself, or finds that somebody else was faster.
+    -- Notices another database by itself, or finds that another daemon was faster.
     v_cluster := muster_lock_cluster();
     UPDATE cluster_metadata
     SET system_id = muster_system_id(), timeline = muster_timeline()

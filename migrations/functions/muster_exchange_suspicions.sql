@@ -19,7 +19,7 @@ DECLARE
 BEGIN
     -- A hint that a crash takes is told again, or no longer true.
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for nobody. Here and
+    -- By lease id, so that daemons never wait for each other in a circle; the deletion below waits for no lock. Here and
     -- there a subquery for each row, because a plan for a table that was never analysed might read all instances instead.
     IF cardinality(p_lost) > 0 THEN
         INSERT INTO registry_suspicion AS suspicion (lease_id, suspected_at)

@@ -30,7 +30,7 @@ AS $$
 BEGIN
     -- A crash of PostgreSQL may lose the last moments of beats: the hold that follows an outage makes up for it.
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- The dead as well: to ask for the living would suggest the index of all of them.
+    -- The dead as well: a condition on live rows would suggest the index of all of them.
     PERFORM FROM registry_instance AS instance
     WHERE instance.lease_id = ANY (p_lease_ids)
     ORDER BY instance.lease_id

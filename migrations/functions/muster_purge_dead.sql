@@ -12,7 +12,7 @@ DECLARE
     v_now    timestamptz := muster_now();
     v_before timestamptz := v_now - p_keep_ms * interval '1 millisecond';
     -- A death later than this was not stamped by any clock: the row would stay for ever, and as rows are purged in the
-    -- order of their revisions, each purge behind it would make every reader load everything anew.
+    -- order of their revisions, each purge behind it would make every reader reload everything.
     v_odd    timestamptz := v_now + p_keep_ms * interval '1 millisecond';
     v_purged integer;
 BEGIN

@@ -44,7 +44,8 @@ Between them:
   SYNCED     everything there was at the start has been printed
 
 With -o jsonl, an event is a muster.v1.WatchEvent with the revision and the
-historyId to resume after once this line was read (revision 0: not yet). EPOCH, RESET, SYNCED and, with --bookmarks, BOOKMARK have the same form,
+historyId to resume after once this line was read (revision 0: not yet).
+EPOCH, RESET, SYNCED and, with --bookmarks, BOOKMARK have the same form,
 without an instance.
 
 SIGINT and SIGTERM end the watch with exit code 0. It survives the daemon: it
