@@ -17,8 +17,9 @@ use crate::telemetry::chain;
 
 /// How long the preparation of another database may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Puts expiry on hold. The reason of a hold that is in force stays: it is what led to the change.
-const HOLD: &str = "SELECT muster_hold_expiry(coalesce( \
+/// Records a disruption: each lease is held for its TTL. The reason of a hold that is in force stays, because that is what
+/// led to the change.
+const HOLD: &str = "SELECT muster_note_disruption(coalesce( \
     (SELECT hold_reason FROM cluster_metadata WHERE id = 1 AND hold_until > muster_now()), \
     'a daemon changed to another database'))";
 

@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::{
     Config,
@@ -145,8 +145,8 @@ impl Server {
         preparation: &Preparation,
     ) -> Vec<Opened> {
         let others = self.hosts.iter().filter(|config| Target::of(config) != *used);
-        let attempts = others.map(|config| self.attempt(config, limit, preparation)).collect::<FuturesUnordered<_>>();
-        attempts.filter_map(async |outcome| outcome.ok().filter(|opened| !opened.is_standby)).collect().await
+        let attempts = others.map(|config| self.attempt(config, limit, preparation));
+        join_all(attempts).await.into_iter().flatten().filter(|opened| !opened.is_standby).collect()
     }
 
     /// Whether the URL names other hosts beside one.
