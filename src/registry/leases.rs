@@ -8,6 +8,7 @@
 //! TTL, its beats are refused, so that the client goes to another daemon while there is still time.
 
 mod contact;
+mod lost;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,7 @@ use arc_swap::ArcSwapOption;
 use papaya::HashMap;
 use tokio::sync::Notify;
 
-pub(super) use self::contact::Lost;
+pub(super) use self::lost::Lost;
 use super::agenda::Agenda;
 use crate::{
     clock::Clock,

@@ -5,7 +5,7 @@
 //! not appear. What follows a name pattern is ours by name; a table that merely has such a name is told apart later,
 //! by not being in the snapshot.
 
-use super::Kind;
+use super::kind::Kind;
 
 /// One query for each kind, in the order in which the snapshot shows them.
 pub(super) const QUERIES: [(Kind, &str); 6] = [

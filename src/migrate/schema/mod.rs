@@ -12,10 +12,13 @@
 //! An object is a block of lines opened by a marker such as `--- function beat(uuid)`.
 
 mod catalogue;
+mod kind;
 
 use std::fmt;
 
 use tokio_postgres::{Client, Error, GenericClient};
+
+pub use self::kind::Kind;
 
 const MARKER: &str = "--- ";
 
@@ -25,38 +28,6 @@ const HEADER: &str = "\
 -- Generated from the catalogue (MUSTERD_UPDATE_SCHEMA=1 cargo test --test it schema_sql), never edited. musterd migrate
 -- verify compares a live database with it, block by block.
 ";
-
-/// What an object is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// An enum or a composite type.
-    Type,
-    /// A table with its columns, constraints, storage parameters and comments.
-    Table,
-    /// An index that no constraint brought along.
-    Index,
-    /// A function.
-    Function,
-    /// A view.
-    View,
-    /// A trigger.
-    Trigger,
-}
-
-impl Kind {
-    const ALL: [(Self, &str); 6] = [
-        (Self::Type, "type"),
-        (Self::Table, "table"),
-        (Self::Index, "index"),
-        (Self::Function, "function"),
-        (Self::View, "view"),
-        (Self::Trigger, "trigger"),
-    ];
-
-    fn word(self) -> &'static str {
-        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("object", |(_, word)| word)
-    }
-}
 
 /// One object of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]

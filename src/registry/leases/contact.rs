@@ -3,31 +3,8 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::Leases;
-use crate::model::{
-    Lease,
-    lease::{LeaseState, Loss},
-    renewer::StreamId,
-};
-
-/// A lease with which contact was lost.
-#[derive(Clone, Debug)]
-pub(in crate::registry) struct Lost {
-    pub(in crate::registry) lease: Arc<Lease>,
-    /// Its latest beat here.
-    here_ms: u64,
-}
-
-impl Lost {
-    fn of(lease: &Arc<Lease>) -> Self {
-        Self { lease: Arc::clone(lease), here_ms: lease.here_ms() }
-    }
-
-    /// Whether it is live and has not beaten here since.
-    pub(in crate::registry) fn is_lost(&self) -> bool {
-        self.lease.state() == LeaseState::Live && self.lease.here_ms() == self.here_ms
-    }
-}
+use super::{Leases, lost::Lost};
+use crate::model::{Lease, lease::Loss, renewer::StreamId};
 
 impl Leases {
     /// Has a lease that became suspect otherwise than by the passing of time looked at until it no longer is.
