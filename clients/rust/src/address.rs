@@ -1,4 +1,4 @@
-//! Addresses of daemons: `host:port`, `http://host:port` or `host`, separated by commas.
+//! Addresses of daemons: `host:port`, `http://host:port` or `host`, and `https://host:port` for TLS, separated by commas.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -12,6 +12,7 @@ const DEFAULT_PORT: u16 = 7717;
 /// The address of one daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
+    is_encrypted: bool,
     host: String,
     port: u16,
 }
@@ -27,6 +28,12 @@ impl Address {
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Whether it asks for TLS.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 
     /// Whether it is on this machine.
@@ -47,7 +54,8 @@ impl FromStr for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
 }
 
@@ -58,11 +66,10 @@ pub(crate) fn parse_list(field: &str, text: &str) -> Result<Vec<Address>, Error>
 
 /// Reads one address.
 pub(crate) fn parse(field: &str, text: &str) -> Result<Address, Error> {
-    if text.starts_with("https://") {
-        let problem = format!("{text} asks for TLS, which this version does not support; use http://");
-        return Err(Error::invalid(field, problem));
-    }
-    let rest = text.strip_prefix("http://").unwrap_or(text);
+    let (is_encrypted, rest) = match text.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix("http://").unwrap_or(text)),
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let malformed =
         || Error::invalid(field, format!("{text:?} is no address; give host:port, with an IPv6 address in brackets"));
@@ -76,7 +83,7 @@ pub(crate) fn parse(field: &str, text: &str) -> Result<Address, Error> {
         None if authority.as_str() == host => DEFAULT_PORT,
         None => return Err(malformed()),
     };
-    Ok(Address { host: host.to_owned(), port })
+    Ok(Address { is_encrypted, host: host.to_owned(), port })
 }
 
 #[cfg(test)]
@@ -85,9 +92,9 @@ mod tests {
 
     #[test]
     fn address_without_scheme_or_port_is_completed() {
-        let read = parse_list("daemons", " http://a:1/, b ,[::1]:9,[::2],10.0.0.1").unwrap();
+        let read = parse_list("daemons", " http://a:1/, b ,[::1]:9,[::2],https://c").unwrap();
         let read: Vec<_> = read.iter().map(Address::to_string).collect();
-        let expected = ["http://a:1", "http://b:7717", "http://[::1]:9", "http://[::2]:7717", "http://10.0.0.1:7717"];
+        let expected = ["http://a:1", "http://b:7717", "http://[::1]:9", "http://[::2]:7717", "https://c:7717"];
         assert_eq!(read, expected);
     }
 
@@ -98,7 +105,7 @@ mod tests {
             ",",
             "a:1,",
             "a:1,,b",
-            "https://h:1",
+            "https://",
             "http://",
             "h:99999",
             "h:",

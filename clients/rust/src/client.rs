@@ -16,6 +16,7 @@ use crate::{
     error::Error,
     lease::{BeatThread, Register, Registration},
     model::Filter,
+    tls::Tls,
     watch::Watch,
     wire::{GetClusterRequest, cluster_service_client::ClusterServiceClient},
 };
@@ -36,10 +37,12 @@ pub struct Builder {
     timeout: Duration,
     retry_for: Option<Duration>,
     user_agent: String,
+    tls: Tls,
 }
 
 impl Builder {
-    /// The daemons, each as `host:port`, `http://host:port` or `host` (port 7717), in the order in which they are tried.
+    /// The daemons, each as `host:port`, `http://host:port`, `https://host:port` (with TLS) or `host` (port 7717), in the order
+    /// in which they are tried.
     #[must_use]
     pub fn daemons(mut self, daemons: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.daemons = daemons.into_iter().map(Into::into).collect();
@@ -60,6 +63,14 @@ impl Builder {
         self
     }
 
+    /// What `https://` addresses are checked against, and the certificate of this client. Default: the CAs that the system
+    /// trusts, and no certificate.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Name and version of the application, put before those of this crate in the user agent.
     #[must_use]
     pub fn application(mut self, name: &str) -> Self {
@@ -74,7 +85,7 @@ impl Builder {
     pub fn build(self) -> Result<Client, Error> {
         let addresses = self.daemons.iter().map(|text| address::parse("daemons", text));
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
-        let daemons = Daemons::new(&addresses, &self.user_agent, Seen::default())?;
+        let daemons = Daemons::new(&addresses, &self.user_agent, &self.tls, Seen::default())?;
         let inner = Inner { daemons, addresses, settings: self, beats: OnceLock::new() };
         Ok(Client { inner: Arc::new(inner) })
     }
@@ -102,10 +113,12 @@ impl Client {
     /// A client with settings of its own.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { daemons: vec![DEFAULT.to_owned()], timeout: TIMEOUT, retry_for: None, user_agent: user_agent() }
+        let daemons = vec![DEFAULT.to_owned()];
+        Builder { daemons, timeout: TIMEOUT, retry_for: None, user_agent: user_agent(), tls: Tls::new() }
     }
 
-    /// A client of the daemons that `MUSTERD_ADDR` names, separated by commas; without it, of `127.0.0.1:7717`.
+    /// A client of the daemons that `MUSTERD_ADDR` names, separated by commas; without it, of `127.0.0.1:7717`. `MUSTERD_CA`,
+    /// `MUSTERD_CERT` and `MUSTERD_CERT_KEY` are the files for `https://` addresses.
     ///
     /// # Errors
     /// [`Reason::InvalidField`](crate::Reason::InvalidField): an address cannot be read.
@@ -113,7 +126,7 @@ impl Client {
         let text = env::var(VARIABLE).unwrap_or_default();
         let text = if text.trim().is_empty() { DEFAULT } else { &text };
         let daemons = address::parse_list(VARIABLE, text)?;
-        Self::builder().daemons(daemons.iter().map(Address::to_string)).build()
+        Self::builder().daemons(daemons.iter().map(Address::to_string)).tls(Tls::from_env()).build()
     }
 
     /// Registers an instance and keeps its lease until the [`Registration`] is closed or dropped.
@@ -182,6 +195,12 @@ impl Client {
         self.inner.daemons.seen()
     }
 
+    /// The files for TLS.
+    #[must_use]
+    pub fn tls(&self) -> &Tls {
+        &self.inner.settings.tls
+    }
+
     pub(crate) fn daemons(&self) -> &Daemons {
         &self.inner.daemons
     }
@@ -213,7 +232,8 @@ impl Client {
         }
         // Connections of its own: those above belong to the application's runtime, which may be blocked or gone.
         let seen = self.seen().clone();
-        let daemons = Daemons::new(&self.inner.addresses, &self.inner.settings.user_agent, seen)?;
+        let Builder { user_agent, tls, .. } = &self.inner.settings;
+        let daemons = Daemons::new(&self.inner.addresses, user_agent, tls, seen)?;
         let started = BeatThread::start(daemons)?;
         // Two callers at once: the second thread ends at once, because no registration uses it.
         Ok(Arc::clone(self.inner.beats.get_or_init(|| Arc::new(started))))

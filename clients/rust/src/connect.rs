@@ -4,6 +4,7 @@
 //! that is made by the first call counts as good before it exists.
 
 use std::{
+    io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -11,13 +12,18 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
+use tokio_util::either::Either;
 use tonic::{
     codegen::http::Uri,
     transport::{self, Channel, Endpoint},
 };
 use tower::service_fn;
 
-use crate::{address::Address, error::Error};
+use crate::{
+    address::Address,
+    error::Error,
+    tls::{self, Tls},
+};
 
 /// How long a connection may take. The operating system would try for minutes.
 pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -31,13 +37,14 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Connector {
     address: Address,
     endpoint: Endpoint,
+    tls: Tls,
     /// The address of this machine in the latest connection.
     source: Arc<Mutex<Option<IpAddr>>>,
 }
 
 impl Connector {
     /// Connects to nothing yet.
-    pub(crate) fn new(address: &Address, user_agent: &str) -> Result<Self, Error> {
+    pub(crate) fn new(address: &Address, user_agent: &str, tls: &Tls) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(address.to_string())
             .map_err(|_| Error::invalid("daemons", format!("{address} is no address; give host:port")))?
             .user_agent(user_agent)
@@ -46,7 +53,7 @@ impl Connector {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        Ok(Self { address: address.clone(), endpoint, source: Arc::default() })
+        Ok(Self { address: address.clone(), endpoint, tls: tls.clone(), source: Arc::default() })
     }
 
     /// The daemon.
@@ -70,17 +77,23 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<Channel, transport::Error> {
-        let source = Arc::clone(&self.source);
-        let tcp = service_fn(move |uri: Uri| {
-            let source = Arc::clone(&source);
+        let (source, tls) = (Arc::clone(&self.source), self.tls.clone());
+        let is_encrypted = self.address.is_encrypted();
+        let opened = service_fn(move |uri: Uri| {
+            let (source, tls) = (Arc::clone(&source), tls.clone());
             async move {
                 let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-                let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
+                let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or_default())).await?;
                 stream.set_nodelay(true)?;
                 *source.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.local_addr()?.ip().to_canonical());
-                std::io::Result::Ok(TokioIo::new(stream))
+                let stream = if is_encrypted {
+                    Either::Left(tls::open(&tls, stream, &host, "h2").await.map_err(io::Error::other)?)
+                } else {
+                    Either::Right(stream)
+                };
+                io::Result::Ok(TokioIo::new(stream))
             }
         });
-        self.endpoint.connect_with_connector(tcp).await
+        self.endpoint.connect_with_connector(opened).await
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     connect::{CONNECT_MAX, Connector},
     error::Error,
     reason::Reason,
+    tls::Tls,
 };
 
 /// How long an attempt at one of several daemons may take before the next one is asked.
@@ -99,9 +100,9 @@ pub(crate) struct Connection {
 
 impl Daemons {
     /// The daemons at these addresses. Connects to none of them yet.
-    pub(crate) fn new(addresses: &[Address], user_agent: &str, seen: Seen) -> Result<Self, Error> {
+    pub(crate) fn new(addresses: &[Address], user_agent: &str, tls: &Tls, seen: Seen) -> Result<Self, Error> {
         let daemon = |address: &Address| {
-            Ok(Daemon { connector: Connector::new(address, user_agent)?, channel: Mutex::default() })
+            Ok(Daemon { connector: Connector::new(address, user_agent, tls)?, channel: Mutex::default() })
         };
         let list = addresses.iter().map(daemon).collect::<Result<Vec<_>, Error>>()?;
         if list.is_empty() {
