@@ -39,4 +39,5 @@ pub mod registry;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod view;

@@ -11,6 +11,7 @@
 pub mod handles;
 pub mod names;
 pub mod rpc;
+pub mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use handles::{
     BeatMetrics, DatabaseMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics,
-    InstanceMetrics, LogMetrics, LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics, RefusedMetrics,
-    RegistrationMetrics, ResolveMetrics, ResyncMetrics, RowMetrics, ViewMetrics, WriterMetrics, publish_version,
+    InsecureMetrics, InstanceMetrics, LogMetrics, LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics,
+    RefusedMetrics, RegistrationMetrics, ResolveMetrics, ResyncMetrics, RowMetrics, TlsReloadMetrics, ViewMetrics,
+    WriterMetrics, publish_version,
 };
 pub use rpc::MethodMetrics;
+pub use tls::{CertificateMetrics, HandshakeMetrics};
 
 /// How often [`upkeep`] sorts samples into buckets.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -125,6 +128,8 @@ mod tests {
             let _ = (ReaperMetrics::stale(), ReaperMetrics::old_epoch(), ReaperMetrics::purge());
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
             let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
+            let _ = (InsecureMetrics::new(), TlsReloadMetrics::new());
+            let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server());
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));
             handle.render()

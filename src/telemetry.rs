@@ -9,6 +9,7 @@
 
 mod queue;
 mod repeat;
+mod throttle;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -20,7 +21,10 @@ use std::{
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
 
 use self::queue::Queue;
-pub use self::repeat::{Repeated, Trouble};
+pub use self::{
+    repeat::{Repeated, Trouble},
+    throttle::Throttle,
+};
 
 /// How long the end of the process may wait for its last lines to be written.
 const FLUSH_BOUND: Duration = Duration::from_millis(500);

@@ -5,9 +5,9 @@
 //! A daemon on this machine that is not there yet is waited for, since `musterd serve &` returns before it listens. On
 //! another machine a refused connection is a wrong address or a lost daemon, which waiting hides.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use musterd_client::{Address, Client, Reason};
+use musterd_client::{Address, Client, Reason, Tls};
 use tokio::time::{Instant, sleep};
 
 use super::{exit::Error, output};
@@ -23,7 +23,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Client options (for commands that ask a daemon)")]
 pub struct ClientArgs {
-    /// gRPC address of a daemon, or of several: host:port, with commas between them
+    /// gRPC address of a daemon, or of several: host:port or https://host:port, with commas between them
     #[arg(
         long,
         global = true,
@@ -48,6 +48,18 @@ pub struct ClientArgs {
     /// How long to wait for a daemon that is not there yet [default: 5s on this machine, 0s elsewhere]
     #[arg(long, global = true, env = "MUSTERD_WAIT", value_name = "DURATION", value_parser = parse_wait)]
     pub wait: Option<Duration>,
+
+    /// CA of the daemons in PEM form, for https:// addresses [default: the CAs that this system trusts]
+    #[arg(long, global = true, env = "MUSTERD_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// Certificate of this client in PEM form, for daemons that ask for one
+    #[arg(long, global = true, env = "MUSTERD_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// Key of that certificate [default: the file of --cert]
+    #[arg(long, global = true, env = "MUSTERD_CERT_KEY", value_name = "FILE", requires = "cert")]
+    pub cert_key: Option<PathBuf>,
 }
 
 impl ClientArgs {
@@ -60,6 +72,7 @@ impl ClientArgs {
     pub(super) fn client(&self) -> Result<Client, Error> {
         let daemons = self.addr.0.iter().map(Address::to_string);
         let builder = Client::builder().daemons(daemons).timeout(self.timeout).retry_for(Duration::ZERO);
+        let builder = builder.tls(self.tls());
         Ok(builder.application(concat!("musterd/", env!("CARGO_PKG_VERSION"))).build()?)
     }
 
@@ -94,10 +107,18 @@ impl ClientArgs {
         }
     }
 
-    /// For one daemon, which must be there.
+    /// The same for one other daemon, which must be there.
     #[must_use]
-    pub fn at(addr: Address, timeout: Duration) -> Self {
-        Self { addr: Addrs(vec![addr]), timeout, wait: Some(Duration::ZERO) }
+    pub(super) fn at(&self, addr: Address) -> Self {
+        Self { addr: Addrs(vec![addr]), wait: Some(Duration::ZERO), ..self.clone() }
+    }
+
+    /// The files for TLS.
+    #[must_use]
+    pub(super) fn tls(&self) -> Tls {
+        let tls = self.ca.iter().fold(Tls::new(), |tls, file| tls.ca(file));
+        let key = self.cert_key.as_ref().or(self.cert.as_ref());
+        self.cert.iter().zip(key).fold(tls, |tls, (certificate, key)| tls.identity(certificate, key))
     }
 
     /// For a command whose time limit is for all of it: a daemon on this machine may take all of that to come.
@@ -145,7 +166,7 @@ fn parse_addrs(list: &str) -> Result<Addrs, String> {
     list.split(',').map(|one| parse_addr(one.trim())).collect::<Result<_, _>>().map(Addrs)
 }
 
-/// Reads `host:port`, `http://host:port` or `host` (port 7717).
+/// Reads `host:port`, `http://host:port` or `host` (port 7717), and `https://...` for TLS.
 pub(super) fn parse_addr(text: &str) -> Result<Address, String> {
     let read: Result<Address, musterd_client::Error> = text.parse();
     read.map_err(|error| error.violations().first().map_or_else(String::new, |one| one.description().to_owned()))

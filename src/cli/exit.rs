@@ -23,7 +23,7 @@ use std::{error, io, process::ExitCode, time::Duration};
 use musterd_client::{Kind, Reason};
 
 use super::{flags, output};
-use crate::{config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry};
+use crate::{config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry, tls};
 
 /// Everything went well.
 pub const OK: u8 = 0;
@@ -52,6 +52,9 @@ pub enum Error {
     /// The daemon's configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file for TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// The database cannot be used as its URL says.
     #[error(transparent)]
     Database(#[from] ConnectError),
@@ -104,7 +107,7 @@ impl Error {
         match self {
             Self::Usage(_) => USAGE,
             Self::Precondition(_) => PRECONDITION,
-            Self::Config(_) => CONFIG,
+            Self::Config(_) | Self::Tls(_) => CONFIG,
             Self::Timeout { .. } => UNREACHABLE,
             Self::Registry(error) => registry_code(error.kind()),
             Self::Database(error) => error.exit_code(),

@@ -3,12 +3,13 @@
 //! It asks the HTTP port of the daemon beside it, by the same environment variable that the daemon listens by, and says
 //! nothing but why not. The exit code is 0 or 1 and nothing else: Docker keeps 2 for itself.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::{
     client::ClientArgs,
     exit::{self, Error},
-    http, output,
+    http::{self, Wire},
+    output,
     serve::parse_socket_addr,
 };
 
@@ -28,6 +29,10 @@ pub struct HealthcheckArgs {
           value_parser = parse_socket_addr)]
     http_addr: SocketAddr,
 
+    /// Certificate of the daemon, as told to serve: if there is one, the port is asked with TLS; it is not checked
+    #[arg(long, env = "MUSTERD_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
     /// Ask whether the process runs, not whether it is ready for callers
     #[arg(long)]
     live: bool,
@@ -36,7 +41,8 @@ pub struct HealthcheckArgs {
 pub(super) async fn run(args: HealthcheckArgs, client: &ClientArgs) -> Result<u8, Error> {
     let authority = http::reachable(args.http_addr).to_string();
     let path = if args.live { "/livez" } else { "/readyz" };
-    let reason = match http::get(&authority, path, client.timeout).await {
+    let wire = if args.tls_cert.is_some() { Wire::Unchecked } else { Wire::Plain };
+    let reason = match http::get(&authority, path, client.timeout, wire).await {
         Ok((200, _)) => return Ok(exit::OK),
         Ok((status, body)) => format!("{path} answers {status}: {}", missing(&body)),
         Err(error) => format!("cannot ask {authority}: {error}"),

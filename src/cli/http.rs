@@ -1,4 +1,4 @@
-//! One GET to the HTTP port of a daemon: for its probes, which answer also while gRPC is not served yet.
+//! One GET to the HTTP port of a daemon, with TLS or without: for its probes, which answer also while gRPC is not served yet.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -6,7 +6,14 @@ use http::{Request, header::HOST};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use musterd_client::Tls;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::tls::connect_unchecked;
 
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX_BYTES: usize = 64 << 10;
@@ -20,13 +27,24 @@ pub(super) fn reachable(addr: SocketAddr) -> SocketAddr {
     }
 }
 
+/// How a port is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wire<'a> {
+    /// Without TLS.
+    Plain,
+    /// With TLS; the daemon's certificate is checked.
+    Tls(&'a Tls),
+    /// With TLS, on this machine: the certificate need not be for its address.
+    Unchecked,
+}
+
 /// Asks for a path of `authority` (`host:port`); returns the status and the text. Takes no longer than `limit`.
 ///
 /// # Errors
 ///
 /// No HTTP server answers there in time.
-pub(super) async fn get(authority: &str, path: &str, limit: Duration) -> io::Result<(u16, String)> {
-    match timeout(limit, exchange(authority, path)).await {
+pub(super) async fn get(authority: &str, path: &str, limit: Duration, wire: Wire<'_>) -> io::Result<(u16, String)> {
+    match timeout(limit, connect(authority, path, wire)).await {
         Ok(answer) => answer,
         Err(_) => {
             let text = format!("no answer within {}", humantime::format_duration(limit));
@@ -35,8 +53,24 @@ pub(super) async fn get(authority: &str, path: &str, limit: Duration) -> io::Res
     }
 }
 
-async fn exchange(authority: &str, path: &str) -> io::Result<(u16, String)> {
+async fn connect(authority: &str, path: &str, wire: Wire<'_>) -> io::Result<(u16, String)> {
     let stream = TcpStream::connect(authority).await?;
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    match wire {
+        Wire::Plain => exchange(stream, authority, path).await,
+        Wire::Tls(tls) => {
+            let stream = tls.connect(stream, host, "http/1.1").await.map_err(io::Error::other)?;
+            exchange(stream, authority, path).await
+        }
+        Wire::Unchecked => exchange(connect_unchecked(stream).await?, authority, path).await,
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    authority: &str,
+    path: &str,
+) -> io::Result<(u16, String)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
     #[expect(clippy::disallowed_methods, reason = "a client command: the request fails when its driver has ended")]

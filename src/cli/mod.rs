@@ -5,6 +5,7 @@
 //! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
 
 pub mod bench;
+pub mod cert;
 pub mod change;
 pub mod check;
 pub mod client;
@@ -37,6 +38,7 @@ pub mod serve;
 pub mod settings;
 pub mod status;
 mod suggest;
+mod tls_args;
 mod visible;
 pub mod wait;
 pub mod watch;
@@ -94,6 +96,12 @@ enum Command {
     /// Show or check the configuration of serve, without starting anything
     #[command(subcommand, after_help = config::EXAMPLES)]
     Config(config::ConfigCommand),
+    /// Set up the protection of a daemon's ports
+    #[command(subcommand)]
+    Security(cert::SecurityCommand),
+    /// Make, renew and show certificates
+    #[command(subcommand, after_help = cert::EXAMPLES)]
+    Cert(cert::CertCommand),
     /// Bring the schema of the database up to date, or look at it
     #[command(subcommand, after_help = MIGRATE_EXAMPLES)]
     Migrate(migrate::MigrateCommand),
@@ -169,7 +177,10 @@ Examples:
   musterd serve
   # On a cluster: several daemons share one database
   export MUSTERD_DATABASE_URL=postgres://musterd:secret@db/registry
-  musterd serve --grpc-addr 0.0.0.0:7717 --http-addr 0.0.0.0:7718";
+  musterd security init /etc/musterd/tls --name registry-1.example
+  musterd serve --grpc-addr 0.0.0.0:7717 --http-addr 0.0.0.0:7718 \
+    --tls-cert /etc/musterd/tls/server.pem --tls-key /etc/musterd/tls/server.key \
+    --insecure-no-auth";
 
 const MIGRATE_EXAMPLES: &str = "\
 Examples:
@@ -241,6 +252,8 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Config(command) => config::run(command),
+            Command::Security(command) => cert::security(command),
+            Command::Cert(command) => cert::run(command),
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
             Command::Resolve(args) => resolve::run(*args, client).await,
             Command::List(args) => list::run(args, client).await,

@@ -14,10 +14,12 @@ use super::{
     database::{self, DatabaseArgs},
     exit::{self, Error},
     settings::{Layered, Setting},
+    tls_args::TlsArgs,
 };
 use crate::{
+    clock::Clock,
     config::{LogFormat, ServeConfig, Source},
-    daemon,
+    daemon, tls,
 };
 
 /// Where a daemon without a home keeps its data.
@@ -32,7 +34,8 @@ pub struct ServeArgs {
 
     /// Address of gRPC: IP:PORT
     ///
-    /// Neither encrypted nor authenticated: open it (0.0.0.0:7717) only to a network you trust.
+    /// An address that other machines can reach (0.0.0.0:7717) needs TLS and authentication, or the waivers
+    /// --insecure-no-tls and --insecure-no-auth.
     #[arg(long, env = "MUSTERD_GRPC_ADDR", value_name = "ADDR", default_value = "127.0.0.1:7717",
           value_parser = parse_socket_addr)]
     grpc_addr: SocketAddr,
@@ -54,6 +57,9 @@ pub struct ServeArgs {
     /// other names are refused with 421, so that a web page cannot read the registry through a name of its own.
     #[arg(long, env = "MUSTERD_HTTP_HOST", value_name = "NAMES")]
     http_host: Option<String>,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 
     /// Directory of the private PostgreSQL [default: $XDG_DATA_HOME/musterd or ~/.local/share/musterd, as root
     /// /var/lib/musterd]
@@ -127,6 +133,9 @@ impl ServeArgs {
             grpc_connections_per_address: self.grpc_connections_per_address,
             http_addr: self.http_addr,
             http_hosts: self.http_host.as_deref().map(names).unwrap_or_default(),
+            tls: self.tls.files()?,
+            insecure_no_tls: self.tls.insecure_no_tls.unwrap_or_default(),
+            insecure_no_auth: self.tls.insecure_no_auth.unwrap_or_default(),
             // PostgreSQL is started with another working directory.
             data_dir: std::path::absolute(self.data_dir.unwrap_or_else(data_dir))?,
             postgres_bin_dir: self.postgres_bin_dir.map(std::path::absolute).transpose()?,
@@ -155,6 +164,9 @@ pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, V
     let url = database::resolve::<_, ServeArgs>(&mut layered)?;
     let mut settings = database::settings(&layered, url.as_ref().map(Source::current).as_ref())?;
     let config = layered.into_args().into_config(url)?;
+    if let Some(files) = config.tls.clone() {
+        tls::Credentials::load(files, Clock::new())?;
+    }
     if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {
         setting.value = Some(config.data_dir.display().to_string());
     }

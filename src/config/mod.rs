@@ -7,15 +7,18 @@
 //! setting, the limit and the way out; the process then exits with 78 (`EX_CONFIG`), so that a supervisor can tell a
 //! wrong setting from a crash.
 
+mod exposure;
 pub mod file;
 pub mod secret;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use self::exposure::Exposure;
 use crate::database_url::UrlError;
 pub use crate::{
     database_url::{DatabaseUrl, Source},
     telemetry::LogFormat,
+    tls::Files as TlsFiles,
 };
 
 /// The shortest time for which dead instances may be kept.
@@ -36,8 +39,8 @@ pub struct ServeConfig {
     ///
     /// Daemons with the same database are one cluster; a wrong database is another, empty registry.
     pub database_url: Option<Source>,
-    /// Where gRPC is served. The wire is neither encrypted nor authenticated: on an address that others can reach,
-    /// everybody who reaches it may register, rotate the epoch and deregister. On a loopback address nobody else can.
+    /// Where gRPC is served. Callers are not authenticated: at an address that other machines can reach, any client that
+    /// can connect may register, rotate the epoch and deregister. A loopback address admits this machine only.
     pub grpc_addr: SocketAddr,
     /// Most gRPC connections of one address, 1 to 10,000; of IPv6, of one network of 64 bits. Too few: clients behind one
     /// address (a proxy, address translation) are refused. Too many: one client can take the places of all others.
@@ -48,6 +51,13 @@ pub struct ServeConfig {
     /// name of this machine: host names, `*.example.com` for all below one, `*` for any. A name that is missing is
     /// answered with 421; `*` lets any web page that an operator has open read the registry (DNS rebinding).
     pub http_hosts: Vec<String>,
+    /// The files for TLS, with which both ports are served. `None`: neither is encrypted.
+    pub tls: Option<TlsFiles>,
+    /// Whether an address that other machines can reach may be served without TLS: names, addresses and labels can be read
+    /// on the network, and answers changed.
+    pub insecure_no_tls: bool,
+    /// Whether an address that other machines can reach may be served without authentication.
+    pub insecure_no_auth: bool,
     /// Absolute path of the directory of the private PostgreSQL; unused with `database_url`. On a volatile or slow
     /// disk the registry is volatile or slow.
     pub data_dir: PathBuf,
@@ -86,6 +96,27 @@ pub enum ConfigError {
     /// The file of a secret cannot be used.
     #[error(transparent)]
     Secret(#[from] secret::SecretError),
+    /// A port can be reached from other machines, and is not protected.
+    #[error(
+        "{flag} {address} can be reached from other machines without {}; bind 127.0.0.1, or {}, or accept the risk with {}",
+        missing.missing(), missing.remedy(), missing.waivers()
+    )]
+    Exposed {
+        /// The flag of the address.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What is missing and not waived.
+        missing: Exposure,
+    },
+    /// A file for TLS is of no use without another one.
+    #[error("{given} is given without {needed}; give both")]
+    TlsWithout {
+        /// The flag that is given.
+        given: &'static str,
+        /// The flag that it needs.
+        needed: &'static str,
+    },
     /// The same thing was said in two ways, in the same place.
     #[error("{first} and {second} are both given; leave one out")]
     Both {
@@ -125,6 +156,33 @@ pub enum ConfigError {
 }
 
 impl ServeConfig {
+    /// The first port that other machines can reach: its flag and address.
+    fn first_open(&self) -> Option<(&'static str, SocketAddr)> {
+        exposure::first_open([("--grpc-addr", self.grpc_addr), ("--http-addr", self.http_addr)])
+    }
+
+    /// What is missing at the addresses that other machines can reach.
+    #[must_use]
+    pub fn exposure(&self) -> Exposure {
+        if self.first_open().is_none() {
+            return Exposure::default();
+        }
+        Exposure { without_tls: self.tls.is_none(), without_auth: true }
+    }
+
+    /// Everything that is missing must be waived.
+    fn check_exposure(&self) -> Result<(), ConfigError> {
+        let exposure = self.exposure();
+        let missing = Exposure {
+            without_tls: exposure.without_tls && !self.insecure_no_tls,
+            without_auth: exposure.without_auth && !self.insecure_no_auth,
+        };
+        match self.first_open().filter(|_| missing != Exposure::default()) {
+            Some((flag, address)) => Err(ConfigError::Exposed { flag, address, missing }),
+            None => Ok(()),
+        }
+    }
+
     /// Checks what a type alone cannot promise. Touches neither disk nor network.
     ///
     /// # Errors
@@ -153,6 +211,7 @@ impl ServeConfig {
         if self.grpc_addr == self.http_addr && self.grpc_addr.port() != 0 {
             return Err(ConfigError::SameAddress(self.grpc_addr));
         }
+        self.check_exposure()?;
         Ok(self)
     }
 }
@@ -177,13 +236,16 @@ fn is_advertisable(addr: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn config() -> ServeConfig {
+    pub(super) fn config() -> ServeConfig {
         ServeConfig {
             database_url: None,
             grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7717)),
             grpc_connections_per_address: 1_000,
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7718)),
             http_hosts: Vec::new(),
+            tls: None,
+            insecure_no_tls: false,
+            insecure_no_auth: false,
             data_dir: PathBuf::from("/var/lib/musterd"),
             postgres_bin_dir: None,
             keep_dead: Duration::from_secs(86_400),

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use thiserror::Error;
 
-use crate::{local, metrics, migrate, postgres::connect::ConnectError, store, telemetry};
+use crate::{local, metrics, migrate, postgres::connect::ConnectError, store, telemetry, tls};
 
 /// Why the daemon ended.
 #[derive(Debug, Error)]
@@ -15,6 +15,9 @@ pub enum Error {
     /// Metrics could not be set up.
     #[error("the metrics could not be set up")]
     Metrics(#[from] metrics::Error),
+    /// A file for TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// An address could not be listened on.
     #[error("cannot listen on {address}; is another musterd running? choose another --grpc-addr or --http-addr")]
     Bind {
@@ -54,7 +57,7 @@ impl Error {
                 cause.downcast_ref::<ConnectError>().map_or(3, ConnectError::exit_code)
             }
             Self::Database(store::Error::Unanswered(_)) => 3,
-            Self::Telemetry(telemetry::Error::Filter { .. }) | Self::Local(_) => 78,
+            Self::Telemetry(telemetry::Error::Filter { .. }) | Self::Local(_) | Self::Tls(_) => 78,
             Self::Telemetry(_) | Self::Metrics(_) | Self::Bind { .. } | Self::Database(_) => 1,
             Self::Io(_) | Self::Panicked(_) | Self::Ended(_) => 1,
         }

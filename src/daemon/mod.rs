@@ -12,6 +12,7 @@ mod error;
 mod facts;
 mod parts;
 mod preparation;
+mod security;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -23,7 +24,7 @@ use tokio::{
 use uuid::Uuid;
 
 pub use self::error::Error;
-use self::{applier::Applier, parts::Parts};
+use self::{applier::Applier, parts::Parts, security::Security};
 use crate::{
     clock::{Clock, DatabaseClock},
     config::ServeConfig,
@@ -59,12 +60,16 @@ use crate::{
     },
     store::{self, Database, Lane, Pool, handover::handover},
     telemetry::{self, chain},
+    tls::Port,
     view::{Surveyor, View, ViewWriter},
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the farewell to PostgreSQL may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The listeners of gRPC and HTTP, and what protects them.
+type Ports = (TcpListener, TcpListener, Security);
 
 /// What operators are told about this daemon.
 fn this_daemon(parts: &Parts) -> ThisDaemon {
@@ -88,6 +93,7 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
     let lifecycle = Lifecycle::new();
     lifecycle.watch_signals()?;
     lifecycle.arm_watchdog()?;
+    let security = Security::start(&config, &lifecycle)?;
     let grpc = bind(config.grpc_addr).await?;
     let http = bind(config.http_addr).await?;
     // The addresses as bound: with port 0 only this line tells which port it became.
@@ -99,7 +105,7 @@ pub async fn run(config: ServeConfig) -> Result<(), Error> {
 
     // Kept here, so that every way out of what follows leads past its stop.
     let mut local = None;
-    let living = Box::pin(live(config, &lifecycle, metrics, grpc, http, &mut local));
+    let living = Box::pin(live(config, &lifecycle, metrics, (grpc, http, security), &mut local));
     // Unwind safety: after a panic nothing of it is used again but the private server, which is stopped.
     let outcome = AssertUnwindSafe(living).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|panic| Err(Error::Panicked(panic_message(panic.as_ref()))));
@@ -122,8 +128,7 @@ async fn live(
     config: ServeConfig,
     lifecycle: &Lifecycle,
     metrics: metrics::Handle,
-    grpc: TcpListener,
-    http: TcpListener,
+    ports: Ports,
     local: &mut Option<LocalServer>,
 ) -> Result<(), Error> {
     if config.database_url.is_none() {
@@ -138,7 +143,7 @@ async fn live(
             let _ = stop.run_until_cancelled(supervision).await;
         });
     }
-    let parts = Box::pin(start(config, lifecycle.clone(), metrics, grpc, http, local.as_ref())).await?;
+    let parts = Box::pin(start(config, lifecycle.clone(), metrics, ports, local.as_ref())).await?;
     Box::pin(run_until_shutdown(&parts)).await
 }
 
@@ -168,8 +173,7 @@ async fn start(
     config: ServeConfig,
     lifecycle: Lifecycle,
     metrics: metrics::Handle,
-    grpc: TcpListener,
-    http: TcpListener,
+    (grpc, http, security): Ports,
     local: Option<&LocalServer>,
 ) -> Result<Parts, Error> {
     let database = match (&config.database_url, local) {
@@ -202,6 +206,7 @@ async fn start(
         surveyor: Surveyor::new(view.clone()),
         view,
         lifecycle,
+        security,
     };
     if let Some(manager) = ServiceManager::from_environment() {
         let stop = parts.lifecycle.token(Stage::Store);
@@ -218,8 +223,9 @@ async fn start(
 fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
     let board = Board::new(sources(parts), summary::render, stop.clone());
+    let tls = parts.security.acceptor(Port::Http);
     let routes = Http::new(handle.clone(), parts.readiness.clone(), board, hosts(parts), gauges(parts));
-    parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, routes, stop.clone()));
+    parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, tls, routes, stop.clone()));
     parts.lifecycle.spawn_essential(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
 }
 
@@ -255,6 +261,7 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
     let (view, pool) = (parts.view.clone(), parts.pool.clone());
     let (feed, log, lineage) = (FeedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
     let database = parts.database.clone();
+    let credentials = parts.security.credentials().cloned();
     let lanes = [(Lane::Engine, PoolMetrics::engine()), (Lane::Operator, PoolMetrics::operator())];
     move || {
         feed.lag_seconds.set(view.stale_for().as_secs_f64());
@@ -262,6 +269,9 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
         let (changes, refusals) = database.changes_and_refusals();
         lineage.changes.absolute(changes);
         lineage.behind.absolute(refusals);
+        if let Some(credentials) = &credentials {
+            credentials.measure();
+        }
         for (lane, metrics) in &lanes {
             let status = pool.status(*lane);
             let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
@@ -332,7 +342,8 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     // Before the first call is answered: a caller that got an answer finds the daemon ready.
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");
-    let serving = server::serve(listener, services, limits, parts.readiness.subscribe(), stop);
+    let tls = parts.security.acceptor(Port::Grpc);
+    let serving = server::serve(listener, tls, services, limits, parts.readiness.subscribe(), stop);
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     let mut ready = parts.readiness.subscribe();
     let Identity { daemon_id, address, .. } = parts.identity.clone();

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use super::security::Security;
 use crate::{
     clock::Clock,
     config::ServeConfig,
@@ -27,4 +28,5 @@ pub(super) struct Parts {
     pub(super) health: Arc<Health>,
     pub(super) http_addr: SocketAddr,
     pub(super) lifecycle: Lifecycle,
+    pub(super) security: Security,
 }

@@ -1,7 +1,7 @@
 //! A connection from its accept to its end: its place, its deadline for the preface, its streams.
 //!
-//! Generic over what carries the bytes, and put around the outermost layer of it: the preface that is waited for is the
-//! one of HTTP/2, so below it there may be TLS, whose handshake counts into the same deadline, which runs from the accept.
+//! Put around the outermost layer of what carries the bytes: the preface that is waited for is the one of HTTP/2. Below it
+//! there may be TLS, whose handshake counts into the same deadline, which runs from the accept.
 
 use std::{
     fmt, io,
@@ -12,13 +12,13 @@ use std::{
 use metrics::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{Instant, Sleep, sleep_until},
 };
 use tonic::transport::server::Connected;
 
 use super::{addresses::AddressPlace, limits::Streams};
+use crate::tls::Stream;
 
 /// Length of the HTTP/2 preface, `PRI * HTTP/2.0 ... SM ...`, in bytes.
 pub(super) const PREFACE_BYTES: usize = 24;
@@ -38,7 +38,7 @@ impl Places {
 }
 
 /// An accepted connection. Gives its places back when dropped.
-pub struct Connection<S = TcpStream> {
+pub struct Connection<S = Stream> {
     stream: S,
     /// Until the client has sent its preface: what is missing of it, and by when it must be here.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
@@ -128,6 +128,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 #[cfg(test)]
 impl Connection {
     pub(super) fn sends_at_once(&self) -> bool {
-        self.stream.nodelay().unwrap_or_default()
+        matches!(&self.stream, Stream::Plain(stream) if stream.nodelay().unwrap_or_default())
     }
 }

@@ -10,7 +10,8 @@
 //!   answer and not a refused one;
 //! - at most so many of one address are; over that cap a new one is refused, with an HTTP/2 GOAWAY that says so, because
 //!   to wait would keep the clients of all other addresses waiting behind it;
-//! - a client has [`PREFACE_LIMIT`] from its accept to send the HTTP/2 preface.
+//! - a client has [`PREFACE_LIMIT`] from its accept to send the HTTP/2 preface; with TLS, for its handshake and the preface.
+//!   Each handshake is a task of its own, so that none keeps another client waiting.
 //!
 //! What happens to a connection after its preface (pings to dead peers, streams per connection) is the server's to limit.
 
@@ -29,6 +30,7 @@ use futures_util::Stream;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::PollSemaphore;
@@ -40,7 +42,8 @@ use super::{
 };
 use crate::{
     metrics::{IncomingMetrics, RefusedMetrics},
-    telemetry::Repeated,
+    telemetry::{Repeated, Throttle},
+    tls,
 };
 
 /// Most connections that are open at once, if not configured otherwise.
@@ -70,9 +73,6 @@ pub const PREFACE_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait after a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How often refused connections are logged at most.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
 /// TCP keep-alive, for what HTTP/2 pings do not cover: a peer that vanished is found out after 60 s + 3 * 10 s.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -87,6 +87,9 @@ pub struct Incoming {
     pause: Option<Pin<Box<Sleep>>>,
     addresses: Addresses,
     preface_limit: Duration,
+    tls: Option<tls::Acceptor>,
+    /// Each ends with its connection, or with nothing if it failed. Dropping the set ends them.
+    handshakes: JoinSet<Option<Connection>>,
     trouble: Repeated,
     refusals: Throttle,
     metrics: IncomingMetrics,
@@ -100,12 +103,12 @@ impl fmt::Debug for Incoming {
 }
 
 impl Incoming {
-    /// Accepts from `listener`, within these limits.
+    /// Accepts from `listener`, within these limits; with `tls`, encrypted connections only.
     ///
     /// Keep `connections` well below the limit of open files of the process: PostgreSQL connections, the HTTP port
     /// and the log need some too.
     #[must_use]
-    pub fn new(listener: TcpListener, limits: Limits, metrics: IncomingMetrics) -> Self {
+    pub fn new(listener: TcpListener, tls: Option<tls::Acceptor>, limits: Limits, metrics: IncomingMetrics) -> Self {
         let tcp = TcpIncoming::from(listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEPALIVE_AFTER))
@@ -119,6 +122,8 @@ impl Incoming {
             pause: None,
             addresses: Addresses::new(limits.per_address),
             preface_limit: PREFACE_LIMIT,
+            tls,
+            handshakes: JoinSet::new(),
             trouble: Repeated::default(),
             refusals: Throttle::default(),
             metrics,
@@ -141,24 +146,45 @@ impl Incoming {
         self.pause = Some(Box::pin(sleep(ACCEPT_BACKOFF)));
     }
 
-    /// Gives a connection its places, or refuses it.
+    /// Gives a connection its places, or refuses it. Returns it if it is ready to be served; with TLS its handshake begins.
     fn admit(&mut self, stream: TcpStream) -> Option<Connection> {
         let due = Instant::now() + self.preface_limit;
         // Gone again already.
         let address = stream.peer_addr().ok()?.ip();
-        let Some(address) = self.addresses.take(address) else {
+        let Some(of_address) = self.addresses.take(address) else {
             self.refuse(stream, address);
             return None;
         };
-        let places = Places::new(self.place.take()?, address);
-        Some(Connection::new(stream, places, due, &self.metrics.connections))
+        let places = Places::new(self.place.take()?, of_address);
+        let open = self.metrics.connections.clone();
+        let Some(tls) = self.tls.clone() else { return Some(Connection::new(stream.into(), places, due, &open)) };
+        self.handshakes.spawn(async move {
+            // The acceptor has counted and logged the failure.
+            let stream = tls.accept(stream, address, due).await.ok()?;
+            Some(Connection::new(stream, places, due, &open))
+        });
+        None
+    }
+
+    /// A connection whose handshake is complete.
+    fn poll_handshakes(&mut self, cx: &mut Context<'_>) -> Option<Connection> {
+        while let Poll::Ready(Some(ended)) = self.handshakes.poll_join_next(cx) {
+            if let Ok(Some(connection)) = ended {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     fn refuse(&mut self, stream: TcpStream, address: IpAddr) {
         self.refused.connections_of_address.increment(1);
         let limit = self.addresses.limit();
-        if let Some(suppressed) = self.refusals.due(Instant::now()) {
+        if let Some(suppressed) = self.refusals.due() {
             tracing::warn!(%address, limit, suppressed, "connection refused, too many from its address");
+        }
+        if self.tls.is_some() {
+            // A client that speaks TLS would take the reason for garbage.
+            return;
         }
         // Best effort: the buffer of a new connection is empty, and a client that is gone needs no reason.
         let _ = stream.into_std().and_then(|mut stream| stream.write_all(&goaway(limit)));
@@ -171,6 +197,9 @@ impl Stream for Incoming {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         loop {
+            if let Some(connection) = this.poll_handshakes(cx) {
+                return Poll::Ready(Some(Ok(connection)));
+            }
             if let Some(pause) = &mut this.pause {
                 ready!(pause.as_mut().poll(cx));
                 this.pause = None;
@@ -189,26 +218,6 @@ impl Stream for Incoming {
                 // The listener never ends; were it to, a pause is better than a server that quietly stops accepting.
                 None => this.failed(&io::ErrorKind::UnexpectedEof.into()),
             }
-        }
-    }
-}
-
-/// Something that is logged the first time, then at most once in [`LOG_INTERVAL`].
-#[derive(Debug, Default)]
-struct Throttle {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl Throttle {
-    /// It has happened. Returns how often it was not logged since it last was, if it is to be logged now.
-    fn due(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
-            self.last = Some(now);
-            Some(std::mem::take(&mut self.suppressed))
-        } else {
-            self.suppressed += 1;
-            None
         }
     }
 }
@@ -245,7 +254,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let limits = Limits { connections: max_connections, per_address: 3 };
-        let mut incoming = Incoming::new(listener, limits, IncomingMetrics::new());
+        let mut incoming = Incoming::new(listener, None, limits, IncomingMetrics::new());
         incoming.preface_limit = Duration::from_millis(30);
         (incoming, address)
     }

@@ -26,6 +26,7 @@ use crate::{
             registry_service_server::RegistryServiceServer,
         },
     },
+    tls,
 };
 
 /// Streams of a connection that the daemon may have to reset because of the peer's frames before it closes the connection
@@ -61,12 +62,13 @@ pub struct Services {
     pub cluster: Cluster,
 }
 
-/// Serves until told to stop, then ends the connections when their calls have ended.
+/// Serves, with `tls` encrypted connections only, until told to stop, then ends the connections when their calls have ended.
 ///
 /// # Errors
 /// See [`enum@Error`].
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<tls::Acceptor>,
     services: Services,
     limits: Limits,
     ready: watch::Receiver<bool>,
@@ -79,7 +81,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let incoming = Incoming::new(listener, limits, IncomingMetrics::new());
+    let incoming = Incoming::new(listener, tls, limits, IncomingMetrics::new());
     let direct = Direct {
         registry: RegistryServiceServer::new(services.registry).max_decoding_message_size(REQUEST_MAX_BYTES),
         discovery: DiscoveryServiceServer::new(services.discovery).max_decoding_message_size(REQUEST_MAX_BYTES),

@@ -4,6 +4,7 @@
 //!
 //! - it completes the head of a request within [`HEAD_LIMIT`] of its first byte, and sends the first one within that
 //!   time after it was accepted, so that a client that drips bytes is no better off than one that sends none;
+//! - with TLS, the handshake counts into that time;
 //! - nothing moves on it for at most [`IDLE_LIMIT`];
 //! - it takes what is written to it within [`STALL_LIMIT`].
 
@@ -20,12 +21,16 @@ use metrics::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    time::{Instant, Sleep, sleep},
+    task::JoinSet,
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::places::{Admission, MAX_CONNECTIONS, MAX_PER_ADDRESS, Place, Places};
-use crate::metrics::RefusedMetrics;
+use crate::{
+    metrics::RefusedMetrics,
+    tls::{self, Stream},
+};
 
 /// How long the head of a request may take.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -44,6 +49,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
+    tls: Option<tls::Acceptor>,
+    /// Each ends with its connection, or with nothing if it failed. Dropping the set ends them.
+    handshakes: JoinSet<Option<(Connection, SocketAddr)>>,
     places: Places,
     head_limit: Duration,
     stall_limit: Duration,
@@ -51,31 +59,54 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Accepts from `tcp`.
+    /// Accepts from `tcp`; with `tls`, encrypted connections only.
     #[must_use]
-    pub fn new(tcp: TcpListener, refused: RefusedMetrics) -> Self {
+    pub fn new(tcp: TcpListener, tls: Option<tls::Acceptor>, refused: RefusedMetrics) -> Self {
         let places = Places::new(MAX_CONNECTIONS, MAX_PER_ADDRESS);
-        Self { tcp, places, head_limit: HEAD_LIMIT, stall_limit: STALL_LIMIT, refused }
+        Self { tcp, tls, handshakes: JoinSet::new(), places, head_limit: HEAD_LIMIT, stall_limit: STALL_LIMIT, refused }
     }
 
-    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Connection {
+    /// Gives a connection its place. Returns it if it is ready to be served; with TLS its handshake begins.
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Connection> {
         let place = self.places.take(peer.ip());
         match place.admission {
             Admission::Full => {}
             Admission::ProbesOfAddress => self.refused.http_connections_of_address.increment(1),
             Admission::ProbesOfAll => self.refused.http_connections.increment(1),
         }
-        Connection {
+        let due = Instant::now() + self.head_limit;
+        let (head_limit, stall_limit) = (self.head_limit, self.stall_limit);
+        let slow_heads = self.refused.http_slow_head.clone();
+        let connection = move |stream, place: Place| Connection {
             stream,
             idle: Box::pin(sleep(IDLE_LIMIT)),
             head: Head::default(),
-            head_limit: self.head_limit,
-            head_due: Some(Box::pin(sleep(self.head_limit))),
-            slow_heads: self.refused.http_slow_head.clone(),
-            stall_limit: self.stall_limit,
+            head_limit,
+            head_due: Some(Box::pin(sleep_until(due))),
+            slow_heads,
+            stall_limit,
             stalled: None,
             evicted: Box::pin(place.evicted.clone().cancelled_owned()),
             place,
+        };
+        let Some(tls) = self.tls.clone() else { return Some(connection(stream.into(), place)) };
+        self.handshakes.spawn(async move {
+            let evicted = place.evicted.clone();
+            // The acceptor has counted and logged a failure.
+            let stream = evicted.run_until_cancelled(tls.accept(stream, peer.ip(), due)).await?.ok()?;
+            Some((connection(stream, place), peer))
+        });
+        None
+    }
+}
+
+/// A connection whose handshake is complete. Waits for ever while there is none.
+async fn handshake(handshakes: &mut JoinSet<Option<(Connection, SocketAddr)>>) -> (Connection, SocketAddr) {
+    loop {
+        match handshakes.join_next().await {
+            Some(Ok(Some(ready))) => return ready,
+            Some(_) => {}
+            None => std::future::pending::<()>().await,
         }
     }
 }
@@ -86,8 +117,16 @@ impl axum::serve::Listener for Listener {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            match self.tcp.accept().await {
-                Ok((stream, peer)) => return (self.admit(stream, peer), peer),
+            let accepted = tokio::select! {
+                ready = handshake(&mut self.handshakes) => return ready,
+                accepted = self.tcp.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    if let Some(connection) = self.admit(stream, peer) {
+                        return (connection, peer);
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept an http connection");
                     sleep(ACCEPT_BACKOFF).await;
@@ -150,7 +189,7 @@ impl Head {
 /// An accepted connection; gives its place back when dropped.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     idle: Pin<Box<Sleep>>,
     head: Head,
     head_limit: Duration,
@@ -248,7 +287,7 @@ mod tests {
         // Small, and inherited by what is accepted: otherwise the kernel takes megabytes before it says no.
         socket.set_send_buffer_size(4_096).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let mut listener = Listener::new(socket.listen(1).unwrap(), RefusedMetrics::new());
+        let mut listener = Listener::new(socket.listen(1).unwrap(), None, RefusedMetrics::new());
         listener.stall_limit = Duration::from_millis(50);
         let client = TcpSocket::new_v4().unwrap();
         client.set_recv_buffer_size(4_096).unwrap();
@@ -268,7 +307,7 @@ mod tests {
     async fn connected(head_limit: Duration) -> (TcpStream, Connection) {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
-        let mut listener = Listener::new(tcp, RefusedMetrics::new());
+        let mut listener = Listener::new(tcp, None, RefusedMetrics::new());
         listener.head_limit = head_limit;
         (client, listener.accept().await.0)
     }

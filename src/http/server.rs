@@ -9,18 +9,24 @@ use super::{
     listener::{Listener, Peer},
     routes::Http,
 };
+use crate::tls;
 
 /// How long open connections are waited for after the token was cancelled. The server's own graceful shutdown waits
 /// for a connection that never sends a request without any limit.
 pub const GRACE: Duration = Duration::from_secs(1);
 
-/// Serves `http` on `listener` until `token` is cancelled and open connections have ended, at most [`GRACE`] later.
+/// Serves `http` on `listener`, with `tls` encrypted connections only, until `token` is cancelled and open connections have ended, at most [`GRACE`] later.
 ///
 /// # Errors
 ///
 /// None at present: failed accepts are repeated.
-pub async fn serve(listener: TcpListener, http: Http, token: CancellationToken) -> io::Result<()> {
-    let listener = Listener::new(listener, http.refused().clone());
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<tls::Acceptor>,
+    http: Http,
+    token: CancellationToken,
+) -> io::Result<()> {
+    let listener = Listener::new(listener, tls, http.refused().clone());
     let routes = http.router().into_make_service_with_connect_info::<Peer>();
     let server = axum::serve(listener, routes).with_graceful_shutdown(token.clone().cancelled_owned());
     let overdue = async {
@@ -100,7 +106,7 @@ mod tests {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, http, token.clone()));
+        let server = tokio::spawn(serve(listener, None, http, token.clone()));
         Served { address, readiness, refreshed, token, server }
     }
 

@@ -136,6 +136,22 @@ families! {
         http_host = "http_host",
     }
 
+    /// `musterd_tls_reloads_total`, by outcome.
+    TlsReloadMetrics: Counter = counter!(names::TLS_RELOADS, "outcome") {
+        /// Other contents are in use.
+        changed = "changed",
+        /// The files cannot be used.
+        failed = "failed",
+    }
+
+    /// `musterd_insecure`, by what is missing.
+    InsecureMetrics: Gauge = gauge!(names::INSECURE, "what") {
+        /// Encryption.
+        tls = "tls",
+        /// Authentication of callers.
+        auth = "auth",
+    }
+
     /// `musterd_instances`, by status.
     InstanceMetrics: Gauge = gauge!(names::INSTANCES, "status") {
         /// Registered, not ready.

@@ -112,6 +112,16 @@ metrics! {
         "Connections that could not be accepted, usually for want of file descriptors.";
     Counter REFUSED = "musterd_refused_total":
         "Connections, streams and requests refused because of a limit or a check, by reason.";
+    Counter TLS_HANDSHAKES = "musterd_tls_handshakes_total":
+        "TLS handshakes of clients, by port and outcome.";
+    Counter TLS_RELOADS = "musterd_tls_reloads_total":
+        "Reloads of the TLS files that changed something or failed, by outcome; while they fail, the previous files are used.";
+    Gauge CERTIFICATE_EXPIRY = "musterd_certificate_expiry_seconds":
+        "Time until a certificate expires, 0 if it has expired; only with TLS.";
+    Gauge CERTIFICATE_LIFETIME = "musterd_certificate_lifetime_seconds":
+        "How long a certificate is valid in all; only with TLS.";
+    Gauge INSECURE = "musterd_insecure":
+        "1 if the daemon can be reached from other machines without this protection (what: tls, auth), 0 otherwise.";
     Counter GRPC_STARTED = "grpc_server_started_total":
         "RPCs begun, by service and method.";
     Counter GRPC_HANDLED = "grpc_server_handled_total":

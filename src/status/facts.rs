@@ -43,6 +43,19 @@ pub struct BehindDatabase {
     pub seen: u64,
 }
 
+/// A certificate that the ports of this daemon depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// What it is, in words.
+    pub name: &'static str,
+    /// When it expires.
+    pub expires: DateTime<Utc>,
+    /// How long until then; zero if it has expired.
+    pub left: Duration,
+    /// How long it is valid in all.
+    pub lifetime: Duration,
+}
+
 /// Logical ids. One that left on purpose counts nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -85,6 +98,10 @@ pub struct Facts {
     pub hold: Option<Hold>,
     /// The brake, as last read.
     pub brake: Option<Brake>,
+    /// The certificates of this daemon; none without TLS.
+    pub certificates: Vec<Certificate>,
+    /// Why the files for TLS on disk are not in use, if they are not.
+    pub tls_failure: Option<String>,
     /// The daemons that share the database, as last read.
     pub daemons: Vec<DaemonRecord>,
     /// Those that were lost.
@@ -109,6 +126,8 @@ impl Default for Facts {
             failing_reapers: Vec::new(),
             hold: None,
             brake: None,
+            certificates: Vec::new(),
+            tls_failure: None,
             daemons: Vec::new(),
             lost_daemons: Vec::new(),
             names: Names::default(),

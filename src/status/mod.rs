@@ -20,6 +20,7 @@
 mod blocked;
 mod conditions;
 mod facts;
+mod protection;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ mod tests;
 use std::{cmp::Reverse, time::Duration};
 
 pub use conditions::{ConditionState, State};
-pub use facts::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names};
+pub use facts::{BehindDatabase, Certificate, Condition, Facts, FailingReaper, Gather, Names};
 pub use rules::daemon_state;
 
 /// The feed polls once a second: if PostgreSQL confirmed the view less recently than this, it counts as away.
@@ -95,6 +96,10 @@ pub enum Code {
     DaemonUnlisted,
     /// Daemons of several versions share the database.
     VersionsDiffer,
+    /// A certificate of this daemon expires soon, or has expired.
+    CertificateExpiring,
+    /// The files for TLS on disk cannot be used.
+    TlsNotReloaded,
     /// Logical ids have no live instance.
     Unserved,
     /// Logical ids have suspect instances only.
@@ -103,7 +108,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::DatabaseAway,
         Self::DatabaseBehind,
         Self::DatabaseSlow,
@@ -119,6 +124,8 @@ impl Code {
         Self::DaemonSilent,
         Self::DaemonUnlisted,
         Self::VersionsDiffer,
+        Self::CertificateExpiring,
+        Self::TlsNotReloaded,
         Self::Unserved,
         Self::AllSuspect,
     ];
@@ -142,6 +149,8 @@ impl Code {
             Self::DaemonSilent => "daemon_silent",
             Self::DaemonUnlisted => "daemon_unlisted",
             Self::VersionsDiffer => "versions_differ",
+            Self::CertificateExpiring => "certificate_expiring",
+            Self::TlsNotReloaded => "tls_not_reloaded",
             Self::Unserved => "unserved",
             Self::AllSuspect => "all_suspect",
         }
@@ -166,6 +175,8 @@ impl Code {
             Self::DaemonSilent => "a daemon is silent",
             Self::DaemonUnlisted => "this daemon is not on the list",
             Self::VersionsDiffer => "daemons of several versions",
+            Self::CertificateExpiring => "a certificate expires",
+            Self::TlsNotReloaded => "the TLS files on disk are not in use",
             Self::Unserved => "logical ids without a live instance",
             Self::AllSuspect => "logical ids with suspect instances only",
         }
@@ -263,6 +274,7 @@ pub fn judge(facts: &Facts) -> Status {
     rules::daemon(facts, &mut found);
     rules::expiry(facts, &mut found);
     rules::daemons(facts, &mut found);
+    protection::protection(facts, &mut found);
     rules::names(facts, &mut found);
     let problems = in_order(found);
     Status {

@@ -72,6 +72,17 @@ fn details(client: Option<&str>) -> Option<Details> {
     Some(Details { client: client.map(str::to_owned), state: "idle in transaction".to_owned() })
 }
 
+/// A certificate for 90 days, with so many left.
+fn certificate(days: u64) -> Certificate {
+    let day = seconds(24 * 60 * 60);
+    Certificate {
+        name: "The certificate",
+        expires: DateTime::UNIX_EPOCH,
+        left: day * u32::try_from(days).unwrap(),
+        lifetime: day * 90,
+    }
+}
+
 fn lost() -> Vec<LostDaemon> {
     vec![LostDaemon { record: daemon(3, "c:1", 15), lost_for: seconds(14) }]
 }
@@ -188,6 +199,19 @@ fn of_cluster() -> Vec<Row> {
             "versions_differ",
             "Daemons of 2 versions share the database: 0.1.0, 0.2.0",
         ),
+        (
+            Facts { certificates: vec![certificate(22)], ..healthy() },
+            Warning,
+            "certificate_expiring",
+            "The certificate expires in 528 h, at 1970-01-01 00:00:00 UTC",
+        ),
+        (Facts { certificates: vec![certificate(0)], ..healthy() }, Critical, "certificate_expiring", "has expired at"),
+        (
+            Facts { tls_failure: Some("--tls-cert: no".to_owned()), ..healthy() },
+            Warning,
+            "tls_not_reloaded",
+            "The files for TLS on disk are not in use: --tls-cert: no",
+        ),
         (names(9, 1, 0), Warning, "unserved", "1 of 10 logical ids has no live instance"),
         (names(5, 5, 0), Warning, "unserved", "5 of 10 logical ids have no live instance"),
         (names(4, 6, 0), Critical, "unserved", "6 of 10 logical ids have no live instance"),
@@ -226,6 +250,7 @@ fn values_below_their_thresholds_are_no_problem() {
         Facts { failing_reapers: vec![reaper("stale", 2)], ..healthy() },
         Facts { daemons: Vec::new(), ..healthy() },
         Facts { daemons: vec![daemon(1, "a:1", 0), daemon(2, "b:1", 2)], ..healthy() },
+        Facts { certificates: vec![certificate(23)], ..healthy() },
         names(0, 0, 0),
     ];
     for facts in table {

@@ -69,4 +69,5 @@ mod sql_rules;
 mod status_page;
 mod suspicion;
 mod tls;
+mod tls_ports;
 mod watch;

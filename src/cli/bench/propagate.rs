@@ -44,11 +44,11 @@ pub(super) struct PropagateArgs {
 
 pub(super) async fn run(args: PropagateArgs, client: &ClientArgs) -> Result<Report, Error> {
     let run = Run::open(client, 1, &args.run).await?;
-    run.tidy(run_for(&args, &run, client.timeout).await, args.run.keep).await
+    run.tidy(run_for(&args, &run, client).await, args.run.keep).await
 }
 
-async fn run_for(args: &PropagateArgs, run: &Run, timeout: Duration) -> Result<Report, Error> {
-    let other = ClientArgs::at(args.other_addr.clone(), timeout);
+async fn run_for(args: &PropagateArgs, run: &Run, client: &ClientArgs) -> Result<Report, Error> {
+    let other = client.at(args.other_addr.clone());
     let discovery = Wire::connect(&wire::client(&other).await?).await?.discovery();
     let (mut recorder, mut from_answer) = (Recorder::new()?, Latencies::new()?);
     let mut leases = Vec::new();

@@ -4,11 +4,16 @@
 //! would be measured with the daemon. What a benchmark only needs around its calls (who else uses the registry, what is
 //! left, the state of the cluster) goes through `musterd-client` as in any other command.
 
+use std::io;
+
+use hyper_util::rt::TokioIo;
 use musterd_client::{Client, Kind, Reason};
+use tokio::net::TcpStream;
 use tonic::{
     Code, Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
+use tower::service_fn;
 
 use super::super::{client::ClientArgs, exit::Error};
 use crate::proto::v1::{
@@ -31,7 +36,21 @@ impl Wire {
         let endpoint = Endpoint::from_shared(address.clone()).map_err(unreachable)?;
         let endpoint = endpoint.user_agent(concat!("musterd/", env!("CARGO_PKG_VERSION"))).map_err(unreachable)?;
         let endpoint = endpoint.connect_timeout(client.timeout()).tcp_nodelay(true);
-        Ok(Self { channel: endpoint.connect().await.map_err(unreachable)? })
+        if !client.daemon().is_encrypted() {
+            return Ok(Self { channel: endpoint.connect().await.map_err(unreachable)? });
+        }
+        let tls = client.tls().clone();
+        let connector = service_fn(move |uri: Uri| {
+            let tls = tls.clone();
+            async move {
+                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or_default())).await?;
+                stream.set_nodelay(true)?;
+                let stream = tls.connect(stream, &host, "h2").await.map_err(io::Error::other)?;
+                io::Result::Ok(TokioIo::new(stream))
+            }
+        });
+        Ok(Self { channel: endpoint.connect_with_connector(connector).await.map_err(unreachable)? })
     }
 
     /// For actors.

@@ -28,7 +28,8 @@ use super::{
     client::ClientArgs,
     database::DatabaseArgs,
     exit::{self, Error},
-    healthcheck, http,
+    healthcheck,
+    http::{self, Wire},
     output::{self, DocumentArgs},
     serve::{ServeArgs, parse_socket_addr},
     settings::Layered,
@@ -129,8 +130,7 @@ async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Add
     let mut found = None;
     let mut looks = Vec::new();
     for addr in client.addr.iter() {
-        let authority = format!("{}:{}", addr.host(), addr.port());
-        let (look, is_daemon) = reach::look(&authority, client.timeout).await;
+        let (look, is_daemon) = reach::look(addr, client).await;
         looks.push((look, is_daemon));
         if is_daemon && found.is_none() {
             found = Some(addr.clone());
@@ -144,7 +144,7 @@ async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Add
 }
 
 async fn ask(args: &ClientArgs, address: &Address) -> Result<(Cluster, Duration), Error> {
-    let one = ClientArgs { wait: args.wait, ..ClientArgs::at(address.clone(), args.timeout) };
+    let one = ClientArgs { wait: args.wait, ..args.at(address.clone()) };
     let client: Client = one.connect().await?;
     let began = Instant::now();
     let cluster = client.cluster(0).await?;
@@ -161,7 +161,9 @@ async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster
         (None, None) => format!("{host}:{HTTP_PORT}"),
     };
     let is_asked_for = args.http_addr.is_some();
-    match http::get(&authority, "/readyz", client.timeout).await {
+    let tls = client.tls();
+    let wire = if address.is_encrypted() { Wire::Tls(&tls) } else { Wire::Plain };
+    match http::get(&authority, "/readyz", client.timeout, wire).await {
         Ok((200, _)) => Some(Finding::ok("http", format!("{authority} says it is ready"))),
         Ok((503, body)) => {
             let found = format!("{authority} is not ready: {}", healthcheck::missing(&body));

@@ -5,6 +5,7 @@
 
 use std::{io, time::Duration};
 
+use musterd_client::Address;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -12,7 +13,10 @@ use tokio::{
 };
 
 use super::{cluster::millis, finding::Finding};
-use crate::cli::http;
+use crate::cli::{
+    client::ClientArgs,
+    http::{self, Wire},
+};
 
 /// The beginning of an HTTP/2 connection: the preface, and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -44,9 +48,10 @@ fn recognize(answer: &[u8]) -> Speaks {
     }
 }
 
-/// Looks at `authority` (`host:port`). Returns what was found, and whether it makes sense to go on.
-pub(super) async fn look(authority: &str, limit: Duration) -> (Vec<Finding>, bool) {
-    let limit = limit.min(PATIENCE.max(limit / 2));
+/// Looks at an address. Returns what was found, and whether it makes sense to go on.
+pub(super) async fn look(addr: &Address, client: &ClientArgs) -> (Vec<Finding>, bool) {
+    let authority = &format!("{}:{}", addr.host(), addr.port());
+    let limit = client.timeout.min(PATIENCE.max(client.timeout / 2));
     let began = Instant::now();
     let stream = match timeout(limit, TcpStream::connect(authority)).await {
         Ok(Ok(stream)) => stream,
@@ -58,9 +63,13 @@ pub(super) async fn look(authority: &str, limit: Duration) -> (Vec<Finding>, boo
         }
     };
     let reached = Finding::ok("address", format!("{authority} accepts connections, {}", millis(began.elapsed())));
+    if addr.is_encrypted() {
+        let (found, is_daemon) = encrypted(stream, addr.host(), client, limit).await;
+        return (vec![reached, found], is_daemon);
+    }
     let mut speaks = recognize(&ask(stream, HELLO, limit).await);
     if speaks != Speaks::Tls {
-        speaks = match http::get(authority, "/livez", limit).await {
+        speaks = match http::get(authority, "/livez", limit, Wire::Plain).await {
             // The HTTP port of a daemon, which would understand HTTP/2 as well.
             Ok((200, body)) if body == "ok\n" => Speaks::Http1,
             Ok(_) if speaks != Speaks::Http2 => Speaks::Http1,
@@ -69,6 +78,23 @@ pub(super) async fn look(authority: &str, limit: Duration) -> (Vec<Finding>, boo
     }
     let understood = judge(authority, speaks);
     (vec![reached, understood], speaks == Speaks::Http2)
+}
+
+/// The handshake, by the same rules as that of every other command.
+async fn encrypted(stream: TcpStream, host: &str, client: &ClientArgs, limit: Duration) -> (Finding, bool) {
+    match timeout(limit, client.tls().connect(stream, host, "h2")).await {
+        Ok(Ok(_)) => (Finding::ok("protocol", "HTTP/2 over TLS, the certificate of the daemon is accepted"), true),
+        Ok(Err(failure)) => {
+            let failure = failure.to_string();
+            let (found, fix) = failure.split_once("; ").unwrap_or((&failure, "look at the log of the daemon"));
+            (Finding::fail("protocol", found, fix), false)
+        }
+        Err(_) => {
+            let found =
+                format!("{host} does not complete the TLS handshake within {}", humantime::format_duration(limit));
+            (Finding::fail("protocol", found, "look at the log of the daemon"), false)
+        }
+    }
 }
 
 fn unreachable(authority: &str, error: &io::Error) -> Finding {
@@ -89,7 +115,10 @@ fn judge(authority: &str, speaks: Speaks) -> Finding {
             "speaks HTTP/1: it is the port of a daemon's metrics and health, or no daemon at all",
             "give the address of gRPC, port 7717 unless the daemon was told another",
         ),
-        Speaks::Tls => fail("speaks TLS, and this command does not", "give an https:// address, or one without TLS"),
+        Speaks::Tls => fail(
+            "speaks TLS, and the address asks for none",
+            "give an https:// address, and the CA with --ca (MUSTERD_CA)",
+        ),
         Speaks::Nothing => fail(
             "accepts connections but does not respond: the daemon is still starting, or has stalled",
             "wait, and check /readyz of its HTTP port and its log; if it has stalled, restart it",

@@ -125,7 +125,7 @@ async fn health_server(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (_, health) = tonic_health::server::health_reporter();
-    let incoming = Incoming::new(listener, Limits::default(), metrics::IncomingMetrics::new());
+    let incoming = Incoming::new(listener, None, Limits::default(), metrics::IncomingMetrics::new());
     let server = transport::Server::builder().layer(observe).add_service(health);
     (address, server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()))
 }

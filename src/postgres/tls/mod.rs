@@ -21,8 +21,11 @@ use tokio_postgres::{Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub(super) use self::error::{TlsError, explain};
-use self::verify::{ChainOnly, Unchecked};
-use crate::database_url::{ClientIdentity, Roots, SslMode, TlsOptions, Verification};
+use self::verify::ChainOnly;
+use crate::{
+    database_url::{ClientIdentity, Roots, SslMode, TlsOptions, Verification},
+    tls::Unchecked,
+};
 
 /// What PostgreSQL calls its protocol where the handshake comes first.
 const ALPN: &[u8] = b"postgresql";

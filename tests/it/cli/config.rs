@@ -48,13 +48,13 @@ async fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let files = Files::new();
     let file = files.write(
         "m.toml",
-        "grpc-addr = '10.0.0.1:1'\nhttp-addr = '10.0.0.1:2'\n\nkeep-dead = '7days'\nno-migrate = true\n",
+        "grpc-addr = '127.0.0.1:1'\nhttp-addr = '127.0.0.1:2'\n\nkeep-dead = '7days'\nno-migrate = true\n",
     );
     let environment =
-        [("MUSTERD_CONFIG", file.as_str()), ("MUSTERD_GRPC_ADDR", "10.0.0.2:1"), ("MUSTERD_HTTP_ADDR", "10.0.0.2:2")];
-    let shown = with(&environment, &["config", "show", "--grpc-addr", "10.0.0.3:1", "-o", "json"]).await.json();
-    assert_eq!(setting(&shown, "grpc-addr"), three("10.0.0.3:1", "flag", "--grpc-addr"));
-    assert_eq!(setting(&shown, "http-addr"), three("10.0.0.2:2", "environment", "MUSTERD_HTTP_ADDR"));
+        [("MUSTERD_CONFIG", file.as_str()), ("MUSTERD_GRPC_ADDR", "127.0.0.2:1"), ("MUSTERD_HTTP_ADDR", "127.0.0.2:2")];
+    let shown = with(&environment, &["config", "show", "--grpc-addr", "127.0.0.3:1", "-o", "json"]).await.json();
+    assert_eq!(setting(&shown, "grpc-addr"), three("127.0.0.3:1", "flag", "--grpc-addr"));
+    assert_eq!(setting(&shown, "http-addr"), three("127.0.0.2:2", "environment", "MUSTERD_HTTP_ADDR"));
     assert_eq!(setting(&shown, "keep-dead"), three("7days", "file", &format!("{file}:4")));
     assert_eq!(setting(&shown, "no-migrate"), three("true", "file", &format!("{file}:5")));
     assert_eq!(setting(&shown, "log-level"), three("info", "default", "-"));
@@ -200,7 +200,7 @@ async fn the_example_has_every_key_with_its_default_and_is_valid() {
         text.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = ")).map(|(key, _)| key).collect();
     let keys: Vec<&str> = keys.into_iter().filter(|key| !key.starts_with(' ')).collect();
     let serve = serve();
-    let client = ["addr", "timeout", "wait", "color", "config"];
+    let client = ["addr", "timeout", "wait", "ca", "cert", "cert-key", "color", "config"];
     let args = || serve.get_arguments().filter(|arg| arg.get_env().is_some());
     let known: BTreeSet<&str> = args().filter_map(|arg| arg.get_long()).filter(|long| !client.contains(long)).collect();
     assert_eq!(keys.iter().copied().collect::<BTreeSet<_>>(), known);
@@ -208,7 +208,12 @@ async fn the_example_has_every_key_with_its_default_and_is_valid() {
 
     // With every key in force but one of the two that exclude each other.
     let files = Files::new();
-    let ca = files.write("ca.pem", &crate::harness::tls::Authority::new("ca").pem());
+    let authority = crate::harness::tls::Authority::new("ca");
+    let ca = files.write("ca.pem", &authority.pem());
+    let (certificate, key) = authority.sign(&["localhost"], "localhost", false);
+    files.write("server.key", &key);
+    files.write("clients.crl", &authority.revoke(&certificate));
+    let directory = files.write("server.pem", &certificate).replace("/server.pem", "");
     let uncommented: Vec<&str> = text
         .lines()
         .map(|line| {
@@ -218,7 +223,10 @@ async fn the_example_has_every_key_with_its_default_and_is_valid() {
         })
         .filter(|line| !line.starts_with("database-url-file = "))
         .collect();
-    let file = files.write("m.toml", &uncommented.join("\n").replace("/etc/musterd/ca.pem", &ca));
+    let file = files.write(
+        "m.toml",
+        &uncommented.join("\n").replace("/etc/musterd/ca.pem", &ca).replace("/etc/musterd/tls", &directory),
+    );
     let shown = musterd(&["config", "show", "--config", &file, "-o", "json"]).await.json();
     for arg in args().filter(|arg| keys.contains(&arg.get_long().unwrap())) {
         let key = arg.get_long().unwrap();

@@ -10,6 +10,7 @@ use crate::harness::{
     actor::{Caller, alive},
     daemon::Daemon,
     postgres::TestDatabase,
+    tls::Authority,
 };
 
 /// Commands and what they need, in an order in which each has an answer. `{id}` and `{lease}` are of a live instance,
@@ -35,6 +36,7 @@ const COMMANDS: &[&str] = &[
     "expire {other}",
     "bench resolve --instances 1 --duration 100ms --connections 1",
     "config show",
+    "cert show {certificate}",
     "migrate up --database-url {database}",
     "migrate status --database-url {database}",
     "migrate verify --database-url {database}",
@@ -92,9 +94,12 @@ async fn every_command_prints_every_form_or_refuses_it() {
     let caller = Caller::of(&daemon);
     let web = caller.register(alive("web", Duration::from_secs(300))).await.unwrap();
     let other = caller.register(alive("other", Duration::from_secs(300))).await.unwrap();
+    let certificate = daemon.directory().join("server.pem");
+    std::fs::write(&certificate, Authority::new("ca").sign(&["localhost"], "localhost", false).0).unwrap();
     for command in COMMANDS {
         let command = command.replace("{id}", &web.instance_id).replace("{lease}", &web.lease_id.to_string());
         let command = command.replace("{other}", &other.instance_id).replace("{database}", database.url());
+        let command = command.replace("{certificate}", certificate.to_str().unwrap());
         for format in ["table", "wide", "json", "jsonl", "yaml", "name"] {
             let words: Vec<&str> = command.split(' ').collect();
             let flags = if words[0] == "bench" { &["--yes"][..] } else { &[] };

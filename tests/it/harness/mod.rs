@@ -8,6 +8,7 @@ pub(crate) mod fleet;
 pub(crate) mod postgres;
 pub(crate) mod registry;
 pub(crate) mod scratch;
+pub(crate) mod secured;
 pub(crate) mod served;
 pub(crate) mod tls;
 pub(crate) mod wait;

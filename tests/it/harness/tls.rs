@@ -16,8 +16,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
+    KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio_postgres::Client;
+use x509_cert::der::Decode as _;
 
 use super::{
     postgres::{BOUND, options, program_of, spawn_server_with, try_connect},
@@ -61,6 +66,27 @@ impl Authority {
     /// The key of its own certificate.
     pub(crate) fn key_pem(&self) -> String {
         self.0.key().serialize_pem()
+    }
+
+    /// A list that revokes one certificate of this authority, as PEM text.
+    pub(crate) fn revoke(&self, certificate: &str) -> String {
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let serial = x509_cert::Certificate::from_der(&der).unwrap().tbs_certificate.serial_number;
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial.as_bytes()),
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2050, 1, 1),
+            crl_number: SerialNumber::from_slice(&[1]),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     /// A certificate with its key, as two texts, for these names and this common name.

@@ -102,6 +102,12 @@ async fn every_query_asks_only_for_what_a_daemon_exports() {
         if exposition.contains("\ngrpc_server_handled_total{") { Ok(exposition) } else { Err("none") }
     })
     .await;
+    // What a daemon exports with TLS alone.
+    let exposition = exposition
+        + "musterd_certificate_expiry_seconds{certificate=\"server\"} 1\n"
+        + "musterd_certificate_lifetime_seconds{certificate=\"server\"} 1\n"
+        + "musterd_tls_reloads_total{outcome=\"failed\"} 1\n"
+        + "musterd_tls_handshakes_total{port=\"grpc\",outcome=\"ok\"} 1\n";
     let mut known = Known::exported(&exposition);
     let mut queries = Vec::new();
     for rule in rules("recording.yaml") {

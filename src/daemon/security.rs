@@ -1,0 +1,86 @@
+//! What protects the ports of this daemon: the files for TLS, kept up to date, and the word about what is missing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+use crate::{
+    clock::Clock,
+    config::{Exposure, ServeConfig},
+    lifecycle::{Lifecycle, Reload, Stage},
+    metrics::InsecureMetrics,
+    status::Certificate,
+    tls::{Acceptor, Credentials, Port, Validity},
+};
+
+/// How often the log says what is missing.
+const REMINDER_PERIOD: Duration = Duration::from_secs(60 * 60);
+
+/// The protection of both ports.
+#[derive(Clone, Debug)]
+pub(super) struct Security {
+    credentials: Option<Arc<Credentials>>,
+}
+
+impl Security {
+    /// Reads the files and keeps them up to date; says what is missing, now and every hour.
+    pub(super) fn start(config: &ServeConfig, lifecycle: &Lifecycle) -> Result<Self, Error> {
+        let credentials = config.tls.clone().map(|files| Credentials::load(files, Clock::new())).transpose()?;
+        let credentials = credentials.map(Arc::new);
+        if let Some(credentials) = &credentials {
+            let reread = Arc::clone(credentials);
+            lifecycle.on_reload("TLS files", move || {
+                reread.reload().map(|changed| if changed { Reload::Changed } else { Reload::Unchanged })
+            });
+            let keeping = Arc::clone(credentials).keep_current(lifecycle.token(Stage::Servers));
+            lifecycle.spawn_essential(Stage::Servers, "TLS files", keeping);
+        }
+        let (exposure, metrics) = (config.exposure(), InsecureMetrics::new());
+        metrics.tls.set(f64::from(u8::from(exposure.without_tls)));
+        metrics.auth.set(f64::from(u8::from(exposure.without_auth)));
+        if exposure != Exposure::default() {
+            lifecycle.spawn_essential(Stage::Servers, "reminder", remind(exposure, lifecycle.token(Stage::Servers)));
+        }
+        Ok(Self { credentials })
+    }
+
+    /// The handshakes of a port; `None` without TLS.
+    pub(super) fn acceptor(&self, port: Port) -> Option<Acceptor> {
+        self.credentials.clone().map(|credentials| Acceptor::new(credentials, port))
+    }
+
+    /// The certificates that the ports depend on.
+    pub(super) fn certificates(&self) -> Vec<Certificate> {
+        let Some(condition) = self.credentials.as_ref().map(|credentials| credentials.condition()) else {
+            return Vec::new();
+        };
+        let now = Clock::new().wall();
+        let certificate = |name, validity: Validity| {
+            let (left, lifetime) = (validity.left(now), validity.lifetime());
+            Certificate { name, expires: validity.not_after, left, lifetime }
+        };
+        let server = certificate("The certificate of this daemon", condition.server);
+        let client_ca = condition.client_ca.map(|it| certificate("A CA of client certificates of this daemon", it));
+        std::iter::once(server).chain(client_ca).collect()
+    }
+
+    /// Why the files on disk are not in use, if they are not.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.credentials.as_ref()?.condition().failure
+    }
+
+    /// The files in use; `None` without TLS.
+    pub(super) fn credentials(&self) -> Option<&Arc<Credentials>> {
+        self.credentials.as_ref()
+    }
+}
+
+async fn remind(exposure: Exposure, stop: CancellationToken) {
+    let mut ticks = interval(REMINDER_PERIOD);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let (missing, waived_by) = (exposure.missing(), exposure.waivers());
+        tracing::warn!(missing, waived_by, "other machines can reach this daemon without protection");
+    }
+}

@@ -1,0 +1,114 @@
+//! A daemon with TLS on both ports, set up by the program itself.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use musterd_client::{Client, Tls};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    daemon::{DAEMON_BOUND, Daemon},
+    postgres::TestDatabase,
+    scratch::Scratch,
+    wait::wait_until,
+};
+use crate::cli::{Ended, musterd};
+
+/// A daemon with TLS on both ports, and the files that `security init` made for it.
+pub(crate) struct Secured {
+    /// The daemon.
+    pub(crate) daemon: Daemon,
+    _database: TestDatabase,
+    /// Where the files are, in the directory `tls`.
+    pub(crate) files: Scratch,
+}
+
+impl Secured {
+    /// With client certificates required, or not asked for.
+    pub(crate) async fn start(is_mutual: bool, more: &[&str]) -> Self {
+        let (database, files) = (TestDatabase::create().await, Scratch::in_memory());
+        let made = musterd(&["security", "init", files.path().join("tls").to_str().unwrap()]).await;
+        assert_eq!((made.code, made.stdout.lines().count()), (Some(0), 6), "{made:?}");
+        let path = |name: &str| files.path().join("tls").join(name).to_str().unwrap().to_owned();
+        let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
+        let mut flags = vec!["--database-url", database.url(), "--tls-cert", &certificate, "--tls-key", &key];
+        if is_mutual {
+            flags.extend(["--tls-client-ca", &ca]);
+        }
+        flags.extend(more);
+        let daemon = Daemon::spawn(&flags).await;
+        let secured = Self { daemon, _database: database, files };
+        let client = secured.client();
+        wait_until("the daemon is ready", DAEMON_BOUND, async || client.ready(Duration::from_secs(2)).await).await;
+        secured
+    }
+
+    /// The path of one of the files.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.files.path().join("tls").join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Its address for gRPC.
+    pub(crate) fn address(&self) -> String {
+        format!("https://{}", self.daemon.grpc_addr)
+    }
+
+    /// The files of the operator.
+    pub(crate) fn tls(&self) -> Tls {
+        Tls::new().ca(self.path("ca.pem")).identity(self.path("operator.pem"), self.path("operator.key"))
+    }
+
+    /// A client of the operator.
+    pub(crate) fn client(&self) -> Client {
+        Client::builder().daemons([self.address()]).tls(self.tls()).build().unwrap()
+    }
+
+    /// A command of the operator.
+    pub(crate) async fn operator(&self, command: &[&str]) -> Ended {
+        let (address, ca) = (self.address(), self.path("ca.pem"));
+        let (certificate, key) = (self.path("operator.pem"), self.path("operator.key"));
+        let flags = ["--addr", &address, "--ca", &ca, "--cert", &certificate, "--cert-key", &key];
+        musterd(&[command, &flags].concat()).await
+    }
+
+    /// The certificate that a port shows.
+    pub(crate) async fn shown(&self, port: &str, protocol: &[u8]) -> Vec<u8> {
+        let mut roots = RootCertStore::empty();
+        for ca in CertificateDer::pem_file_iter(self.path("ca.pem")).unwrap() {
+            roots.add(ca.unwrap()).unwrap();
+        }
+        let chain = CertificateDer::pem_file_iter(self.path("operator.pem")).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(self.path("operator.key")).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(port).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    /// The value of a metric, by way of a command of the operator.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let address: SocketAddr = self.daemon.http_addr.parse().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = self.tls().connect(stream, "127.0.0.1", "http/1.1").await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+}
