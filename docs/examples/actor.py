@@ -1,8 +1,8 @@
-"""An actor: registers, beats over a stream, registers anew when its lease has ended, drains on SIGTERM.
+"""An actor: registers, beats over a stream, registers again when its lease has ended, drains on SIGTERM.
 
     python docs/examples/actor.py LOGICAL_ID IP PORT
 
-MUSTERD_ADDR names the daemons, separated by commas; any of them will do.
+MUSTERD_ADDR names the daemons, separated by commas; any of them serves all calls.
 """
 
 import itertools
@@ -19,9 +19,9 @@ from google.protobuf.duration_pb2 import Duration
 from muster.v1 import error_pb2, instance_pb2, registry_pb2, registry_pb2_grpc
 
 DAEMONS = os.environ.get("MUSTERD_ADDR", "127.0.0.1:7717").split(",")
-# A daemon that vanished without a word is noticed after 15 s at the latest.
+# Keepalive detects a daemon that is gone within 15 s.
 OPTIONS = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000)]
-# After these the same call may be repeated, here or at another daemon; it takes effect once.
+# After these codes the same call may be repeated, at any daemon; it takes effect once.
 PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -42,14 +42,14 @@ class Actor:
         self.woken = threading.Event()
 
     def want(self, wish):
-        """Serve, drain, leave: in this order."""
+        """Sets the goal: serve, then drain, then leave."""
         self.wish = wish
         self.woken.set()
 
     def keep(self):
-        """Holds a lease until told to leave. On a thread of its own, so that no work can delay a beat."""
+        """Holds a lease until the goal is to leave. Runs on a dedicated thread, so that no work can delay a beat."""
         for daemon in itertools.cycle(DAEMONS):
-            # Who drains and has lost the lease needs no other.
+            # An actor that drains and has lost its lease needs no new one.
             if self.wish == "leave" or (self.wish == "drain" and not self.lease_id):
                 return
             try:
@@ -77,7 +77,7 @@ class Actor:
             requests.put(registry_pb2.BeatStreamRequest(lease_ids=[self.lease_id]))
             answer = next(answers)
             for lost in answer.exceptions:
-                # Stop here whatever the lease allowed: somebody else may have its place by now.
+                # Stop here what the lease allowed: another instance may have taken over.
                 say(f"lease {lost.lease_id} has ended: {error_pb2.ErrorReason.Name(lost.reason)}")
                 if lost.reason == error_pb2.ERROR_REASON_LEASE_REPLACED:
                     self.request.instance_id = str(uuid.uuid4())
@@ -95,7 +95,7 @@ class Actor:
         say(f"lease {self.lease_id} is given back")
 
     def drain(self, registry):
-        """From now on no router is sent here. Beats go on: there is work to finish."""
+        """Stops new traffic from routers. Beats continue until the work is finished."""
         draining = instance_pb2.INSTANCE_STATUS_DRAINING
         registry.SetStatus(registry_pb2.SetStatusRequest(lease_id=self.lease_id, status=draining), timeout=5)
         say("draining")
@@ -112,11 +112,11 @@ def main():
     actor = Actor(logical_id, ip_address, int(port))
     keeper = threading.Thread(target=actor.keep)
     keeper.start()
-    # Here the work is done that the actor is for.
+    # The actor does its work here.
     while keeper.is_alive() and not told_to_end.wait(1):
         pass
     actor.want("drain")
-    # Here it finishes what is under way.
+    # The actor finishes its pending work here.
     keeper.join(2)
     actor.want("leave")
     keeper.join()

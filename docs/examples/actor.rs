@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::from_env()?;
     let node = env::var("HOSTNAME").unwrap_or_default();
     let instance = Register::new(logical_id).address(ip.parse()?, port.parse()?).node(node).ttl(Duration::from_secs(6));
-    // From here on a thread of the client's own keeps the lease, and registers again if it is lost.
+    // From here on a thread of the client keeps the lease, and registers again if it is lost.
     let registration = client.register(instance).await?;
 
     let mut told_to_end = signal(SignalKind::terminate())?;
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     loop {
         match *states.borrow_and_update() {
             State::Held(lease) => println!("registered: lease {}, epoch {}", lease.lease_id, lease.epoch_number),
-            // Stop what the lease allowed: another instance may have its place by now.
+            // Stop what the lease allowed: another instance may have taken over.
             State::Lost(lost) => println!("{lost}"),
             State::Ended => return Err("the registration has ended".into()),
             _ => {}

@@ -1,4 +1,4 @@
-"""A router: asks for the best instance, then for another one, and keeps a cache that a watch fills.
+"""A router: resolves the best instance, then another one, and keeps a cache that a watch fills.
 
     python docs/examples/router.py LOGICAL_ID
 
@@ -17,14 +17,14 @@ DAEMON = os.environ.get("MUSTERD_ADDR", "127.0.0.1:7717")
 
 
 class Cache:
-    """The alive instances of a logical id, as a watch tells them. To ask it is no call."""
+    """The alive instances of a logical id, kept current by a watch. A lookup is not a call."""
 
     def __init__(self, discovery, logical_id):
         self.discovery = discovery
         alive = [instance_pb2.INSTANCE_STATUS_ALIVE]
         self.request = discovery_pb2.WatchRequest(logical_id=logical_id, statuses=alive)
         self.instances = {}
-        # A snapshot that is not yet complete. None: there is no other than `instances`.
+        # A snapshot that is not yet complete; None if `instances` is current.
         self.coming = {}
         self.filled = threading.Event()
 
@@ -38,13 +38,13 @@ class Cache:
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.CANCELLED:
                     return
-                # What is known stays, and ages. Any daemon can go on where this one ended.
+                # The cache keeps its content, which ages. Any daemon can resume the watch.
                 print(f"watching again after {error.code().name}: {error.details()}", flush=True)
                 time.sleep(0.5)
 
     def take(self, response):
         if response.reset:
-            # The knowledge so far cannot be continued. It serves until the snapshot that follows is complete.
+            # The watch cannot resume. The cache serves its old content until the snapshot that follows is complete.
             self.coming = {}
         instances = dict(self.instances) if self.coming is None else self.coming
         for event in response.events:
@@ -58,7 +58,7 @@ class Cache:
                 instances[instance.instance_id].suspect = instance.suspect
         if self.coming is not None and not response.snapshot_complete:
             return
-        # Instances of an epoch that has passed are dead, with or without an event that says so.
+        # Instances of an older epoch are dead, with or without an event.
         epoch = response.cluster_epoch
         self.instances = {key: one for key, one in instances.items() if one.cluster_epoch == epoch}
         self.coming = None
@@ -94,7 +94,7 @@ def main():
         best = resolve(discovery, logical_id)
         say("best", best)
         if best:
-            # As after a call to it that failed. Send its lease along: who sees a higher one refuses the lower.
+            # As after a failed call to it. Send its lease along: a receiver rejects a lower one than the highest seen.
             say("without that one", resolve(discovery, logical_id, excluded=[best]))
         cache = Cache(discovery, logical_id)
         threading.Thread(target=cache.run, daemon=True).start()

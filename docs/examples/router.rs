@@ -1,4 +1,4 @@
-//! A router: asks a daemon for the best instance, then picks from a cache that a watch fills.
+//! A router: resolves the best instance at a daemon, then picks from a cache that a watch fills.
 //!
 //! `cargo run --example router -- LOGICAL_ID`. `MUSTERD_ADDR` names the daemons, separated by commas.
 
@@ -21,14 +21,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::from_env()?;
     let best = client.resolve(&logical_id, &Choice::best()).await?.instance;
     show("best", Some(&best));
-    // As after a call to it that failed.
+    // As after a failed call to it.
     match client.resolve(&logical_id, &Choice::best().without(best.instance_id)).await {
         Ok(other) => show("without that one", Some(&other.instance)),
         Err(error) if error.reason() == Reason::NoLiveInstance => show("without that one", None),
         Err(error) => return Err(error.into()),
     }
 
-    // Picks cost no call. Send the lease along with a request: a receiver that has seen a higher one refuses it.
+    // A pick needs no call. Send the lease along with a request: a receiver rejects a lower one than the highest seen.
     let router = Router::new(&client);
     router.ready(&logical_id).await?;
     let target = router.pick(&logical_id, &Choice::best())?;
