@@ -66,7 +66,10 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Err
         MIGRATIONS.iter().map(|migration| (migration.version, pending(migration))).collect();
     if exists(client).await? {
         let rows = client
-            .query("SELECT version, name, checksum, applied_at, applied_by, duration_ms FROM muster_migration", &[])
+            .query_typed(
+                "SELECT version, name, checksum, applied_at, applied_by, duration_ms FROM muster_migration",
+                &[],
+            )
             .await
             .map_err(Error::during("reading the migration history"))?;
         for row in rows {
@@ -147,9 +150,9 @@ pub(super) async fn ensure(client: &impl GenericClient) -> Result<(), Error> {
 }
 
 async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
-    let row = client
-        .query_one("SELECT to_regclass(quote_ident(current_schema()) || '.muster_migration') IS NOT NULL", &[])
+    let rows = client
+        .query_typed("SELECT to_regclass(quote_ident(current_schema()) || '.muster_migration') IS NOT NULL", &[])
         .await
         .map_err(Error::during("looking for the migration history"))?;
-    Ok(row.get(0))
+    Ok(rows.first().is_some_and(|row| row.get(0)))
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio::try_join;
+use tokio_postgres::{Client, IsolationLevel, Transaction, types::Type};
 
 use super::{error::Error, schema};
 
@@ -27,29 +28,32 @@ pub(super) async fn begin<'a>(client: &'a mut Client, doing: &str) -> Result<Tra
         .start()
         .await
         .map_err(Error::during(doing))?;
-    transaction
-        // A function's file has its current text, which may name a column that a later migration adds.
-        .batch_execute(
-            "SET LOCAL statement_timeout = 0; SET LOCAL client_min_messages = warning;
-             SET LOCAL check_function_bodies = off",
-        )
-        .await
-        .map_err(Error::during(doing))?;
-    if schema::pin_search_path(&transaction).await.map_err(Error::during(doing))?.is_none() {
-        return Err(Error::NoSchema);
-    }
-    Ok(transaction)
+    // A function's file has its current text, which may name a column that a later migration adds.
+    let settings = transaction.batch_execute(
+        "SET LOCAL statement_timeout = 0; SET LOCAL client_min_messages = warning;
+         SET LOCAL check_function_bodies = off",
+    );
+    // Both in one round trip, in this order.
+    let ((), schema) =
+        try_join!(biased; settings, schema::pin_search_path(&transaction)).map_err(Error::during(doing))?;
+    if schema.is_none() { Err(Error::NoSchema) } else { Ok(transaction) }
 }
 
 /// Waits for the daemons that are migrating, then limits how long the migration itself may wait.
 pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
-    set_lock_timeout(transaction, QUEUE_TIMEOUT).await?;
-    transaction
-        .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK_KEY])
-        .await
-        .map_err(Error::during("waiting for another migration"))?;
-    set_lock_timeout(transaction, LOCK_TIMEOUT).await?;
-    become_owner(transaction).await
+    let lock = async {
+        let locked = transaction.query_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
+        locked.map(drop).map_err(Error::during("waiting for another migration"))
+    };
+    // Sent at once and run in this order; what follows a failure fails as well.
+    try_join!(
+        biased;
+        set_lock_timeout(transaction, QUEUE_TIMEOUT),
+        lock,
+        set_lock_timeout(transaction, LOCK_TIMEOUT),
+        become_owner(transaction),
+    )
+    .map(drop)
 }
 
 /// Goes on as the owner of the registry's tables, until the end of the transaction, if they are another's.
@@ -59,7 +63,7 @@ async fn become_owner(transaction: &Transaction<'_>) -> Result<(), Error> {
                   WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
                     AND class.relowner <> quote_ident(current_user)::regrole
                     AND pg_has_role(class.relowner, 'MEMBER')";
-    transaction.execute(statement, &[]).await.map(drop).map_err(Error::during("migrating"))
+    transaction.query_typed(statement, &[]).await.map(drop).map_err(Error::during("migrating"))
 }
 
 async fn set_lock_timeout(transaction: &Transaction<'_>, limit: Duration) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! The epoch: begin the first, rotate, read the history.
 
 use tokio::time::Instant;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::Type};
 
 use super::{
     Error, Lane, Pool,
@@ -15,7 +15,7 @@ use crate::model::{Epoch, EpochId, EpochRecord, Revision, Rotation};
 /// As [`Pool::run`].
 pub async fn ensure(pool: &Pool, by: &str, deadline: Instant) -> Result<(), Error> {
     pool.run(Lane::Engine, deadline, async |client| {
-        client.query_one("SELECT muster_ensure_epoch($1)", &[&by]).await.map(drop)
+        client.query_typed("SELECT muster_ensure_epoch($1)", &[(&by, Type::TEXT)]).await.map(drop)
     })
     .await
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
+use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{
@@ -170,7 +171,8 @@ pub async fn daemon_started(pool: &Pool, daemon: &DaemonEntry<'_>, deadline: Ins
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
             let sql = "SELECT muster_daemon_started($1, $2, $3, $4)";
-            client.query_one(sql, &[&daemon_id, &address, &version, &host]).await
+            let (id, address) = ((daemon_id as &(dyn ToSql + Sync), Type::UUID), (address as _, Type::TEXT));
+            client.query_typed_one(sql, &[id, address, (version as _, Type::TEXT), (host as _, Type::TEXT)]).await
         })
         .await?;
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))

@@ -14,7 +14,10 @@ use std::{
 
 use futures_util::{TryStreamExt, future::poll_fn, pin_mut};
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, Client, Notification, Row, Statement, types::ToSql};
+use tokio_postgres::{
+    AsyncMessage, Client, Notification, Row, Statement,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use super::{
@@ -137,7 +140,7 @@ impl Connection {
     /// The connection is lost, or PostgreSQL refused.
     pub async fn confirm_history(&self, revision: Revision) -> Result<(), Error> {
         let seen = signed(revision.0);
-        answer(self.client.execute("SELECT muster_confirm_history($1)", &[&seen])).await.map(drop)
+        answer(self.client.query_typed("SELECT muster_confirm_history($1)", &[(&seen, Type::INT8)])).await.map(drop)
     }
 
     /// The generation of sessions that this one belongs to: another one means another database.
@@ -190,8 +193,8 @@ impl Connection {
     /// # Errors
     /// The connection is lost, or PostgreSQL refused. `each` may have been called then.
     pub async fn load(&self, mut each: impl FnMut(Instance)) -> Result<Option<Cluster>, Error> {
-        let no_parameters: [&(dyn ToSql + Sync); 0] = [];
-        let rows = answer(self.client.query_raw(load_sql().as_str(), no_parameters)).await?.map_err(Error::from);
+        let no_parameters: [(&(dyn ToSql + Sync), Type); 0] = [];
+        let rows = answer(self.client.query_typed_raw(load_sql().as_str(), no_parameters)).await?.map_err(Error::from);
         pin_mut!(rows);
         let mut seen = None;
         while let Some(row) = timeout(ANSWER_TIMEOUT, rows.try_next()).await.map_err(|_| Error::Unanswered(None))?? {
@@ -210,15 +213,14 @@ impl Connection {
     /// # Errors
     /// The connection is lost, or PostgreSQL refused.
     pub async fn daemons(&self) -> Result<Daemons, Error> {
-        let present = answer(self.client.query(
+        let present = answer(self.client.query_typed(
             "SELECT daemon_id, address, version, \
              greatest(least(started_at, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00'), \
              -muster_ms_until(last_flush, muster_now()) \
              FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000",
             &[],
-        ))
-        .await?;
-        let lost = answer(self.client.query(
+        ));
+        let lost = answer(self.client.query_typed(
             "SELECT daemon_id, address, version, \
              greatest(least(started_at, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00'), \
              -muster_ms_until(last_flush, muster_now()), \
@@ -228,8 +230,9 @@ impl Connection {
              AND NOT EXISTS (SELECT FROM registry_daemon AS daemon WHERE daemon.address = loss.address) \
              ORDER BY lost_at DESC, daemon_id LIMIT 16",
             &[],
-        ))
-        .await?;
+        ));
+        // Sent one behind the other.
+        let (present, lost) = tokio::try_join!(biased; present, lost)?;
         let lost = lost.iter().map(|row| {
             let lost_for = Duration::from_millis(unsigned(row.try_get(5)?));
             Ok(LostDaemon { record: daemon(row)?, lost_for })

@@ -16,6 +16,7 @@ mod kind;
 
 use std::fmt;
 
+use futures_util::future::try_join_all;
 use tokio_postgres::{Client, Error, GenericClient};
 
 pub use self::kind::Kind;
@@ -103,14 +104,16 @@ pub(super) async fn pin_search_path(client: &impl GenericClient) -> Result<Optio
     let pin = "SELECT current_schema()::text, set_config('search_path', quote_ident(schema.name) || ', pg_temp', true)
                FROM (SELECT current_schema() AS name) AS schema
                WHERE schema.name IS NOT NULL";
-    Ok(client.query_opt(pin, &[]).await?.map(|row| row.get(0)))
+    // Without a statement that is prepared first: one round trip.
+    Ok(client.query_typed(pin, &[]).await?.first().map(|row| row.get(0)))
 }
 
 /// Reads all objects of ours. The caller has pinned the search path.
 pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Error> {
     let mut objects = Vec::new();
-    for (kind, query) in catalogue::QUERIES {
-        let rows = client.query(query, &[]).await?;
+    // Sent one behind the other: one round trip for all.
+    let answers = try_join_all(catalogue::QUERIES.iter().map(|(_, query)| client.query_typed(query, &[]))).await?;
+    for ((kind, _), rows) in catalogue::QUERIES.into_iter().zip(answers) {
         let mut found: Vec<Object> =
             rows.iter().map(|row| Object { kind, name: row.get("name"), text: row.get("text") }).collect();
         // Here and not in SQL, where the order would be that of the database's collation.

@@ -2,4 +2,5 @@
 //! and PostgreSQL, and no lease id goes back.
 
 mod poolers;
+mod round_trips;
 mod split_brain;

@@ -65,6 +65,8 @@ pub(crate) struct Counts {
     pub(crate) resets: AtomicU64,
     pub(crate) answers_lost: AtomicU64,
     pub(crate) notifications_lost: AtomicU64,
+    /// Turns from the server to the client: what the latency of the link is multiplied by on each connection.
+    pub(crate) round_trips: AtomicU64,
 }
 
 impl Counts {
@@ -212,7 +214,7 @@ async fn connect(mut client: TcpStream, upstream: Upstream, number: u64, state: 
             let Ok(mut server) = TcpStream::connect(addr).await else { return };
             let _ = server.set_nodelay(true);
             let (from_server, to_server) = server.split();
-            let up = Pump { state, number, from_client: true, talk: None };
+            let up = Pump { state, number, from_client: true, talk: None, asks: &AtomicBool::new(false) };
             let down = Pump { from_client: false, ..up };
             tokio::select! {
                 () = up.run(from_client, to_server) => {}
@@ -223,7 +225,7 @@ async fn connect(mut client: TcpStream, upstream: Upstream, number: u64, state: 
             let Ok(mut server) = UnixStream::connect(path).await else { return };
             let (from_server, to_server) = server.split();
             let talk = postgres::Talk::default();
-            let up = Pump { state, number, from_client: true, talk: Some(&talk) };
+            let up = Pump { state, number, from_client: true, talk: Some(&talk), asks: &AtomicBool::new(false) };
             let down = Pump { from_client: false, ..up };
             tokio::select! {
                 () = up.run(from_client, to_server) => {}
@@ -241,6 +243,8 @@ struct Pump<'a> {
     from_client: bool,
     /// What both directions of a connection to PostgreSQL know of each other.
     talk: Option<&'a postgres::Talk>,
+    /// Whether the client spoke last.
+    asks: &'a AtomicBool,
 }
 
 impl Pump<'_> {
@@ -251,6 +255,9 @@ impl Pump<'_> {
         loop {
             self.open().await;
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
+            if self.asks.swap(self.from_client, Ordering::Relaxed) && !self.from_client {
+                self.state.counts.round_trips.fetch_add(1, Ordering::Relaxed);
+            }
             // It may have been closed while nothing was there to read.
             self.open().await;
             let mode = *self.state.mode.borrow();
