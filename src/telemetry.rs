@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, filter::ParseError, fmt::format::FmtSpan, util::SubscriberInitExt};
 
 use self::queue::Queue;
 pub use self::{
@@ -81,6 +81,8 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), Error> {
         .with_env_filter(filter)
         .with_writer(move || queue.clone())
         .with_ansi(terminal)
+        // One line for each query and each run in the background, with its duration; all of these spans are at `debug`.
+        .with_span_events(FmtSpan::CLOSE)
         .log_internal_errors(false);
     match format.resolved(terminal) {
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),

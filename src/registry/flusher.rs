@@ -145,6 +145,7 @@ impl Flusher {
 
     /// Saves all of it, however long that takes: a part left for the next time would wait behind lower ids again and
     /// again. What is left when a write fails, when told to stop, or by `until`, is due at once.
+    #[tracing::instrument(level = "debug", name = "flusher.save", skip_all)]
     async fn save(&mut self, due: Vec<Arc<Lease>>, until: Option<Instant>, stop: &CancellationToken) {
         let gathered_ms = self.clock.now_ms();
         let saved_up_to = self.read_at;

@@ -20,6 +20,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     health::{Health, Reaper},
@@ -161,6 +162,7 @@ impl Reapers {
     }
 
     /// One look at who is overdue. `seen` is the database clock at the last one, with our own time before and after.
+    #[tracing::instrument(level = "debug", name = "reaper.stale", skip_all)]
     async fn reap_stale_once(&self, seen: &mut Option<SeenClock>) -> Result<StaleReport, store::Error> {
         let asked_ms = self.clock.now_ms();
         let last = *seen;
@@ -185,7 +187,9 @@ impl Reapers {
         loop {
             let deadline = Instant::now() + TIMEOUT;
             let waiting = self.health.change_waits();
-            let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, deadline).await;
+            let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, deadline)
+                .instrument(tracing::debug_span!("reaper.old_epoch"))
+                .await;
             drop(waiting);
             tally.count(reaped.as_ref().copied(), false);
             let pause = match reaped {
@@ -204,7 +208,9 @@ impl Reapers {
     pub async fn purge(self, keep: Duration, stop: CancellationToken) {
         let mut tally = Tally::new(Reaper::Purge, ReaperMetrics::purge(), &self.health);
         loop {
-            let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT).await;
+            let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT)
+                .instrument(tracing::debug_span!("reaper.purge"))
+                .await;
             tally.count(purged.as_ref().copied(), false);
             let full = purged.is_ok_and(|purged| purged >= u64::from(PURGE_BATCH.unsigned_abs()));
             let pause = if full { Duration::from_millis(100) } else { PURGE_PERIOD.min(keep) };

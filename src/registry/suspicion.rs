@@ -104,6 +104,7 @@ impl Suspicions {
         wait.unwrap_or(PERIOD).min(PERIOD)
     }
 
+    #[tracing::instrument(level = "debug", name = "suspicions.exchange", skip_all)]
     async fn exchange(&mut self, tell: &impl Fn(&[Arc<Lease>], bool)) -> Result<(), store::Error> {
         // Those that were heard of again meanwhile concern no other daemon.
         self.untold.retain(|_, lost| lost.is_lost());

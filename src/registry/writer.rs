@@ -133,6 +133,7 @@ impl WriterTask {
         }
     }
 
+    #[tracing::instrument(level = "debug", name = "writer.group", skip_all)]
     async fn apply_group(&mut self, group: Vec<Job>) {
         let now = Instant::now();
         let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.deadline > now);

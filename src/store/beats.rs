@@ -26,6 +26,7 @@ pub struct Flushed {
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.flush_beats", skip_all)]
 pub async fn flush(
     pool: &Pool,
     daemon_id: Uuid,
@@ -50,6 +51,7 @@ pub async fn flush(
 ///
 /// # Errors
 /// As [`Pool::run`].
+#[tracing::instrument(level = "debug", name = "db.beat_ages", skip_all)]
 pub async fn ages(pool: &Pool, leases: &[LeaseId], deadline: Instant) -> Result<Vec<(LeaseId, u64)>, Error> {
     let lease_ids: Vec<i64> = leases.iter().map(|lease_id| signed(lease_id.0)).collect();
     let rows = pool

@@ -75,6 +75,7 @@ pub struct Found {
 ///
 /// # Errors
 /// As [`Pool::run`].
+#[tracing::instrument(level = "debug", name = "db.blocking_session", skip_all)]
 pub async fn find(pool: &Pool, known: Option<&str>, deadline: Instant) -> Result<Option<Found>, Error> {
     let row = pool
         .run(Lane::Engine, deadline, async |client| {

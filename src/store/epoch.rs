@@ -13,6 +13,7 @@ use crate::model::{Epoch, EpochId, EpochRecord, Revision, Rotation};
 ///
 /// # Errors
 /// As [`Pool::run`].
+#[tracing::instrument(level = "debug", name = "db.ensure_epoch", skip_all)]
 pub async fn ensure(pool: &Pool, by: &str, deadline: Instant) -> Result<(), Error> {
     pool.run(Lane::Engine, deadline, async |client| {
         client.query_typed("SELECT muster_ensure_epoch($1)", &[(&by, Type::TEXT)]).await.map(drop)
@@ -24,6 +25,7 @@ pub async fn ensure(pool: &Pool, by: &str, deadline: Instant) -> Result<(), Erro
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call with the same `new` is safe.
+#[tracing::instrument(level = "debug", name = "db.rotate_epoch", skip_all)]
 pub async fn rotate(
     pool: &Pool,
     new: EpochId,
@@ -50,6 +52,7 @@ pub async fn rotate(
 ///
 /// # Errors
 /// As [`Pool::run`].
+#[tracing::instrument(level = "debug", name = "db.list_epochs", skip_all)]
 pub async fn list(pool: &Pool, before: u64, limit: u32, deadline: Instant) -> Result<Vec<EpochRecord>, Error> {
     let rows = pool
         .run(Lane::Operator, deadline, async |client| {

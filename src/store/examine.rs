@@ -125,6 +125,7 @@ pub enum ExamineError {
 /// # Errors
 ///
 /// Any [`ExamineError`].
+#[tracing::instrument(level = "debug", name = "db.examine", skip_all)]
 pub async fn examine(url: &str) -> Result<Examined, ExamineError> {
     let database = Database::at(url).map_err(ConnectError::from)?;
     let (client, driver, _) = database.open_driven(Want::Any, Duration::MAX).await?;

@@ -42,6 +42,7 @@ pub struct ExpectedClock {
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.reap_stale", skip_all)]
 pub async fn reap_stale(
     pool: &Pool,
     limit: i32,
@@ -80,6 +81,7 @@ pub async fn reap_stale(
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.reap_old_epoch", skip_all)]
 pub async fn reap_old_epoch(pool: &Pool, limit: i32, by: &str, deadline: Instant) -> Result<u64, Error> {
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
@@ -94,6 +96,7 @@ pub async fn reap_old_epoch(pool: &Pool, limit: i32, by: &str, deadline: Instant
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.purge_dead", skip_all)]
 pub async fn purge_dead(pool: &Pool, keep: Duration, limit: i32, deadline: Instant) -> Result<u64, Error> {
     let keep_ms = signed(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
     let row = pool
@@ -108,6 +111,7 @@ pub async fn purge_dead(pool: &Pool, keep: Duration, limit: i32, deadline: Insta
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.hold_expiry", skip_all)]
 pub async fn hold_expiry(
     pool: &Pool,
     reason: &str,
@@ -128,6 +132,7 @@ pub async fn hold_expiry(
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.note_disruption", skip_all)]
 pub async fn note_disruption(pool: &Pool, reason: &str, deadline: Instant) -> Result<Duration, Error> {
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
@@ -141,6 +146,7 @@ pub async fn note_disruption(pool: &Pool, reason: &str, deadline: Instant) -> Re
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.release_expiry", skip_all)]
 pub async fn release_expiry(pool: &Pool, for_: Duration, deadline: Instant) -> Result<(), Error> {
     let for_ms = i64::try_from(for_.as_millis()).unwrap_or(i64::MAX);
     pool.run(Lane::Operator, deadline, async |client| {
@@ -166,6 +172,7 @@ pub struct DaemonEntry<'a> {
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.daemon_started", skip_all)]
 pub async fn daemon_started(pool: &Pool, daemon: &DaemonEntry<'_>, deadline: Instant) -> Result<Duration, Error> {
     let DaemonEntry { daemon_id, address, version, host } = daemon;
     let row = pool
@@ -182,6 +189,7 @@ pub async fn daemon_started(pool: &Pool, daemon: &DaemonEntry<'_>, deadline: Ins
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.daemon_stopped", skip_all)]
 pub async fn daemon_stopped(pool: &Pool, daemon_id: Uuid, deadline: Instant) -> Result<(), Error> {
     pool.run(Lane::Engine, deadline, async |client| {
         client.execute("SELECT muster_daemon_stopped($1)", &[&daemon_id]).await.map(drop)

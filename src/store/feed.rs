@@ -91,6 +91,7 @@ impl Connection {
     ///
     /// # Errors
     /// No connection in time, or PostgreSQL refused.
+    #[tracing::instrument(level = "debug", name = "db.open_feed", skip_all)]
     pub async fn open(database: &Database) -> Result<Self, Error> {
         let opened = database.open(Want::Primary, ANSWER_TIMEOUT).await?;
         let Opened { client, mut connection, target, generation, .. } = opened;
@@ -138,6 +139,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused.
+    #[tracing::instrument(level = "debug", name = "db.confirm_history", skip_all)]
     pub async fn confirm_history(&self, revision: Revision) -> Result<(), Error> {
         let seen = signed(revision.0);
         answer(self.client.query_typed("SELECT muster_confirm_history($1)", &[(&seen, Type::INT8)])).await.map(drop)
@@ -183,6 +185,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused.
+    #[tracing::instrument(level = "debug", name = "db.read_changes", skip_all)]
     pub async fn changes(&self, after: Revision, limit: i64, at_ms: u64) -> Result<Option<Changes>, Error> {
         let rows = answer(self.client.query(&self.changes, &[&signed(after.0), &limit])).await?;
         read_changes(&rows, after, at_ms)
@@ -192,6 +195,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused. `each` may have been called then.
+    #[tracing::instrument(level = "debug", name = "db.load", skip_all)]
     pub async fn load(&self, mut each: impl FnMut(Instance)) -> Result<Option<Cluster>, Error> {
         let no_parameters: [(&(dyn ToSql + Sync), Type); 0] = [];
         let rows = answer(self.client.query_typed_raw(load_sql().as_str(), no_parameters)).await?.map_err(Error::from);
@@ -212,6 +216,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is lost, or PostgreSQL refused.
+    #[tracing::instrument(level = "debug", name = "db.read_daemons", skip_all)]
     pub async fn daemons(&self) -> Result<Daemons, Error> {
         let present = answer(self.client.query_typed(
             "SELECT daemon_id, address, version, \

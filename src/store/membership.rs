@@ -45,6 +45,7 @@ pub struct Question {
 ///
 /// # Errors
 /// None of them was applied, or ([`Error::may_be_applied`]) nobody can say; repeating the call is safe either way.
+#[tracing::instrument(level = "debug", name = "db.apply", skip_all)]
 pub async fn apply(
     pool: &Pool,
     operations: impl IntoIterator<Item = &Operation>,

@@ -13,6 +13,7 @@ use crate::model::LeaseId;
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.exchange_suspicions", skip_all)]
 pub async fn exchange(
     pool: &Pool,
     lost: &[(LeaseId, u64)],

@@ -232,6 +232,23 @@ async fn metrics_follow_beats_into_the_database_and_the_reapers_at_their_work() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn queries_and_background_runs_are_logged_by_name_at_debug() {
+    let sql = Registry::head().await;
+    let daemon = Daemon::start_with(&["--database-url", sql.database.url(), "--log-level", "debug"]).await;
+    Clients::of(&daemon).await.register(registration(1, "organ")).await;
+    let spans = ["db.apply", "writer.group", "db.reap_stale", "reaper.stale", "reaper.purge", "db.read_changes"];
+    wait_until("a line for each span", BOUND, async || {
+        let log = daemon.log();
+        let is_closed = |line: &str, name: &str| line.contains(&format!("\"{name}\"")) && line.contains("time.busy");
+        let missing: Vec<_> = spans.iter().filter(|name| !log.lines().any(|line| is_closed(line, name))).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
+    })
+    .await;
+    let quiet = Daemon::start_with(&["--database-url", sql.database.url(), "--log-level", "info"]).await;
+    assert!(!quiet.log().contains("time.busy"), "{}", quiet.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_is_serving_for_the_daemon_and_each_service() {
     let served = Served::start().await;
     let mut health = HealthClient::new(served.daemon.channel().await);

@@ -91,7 +91,11 @@ impl Daemon {
         let log = scratch.path().join("daemon.log");
         let mut command = program();
         command.envs(environment.iter().copied());
-        command.args(["serve", "--log-format", "json", "--log-level", "info,musterd=debug"]);
+        command.args(["serve", "--log-format", "json"]);
+        if !flags.contains(&"--log-level") {
+            // Without a line for each query: suites that drive a daemon hard would log little else.
+            command.args(["--log-level", "info,musterd=debug,musterd::store=info"]);
+        }
         if !flags.contains(&"--grpc-addr") {
             command.args(["--grpc-addr", "127.0.0.1:0"]);
         }
