@@ -109,8 +109,9 @@ impl Cell {
             None => *held = Some(Held { lease, until, token: CancellationToken::new() }),
         }
         drop(held);
-        self.publish(State::Held(lease));
+        // Before the state: a reader of both sees no trouble beside a lease that is held.
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+        self.publish(State::Held(lease));
     }
 
     /// A registration or a beat has failed.
