@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Brings a database to the registry's schema, whatever it holds: nothing, the runtime registry of the seed system
-# (its migrations 011 and 012), or an earlier state of ours. Every row is kept. Run it as often as you like.
+# Migrates a database to the registry's schema. The database may be empty, or hold the runtime registry of SeedCore
+# (its migrations 011 and 012) or an earlier schema of musterd. Every row is kept. It is safe to run repeatedly.
 #
-# It takes the place of the seed system's kubectl-exec scripts for these two migrations. It needs no pod, only a way to
+# It replaces SeedCore's kubectl-exec scripts for these two migrations. It needs no pod, only a connection to
 # PostgreSQL; from outside a cluster for example: kubectl -n NAMESPACE port-forward service/postgresql 5432
 set -euo pipefail
 
@@ -57,7 +57,7 @@ command -v "$binary" >/dev/null || fail 2 "there is no $binary; build it, or nam
 # shellcheck source=deploy/psql.sh
 source ./psql.sh
 
-# PostgreSQL in a pod or a container is often younger than the one who asks for it.
+# PostgreSQL in a pod or a container may start later than this script.
 wait_for_database() {
     local code deadline=$((SECONDS + wait_seconds)) problem
     while :; do

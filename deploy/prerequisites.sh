@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What building and running musterd needs, and how to get it. Sourced by deploy/quickstart.sh and tests/run.sh.
+# Installs the dependencies of building and running musterd. Sourced by deploy/quickstart.sh and tests/run.sh.
 #
-# Needed are Rust, a C compiler with its linker, and the server programs of PostgreSQL. All but Rust are installed on Debian
-# and Ubuntu; elsewhere the commands are named. Rust is never installed: how is its owner's choice. The tests also need
-# Prometheus, which is unpacked below target/ and not installed: its package would start a service; and they want Chromium,
-# of which Ubuntu has no package: where there is none, the tests of the status page in a browser are skipped, loudly.
+# Required are Rust, a C compiler with its linker, and the server programs of PostgreSQL. All but Rust are installed on Debian
+# and Ubuntu; on other systems the commands are printed. Rust is never installed, because there are several installers. The
+# tests also need Prometheus, which is unpacked below target/ and not installed, because its package would start a service. They
+# use Chromium, of which Ubuntu has no package; without it the browser tests of the status page are skipped with a message.
 
 say() { printf '==> %s\n' "$*"; }
 
@@ -60,8 +60,8 @@ need_rust() {
         fail "Rust is missing (cargo, 1.89 or later): install it with rustup, then run this again"
 }
 
-# Installs a browser where that is possible (Debian has a package, Ubuntu none): without one the tests that need it say
-# that they are skipped, which is no failure.
+# Installs a browser if possible (Debian has a package, Ubuntu none): without one the tests that need it report that they are
+# skipped, and do not fail.
 want_browser() {
     if [[ -n ${MUSTERD_SKIP_BROWSER:-} ]] || have_browser; then
         return
@@ -98,7 +98,7 @@ unpack_prometheus() (
     rm prometheus_*.deb
 )
 
-# Gets what is missing: arguments `server`, `compiler`, `client`, `pooler`, `python`, `curl`, `prometheus`, `browser`. To be called in
+# Installs missing dependencies: arguments `server`, `compiler`, `client`, `pooler`, `python`, `curl`, `prometheus`, `browser`. To be called in
 # the root of the repository.
 need() {
     local -a packages=()
@@ -138,7 +138,7 @@ need() {
     fi
 }
 
-# Where tools are kept that no package of the system has.
+# Directory of the tools that are not packages of the system.
 tools_dir() { printf '%s\n' "${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/musterd-ci"; }
 
 # Prints how to run buf; installs it from its npm package into a cache where there is npm.
@@ -171,7 +171,7 @@ find_cargo_tool() {
     printf '%s\n' "$root/bin/$name"
 }
 
-# What only the commands in the documentation need, which the tests run. MUSTERD_TEST_WITHOUT=python3,buf does without.
+# Dependencies of the documented commands, which the tests run. MUSTERD_TEST_WITHOUT=python3,buf omits some.
 need_documentation_tools() {
     local without=,${MUSTERD_TEST_WITHOUT:-},
     [[ $without == *,python3,* ]] || need python

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Shows musterd at work, on this machine, in one go: builds it, starts it on a private PostgreSQL, registers two actors
-# under one name, asks who serves that name, kills the one that answered, and shows the other taking over.
+# Demonstrates musterd on this machine: builds it, starts it on a private PostgreSQL, registers two actors under one name,
+# resolves that name, kills the resolved instance, and shows that the other one takes over.
 #
-# For Debian and Ubuntu with Rust; what else is missing is installed. Run it again as often as you like.
+# For Debian and Ubuntu with Rust; other dependencies are installed. It is safe to run repeatedly.
 set -euo pipefail
 
 usage() {
@@ -26,13 +26,13 @@ source deploy/prerequisites.sh
 NAME=cognitive_organ_1
 export MUSTERD_GRPC_ADDR=${MUSTERD_GRPC_ADDR:-127.0.0.1:7717}
 export MUSTERD_HTTP_ADDR=${MUSTERD_HTTP_ADDR:-127.0.0.1:7718}
-# Where the client commands look for the daemon.
+# Address of the daemon for the client commands.
 export MUSTERD_ADDR=$MUSTERD_GRPC_ADDR
-# The daemon of the quickstart has its own data, whatever this shell is set up for.
+# The daemon of the quickstart has its own data, regardless of the environment of this shell.
 unset MUSTERD_DATABASE_URL MUSTERD_DATA_DIR
 
-# Unoptimised: two actors need no speed, a newcomer waits a third of the time, and tests/run.sh then finds most of its
-# own build done. For a daemon that is to carry load there is --release.
+# Unoptimised by default: the build takes a third of the time, and tests/run.sh reuses most of it. Use --release for a daemon
+# under load.
 profile=debug
 binary=
 stop_only=
@@ -45,7 +45,7 @@ fi
 
 now_ms() { printf '%s\n' "$(($(date +%s%N) / 1000000))"; }
 
-# ---- Processes: everything that this script ends is first recognised as a musterd ----
+# ---- Processes: this script ends a process only after it has identified it as musterd ----
 
 is_musterd() { [[ $1 =~ ^[0-9]+$ && -r /proc/$1/comm && $(<"/proc/$1/comm") == musterd ]]; }
 
@@ -135,7 +135,7 @@ start_daemon() {
         fi
     done
     say "Starting the daemon on its private PostgreSQL in $data_dir"
-    # Its own session: it stays when this terminal closes.
+    # A separate session, so that the daemon survives this terminal.
     setsid nohup "$binary" serve --grpc-addr "$MUSTERD_GRPC_ADDR" --http-addr "$MUSTERD_HTTP_ADDR" \
         --data-dir "$data_dir" >"$log" 2>&1 </dev/null &
     pid=$!
@@ -152,7 +152,7 @@ start_daemon() {
 
 declare -A actor_pids=()
 
-# Starts an actor that registers under a port: port. Its address is the one it reaches the daemon from.
+# Starts an actor that registers under a port: port. Its address is the source address of its connection to the daemon.
 start_actor() {
     local id
     id=$(</proc/sys/kernel/random/uuid)
@@ -163,7 +163,7 @@ start_actor() {
     say "Started an actor that registers as $NAME: instance $id (pid $!)"
 }
 
-# Prints the instance that answers for the name; nothing if there is none.
+# Prints the instance that the name resolves to; nothing if there is none.
 resolved() {
     "$binary" resolve "$NAME" -o json 2>/dev/null |
         grep -oE '"instance_?[iI]d" *: *"[^"]*"' | head -n 1 | cut -d '"' -f 4 || true
@@ -189,7 +189,7 @@ await_answer() {
     done
 }
 
-# Kills an actor's `musterd run` and the command under it, with no chance to say goodbye.
+# Kills an actor's `musterd run` and its command with SIGKILL, so that it cannot deregister.
 kill_actor() {
     local pid=$1 child
     local -a pids=("$pid")
@@ -204,7 +204,7 @@ kill_actor() {
 demo() {
     local first answer took_ms
     start_actor 8000
-    # The first to serve stays the answer, so let it be first.
+    # The longest serving instance is the answer, so the first actor has to be alive before the second starts.
     await_answer ''
     start_actor 8001
     wait_for_both

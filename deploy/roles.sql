@@ -1,12 +1,12 @@
--- Roles for the registry, each with what its work needs and no more.
+-- Least-privilege roles for the registry.
 --
---   musterd_owner        owns every object of the registry; nobody logs in as it
---   musterd_migrator     becomes the owner at login; for `musterd migrate up`, and for nothing that runs all the time
+--   musterd_owner        owns every object of the registry; cannot log in
+--   musterd_migrator     becomes the owner at login; for `musterd migrate up`, and not for long-running processes
 --   musterd_daemon       `musterd serve --no-migrate`: reads, and calls the functions of the registry
 --   musterd_reader       reads; for dashboards, reports, people
 --   musterd_application  may call assert_lease(); grant it to the role of your application
 --
--- Whoever has the daemon's password can do what a daemon can: register, rotate, expire. It cannot delete, change or forge
+-- A client with the daemon's password has the rights of a daemon: register, rotate, expire. It cannot delete, change or forge
 -- a row, nor change the schema.
 --
 -- Run it in the database of the registry, as a superuser or as a role with CREATEROLE that owns the database or the
@@ -14,13 +14,13 @@
 --
 --   psql -X -v ON_ERROR_STOP=1 -f deploy/roles.sql "$ADMIN_DATABASE_URL"
 --
--- Then give a password to whom you let in, for example with \password musterd_daemon. Running it again changes nothing; it
--- needs to be run again for nothing but a new version of this file: what later migrations make comes with these rights.
--- It works in the first schema of the search path, "public" by default. Plain SQL, so that any client can run it.
+-- Then set the passwords of the roles that log in, for example with \password musterd_daemon. Running the file again changes
+-- nothing. It has to be run again only after a change of this file: objects of later migrations get these rights by default
+-- privileges. It works in the first schema of the search path, "public" by default. Plain SQL, so that any client can run it.
 
 BEGIN;
 
--- Roles belong to the whole server, and another database may be given the same ones at this moment.
+-- Roles belong to the whole server, and another session may create the same roles concurrently for another database.
 DO $$
 DECLARE
     v_role text;
@@ -36,10 +36,10 @@ BEGIN
             NULL;
         END;
         IF v_role = 'musterd_migrator LOGIN' THEN
-            -- So that what it makes belongs to the owner.
+            -- So that the objects that it creates belong to the owner.
             ALTER ROLE musterd_migrator SET role = 'musterd_owner';
         ELSIF v_role = 'musterd_reader LOGIN' THEN
-            -- A long query on a registry keeps PostgreSQL from cleaning up after the beats.
+            -- A long query prevents the removal of the old row versions that beats leave.
             ALTER ROLE musterd_reader SET statement_timeout = '60s';
             ALTER ROLE musterd_reader SET default_transaction_read_only = on;
         END IF;
@@ -47,15 +47,15 @@ BEGIN
     IF NOT pg_has_role('musterd_migrator', 'musterd_owner', 'MEMBER') THEN
         GRANT musterd_owner TO musterd_migrator;
     END IF;
-    -- Only a member may hand over to the owner what it owns.
+    -- REASSIGN OWNED requires membership in the new owner.
     IF NOT pg_has_role('musterd_owner', 'MEMBER') THEN
         EXECUTE format('GRANT musterd_owner TO %I', current_user);
     END IF;
 END
 $$;
 
--- The schema. A function with the rights of its owner trusts what stands in it, so it must not be everybody's to fill;
--- up to PostgreSQL 14 "public" is. Whoever else makes objects in it needs CREATE granted by name.
+-- The schema. SECURITY DEFINER functions trust its objects, so PUBLIC must not have CREATE on it; up to PostgreSQL 14 it has
+-- on "public". Other roles that create objects in the schema need an explicit GRANT CREATE.
 DO $$
 DECLARE
     v_schema text := quote_ident(current_schema());
@@ -67,8 +67,8 @@ BEGIN
 END
 $$;
 
--- What is there already goes to the owner. In a database that the seed system has made, its former owner becomes a member,
--- so that the seed system's own deployments can do what they could.
+-- Existing objects are transferred to the owner. In a database of SeedCore, the former owner becomes a member of it, so that
+-- SeedCore's own deployments keep their rights.
 DO $$
 DECLARE
     v_object record;
@@ -119,7 +119,7 @@ BEGIN
 END
 $$;
 
--- What later migrations make, they make as the owner, and it comes with these.
+-- Default privileges for the objects that later migrations create as the owner.
 DO $$
 DECLARE
     v_schema text := quote_ident(current_schema());

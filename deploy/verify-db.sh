@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Says whether a database holds the registry as it should: what the seed system's guide has one check by hand with
-# kubectl exec under "Verification", in its words, and what it has nobody check. Changes nothing.
+# Checks whether a database holds a valid registry: the checks that SeedCore's guide describes with kubectl exec under
+# "Verification", with its texts, and further ones. Changes nothing.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -54,7 +54,7 @@ bad() {
     failures=$((failures + 1))
 }
 
-# Prints the count of a relation's rows, or complains as the seed system's guide lists it.
+# Prints the count of a relation's rows, or an error with the text of SeedCore's guide.
 count() {
     if [[ $(sql "SELECT to_regclass('$1') IS NOT NULL") != t ]]; then
         bad "relation \"$1\" does not exist: run deploy/init-db.sh"
