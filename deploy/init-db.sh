@@ -76,7 +76,7 @@ tell_what_is_there() {
         say "Found the registry of musterd, at migration $(sql "SELECT lpad(max(version)::text, 3, '0') FROM muster_migration")"
     elif [[ $(sql "SELECT to_regclass('registry_instance') IS NOT NULL") == t ]]; then
         rows=$(sql "SELECT count(*) FROM registry_instance")
-        say "Found the runtime registry of the seed system, with $rows rows in registry_instance; every row is kept"
+        say "Found the runtime registry of SeedCore, with $rows rows in registry_instance; every row is kept"
     else
         say "Found no runtime registry; making one"
     fi

@@ -113,7 +113,7 @@ check_functions() {
     if [[ -n $missing ]]; then
         bad "functions do not exist:$missing; run deploy/init-db.sh"
     else
-        ok "the six of the seed system and assert_lease"
+        ok "the six of SeedCore and assert_lease"
     fi
 }
 
@@ -135,7 +135,7 @@ check_extensions() {
     local found
     check "extensions"
     found=$(sql "SELECT string_agg(extname, ', ' ORDER BY extname) FROM pg_extension WHERE extname IN ('vector', 'pgcrypto')")
-    ok "the runtime registry needs none; of the seed system's, found: ${found:-none}"
+    ok "the runtime registry needs none; extensions of SeedCore found: ${found:-none}"
 }
 
 check_rights() {
@@ -154,7 +154,7 @@ check_other_layers() {
     found=$(sql "SELECT string_agg(name, ', ' ORDER BY name)
                  FROM unnest(ARRAY['holons', 'tasks', 'facts', 'graph_node_map', 'agent_registry', 'organ_registry']) AS name
                  WHERE to_regclass(name) IS NOT NULL")
-    ok "migrations 001 to 010 of the seed system are not ours, and left alone; found: ${found:-none of their tables}"
+    ok "migrations 001 to 010 of SeedCore are not checked; tables found: ${found:-none}"
 }
 
 check_migrations

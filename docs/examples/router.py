@@ -84,7 +84,7 @@ def resolve(discovery, logical_id, excluded=()):
 
 
 def say(what, one):
-    print(f"{what}: {one.ip_address}:{one.port}, lease {one.lease_id}" if one else f"{what}: nobody", flush=True)
+    print(f"{what}: {one.ip_address}:{one.port}, lease {one.lease_id}" if one else f"{what}: none", flush=True)
 
 
 def main():

@@ -70,12 +70,12 @@ async fn the_registry_of_the_seed_system_is_taken_over_with_every_row() {
 
     let printed = initialized(database.url(), &[]).await;
     for line in [
-        "==> Found the runtime registry of the seed system, with 2 rows in registry_instance; every row is kept",
+        "==> Found the runtime registry of SeedCore, with 2 rows in registry_instance; every row is kept",
         &format!("ok    cluster_metadata: 1 row, epoch {}", id(100)),
         "ok    registry_instance: 2 rows: 1 alive, 1 dead",
         "ok    active_instances: 1 rows",
         "ok    active_instance: 1 rows",
-        "ok    the six of the seed system and assert_lease",
+        "ok    the six of SeedCore and assert_lease",
         "ok    as the migrations make it",
         "note  without the roles of deploy/roles.sql",
         "left alone; found: holons, tasks",
