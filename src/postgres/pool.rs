@@ -2,7 +2,7 @@
 //!
 //! Two lanes, so that no number of operators' calls can keep the engine (writer, flusher, reapers) from a connection.
 //! Lists and lookups need none: they are answered from memory. The feed has a connection of its own
-//! ([`super::feed`]), because a pooled one would drop notifications.
+//! ([`crate::store::feed`]), because a pooled one would drop notifications.
 //!
 //! A call whose deadline passes takes its connection with it: dropping a query does not end it on the server, so the
 //! connection must not be used again. `lock_timeout` ends what is left waiting there.
