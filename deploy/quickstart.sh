@@ -208,7 +208,7 @@ demo() {
     await_answer ''
     start_actor 8001
     wait_for_both
-    say "Who serves $NAME?"
+    say "Resolving $NAME"
     "$binary" resolve "$NAME"
     await_answer ''
     first=$answer

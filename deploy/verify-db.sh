@@ -128,7 +128,7 @@ check_schema() {
     while IFS= read -r line; do
         [[ -z $line ]] || bad "$line"
     done <<<"$differences"
-    printf 'fix   deploy/init-db.sh applies what is pending and puts functions and views back; the rest is yours to decide\n'
+    printf 'fix   deploy/init-db.sh applies what is pending and puts functions and views back; decide on the others by hand\n'
 }
 
 check_extensions() {

@@ -835,7 +835,7 @@ BEGIN
         RETURN 0;
     END IF;
     RETURN muster_note_disruption(
-        CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
+        CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was running' END);
 END
 $function$;
 COMMENT ON FUNCTION muster_daemon_started(uuid, text, text, text) IS 'Enters a daemon that starts, and returns for how many milliseconds expiry is put on hold.';

@@ -35,7 +35,7 @@ BEGIN
         RETURN 0;
     END IF;
     RETURN muster_note_disruption(
-        CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was there to hear beats' END);
+        CASE WHEN v_fresh THEN 'a daemon ended without saving its beats' ELSE 'no daemon was running' END);
 END
 $$;
 

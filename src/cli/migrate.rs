@@ -132,7 +132,7 @@ async fn verify(args: VerifyArgs) -> Result<u8, Error> {
         || differences.iter().map(|difference| format!("{}\n", output::escape(difference))).collect(),
     )?;
     if differences.is_empty() {
-        output::note("the database is as the migrations make it");
+        output::note("schema verified, no differences");
         return Ok(exit::OK);
     }
     output::note(&format!("{} differences", differences.len()));

@@ -215,7 +215,7 @@ async fn a_daemon_that_starts_over_live_instances_holds_expiry_until_they_had_ti
     let caller = Caller::of(&daemon);
     let hold =
         wait_until("expiry is on hold", BOUND, async || caller.cluster().await?.hold.ok_or("none".to_owned())).await;
-    assert_eq!(hold.reason, "no daemon was there to hear beats");
+    assert_eq!(hold.reason, "no daemon was running");
     assert!(hold.remaining.unwrap().seconds <= 7, "the longest TTL and 5 s: {hold:?}");
     wait_until("the metric says so", BOUND, async || match daemon.metric("musterd_expiry_held").await {
         Some(1.0) => Ok(()),

@@ -258,16 +258,16 @@ async fn what_a_deployment_of_the_seed_system_overwrites_is_found_and_put_back()
     let mut found = migrate::verify(url).await.unwrap();
     found.sort();
     let overwritten = [
-        "function beat(uuid) is another than the migrations make",
-        "function expire_old_epoch_instances() is another than the migrations make",
-        "function expire_stale_instances(integer) is another than the migrations make",
-        "function register_instance(uuid, text, uuid, text, text, text, inet, integer) is another than the migrations make",
-        "function set_current_epoch(uuid) is another than the migrations make",
-        "function set_instance_status(uuid, instancestatus) is another than the migrations make",
-        "index idx_instance_logical_id on registry_instance is there, and no migration of ours makes it",
-        "index idx_instance_status_heartbeat on registry_instance is there, and no migration of ours makes it",
-        "view active_instance is another than the migrations make",
-        "view active_instances is another than the migrations make",
+        "function beat(uuid) differs from the expected definition",
+        "function expire_old_epoch_instances() differs from the expected definition",
+        "function expire_stale_instances(integer) differs from the expected definition",
+        "function register_instance(uuid, text, uuid, text, text, text, inet, integer) differs from the expected definition",
+        "function set_current_epoch(uuid) differs from the expected definition",
+        "function set_instance_status(uuid, instancestatus) differs from the expected definition",
+        "index idx_instance_logical_id on registry_instance is an unexpected object",
+        "index idx_instance_status_heartbeat on registry_instance is an unexpected object",
+        "view active_instance differs from the expected definition",
+        "view active_instances differs from the expected definition",
     ];
     assert_eq!(found, overwritten);
 
@@ -308,12 +308,12 @@ async fn verify_names_each_object_that_deviates_and_leaves_it_alone() {
                   CREATE FUNCTION muster_of_nobody() RETURNS void LANGUAGE sql AS ''";
     run(&registry.client, damage).await;
     let expected = [
-        "table registry_instance is another than the migrations make: \
+        "table registry_instance differs from the expected definition: \
          - labels jsonb NOT NULL DEFAULT '{}'::jsonb; + labels jsonb NOT NULL; + theirs text",
         "index idx_instance_revision on registry_instance is missing",
-        "trigger registry_instance_deleted on registry_instance is another than the migrations make",
+        "trigger registry_instance_deleted on registry_instance differs from the expected definition",
         "trigger registry_instance_stamp_update on registry_instance is missing",
-        "function muster_of_nobody() is there, and no migration of ours makes it",
+        "function muster_of_nobody() is an unexpected object",
     ];
     let url = registry.database.url();
     assert_eq!(migrate::verify(url).await.unwrap(), expected);

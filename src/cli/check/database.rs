@@ -226,7 +226,7 @@ pub(super) mod tests {
         for (difference, fix) in [
             ("migration 18 (protection) is pending", "migrate up"),
             ("migration 99 (x) is unknown to this binary", "later one"),
-            ("function beat(uuid) is another than the migrations make", "migrate verify"),
+            ("function beat(uuid) differs from the expected definition", "migrate verify"),
         ] {
             let finding = definitions(&[difference.to_owned()]);
             assert!(finding.severity == Severity::Critical && finding.fix.contains(fix), "{finding:?}");

@@ -63,7 +63,7 @@ pub enum Deviation {
     Missing,
     /// It is there and the migrations do not make it.
     Unexpected,
-    /// It is another than the migrations make. For tables: which line is missing (`-`) or too many (`+`).
+    /// It differs from the expected definition. For tables: which line is missing (`-`) or too many (`+`).
     Changed(Vec<String>),
 }
 
@@ -71,12 +71,12 @@ impl fmt::Display for Difference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.deviation {
             Deviation::Missing => write!(formatter, "{} is missing", self.object),
-            Deviation::Unexpected => write!(formatter, "{} is there, and no migration of ours makes it", self.object),
+            Deviation::Unexpected => write!(formatter, "{} is an unexpected object", self.object),
             Deviation::Changed(lines) if lines.is_empty() => {
-                write!(formatter, "{} is another than the migrations make", self.object)
+                write!(formatter, "{} differs from the expected definition", self.object)
             }
             Deviation::Changed(lines) => {
-                write!(formatter, "{} is another than the migrations make: {}", self.object, lines.join("; "))
+                write!(formatter, "{} differs from the expected definition: {}", self.object, lines.join("; "))
             }
         }
     }
@@ -247,7 +247,7 @@ mod tests {
         assert!(differences(&ours, &seed).is_empty());
         let other = [object(Kind::Table, "t", "CREATE TABLE t (\n    b integer,\n    a text\n);\n")];
         let lines: Vec<String> = differences(&ours, &other).iter().map(ToString::to_string).collect();
-        assert_eq!(lines, ["table t is another than the migrations make: - b text; + b integer"]);
+        assert_eq!(lines, ["table t differs from the expected definition: - b text; + b integer"]);
     }
 
     #[test]
@@ -260,6 +260,6 @@ mod tests {
             object(Kind::Index, "i on t", ""),
         ];
         let lines: Vec<String> = differences(&ours, &live).iter().map(ToString::to_string).collect();
-        assert_eq!(lines, ["index i on t is there, and no migration of ours makes it"]);
+        assert_eq!(lines, ["index i on t is an unexpected object"]);
     }
 }

@@ -162,7 +162,7 @@ async fn a_fresh_database_is_migrated_and_verified() {
     assert!(status.as_array().unwrap().iter().all(|one| one["state"] == "applied"), "{status}");
     let verified = migrate(&["verify"]).await;
     assert_eq!((verified.code, verified.stdout.as_str()), (Some(0), ""));
-    assert_eq!(verified.complaint(), "the database is as the migrations make it");
+    assert_eq!(verified.complaint(), "schema verified, no differences");
 
     let client = connect(database.url()).await;
     run(&client, "DROP INDEX idx_instance_lease_id").await;

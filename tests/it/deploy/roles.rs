@@ -370,7 +370,7 @@ async fn what_runs_with_the_rights_of_its_owner_is_pinned_and_nobody_elses_to_ca
     // In a dump without privileges that is lost; it is noticed and put back.
     run(&registry.client, "GRANT EXECUTE ON FUNCTION muster_purge_dead(bigint, integer) TO PUBLIC").await;
     let url = registry.database.url();
-    let differs = "function muster_purge_dead(bigint, integer) is another than the migrations make";
+    let differs = "function muster_purge_dead(bigint, integer) differs from the expected definition";
     assert_eq!(migrate::verify(url).await.unwrap(), [differs]);
     migrate::up(url, "test").await.unwrap();
     assert_eq!(column::<String>(&registry.client, loose).await, [""; 0]);

@@ -108,7 +108,7 @@ async fn damage_is_named_and_what_holds_no_data_is_put_back() {
     assert_eq!(code, Some(1), "{printed}");
     for line in [
         "FAIL  relation \"active_instance\" does not exist",
-        "FAIL  function beat(uuid) is another than the migrations make",
+        "FAIL  function beat(uuid) differs from the expected definition",
         "FAIL  index idx_instance_revision on registry_instance is missing",
     ] {
         assert!(printed.contains(line), "{line} is not in\n{printed}");
