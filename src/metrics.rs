@@ -8,6 +8,7 @@
 //! cannot be added up over daemons. Recorded samples pile up in memory until they are sorted into buckets, which
 //! happens at each scrape; a daemon that nobody scrapes needs [`upkeep`] for that, or it grows without end.
 
+pub mod budget;
 pub mod handles;
 pub mod names;
 pub mod rpc;
@@ -18,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tokio_util::sync::CancellationToken;
 
+pub use budget::{BudgetMetrics, UsageMetrics};
 pub use handles::{
     BeatMetrics, DatabaseMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics,
     InsecureMetrics, InstanceMetrics, LogMetrics, LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics,
@@ -128,7 +130,7 @@ mod tests {
             let _ = (ReaperMetrics::stale(), ReaperMetrics::old_epoch(), ReaperMetrics::purge());
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
             let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
-            let _ = (InsecureMetrics::new(), TlsReloadMetrics::new());
+            let _ = (BudgetMetrics::new(), InsecureMetrics::new(), TlsReloadMetrics::new());
             let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server());
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));

@@ -18,8 +18,10 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{LogFormat, ServeConfig, Source},
-    daemon, tls,
+    config::{LogFormat, MAX_RECORD_BYTES_MIN, ServeConfig, Source, memory},
+    daemon,
+    model::Budget,
+    tls,
 };
 
 /// Where a daemon without a home keeps its data.
@@ -45,6 +47,17 @@ pub struct ServeArgs {
     /// Clients behind a proxy or address translation share an address. IPv6 addresses count by their first 64 bits.
     #[arg(long, env = "MUSTERD_GRPC_CONNECTIONS_PER_ADDRESS", value_name = "COUNT", default_value_t = 1_000)]
     grpc_connections_per_address: usize,
+
+    /// Most records of the registry, the dead ones on record included
+    ///
+    /// Beyond it new instances are refused with REGISTRY_FULL; known ones register again, beat and deregister. One address
+    /// leaves a quarter of what it finds free to others.
+    #[arg(long, env = "MUSTERD_MAX_RECORDS", value_name = "COUNT", default_value_t = 2_000_000)]
+    max_records: u64,
+
+    /// Most memory of these records: bytes, or a number with KiB, MiB or GiB [default: a quarter of the memory limit]
+    #[arg(long, env = "MUSTERD_MAX_RECORD_BYTES", value_name = "SIZE", value_parser = parse_size)]
+    max_record_bytes: Option<u64>,
 
     /// Address of metrics and health (/metrics, /livez, /readyz): IP:PORT
     #[arg(long, env = "MUSTERD_HTTP_ADDR", value_name = "ADDR", default_value = "127.0.0.1:7718",
@@ -114,6 +127,20 @@ fn parse_start_timeout(text: &str) -> Result<StartTimeout, String> {
     parse_duration(text).map(|limit| StartTimeout(Some(limit))).map_err(expected)
 }
 
+/// A quarter of the memory limit: the private PostgreSQL, calls and watchers need some too.
+fn default_record_bytes() -> u64 {
+    (memory::limit(Path::new("/")) / 4).max(MAX_RECORD_BYTES_MIN)
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, factor) = [("KiB", 1_u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]
+        .into_iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
+        .unwrap_or((text, 1));
+    let size = number.trim_end().parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    size.ok_or_else(|| "expected bytes, such as 536870912, 512MiB or 2GiB".to_owned())
+}
+
 pub(super) fn parse_socket_addr(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:7717, 0.0.0.0:7717 or [::]:7717".to_owned())
 }
@@ -131,6 +158,10 @@ impl ServeArgs {
             database_url,
             grpc_addr: self.grpc_addr,
             grpc_connections_per_address: self.grpc_connections_per_address,
+            budget: Budget {
+                records: self.max_records,
+                bytes: self.max_record_bytes.unwrap_or_else(default_record_bytes),
+            },
             http_addr: self.http_addr,
             http_hosts: self.http_host.as_deref().map(names).unwrap_or_default(),
             tls: self.tls.files()?,
@@ -169,6 +200,9 @@ pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, V
     }
     if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {
         setting.value = Some(config.data_dir.display().to_string());
+    }
+    if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "max-record-bytes") {
+        setting.value = Some(config.budget.bytes.to_string());
     }
     Ok((config, settings))
 }
@@ -248,9 +282,13 @@ mod tests {
             ["--http-host", "registry.example:7718"],
             ["--http-host", "registry.example,,musterd"],
             ["--log-level", "a=b=c"],
+            ["--max-records", "0"],
+            ["--max-record-bytes", "1023KiB"],
         ] {
             assert_eq!(config(&words).map(drop).map_err(|error| error.exit_code()), Err(exit::CONFIG), "{words:?}");
         }
         assert!(Only::try_parse_from(["serve", "--grpc-addr", "localhost"]).is_err());
+        assert!(Only::try_parse_from(["serve", "--max-record-bytes", "1TB"]).is_err());
+        assert_eq!(config(&["--max-record-bytes", "64MiB"]).expect("valid").budget.bytes, 64 << 20);
     }
 }

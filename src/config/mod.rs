@@ -9,12 +9,13 @@
 
 mod exposure;
 pub mod file;
+pub mod memory;
 pub mod secret;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::exposure::Exposure;
-use crate::database_url::UrlError;
+use crate::{database_url::UrlError, model::Budget};
 pub use crate::{
     database_url::{DatabaseUrl, Source},
     telemetry::LogFormat,
@@ -27,6 +28,10 @@ pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
 pub const KEEP_DEAD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most connections that one address may be allowed: as many as the daemon has open in all.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_000;
+/// Most records that a daemon may be allowed.
+pub const MAX_RECORDS_MAX: u64 = 100_000_000;
+/// Fewest bytes that records may be allowed.
+pub const MAX_RECORD_BYTES_MIN: u64 = 1 << 20;
 /// Most names that `--http-host` takes.
 pub const HTTP_HOSTS_MAX: usize = 64;
 /// The longest advertised address, in bytes.
@@ -45,6 +50,9 @@ pub struct ServeConfig {
     /// Most gRPC connections of one address, 1 to 10,000; of IPv6, of one network of 64 bits. Too few: clients behind one
     /// address (a proxy, address translation) are refused. Too many: one client can take the places of all others.
     pub grpc_connections_per_address: usize,
+    /// The most that the registry may take: records (1 to 100,000,000), the dead included, and their bytes in memory (1 MiB or
+    /// more). Too little: registrations are refused. Too much: a client that registers without end fills the memory.
+    pub budget: Budget,
     /// Where metrics and health are served. On a loopback address, Prometheus and probes of other machines fail.
     pub http_addr: SocketAddr,
     /// Names under which the HTTP port answers, besides IP addresses, `localhost`, the host of `advertise_addr` and the
@@ -139,6 +147,12 @@ pub enum ConfigError {
     /// No connection at all, or more than there are.
     #[error("--grpc-connections-per-address {0} is outside 1 to {CONNECTIONS_PER_ADDRESS_MAX}")]
     ConnectionsPerAddress(usize),
+    /// No record at all, or more than any machine holds.
+    #[error("--max-records {0} is outside 1 to {MAX_RECORDS_MAX}")]
+    MaxRecords(u64),
+    /// Not enough for a few records with all they may have.
+    #[error("--max-record-bytes {0} is below 1MiB")]
+    MaxRecordBytes(u64),
     /// The advertised address is empty, too long, or not printable.
     #[error("--advertise-addr needs 1 to {ADVERTISE_ADDR_MAX_BYTES} bytes without blanks or control characters")]
     AdvertiseAddr,
@@ -201,6 +215,12 @@ impl ServeConfig {
         if !(1..=CONNECTIONS_PER_ADDRESS_MAX).contains(&self.grpc_connections_per_address) {
             return Err(ConfigError::ConnectionsPerAddress(self.grpc_connections_per_address));
         }
+        if !(1..=MAX_RECORDS_MAX).contains(&self.budget.records) {
+            return Err(ConfigError::MaxRecords(self.budget.records));
+        }
+        if self.budget.bytes < MAX_RECORD_BYTES_MIN {
+            return Err(ConfigError::MaxRecordBytes(self.budget.bytes));
+        }
         if self.advertise_addr.as_deref().is_some_and(|addr| !is_advertisable(addr)) {
             return Err(ConfigError::AdvertiseAddr);
         }
@@ -241,6 +261,7 @@ mod tests {
             database_url: None,
             grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7717)),
             grpc_connections_per_address: 1_000,
+            budget: Budget { records: 2_000_000, bytes: 1 << 30 },
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7718)),
             http_hosts: Vec::new(),
             tls: None,
@@ -267,6 +288,12 @@ mod tests {
         for (limit, ok) in [(0, false), (1, true), (10_000, true), (10_001, false)] {
             let config = ServeConfig { grpc_connections_per_address: limit, ..config() };
             assert_eq!(config.validate().is_ok(), ok, "{limit}");
+        }
+        for (records, bytes, ok) in
+            [(0, 1 << 20, false), (1, 1 << 20, true), (1, (1 << 20) - 1, false), (100_000_001, 1 << 20, false)]
+        {
+            let config = ServeConfig { budget: Budget { records, bytes }, ..config() };
+            assert_eq!(config.validate().is_ok(), ok, "{records} {bytes}");
         }
         for (addr, ok) in [("", false), ("a b", false), ("h:1", true)] {
             let config = ServeConfig { advertise_addr: Some(addr.to_owned()), ..config() };

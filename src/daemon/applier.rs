@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::budget::warn_if_exceeded;
 use crate::{
     clock::{Clock, DatabaseClock},
     feed::Sink,
     lifecycle::{Condition, Readiness},
-    model::{BrakeMode, Cluster, Daemons, Epoch, Instance, InstanceStatus},
-    registry::{Leases, reaper::Alarm},
+    model::{BrakeMode, Budget, Cluster, Daemons, Epoch, Instance, InstanceStatus, Origin},
+    registry::{Admission, Leases, reaper::Alarm},
     status::{EVICTED_AFTER, SILENT_AFTER},
     store,
     telemetry::chain,
@@ -27,6 +28,7 @@ pub(super) struct Applier {
     clock: Clock,
     database_clock: DatabaseClock,
     epoch: Option<Epoch>,
+    budget: Option<(Budget, Arc<Admission>)>,
     /// Whether expiry is held, and how it is braked.
     expiry: (bool, Option<BrakeMode>),
 }
@@ -41,7 +43,12 @@ impl Applier {
         clock: Clock,
         database_clock: DatabaseClock,
     ) -> Self {
-        Self { view, leases, alarm, readiness, clock, database_clock, epoch: None, expiry: (false, None) }
+        Self { view, leases, alarm, readiness, clock, database_clock, epoch: None, budget: None, expiry: (false, None) }
+    }
+
+    /// With the budget that what is loaded is compared with, and with what tells the address that registers an instance.
+    pub(super) fn with_budget(self, budget: Budget, admission: Arc<Admission>) -> Self {
+        Self { budget: Some((budget, admission)), ..self }
     }
 
     fn set_cluster(&mut self, cluster: &Cluster) {
@@ -58,6 +65,23 @@ impl Applier {
         }
     }
 
+    /// Tells the address that registered an instance through this daemon. A lease stays with its address, and if it is replaced
+    /// through another daemon, so does the new one, because the other address is not known here.
+    fn origins(&self) -> impl Fn(&Instance) -> Option<Origin> + use<> {
+        let known = self.view.published();
+        let admission = self.budget.as_ref().map(|(_, admission)| Arc::clone(admission));
+        move |instance| {
+            let before = known.instance(instance.instance_id);
+            match before {
+                Some(entry) if entry.instance.lease_id == instance.lease_id => entry.lease.origin(),
+                _ => {
+                    let registering = admission.as_ref().and_then(|it| it.origin_of(instance.instance_id));
+                    registering.or_else(|| before?.lease.origin())
+                }
+            }
+        }
+    }
+
     fn forget(&self, gone: &[Arc<Entry>]) {
         for entry in gone {
             self.leases.forget(&entry.lease);
@@ -69,6 +93,7 @@ impl Applier {
 fn track(
     leases: &Leases,
     alarm: &Alarm,
+    origin: impl Fn(&Instance) -> Option<Origin>,
     read_at: DateTime<Utc>,
     instances: impl IntoIterator<Item = Instance>,
     at_ms: u64,
@@ -80,6 +105,8 @@ fn track(
         if instance.status != InstanceStatus::Dead {
             alarm.lease_granted(heard_ms, instance.ttl);
         }
+        let origin = origin(&instance);
+        lease.set_origin(origin);
         Arc::new(Entry { instance, lease })
     })
 }
@@ -89,8 +116,11 @@ impl Sink for Applier {
         self.set_cluster(&cluster);
         let read_at = cluster.read_at;
         // Into the leases one by one, into the view all at once at the end.
-        let entries = track(&self.leases, &self.alarm, read_at, instances, at_ms);
+        let entries = track(&self.leases, &self.alarm, self.origins(), read_at, instances, at_ms);
         let gone = self.view.replace(cluster, entries);
+        if let Some((budget, _)) = &self.budget {
+            warn_if_exceeded(*budget, self.view.usage());
+        }
         self.forget(&gone);
         self.view.confirm(at_ms, read_at);
         self.readiness.set(Condition::View, true, "loaded");
@@ -100,7 +130,7 @@ impl Sink for Applier {
     fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
         self.set_cluster(&cluster);
         let read_at = cluster.read_at;
-        let entries = track(&self.leases, &self.alarm, read_at, instances, at_ms);
+        let entries = track(&self.leases, &self.alarm, self.origins(), read_at, instances, at_ms);
         let gone = self.view.apply(cluster, entries);
         self.forget(&gone);
         self.view.confirm(at_ms, read_at);

@@ -8,6 +8,7 @@
 //! row is removed; the private PostgreSQL stops. All of it within 10 s, whatever clients do.
 
 mod applier;
+mod budget;
 mod error;
 mod facts;
 mod parts;
@@ -288,9 +289,10 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let stop = lifecycle.token(Stage::Engine);
     let alarm = Arc::new(Alarm::default());
     let database_clock = DatabaseClock::new(*clock);
-    let readiness = parts.readiness.clone();
+    let (readiness, admission) = (parts.readiness.clone(), budget::admission(parts));
     let applier =
-        Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, *clock, database_clock.clone());
+        Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, *clock, database_clock.clone())
+            .with_budget(parts.config.budget, Arc::clone(&admission));
     let (handover, handed) = handover();
     let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), handed);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
@@ -298,7 +300,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let searching = search::run(parts.database.clone(), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "search for a newer primary", searching);
     let (name, health) = (Arc::clone(&parts.name), Arc::clone(&parts.health));
-    let (writer, writer_task) = Writer::new(pool.clone(), name, *clock, database_clock, handover, health);
+    let (writer, writer_task) = Writer::new(pool.clone(), name, *clock, database_clock, handover, health, admission);
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
     let looking = blocking::run(pool.clone(), Arc::clone(&parts.health), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "blocking session", looking);

@@ -5,14 +5,19 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use crate::model::Origin;
 
 /// Counts connections by address.
 #[derive(Clone, Debug)]
 pub(super) struct Addresses {
     limit: usize,
+    /// Keyed by chance, so that no client can look for an address that shares the origin of another one.
+    hasher: RandomState,
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
@@ -26,7 +31,7 @@ pub(super) struct AddressPlace {
 impl Addresses {
     /// At most so many connections of each address.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, open: Arc::default() }
+        Self { limit, hasher: RandomState::new(), open: Arc::default() }
     }
 
     /// The most of one address.
@@ -48,6 +53,13 @@ impl Addresses {
 
     fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AddressPlace {
+    /// The address, as far as changes are concerned that come from it.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::from_hash(self.addresses.hasher.hash_one(self.network))
     }
 }
 

@@ -17,7 +17,10 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use super::{addresses::AddressPlace, limits::Streams};
+use super::{
+    addresses::AddressPlace,
+    limits::{Peer, Streams},
+};
 use crate::tls::Stream;
 
 /// Length of the HTTP/2 preface, `PRI * HTTP/2.0 ... SM ...`, in bytes.
@@ -27,13 +30,13 @@ pub(super) const PREFACE_BYTES: usize = 24;
 #[derive(Debug)]
 pub(super) struct Places {
     _all: OwnedSemaphorePermit,
-    _of_address: AddressPlace,
+    of_address: AddressPlace,
 }
 
 impl Places {
     /// One among all connections, and one among those of its address.
     pub(super) fn new(all: OwnedSemaphorePermit, of_address: AddressPlace) -> Self {
-        Self { _all: all, _of_address: of_address }
+        Self { _all: all, of_address }
     }
 }
 
@@ -42,7 +45,7 @@ pub struct Connection<S = Stream> {
     stream: S,
     /// Until the client has sent its preface: what is missing of it, and by when it must be here.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
-    streams: Streams,
+    peer: Peer,
     open: Gauge,
     _places: Places,
 }
@@ -58,7 +61,8 @@ impl<S> Connection<S> {
     pub(super) fn new(stream: S, places: Places, due: Instant, open: &Gauge) -> Self {
         open.increment(1.0);
         let preface = Some((PREFACE_BYTES, Box::pin(sleep_until(due))));
-        Self { stream, preface, streams: Streams::default(), open: open.clone(), _places: places }
+        let peer = Peer { origin: places.of_address.origin(), streams: Streams::default() };
+        Self { stream, preface, peer, open: open.clone(), _places: places }
     }
 
     /// Returns ready when the preface is overdue.
@@ -81,10 +85,10 @@ impl<S> Drop for Connection<S> {
 }
 
 impl<S> Connected for Connection<S> {
-    type ConnectInfo = Streams;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Streams {
-        self.streams.clone()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 

@@ -10,7 +10,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::bounds::{REQUEST_MAX_BYTES, STREAMS_MAX};
 use crate::{
-    model::{Epoch, InstanceStatus, InvalidInput, LeaseId},
+    model::{
+        Epoch, InstanceStatus, InvalidInput, LeaseId,
+        budget::{Full, Unit},
+    },
     proto::v1::ErrorReason,
     registry,
 };
@@ -109,6 +112,7 @@ impl Failure {
             Self::TooManyWatchers | Self::WatcherTooSlow | Self::Write(Write::Overloaded) => {
                 (Code::ResourceExhausted, ErrorReason::Overloaded)
             }
+            Self::Write(Write::Full(_)) => (Code::ResourceExhausted, ErrorReason::RegistryFull),
             Self::Write(Write::Unavailable) => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
             Self::Write(Write::MaybeApplied) => (Code::Unavailable, ErrorReason::MaybeApplied),
             Self::Write(Write::ShuttingDown) => (Code::Unavailable, ErrorReason::ShuttingDown),
@@ -161,6 +165,7 @@ impl Failure {
             Self::NotYetSeen => "the daemon has not seen that revision yet".into(),
             Self::TooManyWatchers => "this daemon has as many watchers as it admits; watch at another daemon".into(),
             Self::WatcherTooSlow => "the watcher fell behind the changes; resume after the last revision seen".into(),
+            Self::Write(registry::Error::Full(full)) => full_text(*full),
             Self::Write(error) => error.to_string(),
             Self::TooManyStreams => format!(
                 "this connection has {STREAMS_MAX} streams open, which is the limit; watch a prefix on one stream, or \
@@ -195,6 +200,11 @@ impl Failure {
                 vec![("currentEpoch", epoch.id.to_string()), ("currentEpochNumber", epoch.number.to_string())]
             }
             Self::InvalidTransition(from) => vec![("status", from.as_str().to_owned())],
+            Self::Write(registry::Error::Full(full)) => vec![
+                ("unit", full.unit.as_str().to_owned()),
+                ("limit", full.limit.to_string()),
+                ("scope", if full.of_address { "address" } else { "registry" }.to_owned()),
+            ],
             _ => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
@@ -210,9 +220,26 @@ impl Failure {
             Self::TooManyWatchers | Self::TooManyStreams => Some(Duration::from_secs(5)),
             Self::Write(Write::Unavailable | Write::MaybeApplied) => Some(Duration::from_millis(500)),
             Self::NotYetSeen => Some(Duration::from_millis(500)),
+            // Room comes with the purge of dead records, or from an operator.
+            Self::Write(Write::Full(_)) => Some(Duration::from_secs(30)),
             _ => None,
         }
     }
+}
+
+/// What a registration is told for which the budget has no room.
+fn full_text(full: Full) -> String {
+    let Full { unit, limit, of_address } = full;
+    let (unit, flag) = match unit {
+        Unit::Records => ("records", "--max-records"),
+        Unit::Bytes => ("bytes of records", "--max-record-bytes"),
+    };
+    let what = if of_address {
+        format!("this address has its share of the {limit} {unit} that the registry may have")
+    } else {
+        format!("the registry has the {limit} {unit} that it may have")
+    };
+    format!("{what}; dead records count until they are purged (--keep-dead): wait for that, or raise {flag}")
 }
 
 impl From<Failure> for Status {

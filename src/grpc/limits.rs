@@ -17,6 +17,7 @@ use http::HeaderMap;
 use tonic::Status;
 
 use super::{bounds::STREAMS_MAX, failure::Failure};
+use crate::model::Origin;
 
 /// How long a call may take to its answer in all, or a stream to its begin. Writes end by themselves before.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,7 +26,16 @@ pub(super) const TIMEOUT_HEADER: &str = "grpc-timeout";
 
 /// The streams without an end of one connection.
 #[derive(Clone, Debug, Default)]
-pub struct Streams(Arc<AtomicU32>);
+pub(super) struct Streams(Arc<AtomicU32>);
+
+/// Where the calls of a connection come from, and the streams it has open.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub(super) origin: Origin,
+    /// Its streams.
+    pub(super) streams: Streams,
+}
 
 /// One of them, until dropped.
 #[derive(Debug)]

@@ -39,7 +39,7 @@ use tower::{Layer, Service};
 
 use super::{
     failure::Failure,
-    limits::{CALL_TIMEOUT, OpenStream, Streams, TIMEOUT_HEADER, explain, own_timeout},
+    limits::{CALL_TIMEOUT, OpenStream, Peer, TIMEOUT_HEADER, explain, own_timeout},
 };
 use crate::{
     metrics::{MethodMetrics, RefusedMetrics},
@@ -153,7 +153,8 @@ where
         let call = Call::start(Arc::clone(method));
         // Looked at only if the call is not answered at once.
         let own_timeout = request.headers().get(TIMEOUT_HEADER).cloned();
-        let place = if method.is_stream { request.extensions().get::<Streams>().map(Streams::open) } else { None };
+        let place =
+            if method.is_stream { request.extensions().get::<Peer>().map(|peer| peer.streams.open()) } else { None };
         let (inner, place) = match place.transpose() {
             Ok(place) => (Inner::Asked(self.inner.call(request)), place),
             Err(failure) => (Inner::Refused(failure), None),

@@ -9,11 +9,14 @@ use super::{
     beat_stream,
     convert::{self, duration},
     failure::Failure,
+    limits::Peer,
     reader,
 };
 use crate::{
     metrics::RegistrationMetrics,
-    model::{DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange, Verdict, input},
+    model::{
+        DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Origin, Outcome, StatusChange, Verdict, input,
+    },
     proto::v1::{self, registry_service_server::RegistryService},
     registry::{Accepted, BeatError, Leases, Writer},
     view::View,
@@ -47,10 +50,14 @@ impl Registry {
         Self { writer, leases, view, stop, metrics: RegistrationMetrics::new() }
     }
 
-    async fn register(&self, request: v1::RegisterRequest) -> Result<v1::RegisterResponse, Failure> {
+    async fn register(
+        &self,
+        request: v1::RegisterRequest,
+        origin: Option<Origin>,
+    ) -> Result<v1::RegisterResponse, Failure> {
         let registration = convert::registration(request)?;
         let (instance_id, ttl) = (registration.instance_id, registration.ttl);
-        let outcome = self.apply(Operation::Register(Box::new(registration))).await?;
+        let outcome = self.apply(Operation::Register(Box::new(registration)), origin).await?;
         let lease_id = outcome.lease_id.ok_or(Failure::Write(crate::registry::Error::Internal))?;
         self.count_accepted(&outcome.verdict);
         let granted = outcome.verdict != Verdict::Renewed;
@@ -114,19 +121,24 @@ impl Registry {
         Ok(Target { instance_id, lease_id })
     }
 
-    async fn change_status(&self, target: Target, status: InstanceStatus) -> Result<Outcome, Failure> {
+    async fn change_status(
+        &self,
+        target: Target,
+        status: InstanceStatus,
+        origin: Option<Origin>,
+    ) -> Result<Outcome, Failure> {
         let Target { instance_id, lease_id } = target;
         let reason = DeathReason::Deregistered;
-        self.apply(Operation::SetStatus(StatusChange { instance_id, lease_id, status, reason })).await
+        self.apply(Operation::SetStatus(StatusChange { instance_id, lease_id, status, reason }), origin).await
     }
 
     /// Makes a change, and waits for the view to show it.
-    async fn apply(&self, operation: Operation) -> Result<Outcome, Failure> {
+    async fn apply(&self, operation: Operation, origin: Option<Origin>) -> Result<Outcome, Failure> {
         let named = match &operation {
             Operation::Register(_) => None,
             Operation::SetStatus(change) => change.lease_id,
         };
-        let outcome = self.writer.apply(operation).await?;
+        let outcome = self.writer.apply(operation, origin).await?;
         refusal(&outcome, named)?;
         // Whether or not it is in time: the change is made.
         self.view.wait_for(outcome.revision, READ_YOUR_WRITES).await;
@@ -146,9 +158,15 @@ impl Registry {
             Failure::Invalid(_) => self.metrics.invalid.increment(1),
             Failure::EpochFenced(_) => self.metrics.fenced.increment(1),
             Failure::InstanceIdTaken => self.metrics.taken.increment(1),
+            Failure::Write(crate::registry::Error::Full(_)) => self.metrics.full.increment(1),
             _ => self.metrics.failed.increment(1),
         }
     }
+}
+
+/// The address that a call comes from.
+fn origin<T>(request: &Request<T>) -> Option<Origin> {
+    request.extensions().get::<Peer>().map(|peer| peer.origin)
 }
 
 /// What a decision means to the caller, if it is a refusal.
@@ -185,7 +203,8 @@ fn beat_response(lease_id: LeaseId, verdict: Result<Accepted, BeatError>) -> Res
 #[tonic::async_trait]
 impl RegistryService for Registry {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let registered = self.register(request.into_inner()).await;
+        let origin = origin(&request);
+        let registered = self.register(request.into_inner(), origin).await;
         let registered = registered.inspect_err(|failure| self.count_refused(failure));
         Ok(Response::new(registered?))
     }
@@ -208,10 +227,11 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::SetStatusRequest>,
     ) -> Result<Response<v1::SetStatusResponse>, Status> {
+        let origin = origin(&request);
         let request = request.into_inner();
         let status = convert::set_status(&request)?;
         let target = self.target(request.lease_id, &request.instance_id).await?;
-        let outcome = self.change_status(target, status).await?;
+        let outcome = self.change_status(target, status, origin).await?;
         let lease_id = outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default();
         Ok(Response::new(v1::SetStatusResponse { lease_id, revision: outcome.revision.0 }))
     }
@@ -220,9 +240,10 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
+        let origin = origin(&request);
         let request = request.into_inner();
         let target = self.target(request.lease_id, &request.instance_id).await?;
-        let outcome = self.change_status(target, InstanceStatus::Dead).await?;
+        let outcome = self.change_status(target, InstanceStatus::Dead, origin).await?;
         Ok(Response::new(v1::DeregisterResponse {
             lease_id: outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default(),
             revision: outcome.revision.0,

@@ -10,7 +10,7 @@
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::names;
+use super::{budget::UsageMetrics, names};
 
 /// Defines structs with one handle per value of one label.
 macro_rules! families {
@@ -72,6 +72,8 @@ families! {
         taken = "taken",
         /// Bad input.
         invalid = "invalid",
+        /// The budget of records has no room for it.
+        full = "full",
         /// The database did not do it, or it is not known whether it did.
         failed = "failed",
     }
@@ -124,6 +126,10 @@ families! {
         streams_of_connection = "streams_of_connection",
         /// The daemon has as many watchers as it admits.
         watchers = "watchers",
+        /// The registry has as many records, or bytes of them, as it may have.
+        registry_full = "registry_full",
+        /// The address has its share of these.
+        registry_full_of_address = "registry_full_of_address",
         /// The request is larger than 1 MiB.
         request_too_large = "request_too_large",
         /// All places for HTTP connections were taken; the connection is for probes only.
@@ -209,6 +215,8 @@ groups! {
         logical_ids: LogicalIdMetrics = LogicalIdMetrics::new(),
         /// Deaths by reason.
         deaths: DeathMetrics = DeathMetrics::new(),
+        /// What the records use.
+        usage: UsageMetrics = UsageMetrics::new(),
         /// Number of the current epoch.
         epoch_number: Gauge = gauge!(names::EPOCH_NUMBER),
         /// Applied revision.

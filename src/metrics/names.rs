@@ -44,6 +44,14 @@ metrics! {
         "Instances on record, by status; instances of older epochs count as dead.";
     Gauge LOGICAL_IDS = "musterd_logical_ids":
         "Logical ids on record, by whether an alive instance serves them; one that left on purpose counts as neither.";
+    Gauge RECORDS = "musterd_records":
+        "Records this daemon holds, the dead ones included while they are kept.";
+    Gauge RECORDS_LIMIT = "musterd_records_limit":
+        "Most records before new registrations are refused (--max-records).";
+    Gauge RECORD_BYTES = "musterd_record_bytes":
+        "What the records take in the memory of this daemon, as the budget counts it.";
+    Gauge RECORD_BYTES_LIMIT = "musterd_record_bytes_limit":
+        "Most bytes of records before new registrations are refused (--max-record-bytes).";
     Gauge EPOCH_NUMBER = "musterd_epoch_number":
         "Number of the current epoch as this daemon knows it.";
     Gauge REVISION = "musterd_revision":

@@ -155,6 +155,12 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many bytes keys and values have in all.
     #[must_use]
     pub fn text_bytes(&self) -> usize {

@@ -5,6 +5,7 @@ use std::{net::IpAddr, num::NonZeroU16, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use super::{
+    budget::record_bytes,
     cluster::Epoch,
     ids::{InstanceId, LeaseId, LogicalId, Revision},
     input::{Labels, Ttl},
@@ -80,6 +81,12 @@ impl Instance {
         let shared = [&self.serve_route, &self.node_id, &self.version].into_iter().flatten().map(|text| text.len());
         let texts = shared.chain(self.actor_name.iter().map(|text| text.len()));
         self.logical_id.as_str().len() + texts.sum::<usize>() + self.labels.text_bytes()
+    }
+
+    /// What its record takes in memory.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        record_bytes(self.text_bytes(), self.labels.len())
     }
 
     /// Whether it lived at a time, as far as is written down. An instance of an older epoch whose death is not yet

@@ -8,9 +8,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+};
 
 use super::{
+    budget::Origin,
     cluster::Epoch,
     ids::{InstanceId, LeaseId},
     input::Ttl,
@@ -96,6 +100,8 @@ pub struct Lease {
     told_suspect: AtomicBool,
     dirty: AtomicBool,
     saved_ms: AtomicU64,
+    /// The hash of [`Origin`]; zero: none.
+    origin: AtomicU32,
 }
 
 impl Lease {
@@ -124,12 +130,23 @@ impl Lease {
             told_suspect: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
+            origin: AtomicU32::new(0),
         }
     }
 
     /// The lease of the same instance id whose place it took.
     pub fn replaces(&self) -> Option<LeaseId> {
         Some(self.replaces).filter(|replaced| replaced.0 > 0)
+    }
+
+    /// The address that registered it through this daemon; `None`: another daemon, or an SQL caller did.
+    pub fn origin(&self) -> Option<Origin> {
+        NonZeroU32::new(self.origin.load(Ordering::Relaxed)).map(Origin::from_number)
+    }
+
+    /// Was registered from this address. To be said before the lease is in the view, and not changed after.
+    pub fn set_origin(&self, origin: Option<Origin>) {
+        self.origin.store(origin.map_or(0, Origin::number), Ordering::Relaxed);
     }
 
     /// The TTL in effect.

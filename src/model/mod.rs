@@ -5,6 +5,7 @@
 //! somebody wrote by hand must not stop the feed.
 
 pub mod blocker;
+pub mod budget;
 pub mod cluster;
 pub mod explain;
 pub mod ids;
@@ -21,6 +22,7 @@ pub mod status;
 pub(crate) mod fixture;
 
 pub use blocker::Blocker;
+pub use budget::{Budget, Origin, Usage};
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochRecord, Hold, LostDaemon};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};

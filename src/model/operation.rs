@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use super::{
+    budget::record_bytes,
     cluster::Epoch,
     ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision},
     input::{Labels, Ttl},
@@ -41,6 +42,16 @@ pub struct Registration {
     pub labels: Labels,
     /// TTL.
     pub ttl: Ttl,
+}
+
+impl Registration {
+    /// What its record will take in memory.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        let texts = [&self.actor_name, &self.serve_route, &self.node_id, &self.version];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        record_bytes(self.logical_id.as_str().len() + texts + self.labels.text_bytes(), self.labels.len())
+    }
 }
 
 /// A change of status asked for. `Dead` ends the lease.

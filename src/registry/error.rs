@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::store;
+use crate::{model::budget::Full, store};
 
 /// A change without a decision by PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -10,6 +10,9 @@ pub enum Error {
     /// Too many changes are queued. Not applied.
     #[error("too many changes are queued")]
     Overloaded,
+    /// The registry has as many records, or as many bytes of them, as it may have. Not applied.
+    #[error("the registry is full")]
+    Full(Full),
     /// PostgreSQL cannot be reached. Not applied.
     #[error("the database cannot be reached; nothing was changed")]
     Unavailable,

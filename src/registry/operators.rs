@@ -53,7 +53,8 @@ impl Operators {
     /// See [`Error`]. Repeating it is safe.
     pub async fn expire(&self, instance_id: InstanceId, lease_id: Option<LeaseId>) -> Result<Outcome, Error> {
         let (status, reason) = (InstanceStatus::Dead, DeathReason::Operator);
-        self.writer.apply(Operation::SetStatus(StatusChange { instance_id, lease_id, status, reason })).await
+        let change = StatusChange { instance_id, lease_id, status, reason };
+        self.writer.apply(Operation::SetStatus(change), None).await
     }
 }
 

@@ -10,23 +10,31 @@
 //! not made behind the back of a caller that has gone on to something else. An operation that makes PostgreSQL refuse a
 //! whole group (which no validated one should) fails alone: the group is then applied one by one.
 //!
+//! No address keeps the others from being served: changes wait in a line for each address (`registry::queue`), and
+//! registrations need room in the budget (`registry::admission`), of which each address has a share.
+//!
 //! Behind each group goes the question that the feed would ask next; its answer is handed to the feed, so that callers
 //! need not wait for the doorbell ([`crate::store::handover`]).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     task::yield_now,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{error::Error, health::Health};
+use super::{
+    admission::Admission,
+    error::Error,
+    health::Health,
+    queue::{Receiver, Sender, queue},
+};
 use crate::{
     clock::{Clock, DatabaseClock},
     metrics::WriterMetrics,
-    model::{Operation, Outcome, Verdict},
+    model::{Operation, Origin, Outcome, Verdict},
     store::{self, Pool, handover::Handover, membership::Question},
     telemetry::{Repeated, chain},
 };
@@ -41,6 +49,7 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_millis(1_900);
 #[derive(Debug)]
 struct Job {
     operation: Operation,
+    origin: Option<Origin>,
     deadline: Instant,
     reply: oneshot::Sender<Result<Outcome, Error>>,
 }
@@ -48,13 +57,14 @@ struct Job {
 /// Takes changes and answers with what became of them.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    queue: mpsc::Sender<Job>,
+    queue: Sender<Job>,
 }
 
 /// The task behind [`Writer`].
 #[derive(Debug)]
 pub struct WriterTask {
-    queue: mpsc::Receiver<Job>,
+    queue: Receiver<Job>,
+    admission: Arc<Admission>,
     pool: Pool,
     decided_by: Arc<str>,
     clock: Clock,
@@ -67,7 +77,8 @@ pub struct WriterTask {
 
 impl Writer {
     /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`. What it reads
-    /// behind its changes goes to `handover`, and how they get on to `health`.
+    /// behind its changes goes to `handover`, and how they get on to `health`. Registrations
+    /// need room by `admission`.
     #[must_use]
     pub fn new(
         pool: Pool,
@@ -76,24 +87,33 @@ impl Writer {
         database_clock: DatabaseClock,
         handover: Handover,
         health: Arc<Health>,
+        admission: Arc<Admission>,
     ) -> (Self, WriterTask) {
-        let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        let (sender, queue) = queue(QUEUE_MAX);
         let (metrics, trouble) = (WriterMetrics::new(), Repeated::default());
-        let task = WriterTask { queue, pool, decided_by, clock, database_clock, handover, health, trouble, metrics };
+        let task = WriterTask {
+            queue,
+            admission,
+            pool,
+            decided_by,
+            clock,
+            database_clock,
+            handover,
+            health,
+            trouble,
+            metrics,
+        };
         (Self { queue: sender }, task)
     }
 
-    /// Asks for a change and waits for its outcome.
+    /// Asks for a change and waits for its outcome. `origin`: the address that asks; `None`: this daemon itself.
     ///
     /// # Errors
     /// See [`Error`]: whether it was applied is known but for [`Error::MaybeApplied`].
-    pub async fn apply(&self, operation: Operation) -> Result<Outcome, Error> {
+    pub async fn apply(&self, operation: Operation, origin: Option<Origin>) -> Result<Outcome, Error> {
         let (reply, outcome) = oneshot::channel();
-        let job = Job { operation, deadline: Instant::now() + WRITE_TIMEOUT, reply };
-        self.queue.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
-        })?;
+        let job = Job { operation, origin, deadline: Instant::now() + WRITE_TIMEOUT, reply };
+        self.queue.try_send(origin, job)?;
         outcome.await.unwrap_or(Err(Error::ShuttingDown))
     }
 }
@@ -108,8 +128,8 @@ impl WriterTask {
         loop {
             tokio::select! {
                 biased;
-                taken = self.queue.recv_many(&mut group, GROUP_MAX) => {
-                    if taken == 0 {
+                taken = self.queue.recv(&mut group, GROUP_MAX) => {
+                    if !taken {
                         return Ok(());
                     }
                     self.gather(&mut group).await;
@@ -126,11 +146,7 @@ impl WriterTask {
     /// same time and ask again would be a group of its own.
     async fn gather(&mut self, group: &mut Vec<Job>) {
         yield_now().await;
-        while group.len() < GROUP_MAX
-            && let Ok(job) = self.queue.try_recv()
-        {
-            group.push(job);
-        }
+        self.queue.take(group, GROUP_MAX);
     }
 
     #[tracing::instrument(level = "debug", name = "writer.group", skip_all)]
@@ -138,26 +154,46 @@ impl WriterTask {
         let now = Instant::now();
         let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.deadline > now);
         answer_all(late, &Error::Unavailable);
+        let group = self.admit(group);
         let Some(deadline) = group.iter().map(|job| job.deadline).min() else { return };
         self.metrics.group_size.record(u32::try_from(group.len()).unwrap_or(u32::MAX));
         match self.apply_until(&group, deadline).await {
             Ok(outcomes) => {
                 for (job, outcome) in group.into_iter().zip(outcomes) {
-                    // A caller that went away does not want to know.
-                    let _ = job.reply.send(outcome);
+                    self.answer(job, outcome);
                 }
             }
             Err(Error::Internal) if group.len() > 1 => self.apply_singly(group).await,
-            Err(error) => answer_all(group, &error),
+            Err(error) => group.into_iter().for_each(|job| self.answer(job, Err(error.clone()))),
         }
         self.metrics.seconds.record(now.elapsed());
+    }
+
+    /// Refuses the registrations that the budget has no room for. Returns the others, each of which has to be answered by
+    /// [`WriterTask::answer`].
+    fn admit(&self, group: Vec<Job>) -> Vec<Job> {
+        let admitted = self.admission.admit(group.iter().map(|job| (&job.operation, job.origin)));
+        let mut left = Vec::with_capacity(group.len());
+        for (job, admitted) in group.into_iter().zip(admitted) {
+            match admitted {
+                Ok(()) => left.push(job),
+                // A caller that went away does not want to know.
+                Err(full) => drop(job.reply.send(Err(Error::Full(full)))),
+            }
+        }
+        left
+    }
+
+    fn answer(&self, job: Job, outcome: Result<Outcome, Error>) {
+        self.admission.settled(&job.operation, &outcome);
+        let _ = job.reply.send(outcome);
     }
 
     async fn apply_singly(&mut self, group: Vec<Job>) {
         for job in group {
             let outcome = self.apply_until(std::slice::from_ref(&job), job.deadline).await;
             let outcome = outcome.and_then(|outcomes| outcomes.into_iter().next().unwrap_or(Err(Error::MaybeApplied)));
-            let _ = job.reply.send(outcome);
+            self.answer(job, outcome);
         }
     }
 

@@ -6,6 +6,7 @@
 //! - [`writer`]: the one place that makes snapshots, from what the feed brings.
 //! - [`resolve`], [`list`], [`tally`], [`survey`], [`names`]: questions, as pure functions of a snapshot.
 //! - [`surveyor`]: takes surveys and shares them.
+//! - `usage`: how many records there are, and what they take in memory.
 //! - [`hub`]: changes on their way to watchers.
 //!
 //! One writer, any number of readers, no lock: a reader takes the current snapshot and is done with it in its own time.
@@ -22,6 +23,7 @@ pub mod snapshot;
 pub mod survey;
 pub mod surveyor;
 pub mod tally;
+mod usage;
 pub mod writer;
 
 #[cfg(test)]

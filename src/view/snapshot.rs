@@ -7,8 +7,13 @@ use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap, OrdSet};
 
-use super::name::{Name, Service};
-use crate::model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, Lease, LogicalId, Revision, ranking::Rank};
+use super::{
+    name::{Name, Service},
+    usage::UsageCounts,
+};
+use crate::model::{
+    Cluster, Epoch, Instance, InstanceId, InstanceStatus, Lease, LogicalId, Origin, Revision, Usage, ranking::Rank,
+};
 
 /// An instance and its lease.
 #[derive(Debug)]
@@ -106,6 +111,7 @@ pub struct Snapshot {
     by_revision: OrdMap<Revision, Arc<Entry>>,
     changes_known_after: Revision,
     counts: Counts,
+    usage: UsageCounts,
     /// Instances that died with their epoch, which is not yet recorded: none but for seconds after a rotation.
     fenced: u64,
     moves: OrdMap<Revision, Move>,
@@ -123,6 +129,18 @@ impl Snapshot {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.cluster.as_ref().map(|cluster| cluster.revision).unwrap_or_default()
+    }
+
+    /// What all records take.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage.total()
+    }
+
+    /// What the records take that an address registered through this daemon.
+    #[must_use]
+    pub fn usage_of(&self, origin: Origin) -> Usage {
+        self.usage.of(origin)
     }
 
     /// An instance by its id, dead ones included while they are on record.
@@ -213,6 +231,7 @@ impl Snapshot {
         if let Some(before) = &before {
             self.note_move(&before.instance, &entry.instance);
         }
+        self.usage.add(&entry);
         self.instances.insert(entry.instance.instance_id, entry);
         before
     }
@@ -278,6 +297,7 @@ impl Snapshot {
     pub(super) fn remove(&mut self, instance_id: InstanceId) -> Option<Arc<Entry>> {
         let entry = self.instances.remove(&instance_id)?;
         self.by_revision.remove(&entry.instance.revision);
+        self.usage.remove(&entry);
         let (epoch, fenced) = (self.epoch(), self.fenced);
         *self.counts.of(effective_status(&entry, epoch)) -= 1;
         self.fenced -= u64::from(is_fenced(&entry, epoch));

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     metrics::ViewMetrics,
-    model::{Cluster, Daemons, DeathReason, Epoch, Hold, InstanceStatus, Revision},
+    model::{Cluster, Daemons, DeathReason, Epoch, Hold, InstanceStatus, Revision, Usage},
 };
 
 /// Ends of a hold that differ by less are the same.
@@ -94,6 +94,18 @@ impl ViewWriter {
         gone
     }
 
+    /// The registry as readers see it now.
+    #[must_use]
+    pub fn published(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.view.snapshot())
+    }
+
+    /// What all records take.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.next.usage()
+    }
+
     /// What a watcher of `former` has to learn, by revision. Those that are gone had been dead for long.
     fn difference(&self, former: &Snapshot) -> Vec<Change> {
         let changed = self.next.entries().filter_map(|entry| {
@@ -149,6 +161,9 @@ impl ViewWriter {
         metrics.instances.dead.set(as_f64(counts.dead));
         metrics.logical_ids.served.set(as_f64(counts.logical_ids_live));
         metrics.logical_ids.unserved.set(as_f64(counts.logical_ids_unserved));
+        let usage = self.next.usage();
+        metrics.usage.records.set(as_f64(usage.records));
+        metrics.usage.bytes.set(as_f64(usage.bytes));
         metrics.revision.set(as_f64(revision.0));
         metrics.epoch_number.set(as_f64(self.next.cluster().map_or(0, |cluster| cluster.epoch.number)));
         self.view.current.store(Arc::new(self.next.clone()));

@@ -57,6 +57,7 @@ mod protection;
 mod readme;
 mod redirect;
 mod registration;
+mod registry_full;
 mod seed_faults;
 mod service_discovery;
 mod sessions;

@@ -91,6 +91,8 @@ reasons! {
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// The connection has as many streams open as it may have.
     TooManyStreams = "TOO_MANY_STREAMS",
+    /// The registry has as many records as it may have, or the address of the caller has its share of them.
+    RegistryFull = "REGISTRY_FULL",
 }
 
 /// What kind of failure it is: what a program goes by where it does not know the reason.

@@ -124,5 +124,5 @@ fn it_ends_for_good() {
 
 #[test]
 fn it_takes_no_more_memory_than_it_must() {
-    assert!(size_of::<Lease>() <= 80, "there may be a million");
+    assert!(size_of::<Lease>() <= 88, "there may be a million; four bytes tell the address that registered it");
 }
