@@ -24,7 +24,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
     let (view, leases, health) = (parts.view.clone(), parts.leases.clone(), parts.health.clone());
     let (readiness, daemon_id) = (parts.readiness.clone(), parts.identity.daemon_id);
     let database = parts.database.clone();
-    let security = parts.security.clone();
+    let (security, budget) = (parts.security.clone(), parts.config.budget);
     Gather::new(move || {
         let (snapshot, now_ms) = (view.snapshot(), view.clock().now_ms());
         let (cluster, daemons) = (snapshot.cluster(), view.daemons());
@@ -47,6 +47,8 @@ pub(super) fn gather(parts: &Parts) -> Gather {
             brake: cluster.and_then(|cluster| cluster.brake.clone()),
             certificates: security.certificates(),
             tls_failure: security.failure(),
+            usage: snapshot.usage(),
+            budget,
             daemons: daemons.present.clone(),
             lost_daemons: daemons.lost.clone(),
             names: names(&view, surveyor.latest().as_deref(), now_ms),

@@ -10,10 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::bounds::{REQUEST_MAX_BYTES, STREAMS_MAX};
 use crate::{
-    model::{
-        Epoch, InstanceStatus, InvalidInput, LeaseId,
-        budget::{Full, Unit},
-    },
+    model::{Epoch, InstanceStatus, InvalidInput, LeaseId, budget::Full},
     proto::v1::ErrorReason,
     registry,
 };
@@ -230,16 +227,13 @@ impl Failure {
 /// What a registration is told for which the budget has no room.
 fn full_text(full: Full) -> String {
     let Full { unit, limit, of_address } = full;
-    let (unit, flag) = match unit {
-        Unit::Records => ("records", "--max-records"),
-        Unit::Bytes => ("bytes of records", "--max-record-bytes"),
-    };
+    let (unit, setting) = (unit.noun(), unit.setting());
     let what = if of_address {
         format!("this address has its share of the {limit} {unit} that the registry may have")
     } else {
         format!("the registry has the {limit} {unit} that it may have")
     };
-    format!("{what}; dead records count until they are purged (--keep-dead): wait for that, or raise {flag}")
+    format!("{what}; dead records count until they are purged (--keep-dead): wait for that, or raise {setting}")
 }
 
 impl From<Failure> for Status {

@@ -131,6 +131,24 @@ impl Unit {
             Self::Bytes => "bytes",
         }
     }
+
+    /// What is counted, for people.
+    #[must_use]
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Bytes => "bytes of records",
+        }
+    }
+
+    /// The setting of its limit.
+    #[must_use]
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::Records => "--max-records",
+            Self::Bytes => "--max-record-bytes",
+        }
+    }
 }
 
 /// Which limit a registration would exceed.
@@ -156,6 +174,14 @@ impl Budget {
         let [records, bytes] = self.units(used);
         let product = |used: u64, limit: u64| u128::from(used) * u128::from(limit);
         if product(bytes.1, records.2) > product(records.1, bytes.2) { bytes } else { records }
+    }
+
+    /// The unit that has no room for the smallest record, if there is one, with what is used and its limit.
+    #[must_use]
+    pub fn full(self, used: Usage) -> Option<(Unit, u64, u64)> {
+        let smallest = Usage::of_record(record_bytes(1, 0));
+        let full = self.admit(used, None, smallest).err()?;
+        self.units(used).into_iter().find(|(unit, ..)| *unit == full.unit)
     }
 
     /// Whether there is room for `growth` where `used` is taken, `own` of it by the address that asks (`None`: the daemon
@@ -236,6 +262,14 @@ mod tests {
     fn fullest_unit_is_the_one_with_the_greater_part_used() {
         assert_eq!(BUDGET.fullest(Usage { records: 800, bytes: 900_000 }), (Unit::Bytes, 900_000, 1_000_000));
         assert_eq!(BUDGET.fullest(Usage { records: 800, bytes: 700_000 }), (Unit::Records, 800, 1_000));
+    }
+
+    #[test]
+    fn budget_is_full_when_the_smallest_record_finds_no_room() {
+        let full = |records, bytes| BUDGET.full(Usage { records, bytes });
+        assert_eq!(full(999, 998_720), None);
+        assert_eq!(full(1_000, 0), Some((Unit::Records, 1_000, 1_000)));
+        assert_eq!(full(999, 998_721), Some((Unit::Bytes, 998_721, 1_000_000)));
     }
 
     #[test]

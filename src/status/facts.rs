@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{AWAY_AFTER, Expiry};
-use crate::model::{Blocker, Brake, BrakeMode, DaemonRecord, Hold, LostDaemon};
+use crate::model::{Blocker, Brake, BrakeMode, Budget, DaemonRecord, Hold, LostDaemon, Usage};
 
 /// One condition of `/readyz`, as it was last recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,10 @@ pub struct Facts {
     pub certificates: Vec<Certificate>,
     /// Why the files for TLS on disk are not in use, if they are not.
     pub tls_failure: Option<String>,
+    /// What the records of the registry use.
+    pub usage: Usage,
+    /// What they may use by the settings of this daemon.
+    pub budget: Budget,
     /// The daemons that share the database, as last read.
     pub daemons: Vec<DaemonRecord>,
     /// Those that were lost.
@@ -128,6 +132,8 @@ impl Default for Facts {
             brake: None,
             certificates: Vec::new(),
             tls_failure: None,
+            usage: Usage::default(),
+            budget: Budget { records: u64::MAX, bytes: u64::MAX },
             daemons: Vec::new(),
             lost_daemons: Vec::new(),
             names: Names::default(),

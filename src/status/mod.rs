@@ -18,6 +18,7 @@
 //! Every surface shows the new problem without a change of its own.
 
 mod blocked;
+mod budget;
 mod conditions;
 mod facts;
 mod protection;
@@ -100,6 +101,8 @@ pub enum Code {
     CertificateExpiring,
     /// The files for TLS on disk cannot be used.
     TlsNotReloaded,
+    /// The records use most of the budget, or all of it.
+    RegistryFilling,
     /// Logical ids have no live instance.
     Unserved,
     /// Logical ids have suspect instances only.
@@ -108,7 +111,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::DatabaseAway,
         Self::DatabaseBehind,
         Self::DatabaseSlow,
@@ -126,6 +129,7 @@ impl Code {
         Self::VersionsDiffer,
         Self::CertificateExpiring,
         Self::TlsNotReloaded,
+        Self::RegistryFilling,
         Self::Unserved,
         Self::AllSuspect,
     ];
@@ -151,6 +155,7 @@ impl Code {
             Self::VersionsDiffer => "versions_differ",
             Self::CertificateExpiring => "certificate_expiring",
             Self::TlsNotReloaded => "tls_not_reloaded",
+            Self::RegistryFilling => "registry_filling",
             Self::Unserved => "unserved",
             Self::AllSuspect => "all_suspect",
         }
@@ -177,6 +182,7 @@ impl Code {
             Self::VersionsDiffer => "daemons of several versions",
             Self::CertificateExpiring => "a certificate expires",
             Self::TlsNotReloaded => "the TLS files on disk are not in use",
+            Self::RegistryFilling => "the registry is filling up",
             Self::Unserved => "logical ids without a live instance",
             Self::AllSuspect => "logical ids with suspect instances only",
         }
@@ -275,6 +281,7 @@ pub fn judge(facts: &Facts) -> Status {
     rules::expiry(facts, &mut found);
     rules::daemons(facts, &mut found);
     protection::protection(facts, &mut found);
+    budget::records(facts, &mut found);
     rules::names(facts, &mut found);
     let problems = in_order(found);
     Status {

@@ -9,7 +9,7 @@ use super::{
     Severity::{Critical, Warning},
     *,
 };
-use crate::model::{Blocker, Brake, BrakeMode, DaemonRecord, Hold, LostDaemon, blocker::Details};
+use crate::model::{Blocker, Brake, BrakeMode, Budget, DaemonRecord, Hold, LostDaemon, Usage, blocker::Details};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -81,6 +81,12 @@ fn certificate(days: u64) -> Certificate {
         left: day * u32::try_from(days).unwrap(),
         lifetime: day * 90,
     }
+}
+
+/// With a budget of 1,000 records and 10,000,000 bytes.
+fn registry(records: u64, bytes: u64) -> Facts {
+    let (usage, budget) = (Usage { records, bytes }, Budget { records: 1_000, bytes: 10_000_000 });
+    Facts { usage, budget, ..healthy() }
 }
 
 fn lost() -> Vec<LostDaemon> {
@@ -212,6 +218,10 @@ fn of_cluster() -> Vec<Row> {
             "tls_not_reloaded",
             "The files for TLS on disk are not in use: --tls-cert: no",
         ),
+        (registry(801, 0), Warning, "registry_filling", "filling up: it uses 801 of 1000 records"),
+        (registry(1_000, 0), Critical, "registry_filling", "full: it uses 1000 of 1000 records"),
+        (registry(0, 8_000_001), Warning, "registry_filling", "it uses 8000001 of 10000000 bytes of records"),
+        (registry(999, 9_999_000), Critical, "registry_filling", "full: it uses 9999000 of 10000000 bytes of records"),
         (names(9, 1, 0), Warning, "unserved", "1 of 10 logical ids has no live instance"),
         (names(5, 5, 0), Warning, "unserved", "5 of 10 logical ids have no live instance"),
         (names(4, 6, 0), Critical, "unserved", "6 of 10 logical ids have no live instance"),
@@ -251,6 +261,7 @@ fn values_below_their_thresholds_are_no_problem() {
         Facts { daemons: Vec::new(), ..healthy() },
         Facts { daemons: vec![daemon(1, "a:1", 0), daemon(2, "b:1", 2)], ..healthy() },
         Facts { certificates: vec![certificate(23)], ..healthy() },
+        registry(800, 8_000_000),
         names(0, 0, 0),
     ];
     for facts in table {

@@ -66,6 +66,8 @@ async fn flood_of_registrations_stays_within_the_budget_and_others_register() {
     // A daemon that starts over more than its budget serves all of it and takes no more.
     let small = Daemon::start_with(&["--database-url", database.url(), "--max-records", "10"]).await;
     assert!(small.log().contains("more is on record than the budget allows"), "{}", small.log());
+    let (_, summary) = small.http_get("/api/v1/summary").await.unwrap();
+    assert!(summary.contains("registry_filling") && summary.contains("of 10 records"), "{summary}");
     let clients = Clients::of(&small).await;
     clients.beat(id).await;
     let refused = refusal(clients.registry.clone().register(registration(9_001, "flood")).await);
