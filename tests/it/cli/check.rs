@@ -109,7 +109,7 @@ async fn a_daemon_that_is_not_ready_tells_what_it_waits_for() {
     let daemon = Daemon::spawn(&["--database-url", database.url()]).await;
     let (grpc, http) = (daemon.grpc_addr.as_str(), daemon.http_addr.as_str());
     let health = async |words: &[&str]| musterd(&[&["healthcheck", "--http-addr", http], words].concat()).await;
-    names(&["--addr", grpc, "--timeout", "1s"], "protocol", "critical", "says nothing", "/readyz").await;
+    names(&["--addr", grpc, "--timeout", "1s"], "protocol", "critical", "does not respond", "/readyz").await;
     let ended = musterd(&["--addr", grpc, "--timeout", "1s", "check", "--http-addr", http]).await;
     assert!(ended.stdout.contains(" is not ready: database: not yet; schema: not yet"), "{ended:?}");
     assert!(ended.stdout.contains("fix: if the daemon is starting, wait"), "{ended:?}");
@@ -205,7 +205,7 @@ async fn a_schema_and_a_clock_that_were_changed_are_named() {
     )
     .await;
     let (level, found, fix) = look().await.trouble("schema").unwrap();
-    assert!(level == "critical" && found.contains("function expire_old_epoch_instances() is another"), "{found}");
+    assert!(level == "critical" && found.contains("function expire_old_epoch_instances() differs from"), "{found}");
     assert!(fix.contains("musterd migrate up"), "{fix}");
 
     run(&client, "DELETE FROM muster_migration WHERE version = 18").await;

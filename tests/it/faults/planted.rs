@@ -145,6 +145,8 @@ async fn deaths_before_their_time_are_caught() {
     let mut world = world(2).await;
     let early = ("interval '1 millisecond'", "interval '50 microseconds'");
     plant(&world, "muster_deadline", &[early]).await;
+    // The brake would protect a fleet whose leases all seem silent.
+    plant(&world, "muster_brake", &[("\nBEGIN\n", "\nBEGIN\n    RETURN 2147483647;\n")]).await;
     world.populate(FEW);
     seconds(4).await;
     assert_caught(world, "early", &[Rule::FalseDeath]).await;
@@ -259,6 +261,8 @@ async fn changes_behind_the_back_of_watchers_are_caught() {
 async fn revisions_that_are_used_again_after_a_failover_are_caught() {
     let mut world = world(2).await;
     plant(&world, "muster_confirm_history", &[("\nBEGIN\n", "\nBEGIN\n    RETURN;\n")]).await;
+    // Each change brings what its daemon has seen: two guards have to fall.
+    plant(&world, "muster_apply", &[("IF v_cluster.revision < p_seen THEN", "IF false THEN")]).await;
     world.populate(FEW);
     seconds(2).await;
     // What an asynchronous standby had not yet received is gone.
