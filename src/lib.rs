@@ -15,11 +15,12 @@
 //! ```
 //!
 //! Imports point one way: `registry` and `feed` use `store`, `view` never does, and `model` imports nothing but `clock`.
-//! `daemon` is the only module that knows every part; `cli` is a client of the protocol, and starts the daemon and the
-//! migrations. `tests/it/architecture.rs` has the table of who may import whom, and enforces it.
+//! `daemon` is the only module that knows every part; `cli` is arguments and rendering on `musterd-client`, and starts the
+//! daemon and the migrations. `tests/it/architecture.rs` has the table of who may import whom, and enforces it.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "unit tests have no Lifecycle to start tasks with"))]
 
+pub(crate) mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -38,6 +39,8 @@ pub mod proto;
 pub mod registry;
 pub mod status;
 pub mod store;
+pub mod supervise;
 pub mod telemetry;
+pub(crate) mod terminal;
 pub mod tls;
 pub mod view;

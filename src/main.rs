@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use musterd::cli::{Cli, environment, exit, run};
+use musterd::{
+    cli::{Cli, environment, exit},
+    supervise,
+};
 
 /// A call allocates some forty times; with the allocator of the C library it takes a seventh more processor time.
 #[global_allocator]
@@ -11,7 +14,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // First: a process that is held for a command does nothing else.
-    if let Some(code) = run::held::intercept() {
+    if let Some(code) = supervise::held::intercept() {
         return code;
     }
     if let Err(error) = environment::clean() {

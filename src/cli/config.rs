@@ -9,12 +9,12 @@ use super::{
     exit::{self, Error},
     output::{self, OutputArgs, Table},
     serve::{self, ServeArgs},
-    settings::{Layered, Setting},
 };
+use crate::config::layered::{Layered, Setting};
 
 /// Subcommands of `config`.
 #[derive(Debug, clap::Subcommand)]
-pub enum ConfigCommand {
+pub(crate) enum ConfigCommand {
     /// Print every setting of serve, its value and where that comes from; secrets are hidden
     Show(Box<ShowArgs>),
     /// Say whether serve would accept its configuration; exit with 78 if not

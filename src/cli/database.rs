@@ -2,10 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    exit::Error,
-    settings::{Layered, Origin, Setting},
-};
+use super::exit::Error;
+use crate::config::layered::{Layered, Origin, Setting};
 use crate::{
     config::{ConfigError, DatabaseUrl, Source as UrlSource, file::ConfigFile, secret},
     postgres,

@@ -8,10 +8,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use super::{
     client::ClientArgs,
     exit::{self, Error},
-    http::{self, Wire},
     output,
     serve::parse_socket_addr,
 };
+use crate::check::http::{self, Wire};
 
 pub(super) const HELP: &str = "\
 Exits with 0 if the daemon is ready (with --live: if it runs), with 1 and the

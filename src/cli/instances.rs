@@ -1,11 +1,7 @@
 //! An instance in words short enough for a table, and the tables of those commands that show instances.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use musterd_client::{DeathReason, Instance};
 use uuid::Uuid;
 
@@ -13,6 +9,8 @@ use super::{
     output::{self, Table},
     paint,
 };
+pub(super) use crate::terminal::words::{age_text, ago, moment, seconds, time};
+
 use crate::status::AWAY_AFTER;
 
 /// `alive`, `alive(suspect)`, `dead(stale)`.
@@ -33,11 +31,6 @@ pub(super) fn address(instance: &Instance) -> String {
         (None, Some(port)) => format!(":{port}"),
         (None, None) => String::new(),
     }
-}
-
-/// Seconds to a tenth, for example `12.3s`.
-pub(super) fn seconds(span: Duration) -> String {
-    format!("{}.{}s", span.as_secs(), span.subsec_millis() / 100)
 }
 
 /// A table of instances; `wide` with all that is known of them.
@@ -110,41 +103,6 @@ fn wide_row(instance: &Instance) -> [String; 16] {
 /// `key=value` of each label, by key.
 pub(super) fn labels(instance: &Instance) -> Vec<String> {
     instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
-}
-
-/// A time to the second, `2026-01-02T03:04:05Z`; nothing where unset.
-pub(super) fn time(time: Option<SystemTime>) -> String {
-    moment(time).map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
-}
-
-/// A time of the calendar; `None` where unset or outside of it.
-pub(super) fn moment(time: Option<SystemTime>) -> Option<DateTime<Utc>> {
-    let since = time?.duration_since(UNIX_EPOCH).ok()?;
-    DateTime::from_timestamp(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())
-}
-
-/// How long ago, in the two largest units: `3h 12m ago`, `41s ago`.
-pub(super) fn ago(age: Duration) -> String {
-    format!("{} ago", age_text(age))
-}
-
-/// `12d 3h`, `3h 12m`, `41s`, `0.4s`.
-pub(super) fn age_text(age: Duration) -> String {
-    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let seconds = age.as_secs();
-    if seconds < 10 {
-        return format!("{seconds}.{}s", age.subsec_millis() / 100);
-    }
-    let first = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(UNITS.len() - 1);
-    let mut rest = seconds;
-    let mut parts = Vec::new();
-    for (size, unit) in &UNITS[first..UNITS.len().min(first + 2)] {
-        if rest / size > 0 {
-            parts.push(format!("{}{unit}", rest / size));
-        }
-        rest %= size;
-    }
-    parts.join(" ")
 }
 
 /// Reads the id of an instance.
@@ -223,25 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn an_age_has_its_two_largest_units() {
-        for (seconds, text) in
-            [(0, "0.0s"), (9, "9.0s"), (41, "41s"), (60, "1m"), (3_720, "1h 2m"), (3_605, "1h"), (266_400, "3d 2h")]
-        {
-            assert_eq!(age_text(Duration::from_secs(seconds)), text);
-        }
-        assert_eq!(ago(Duration::from_millis(450)), "0.4s ago");
-    }
-
-    #[test]
     fn a_wide_table_has_the_labels_in_order() {
         let mut one = Instance::default();
         one.labels = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into_iter().collect();
         assert!(table([&one], true).trim_end().ends_with("a=1,b=2"));
         assert_eq!(table([&one], false).lines().count(), 2);
-    }
-
-    #[test]
-    fn seconds_are_cut_to_a_tenth() {
-        assert_eq!(seconds(Duration::from_millis(12_390)), "12.3s");
     }
 }

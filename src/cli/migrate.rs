@@ -12,8 +12,8 @@ use super::{
     host,
     output::{self, DocumentArgs, OutputArgs, Table},
     serve::ServeArgs,
-    settings::Layered,
 };
+use crate::config::layered::Layered;
 use crate::{
     config::DatabaseUrl,
     migrate::{self, State},

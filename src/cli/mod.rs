@@ -23,23 +23,18 @@ mod flags;
 pub mod get;
 pub mod healthcheck;
 mod host;
-mod http;
 mod instances;
 pub mod json;
 pub mod lease;
 pub mod list;
 pub mod migrate;
-pub mod output;
-pub mod paint;
 pub mod redraw;
 pub mod resolve;
 pub mod run;
 pub mod serve;
-pub mod settings;
 pub mod status;
 mod suggest;
 mod tls_args;
-mod visible;
 pub mod wait;
 pub mod watch;
 
@@ -51,6 +46,11 @@ use tokio::runtime::{Builder, Runtime};
 use change::Change;
 use client::ClientArgs;
 use exit::Error;
+
+use crate::{
+    config::layered,
+    terminal::{output, paint},
+};
 
 /// The command line of `musterd`.
 #[derive(Debug, Parser)]
@@ -92,7 +92,7 @@ environment variable MUSTERD_<FLAG>; those of serve also in a TOML file
 enum Command {
     /// Run the daemon
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(Box<settings::Layered<serve::ServeArgs>>),
+    Serve(Box<layered::Layered<serve::ServeArgs>>),
     /// Show or check the configuration of serve, without starting anything
     #[command(subcommand, after_help = config::EXAMPLES)]
     Config(config::ConfigCommand),

@@ -13,12 +13,15 @@ use super::{
     client::parse_duration,
     database::{self, DatabaseArgs},
     exit::{self, Error},
-    settings::{Layered, Setting},
     tls_args::TlsArgs,
 };
 use crate::{
     clock::Clock,
-    config::{LogFormat, MAX_RECORD_BYTES_MIN, ServeConfig, Source, memory},
+    config::{
+        LogFormat, MAX_RECORD_BYTES_MIN, ServeConfig, Source,
+        layered::{Layered, Setting},
+        memory,
+    },
     daemon,
     model::Budget,
     tls,

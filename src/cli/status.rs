@@ -8,10 +8,6 @@ use std::time::Duration;
 use musterd_client::{Client, Cluster, Epoch, Expiry};
 
 use super::{
-    check::{
-        cluster::millis,
-        finding::{self, Finding},
-    },
     client::ClientArgs,
     epoch,
     exit::{self, Error},
@@ -21,7 +17,11 @@ use super::{
     paint,
     redraw::{self, Frame, RepeatArgs},
 };
-use crate::status::Severity;
+use crate::{
+    check::finding::{self, Finding},
+    status::Severity,
+    terminal::words::millis,
+};
 
 /// Names without an instance that the screen has room for.
 const UNSERVED_SHOWN: u32 = 10;

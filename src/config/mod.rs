@@ -1,7 +1,7 @@
 //! What a daemon is told, as plain values that have been checked.
 //!
 //! Each setting has a flag, an environment variable and a key of the configuration file ([`mod@file`]), in this order of
-//! precedence; `cli::settings` puts them together. This file holds the result and the rules that need no operating
+//! precedence; `layered` puts them together. This file holds the result and the rules that need no operating
 //! system to check. Everything below takes a [`ServeConfig`] and may rely on its promises: limits hold, the database
 //! URL can be parsed. A rule that is broken is reported before anything has been started, in one line that names the
 //! setting, the limit and the way out; the process then exits with 78 (`EX_CONFIG`), so that a supervisor can tell a
@@ -9,6 +9,7 @@
 
 mod exposure;
 pub mod file;
+pub(crate) mod layered;
 pub mod memory;
 pub mod secret;
 

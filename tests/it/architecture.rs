@@ -6,6 +6,7 @@
 
 mod circles;
 mod code;
+mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,103 +15,7 @@ use std::{
 };
 
 use code::{Finding, What};
-
-/// Which layers each layer may import, besides itself. A layer is a top-level module of the crate.
-const MAY_IMPORT: &[(&str, &[&str])] = &[
-    // Values and means: know nothing of what is built from them.
-    ("clock", &[]),
-    ("proto", &[]),
-    ("telemetry", &[]),
-    ("metrics", &[]),
-    ("model", &["clock"]),
-    ("database_url", &[]),
-    ("tls", &["clock", "metrics", "telemetry"]),
-    // The budget is a value that the settings name.
-    ("config", &["telemetry", "database_url", "model", "tls"]),
-    ("lifecycle", &["telemetry"]),
-    // PostgreSQL, and what speaks to it.
-    ("postgres", &["database_url", "telemetry", "tls"]),
-    ("store", &["postgres", "model", "clock", "metrics", "telemetry"]),
-    ("migrate", &["postgres", "telemetry"]),
-    // A server process of our own, told by its URL alone.
-    ("local", &["telemetry"]),
-    ("registry", &["store", "model", "clock", "metrics", "telemetry"]),
-    ("feed", &["store", "model", "clock", "metrics", "telemetry"]),
-    // Memory: what is known, without a way to ask for more.
-    ("view", &["model", "clock", "metrics"]),
-    // The one judgement of health: a pure function of values.
-    ("status", &["model"]),
-    // What the outside sees.
-    ("http", &["lifecycle", "metrics", "view", "model", "status", "tls"]),
-    ("grpc", &["registry", "view", "model", "proto", "lifecycle", "metrics", "clock", "status", "telemetry", "tls"]),
-    // The one place that knows every part.
-    ("daemon", EVERYTHING),
-    // A client of the protocol, and the way in to the daemon and to the migrations.
-    (
-        "cli",
-        &["model", "proto", "config", "clock", "daemon", "store", "migrate", "postgres", "status", "telemetry", "tls"],
-    ),
-    ("main", &["cli"]),
-];
-
-const EVERYTHING: &[&str] = &[
-    "clock",
-    "config",
-    "feed",
-    "grpc",
-    "http",
-    "lifecycle",
-    "local",
-    "metrics",
-    "migrate",
-    "model",
-    "postgres",
-    "registry",
-    "status",
-    "store",
-    "telemetry",
-    "tls",
-    "view",
-];
-
-/// What test code inside a layer may import on top of that.
-const TESTS_MAY_IMPORT: &[(&str, &[&str])] = &[("http", &["clock"])];
-
-/// Edges that DESIGN.md forbids for good: the tables above must never grow to hold one.
-const NEVER: &[(&str, &[&str])] = &[
-    ("model", &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics"]),
-    ("postgres", &["store", "model", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
-    ("store", &["migrate", "local", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
-    (
-        "status",
-        &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics", "lifecycle"],
-    ),
-    ("registry", &["view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
-    ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
-    ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
-    ("http", &["store", "grpc", "cli", "daemon", "proto"]),
-    ("grpc", &["store", "feed", "http", "cli", "daemon"]),
-    ("cli", &["registry", "feed", "view", "grpc", "http"]),
-];
-
-/// Crates that belong to some layers only: what they stand for must not leak.
-const CRATES_STAY_IN: &[(&str, &[&str])] = &[
-    ("tokio_postgres", &["postgres", "store", "migrate", "local", "database_url"]),
-    ("deadpool", &["postgres"]),
-    ("deadpool_postgres", &["postgres"]),
-    ("rustls", &["tls", "postgres"]),
-    ("tokio_rustls", &["tls"]),
-    ("musterd_client", &["cli"]),
-    ("rcgen", &["tls"]),
-    ("x509_cert", &["tls"]),
-    ("toml", &["config"]),
-    ("prost", &["grpc", "cli", "proto"]),
-    ("prost_types", &["grpc", "cli", "proto"]),
-    ("tonic", &["proto", "grpc", "cli"]),
-    ("tonic_types", &["grpc", "cli"]),
-    ("axum", &["http"]),
-    ("clap", &["cli", "main", "telemetry"]),
-];
+use tables::{CRATES_STAY_IN, MAY_IMPORT, NEVER, TESTS_MAY_IMPORT};
 
 /// The longest file.
 const MAX_LINES: usize = 400;
@@ -121,7 +26,7 @@ const ROOM_MAX_FILES: usize = 25;
 
 /// Rooms over that budget, with the number of lines that each must not grow beyond. A room leaves this table, never joins.
 const OVER_BUDGET: &[(&str, usize)] =
-    &[("cli", 11_700), ("grpc", 4_200), ("http", 3_100), ("registry", 3_100), ("view", 3_300)];
+    &[("cli", 9_400), ("grpc", 4_200), ("http", 3_100), ("registry", 3_100), ("view", 3_300)];
 
 /// Where the ancestor's session lock is kept as it was, for databases that have it.
 const SESSION_LOCKS_STAY_IN: &str = "migrations/012_runtime_registry_functions.sql";
@@ -142,7 +47,9 @@ fn place(path: &str) -> (&str, usize) {
 
 /// Complaints about imports that the tables do not allow.
 fn imports(path: &str, source: &str, is_test_file: bool) -> Vec<String> {
-    let (layer, depth) = place(path);
+    let (room, depth) = place(path);
+    // The benchmark measures the wire, and has a row of its own.
+    let layer = if path.starts_with("src/cli/bench/") { "bench" } else { room };
     let complain = |finding: Finding| {
         let in_test = finding.in_test || is_test_file;
         let allowed = |module: &str| {

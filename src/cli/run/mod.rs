@@ -12,14 +12,11 @@
 //! * **One fate.** If this process is killed, CMD is killed too (on Linux), because nothing would renew its lease; unless
 //!   `--outlive` is given. As the first process of a container, this process waits for orphans too.
 //!
-//! The lease is kept by `musterd-client`; `lease` says what became of it. `held` is CMD's process before it is CMD, `child` starts, signals and waits for it, `signals`
-//! passes signals on; here is the order of things.
+//! The lease is kept by `musterd-client`; `lease` says what became of it. CMD's process is the concern of the room
+//! `supervise`; here is the order of things.
 
 mod address;
-mod child;
-pub mod held;
 mod lease;
-mod signals;
 
 use std::{ffi::OsString, io, process::ExitStatus, time::Duration};
 
@@ -27,7 +24,7 @@ use musterd_client::{OnLost, Register, Status};
 use nix::{sys::signal::Signal, unistd::Pid};
 use uuid::Uuid;
 
-use self::{address::Address, child::Supervised, lease::Lease, signals::Signals};
+use self::{address::Address, lease::Lease};
 use super::{
     client::{ClientArgs, label_map, parse_duration, parse_label},
     exit::{self, Error},
@@ -35,7 +32,13 @@ use super::{
     instances::{parse_instance_id, parse_uuid},
     output,
 };
-use crate::telemetry;
+use crate::{
+    supervise::{
+        child::Supervised,
+        signals::{self, Signals},
+    },
+    telemetry,
+};
 
 /// The shell's code for a command that was found but cannot be run.
 const CANNOT_RUN: u8 = 126;

@@ -3,10 +3,12 @@
 use musterd_client::Change;
 
 use super::progress::{Line, What};
-use crate::cli::{
-    instances::{address, status},
-    json, output,
-    visible::pad,
+use crate::{
+    cli::{
+        instances::{address, status},
+        json, output,
+    },
+    terminal::visible::pad,
 };
 
 /// A table of what happens.

@@ -21,13 +21,13 @@ const PASSED_ON: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// The signals this process receives instead of dying of them.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     caught: Vec<(Signal, unix::Signal)>,
 }
 
 impl Signals {
     /// Takes over the signals that are passed on, except for those that are ignored.
-    pub(super) fn catch() -> io::Result<Self> {
+    pub(crate) fn catch() -> io::Result<Self> {
         let ignored = fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_mask(&status));
         let wanted = PASSED_ON.into_iter().filter(|&signal| ignored >> (signal as i32 - 1) & 1 == 0);
         let caught = wanted.map(|signal| Ok((signal, unix::signal(SignalKind::from_raw(signal as i32))?)));
@@ -35,7 +35,7 @@ impl Signals {
     }
 
     /// The next signal. Waits for ever if there is none.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         std::future::poll_fn(|context| {
             let mut caught = self.caught.iter_mut();
             let ready = caught.find_map(|(signal, stream)| stream.poll_recv(context).is_ready().then_some(*signal));
@@ -52,7 +52,7 @@ fn ignored_mask(status: &str) -> u64 {
 }
 
 /// Whether the command has still to be told.
-pub(super) fn concerns_the_command(signal: Signal) -> bool {
+pub(crate) fn concerns_the_command(signal: Signal) -> bool {
     !(matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && is_foreground())
 }
 

@@ -6,12 +6,12 @@ use musterd_client::Problem;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{output::escape, paint},
     status::Severity,
+    terminal::{output::escape, paint},
 };
 
 /// The severity of an answer; a value that this command does not know is a problem.
-pub(in crate::cli) fn severity(severity: musterd_client::Severity) -> Severity {
+pub(crate) fn severity(severity: musterd_client::Severity) -> Severity {
     match severity {
         musterd_client::Severity::Ok => Severity::Ok,
         musterd_client::Severity::Critical => Severity::Critical,
@@ -20,14 +20,14 @@ pub(in crate::cli) fn severity(severity: musterd_client::Severity) -> Severity {
 }
 
 /// A severity in its colour, as wide as the widest.
-pub(in crate::cli) fn painted(severity: Severity) -> String {
+pub(crate) fn painted(severity: Severity) -> String {
     // Filled up before it is painted: what colours it takes no room.
     let text = format!("{:<8}", severity.as_str());
     if paint::is_on() { paint::paint(&text, style(severity)) } else { text }
 }
 
 /// The colour of a severity.
-pub(in crate::cli) fn style(severity: Severity) -> anstyle::Style {
+pub(crate) fn style(severity: Severity) -> anstyle::Style {
     match severity {
         Severity::Ok => paint::GOOD,
         Severity::Warning => paint::DOUBTFUL,
@@ -37,22 +37,22 @@ pub(in crate::cli) fn style(severity: Severity) -> anstyle::Style {
 
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::cli) struct Finding {
+pub(crate) struct Finding {
     /// How severe it is.
-    pub(in crate::cli) severity: Severity,
+    pub(crate) severity: Severity,
     /// What was checked, in one word; of a problem that the daemon reports, its code.
-    pub(in crate::cli) check: Cow<'static, str>,
+    pub(crate) check: Cow<'static, str>,
     /// What was found, in a line.
-    pub(in crate::cli) found: String,
+    pub(crate) found: String,
     /// What to do about it; empty if nothing.
-    pub(in crate::cli) fix: String,
+    pub(crate) fix: String,
     /// Whether it follows from the finding above it.
-    pub(in crate::cli) is_consequence: bool,
+    pub(crate) is_consequence: bool,
 }
 
 impl Finding {
     /// A problem that the daemon reports.
-    pub(in crate::cli) fn problem(problem: &Problem) -> Self {
+    pub(crate) fn problem(problem: &Problem) -> Self {
         let mut fix = problem.action.clone();
         if !problem.command.is_empty() {
             fix.push_str(&format!(" Command: {}", problem.command));
@@ -71,27 +71,27 @@ impl Finding {
     }
 
     /// Nothing is wrong.
-    pub(in crate::cli) fn ok(check: &'static str, found: impl Into<String>) -> Self {
+    pub(crate) fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self::new(Severity::Ok, check, found.into(), String::new())
     }
 
     /// The same, where a failure of it alone is tolerable.
-    pub(in crate::cli) fn at_most_a_warning(self) -> Self {
+    pub(crate) fn at_most_a_warning(self) -> Self {
         Self { severity: self.severity.min(Severity::Warning), ..self }
     }
 
     /// It works; an operator should look at it.
-    pub(in crate::cli) fn warn(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn warn(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(Severity::Warning, check, found.into(), fix.into())
     }
 
     /// It does not work.
-    pub(in crate::cli) fn fail(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn fail(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(Severity::Critical, check, found.into(), fix.into())
     }
 
     /// A line, and one for the fix if there is one. A consequence is indented, and its fix is that of its cause.
-    pub(in crate::cli) fn lines(&self) -> String {
+    pub(crate) fn lines(&self) -> String {
         let indent = if self.is_consequence { "  " } else { "" };
         let found = escape(&self.found);
         let mut text = format!("{indent}{}  {:<15}  {found}\n", painted(self.severity), escape(&self.check));
@@ -102,13 +102,13 @@ impl Finding {
     }
 
     /// For programs.
-    pub(in crate::cli) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         json!({ "check": self.check, "severity": self.severity.as_str(), "found": self.found, "fix": self.fix })
     }
 }
 
 /// The most severe there is.
-pub(in crate::cli) fn worst(findings: &[Finding]) -> Severity {
+pub(crate) fn worst(findings: &[Finding]) -> Severity {
     findings.iter().map(|finding| finding.severity).max().unwrap_or_default()
 }
 

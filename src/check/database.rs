@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{cluster::millis, finding::Finding, settings};
+use super::{finding::Finding, settings};
 use crate::{
-    cli::instances::age_text,
     migrate::ROW_SECURITY,
     postgres::{
         connect::{ConnectError, OLDEST_SERVER},
         pool::CONNECTIONS,
     },
     store::examine::{ExamineError, Examined},
+    terminal::words::{age_text, millis},
 };
 
 /// Connections of one daemon.
@@ -23,7 +23,7 @@ const SLOW_ANSWER: Duration = Duration::from_millis(100);
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// What the failure to look says.
-pub(super) fn unreachable(error: &ExamineError) -> Finding {
+pub(crate) fn unreachable(error: &ExamineError) -> Finding {
     let text = error.to_string();
     // Most of these errors name their fix themselves, after the last semicolon.
     let (found, fix) = match text.rsplit_once("; ") {
@@ -43,7 +43,7 @@ fn is_exhausted(reason: &str) -> bool {
 }
 
 /// Judges what was read; `history` is what the daemon says it holds.
-pub(super) fn judge(seen: &Examined, history: Option<&str>) -> Vec<Finding> {
+pub(crate) fn judge(seen: &Examined, history: Option<&str>) -> Vec<Finding> {
     let mut findings = vec![connect(seen), durability(seen), connections(seen)];
     findings.extend(same(seen, history));
     findings.extend(clock(seen));
@@ -129,7 +129,7 @@ fn notifications(seen: &Examined) -> Option<Finding> {
 }
 
 /// What differs from the schema that the migrations make, and which tables may hide rows.
-pub(super) fn schema(differences: &[String]) -> Vec<Finding> {
+pub(crate) fn schema(differences: &[String]) -> Vec<Finding> {
     let (filtered, differences): (Vec<String>, Vec<String>) =
         differences.iter().cloned().partition(|line| line.starts_with(ROW_SECURITY));
     let filtered = filtered.iter().map(|line| {

@@ -2,7 +2,7 @@
 //!
 //! Forms of data: `table` and `wide` are for eyes and may change with any version; `json` (one indented document),
 //! `jsonl` (one object per line) and `yaml` (the same document) are for programs and stay as they are, see
-//! [`super::json`]; `name` is one name or id per line, for the next command of a script. A command makes each of them
+//! `cli::json`; `name` is one name or id per line, for the next command of a script. A command makes each of them
 //! only when it is asked for ([`print_answer`]).
 //!
 //! What a registry holds was written by any client, so every form shows characters that cannot be seen as escapes
@@ -23,7 +23,7 @@ use clap::{
 };
 use serde_json::Value;
 
-pub use super::visible::escape;
+pub(crate) use super::visible::escape;
 use super::{
     paint,
     visible::{self, escape_json, escape_yaml},
@@ -33,7 +33,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Form of the data on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Aligned columns for people; may change with any version.
     #[default]
     Table,
@@ -52,14 +52,14 @@ pub enum Format {
 impl Format {
     /// Whether people read it.
     #[must_use]
-    pub fn is_table(self) -> bool {
+    pub(crate) fn is_table(self) -> bool {
         matches!(self, Self::Table | Self::Wide)
     }
 }
 
 /// The flag `-o`, shared by all commands that print data.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub struct OutputArgs {
+pub(crate) struct OutputArgs {
     /// How to print: a table for people; JSON, YAML or bare names for programs (stable)
     #[arg(
         short = 'o',
@@ -69,15 +69,15 @@ pub struct OutputArgs {
         default_value_t,
         hide_possible_values = false
     )]
-    pub output: Format,
+    pub(crate) output: Format,
 }
 
 /// The flag `-o` of commands whose answer has no names or ids to list.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub struct DocumentArgs {
+pub(crate) struct DocumentArgs {
     /// How to print: a table for people; JSON or YAML for programs (stable)
     #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table", value_parser = documents())]
-    pub output: Format,
+    pub(crate) output: Format,
 }
 
 fn documents() -> impl TypedValueParser<Value = Format> {
@@ -87,11 +87,11 @@ fn documents() -> impl TypedValueParser<Value = Format> {
 }
 
 /// The style of a cell, by what it says.
-pub type Painter = fn(&str) -> Style;
+pub(crate) type Painter = fn(&str) -> Style;
 
 /// Rows under a header, as aligned columns without borders.
 #[derive(Debug)]
-pub struct Table<const N: usize> {
+pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
     painted: Option<(usize, Painter)>,
 }
@@ -99,19 +99,19 @@ pub struct Table<const N: usize> {
 impl<const N: usize> Table<N> {
     /// A table with these column names.
     #[must_use]
-    pub fn new(header: [&str; N]) -> Self {
+    pub(crate) fn new(header: [&str; N]) -> Self {
         Self { rows: vec![header.map(str::to_owned)], painted: None }
     }
 
     /// Shows the cells of a column in the colour of what they say, where there are colours.
     #[must_use]
-    pub fn painted(mut self, column: usize, style: Painter) -> Self {
+    pub(crate) fn painted(mut self, column: usize, style: Painter) -> Self {
         self.painted = Some((column, style));
         self
     }
 
     /// Adds a row. Empty cells are shown as `-`, so that columns can be counted.
-    pub fn row(&mut self, cells: [String; N]) {
+    pub(crate) fn row(&mut self, cells: [String; N]) {
         let shown = |cell: String| if cell.is_empty() { "-".to_owned() } else { escape(&cell).into_owned() };
         self.rows.push(cells.map(shown));
     }
@@ -121,7 +121,7 @@ impl<const N: usize> Table<N> {
     /// # Errors
     ///
     /// Those of the writer.
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let mut widths = [0; N];
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -147,7 +147,7 @@ impl<const N: usize> Table<N> {
 
     /// The same as text.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = Vec::new();
         // A vector takes everything, and all that is written to it is text.
         let _ = self.write(&mut out);
@@ -160,7 +160,7 @@ impl<const N: usize> Table<N> {
 /// # Errors
 ///
 /// A document that YAML has no form for; there is none.
-pub fn answer(
+pub(crate) fn answer(
     format: Format,
     document: impl FnOnce() -> Value,
     names: impl FnOnce() -> Vec<String>,
@@ -180,7 +180,7 @@ pub fn answer(
 /// # Errors
 ///
 /// As [`answer`] and [`print()`].
-pub fn print_answer(
+pub(crate) fn print_answer(
     format: Format,
     document: impl FnOnce() -> Value,
     names: impl FnOnce() -> Vec<String>,
@@ -194,7 +194,7 @@ pub fn print_answer(
 /// # Errors
 ///
 /// As [`answer`].
-pub fn answer_list(
+pub(crate) fn answer_list(
     format: Format,
     document: impl FnOnce() -> Value,
     items: impl FnOnce() -> Vec<Value>,
@@ -208,7 +208,7 @@ pub fn answer_list(
 }
 
 /// A value on a line of its own.
-pub(super) fn json_line(value: &Value) -> String {
+pub(crate) fn json_line(value: &Value) -> String {
     escape_json(format!("{value}\n"))
 }
 
@@ -217,7 +217,7 @@ pub(super) fn json_line(value: &Value) -> String {
 /// # Errors
 ///
 /// As [`print()`].
-pub fn print_text(text: &str) -> io::Result<()> {
+pub(crate) fn print_text(text: &str) -> io::Result<()> {
     print(|out| out.write_all(text.as_bytes()))
 }
 
@@ -235,8 +235,8 @@ fn yaml(document: &Value) -> io::Result<String> {
 ///
 /// # Errors
 ///
-/// Those of `write` and of standard output; a closed pipe is `BrokenPipe`, which [`super::exit`] takes for success.
-pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+/// Those of `write` and of standard output; a closed pipe is `BrokenPipe`, which `cli::exit` takes for success.
+pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     write(&mut out)?;
     out.flush()
@@ -247,7 +247,7 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result
 /// # Errors
 ///
 /// As [`print_answer`].
-pub fn print_json(value: &Value, format: Format) -> io::Result<()> {
+pub(crate) fn print_json(value: &Value, format: Format) -> io::Result<()> {
     let format = if format.is_table() { Format::Json } else { format };
     print_answer(format, || value.clone(), Vec::new, String::new)
 }
@@ -257,24 +257,24 @@ pub fn print_json(value: &Value, format: Format) -> io::Result<()> {
 /// # Errors
 ///
 /// As [`print()`].
-pub fn print_table<const N: usize>(table: &Table<N>) -> io::Result<()> {
+pub(crate) fn print_table<const N: usize>(table: &Table<N>) -> io::Result<()> {
     print(|mut out| table.write(&mut out))
 }
 
 /// Says something to a person, on standard error, with the program's name before it. There is nowhere left to report
 /// a failure to, so it is dropped.
-pub fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     telemetry::say(&format!("musterd: {text}"));
 }
 
 /// A further line of a note, without the program's name.
-pub fn note_continued(text: &str) {
+pub(crate) fn note_continued(text: &str) {
     telemetry::say(text);
 }
 
 /// Returns once whatever reads standard output has gone: the other end of a pipe or a socket is closed, or the terminal
 /// is hung up. Never, for a file. A command that follows changes would otherwise notice only when it next writes.
-pub(super) async fn reader_gone() {
+pub(crate) async fn reader_gone() {
     let (tell, told) = tokio::sync::oneshot::channel();
     // Not a task that blocks: such a one would have to be waited for at the end.
     let watcher = std::thread::Builder::new().name("stdout-reader".to_owned()).spawn(move || {

@@ -34,7 +34,7 @@ use super::held::{NAME, Order};
 const FIRST_PROCESS: u32 = 1;
 
 /// CMD, or the process that will become it.
-pub(super) struct Supervised {
+pub(crate) struct Supervised {
     child: Child,
     pid: Pid,
     /// Tells that some child has ended.
@@ -48,7 +48,7 @@ pub(super) struct Supervised {
 
 impl Supervised {
     /// Starts the process that will become the command.
-    pub(super) fn hold(command: &[OsString], outlive: bool) -> io::Result<Self> {
+    pub(crate) fn hold(command: &[OsString], outlive: bool) -> io::Result<Self> {
         // Before there is a child, so that its end cannot be missed.
         let changes = unix::signal(SignalKind::child())?;
         let (environment, writer) = io::pipe()?;
@@ -77,7 +77,7 @@ impl Supervised {
     }
 
     /// The process id, which is that of the command.
-    pub(super) fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
@@ -86,7 +86,7 @@ impl Supervised {
     /// # Errors
     ///
     /// The command cannot be run; or the pipes failed.
-    pub(super) async fn release(&mut self, environment: &[(&str, String)]) -> io::Result<()> {
+    pub(crate) async fn release(&mut self, environment: &[(&str, String)]) -> io::Result<()> {
         let (Some(mut writer), Some(reader)) = (self.environment.take(), self.error.take()) else { return Ok(()) };
         let text: String = environment.iter().map(|(name, value)| format!("{name}={value}\0")).collect();
         // Far less than a pipe holds. A process that has been killed meanwhile is noticed when it is waited for.
@@ -101,7 +101,7 @@ impl Supervised {
     }
 
     /// Signals the command unless it was waited for.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         if self.ended.is_none() {
             // The id is still its own; it may have ended, which is no error here.
             let _ = kill(self.pid, signal);
@@ -109,7 +109,7 @@ impl Supervised {
     }
 
     /// Waits until the command ends. May be dropped and called again.
-    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self) -> io::Result<ExitStatus> {
         loop {
             self.reap()?;
             if let Some(status) = self.ended {

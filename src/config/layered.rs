@@ -13,14 +13,14 @@ use clap::{
     parser::ValueSource,
 };
 
-use crate::config::file::{ConfigFile, Entry, FileError};
+use super::file::{ConfigFile, Entry, FileError};
 
 /// The flag that names the file: no key of it.
 const CONFIG: &str = "config";
 
 /// What gave a setting its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// A flag, by its name.
     Flag(String),
     /// An environment variable, by its name.
@@ -33,7 +33,7 @@ pub(super) enum Origin {
 
 impl Origin {
     /// One word for it.
-    pub(super) fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Flag(_) => "flag",
             Self::Environment(_) => "environment",
@@ -43,7 +43,7 @@ impl Origin {
     }
 
     /// Which flag, variable or line. `None` for a default.
-    pub(super) fn source(&self) -> Option<String> {
+    pub(crate) fn source(&self) -> Option<String> {
         match self {
             Self::Flag(name) | Self::Environment(name) => Some(name.clone()),
             Self::File { path, line } => Some(format!("{}:{line}", path.display())),
@@ -73,20 +73,20 @@ impl fmt::Display for Origin {
 
 /// One setting as it came to be.
 #[derive(Debug, Clone)]
-pub(super) struct Setting {
+pub(crate) struct Setting {
     /// The flag without its dashes.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// Its value as it would be written. `None`: not given, and the default cannot be written as a value.
-    pub(super) value: Option<String>,
+    pub(crate) value: Option<String>,
     /// What gave it.
-    pub(super) origin: Origin,
+    pub(crate) origin: Origin,
     /// Whether the value must not be shown.
-    pub(super) is_secret: bool,
+    pub(crate) is_secret: bool,
 }
 
 /// Arguments, and what gave each of them its value.
 #[derive(Debug)]
-pub struct Layered<A> {
+pub(crate) struct Layered<A> {
     args: A,
     /// By flag without dashes; what is not in it is a default.
     given: BTreeMap<String, (String, Origin)>,
@@ -134,23 +134,23 @@ fn given(arg: &Arg, matches: &ArgMatches) -> Option<(String, (String, Origin))> 
 
 impl<A: clap::Args> Layered<A> {
     /// The arguments, as far as they are known.
-    pub(super) fn args(&self) -> &A {
+    pub(crate) fn args(&self) -> &A {
         &self.args
     }
 
     /// The arguments, for good.
-    pub(super) fn into_args(self) -> A {
+    pub(crate) fn into_args(self) -> A {
         self.args
     }
 
     /// What gave a setting its value.
-    pub(super) fn origin(&self, key: &str) -> Origin {
+    pub(crate) fn origin(&self, key: &str) -> Origin {
         self.given.get(key).map_or(Origin::Default, |(_, origin)| origin.clone())
     }
 
     /// Of two settings that say the same thing, whether the first is the one that counts; `None` if both were given in
     /// the same place.
-    pub(super) fn outranks(&self, key: &str, other: &str) -> Option<bool> {
+    pub(crate) fn outranks(&self, key: &str, other: &str) -> Option<bool> {
         let (rank, other) = (self.origin(key).rank(), self.origin(other).rank());
         (rank != other).then_some(rank > other)
     }
@@ -161,7 +161,7 @@ impl<A: clap::Args> Layered<A> {
     /// # Errors
     ///
     /// [`FileError::Line`] for the first key that is unknown or has a value its flag would not take.
-    pub(super) fn fill_in<S: clap::Args>(&mut self, file: &ConfigFile) -> Result<(), FileError> {
+    pub(crate) fn fill_in<S: clap::Args>(&mut self, file: &ConfigFile) -> Result<(), FileError> {
         let (known, own) = (bare::<S>(), bare::<A>());
         let keys: Vec<&str> = keys(&known).collect();
         for entry in file.entries() {
@@ -186,7 +186,7 @@ impl<A: clap::Args> Layered<A> {
     }
 
     /// Every setting, in the order of the definitions.
-    pub(super) fn settings(&self) -> Vec<Setting> {
+    pub(crate) fn settings(&self) -> Vec<Setting> {
         let setting = |arg: &Arg| {
             let key = arg.get_long().filter(|_| arg.get_env().is_some())?.to_owned();
             let (value, origin) = match self.given.get(&key) {

@@ -19,7 +19,7 @@ use crate::tls::connect_unchecked;
 const ANSWER_MAX_BYTES: usize = 64 << 10;
 
 /// Where the probes of a daemon are reached from the same machine: a wildcard address is no place to go to.
-pub(super) fn reachable(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, v6.port())),
@@ -29,7 +29,7 @@ pub(super) fn reachable(addr: SocketAddr) -> SocketAddr {
 
 /// How a port is asked.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Wire<'a> {
+pub(crate) enum Wire<'a> {
     /// Without TLS.
     Plain,
     /// With TLS; the daemon's certificate is checked.
@@ -43,7 +43,7 @@ pub(super) enum Wire<'a> {
 /// # Errors
 ///
 /// No HTTP server answers there in time.
-pub(super) async fn get(authority: &str, path: &str, limit: Duration, wire: Wire<'_>) -> io::Result<(u16, String)> {
+pub(crate) async fn get(authority: &str, path: &str, limit: Duration, wire: Wire<'_>) -> io::Result<(u16, String)> {
     match timeout(limit, connect(authority, path, wire)).await {
         Ok(answer) => answer,
         Err(_) => {

@@ -9,24 +9,24 @@ use chrono::{DateTime, Utc};
 use musterd_client::{Cluster, Daemon, Severity};
 
 use super::finding::Finding;
-use crate::cli::instances::{age_text, moment};
+use crate::terminal::words::{age_text, millis, moment};
 
 /// Clocks that differ by more mislead people.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// What this side knows.
 #[derive(Debug, Clone)]
-pub(in crate::cli) struct Here {
+pub(crate) struct Here {
     /// The clock of this machine at about the time of the answer.
-    pub(in crate::cli) now: DateTime<Utc>,
+    pub(crate) now: DateTime<Utc>,
     /// How long the answer took.
-    pub(in crate::cli) round_trip: Duration,
+    pub(crate) round_trip: Duration,
     /// The host that was asked.
-    pub(in crate::cli) host: String,
+    pub(crate) host: String,
 }
 
 /// The findings of an answer.
-pub(in crate::cli) fn judge(cluster: &Cluster, here: &Here) -> Vec<Finding> {
+pub(crate) fn judge(cluster: &Cluster, here: &Here) -> Vec<Finding> {
     let mut findings = vec![version(cluster)];
     findings.extend(reported(cluster));
     findings.extend(addresses(cluster, here));
@@ -58,11 +58,6 @@ fn reported(cluster: &Cluster) -> Vec<Finding> {
         return vec![Finding::ok("health", found)];
     }
     cluster.problems.iter().map(Finding::problem).collect()
-}
-
-/// Milliseconds to a tenth.
-pub(in crate::cli) fn millis(duration: Duration) -> String {
-    format!("{:.1}ms", duration.as_secs_f64() * 1_000.0)
 }
 
 /// Addresses under which other machines do not reach the daemon.

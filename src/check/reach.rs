@@ -5,18 +5,18 @@
 
 use std::{io, time::Duration};
 
-use musterd_client::Address;
+use musterd_client::{Address, Tls};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, timeout},
 };
 
-use super::{cluster::millis, finding::Finding};
-use crate::cli::{
-    client::ClientArgs,
+use super::{
+    finding::Finding,
     http::{self, Wire},
 };
+use crate::terminal::words::millis;
 
 /// The beginning of an HTTP/2 connection: the preface, and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -49,9 +49,9 @@ fn recognize(answer: &[u8]) -> Speaks {
 }
 
 /// Looks at an address. Returns what was found, and whether it makes sense to go on.
-pub(super) async fn look(addr: &Address, client: &ClientArgs) -> (Vec<Finding>, bool) {
+pub(crate) async fn look(addr: &Address, tls: &Tls, limit: Duration) -> (Vec<Finding>, bool) {
     let authority = &format!("{}:{}", addr.host(), addr.port());
-    let limit = client.timeout.min(PATIENCE.max(client.timeout / 2));
+    let limit = limit.min(PATIENCE.max(limit / 2));
     let began = Instant::now();
     let stream = match timeout(limit, TcpStream::connect(authority)).await {
         Ok(Ok(stream)) => stream,
@@ -64,7 +64,7 @@ pub(super) async fn look(addr: &Address, client: &ClientArgs) -> (Vec<Finding>, 
     };
     let reached = Finding::ok("address", format!("{authority} accepts connections, {}", millis(began.elapsed())));
     if addr.is_encrypted() {
-        let (found, is_daemon) = encrypted(stream, addr.host(), client, limit).await;
+        let (found, is_daemon) = encrypted(stream, addr.host(), tls, limit).await;
         return (vec![reached, found], is_daemon);
     }
     let mut speaks = recognize(&ask(stream, HELLO, limit).await);
@@ -81,8 +81,8 @@ pub(super) async fn look(addr: &Address, client: &ClientArgs) -> (Vec<Finding>, 
 }
 
 /// The handshake, by the same rules as that of every other command.
-async fn encrypted(stream: TcpStream, host: &str, client: &ClientArgs, limit: Duration) -> (Finding, bool) {
-    match timeout(limit, client.tls().connect(stream, host, "h2")).await {
+async fn encrypted(stream: TcpStream, host: &str, tls: &Tls, limit: Duration) -> (Finding, bool) {
+    match timeout(limit, tls.connect(stream, host, "h2")).await {
         Ok(Ok(_)) => (Finding::ok("protocol", "HTTP/2 over TLS, the certificate of the daemon is accepted"), true),
         Ok(Err(failure)) => {
             let failure = failure.to_string();

@@ -4,13 +4,7 @@
 //! `--database-url` the database itself. Each of these works without the others, because a doctor is called when
 //! something does not: a daemon that says nothing over gRPC may still tell over HTTP what it waits for.
 //!
-//! `reach` asks, the others judge what was answered, without asking anything themselves.
-
-pub(super) mod cluster;
-mod database;
-pub(super) mod finding;
-mod reach;
-mod settings;
+//! What each of them finds is the concern of the room `check`; here are the flags, and the order of things.
 
 use std::{
     net::SocketAddr,
@@ -20,21 +14,29 @@ use std::{
 use musterd_client::{Address, Client, Cluster};
 use tokio::time::timeout;
 
-use self::{
-    cluster::Here,
-    finding::{Finding, worst},
-};
 use super::{
     client::ClientArgs,
     database::DatabaseArgs,
     exit::{self, Error},
     healthcheck,
-    http::{self, Wire},
     output::{self, DocumentArgs},
     serve::{ServeArgs, parse_socket_addr},
-    settings::Layered,
 };
-use crate::{clock::Clock, config::DatabaseUrl, migrate, status::Severity, store::examine};
+use crate::{
+    check::{
+        cluster::{self, Here},
+        database,
+        finding::{Finding, worst},
+        http::{self, Wire},
+        reach,
+    },
+    clock::Clock,
+    config::{DatabaseUrl, layered::Layered},
+    migrate,
+    status::Severity,
+    store::examine,
+    terminal::words::millis,
+};
 
 /// Where a daemon serves HTTP unless it says or was told otherwise.
 const HTTP_PORT: u16 = 7718;
@@ -105,10 +107,7 @@ async fn daemon(client: &ClientArgs, address: &Address, findings: &mut Vec<Findi
     match ask(client, address).await {
         Ok((cluster, round_trip)) => {
             let here = Here { now: Clock::new().wall() - began.elapsed() / 2, round_trip, host: address.host().into() };
-            findings.push(Finding::ok(
-                "answer",
-                format!("{address} answers GetCluster in {}", cluster::millis(round_trip)),
-            ));
+            findings.push(Finding::ok("answer", format!("{address} answers GetCluster in {}", millis(round_trip))));
             findings.extend(cluster::judge(&cluster, &here));
             Some(cluster)
         }
@@ -129,8 +128,9 @@ async fn daemon(client: &ClientArgs, address: &Address, findings: &mut Vec<Findi
 async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Address> {
     let mut found = None;
     let mut looks = Vec::new();
+    let tls = client.tls();
     for addr in client.addr.iter() {
-        let (look, is_daemon) = reach::look(addr, client).await;
+        let (look, is_daemon) = reach::look(addr, &tls, client.timeout).await;
         looks.push((look, is_daemon));
         if is_daemon && found.is_none() {
             found = Some(addr.clone());

@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Color {
+pub(crate) enum Color {
     /// On terminals, unless NO_COLOR is set
     #[default]
     Auto,
@@ -21,16 +21,16 @@ pub enum Color {
 }
 
 /// What is as it should be.
-pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 /// What deserves a look.
-pub(super) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+pub(crate) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
 /// What is broken, or over.
-pub(super) const BAD: Style = AnsiColor::Red.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default();
 /// What is neither.
-pub(super) const PLAIN: Style = Style::new();
+pub(crate) const PLAIN: Style = Style::new();
 
 /// Takes over what the command line says.
-pub(super) fn set(color: Color) {
+pub(crate) fn set(color: Color) {
     match color {
         Color::Auto => ColorChoice::Auto,
         Color::Always => ColorChoice::Always,
@@ -40,17 +40,17 @@ pub(super) fn set(color: Color) {
 }
 
 /// Whether standard output shows colour.
-pub(super) fn is_on() -> bool {
+pub(crate) fn is_on() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
 /// The text in a style.
-pub(super) fn paint(text: &str, style: Style) -> String {
+pub(crate) fn paint(text: &str, style: Style) -> String {
     if style.is_plain() { text.to_owned() } else { format!("{style}{text}{style:#}") }
 }
 
-/// The style of a status as [`super::instances::status`] words it.
-pub(super) fn status(text: &str) -> Style {
+/// The style of a status as `cli::instances::status` words it.
+pub(crate) fn status(text: &str) -> Style {
     match text {
         "alive" => GOOD,
         "draining" | "starting" => PLAIN,

@@ -48,7 +48,7 @@ fn is_invisible(c: char) -> bool {
 
 /// Replaces what cannot be seen. A combining character at the beginning too: it would join what stands before the text.
 #[must_use]
-pub fn escape(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let joins = |at: usize, c: char| at == 0 && c.width() == Some(0);
     if !text.char_indices().any(|(at, c)| is_invisible(c) || joins(at, c)) {
         return Cow::Borrowed(text);
@@ -67,7 +67,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 /// Replaces what cannot be seen in a document of JSON, by the escapes of JSON: it means the same. Outside of strings a
 /// document has only blanks and line breaks of its own, which stay.
 #[must_use]
-pub(super) fn escape_json(document: String) -> String {
+pub(crate) fn escape_json(document: String) -> String {
     escape_by(document, |c| {
         let mut units = [0; 2];
         c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect()
@@ -76,13 +76,13 @@ pub(super) fn escape_json(document: String) -> String {
 
 /// Replaces what cannot be seen in a document of JSON that is to be read as YAML, which knows no pairs of escapes.
 #[must_use]
-pub(super) fn escape_yaml(document: String) -> String {
+pub(crate) fn escape_yaml(document: String) -> String {
     escape_by(document, |c| format!("\\U{:08x}", u32::from(c)))
 }
 
 /// Whether a document holds what cannot be seen; line breaks are its own.
 #[must_use]
-pub(super) fn hides(document: &str) -> bool {
+pub(crate) fn hides(document: &str) -> bool {
     document.contains(is_hidden)
 }
 
@@ -103,13 +103,13 @@ fn escape_by(document: String, escape: impl Fn(char) -> String) -> String {
 
 /// How many columns of a terminal a text takes.
 #[must_use]
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
 /// The text, filled up with blanks to so many columns.
 #[must_use]
-pub(super) fn pad(text: &str, columns: usize) -> String {
+pub(crate) fn pad(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
 }
 

@@ -1,0 +1,123 @@
+//! The tables of the laws: who may import whom, and which crates stay where.
+
+/// Which layers each layer may import, besides itself. A layer is a top-level module of the crate.
+pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
+    // Values and means: know nothing of what is built from them.
+    ("clock", &[]),
+    ("proto", &[]),
+    ("telemetry", &[]),
+    ("metrics", &[]),
+    ("model", &["clock"]),
+    ("database_url", &[]),
+    ("tls", &["clock", "metrics", "telemetry"]),
+    // The budget is a value that the settings name.
+    ("config", &["telemetry", "database_url", "model", "tls"]),
+    ("lifecycle", &["telemetry"]),
+    // PostgreSQL, and what speaks to it.
+    ("postgres", &["database_url", "telemetry", "tls"]),
+    ("store", &["postgres", "model", "clock", "metrics", "telemetry"]),
+    ("migrate", &["postgres", "telemetry"]),
+    // A server process of our own, told by its URL alone.
+    ("local", &["telemetry"]),
+    ("registry", &["store", "model", "clock", "metrics", "telemetry"]),
+    ("feed", &["store", "model", "clock", "metrics", "telemetry"]),
+    // Memory: what is known, without a way to ask for more.
+    ("view", &["model", "clock", "metrics"]),
+    // The one judgement of health: a pure function of values.
+    ("status", &["model"]),
+    // What the outside sees.
+    ("http", &["lifecycle", "metrics", "view", "model", "status", "tls"]),
+    ("grpc", &["registry", "view", "model", "proto", "lifecycle", "metrics", "clock", "status", "telemetry", "tls"]),
+    // The one place that knows every part.
+    ("daemon", EVERYTHING),
+    // What a person sees, and a child process: know nothing of the registry.
+    ("terminal", &["telemetry"]),
+    ("supervise", &[]),
+    // What a client can see between itself and the database.
+    ("check", &["status", "migrate", "postgres", "store", "terminal", "tls"]),
+    // Load over the bare wire.
+    ("bench", &["cli", "terminal", "model", "proto"]),
+    // Arguments and rendering, on musterd-client.
+    (
+        "cli",
+        &[
+            "check",
+            "clock",
+            "config",
+            "daemon",
+            "migrate",
+            "model",
+            "postgres",
+            "status",
+            "store",
+            "supervise",
+            "telemetry",
+            "terminal",
+            "tls",
+        ],
+    ),
+    ("main", &["cli", "supervise"]),
+];
+
+const EVERYTHING: &[&str] = &[
+    "clock",
+    "config",
+    "feed",
+    "grpc",
+    "http",
+    "lifecycle",
+    "local",
+    "metrics",
+    "migrate",
+    "model",
+    "postgres",
+    "registry",
+    "status",
+    "store",
+    "telemetry",
+    "tls",
+    "view",
+];
+
+/// What test code inside a layer may import on top of that.
+pub(super) const TESTS_MAY_IMPORT: &[(&str, &[&str])] = &[("http", &["clock"])];
+
+/// Edges that DESIGN.md forbids for good: the tables above must never grow to hold one.
+pub(super) const NEVER: &[(&str, &[&str])] = &[
+    ("model", &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics"]),
+    ("postgres", &["store", "model", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
+    ("store", &["migrate", "local", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
+    (
+        "status",
+        &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics", "lifecycle"],
+    ),
+    ("registry", &["view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
+    ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
+    ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
+    ("http", &["store", "grpc", "cli", "daemon", "proto"]),
+    ("grpc", &["store", "feed", "http", "cli", "daemon"]),
+    // Messages of the wire are the business of musterd-client.
+    ("cli", &["registry", "feed", "view", "grpc", "http", "proto"]),
+    ("terminal", &["cli", "model", "proto", "store"]),
+    ("check", &["cli", "grpc", "proto"]),
+];
+
+/// Crates that belong to some layers only: what they stand for must not leak.
+pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
+    ("tokio_postgres", &["postgres", "store", "migrate", "local", "database_url"]),
+    ("deadpool", &["postgres"]),
+    ("deadpool_postgres", &["postgres"]),
+    ("rustls", &["tls", "postgres"]),
+    ("tokio_rustls", &["tls"]),
+    ("musterd_client", &["bench", "check", "cli"]),
+    ("rcgen", &["tls"]),
+    ("x509_cert", &["tls"]),
+    ("toml", &["config"]),
+    // The benchmark measures the wire itself; every other command speaks it through musterd-client.
+    ("prost", &["grpc", "bench", "proto"]),
+    ("prost_types", &["grpc", "bench", "proto"]),
+    ("tonic", &["proto", "grpc", "bench"]),
+    ("tonic_types", &["grpc", "bench"]),
+    ("axum", &["http"]),
+    ("clap", &["bench", "cli", "config", "main", "telemetry", "terminal"]),
+];
