@@ -16,10 +16,10 @@ use std::{
 use super::{
     client::parse_duration,
     exit::{self, Error},
-    output::{self, OutputArgs, Table},
 };
 use crate::{
     clock::Clock,
+    terminal::output::{self, OutputArgs, Table},
     tls::{Authority, Issued, Subject, describe},
 };
 

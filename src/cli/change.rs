@@ -13,6 +13,8 @@ use super::{
     exit::{self, Error},
     instances::parse_instance_id,
     json,
+};
+use crate::terminal::{
     output::{self, OutputArgs, Table},
     paint,
 };

@@ -19,7 +19,6 @@ use super::{
     database::DatabaseArgs,
     exit::{self, Error},
     healthcheck,
-    output::{self, DocumentArgs},
     serve::{ServeArgs, parse_socket_addr},
 };
 use crate::{
@@ -35,7 +34,10 @@ use crate::{
     migrate,
     status::Severity,
     store::examine,
-    terminal::words::millis,
+    terminal::{
+        output::{self, DocumentArgs},
+        words::millis,
+    },
 };
 
 /// Where a daemon serves HTTP unless it says or was told otherwise.

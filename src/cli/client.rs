@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use musterd_client::{Address, Client, Reason, Tls};
 use tokio::time::{Instant, sleep};
 
-use super::{exit::Error, output};
+use super::exit::Error;
+use crate::terminal::output;
 
 /// How long a daemon on this machine is waited for, unless it is said: `musterd serve &` needs a second or two.
 const LOOPBACK_WAIT: Duration = Duration::from_secs(5);

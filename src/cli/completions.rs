@@ -3,14 +3,11 @@
 
 use std::{fs, path::PathBuf};
 
-use clap::CommandFactory as _;
+use clap::Command;
 use clap_complete::Shell;
 
-use super::{
-    Cli,
-    exit::{self, Error},
-    output,
-};
+use super::exit::{self, Error};
+use crate::terminal::output;
 
 /// The name of the program.
 const NAME: &str = "musterd";
@@ -42,22 +39,24 @@ pub struct ManArgs {
     dir: Option<PathBuf>,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> Result<u8, Error> {
+/// `definitions` is the whole command line.
+pub(super) fn completions(args: &CompletionsArgs, mut definitions: Command) -> Result<u8, Error> {
     // Into memory first: the generator takes a closed pipe for a bug.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), NAME, &mut script);
+    clap_complete::generate(args.shell, &mut definitions, NAME, &mut script);
     output::print(|out| out.write_all(&script))?;
     Ok(exit::OK)
 }
 
-pub(super) fn man(args: &ManArgs) -> Result<u8, Error> {
+/// `definitions` is the whole command line.
+pub(super) fn man(args: &ManArgs, definitions: Command) -> Result<u8, Error> {
     let Some(dir) = &args.dir else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        clap_mangen::Man::new(definitions).render(&mut page)?;
         output::print(|out| out.write_all(&page))?;
         return Ok(exit::OK);
     };
-    let written = fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+    let written = fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(definitions, dir));
     let cannot = |error| Error::Usage(format!("--dir {}: {error}; give one that can be written to", dir.display()));
     written.map_err(cannot)?;
     output::note(&format!("a page for each command is in {}", dir.display()));

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::{
     exit::{self, Error},
-    output::{self, OutputArgs, Table},
     serve::{self, ServeArgs},
 };
-use crate::config::layered::{Layered, Setting};
+use crate::{
+    config::layered::{Layered, Setting},
+    terminal::output::{self, OutputArgs, Table},
+};
 
 /// Subcommands of `config`.
 #[derive(Debug, clap::Subcommand)]

@@ -13,8 +13,8 @@ use super::{
     exit::{self, Error},
     instances::{parse_uuid, seconds, warn_if_stale},
     json,
-    output::{self, Format, OutputArgs, Table},
 };
+use crate::terminal::output::{self, Format, OutputArgs, Table};
 
 /// Subcommands of `epoch`.
 #[derive(Debug, clap::Subcommand)]

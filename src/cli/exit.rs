@@ -22,8 +22,8 @@ use std::{error, io, process::ExitCode, time::Duration};
 
 use musterd_client::{Kind, Reason};
 
-use super::{flags, output};
-use crate::{config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry, tls};
+use super::flags;
+use crate::{config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry, terminal::output, tls};
 
 /// Everything went well.
 pub const OK: u8 = 0;

@@ -12,8 +12,8 @@ use super::{
     exit::{self, Error},
     instances::{parse_instance_id, parse_number, seconds},
     json,
-    output::{self, DocumentArgs, OutputArgs, Table},
 };
+use crate::terminal::output::{self, DocumentArgs, OutputArgs, Table};
 
 pub(super) const HOLD_EXAMPLES: &str = "\
 Examples:

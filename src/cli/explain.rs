@@ -15,12 +15,16 @@ use super::{
     exit::{self, Error},
     instances::{address, moment, parse_instance_id, status, time, warn_if_stale},
     json,
-    output::{self, Format, OutputArgs, Table},
-    paint,
 };
-use crate::model::{
-    DeathReason, InstanceId, InstanceStatus,
-    explain::{Candidate, Explained, Standing, explain},
+use crate::{
+    model::{
+        DeathReason, InstanceId, InstanceStatus,
+        explain::{Candidate, Explained, Standing, explain},
+    },
+    terminal::{
+        output::{self, Format, OutputArgs, Table},
+        paint,
+    },
 };
 
 pub(super) const EXAMPLES: &str = "\

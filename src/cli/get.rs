@@ -7,8 +7,8 @@ use super::{
     exit::{self, Error},
     instances::{self, parse_instance_id, parse_number, warn_if_stale},
     json,
-    output::{self, Format, OutputArgs},
 };
+use crate::terminal::output::{self, Format, OutputArgs};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

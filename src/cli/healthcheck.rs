@@ -8,10 +8,12 @@ use std::{net::SocketAddr, path::PathBuf};
 use super::{
     client::ClientArgs,
     exit::{self, Error},
-    output,
     serve::parse_socket_addr,
 };
-use crate::check::http::{self, Wire};
+use crate::{
+    check::http::{self, Wire},
+    terminal::output,
+};
 
 pub(super) const HELP: &str = "\
 Exits with 0 if the daemon is ready (with --live: if it runs), with 1 and the

@@ -5,13 +5,14 @@ use std::{net::SocketAddr, time::Duration};
 use musterd_client::{DeathReason, Instance};
 use uuid::Uuid;
 
-use super::{
-    output::{self, Table},
-    paint,
-};
 pub(super) use crate::terminal::words::{age_text, ago, moment, seconds, time};
-
-use crate::status::AWAY_AFTER;
+use crate::{
+    status::AWAY_AFTER,
+    terminal::{
+        output::{self, Table},
+        paint,
+    },
+};
 
 /// `alive`, `alive(suspect)`, `dead(stale)`.
 pub(super) fn status(instance: &Instance) -> String {

@@ -10,8 +10,8 @@ use super::{
     exit::{self, Error},
     instances::{address, parse_lease_id, parse_number, seconds, status, warn_if_stale},
     json,
-    output::{self, OutputArgs, Table},
 };
+use crate::terminal::output::{self, OutputArgs, Table};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

@@ -15,9 +15,9 @@ use super::{
     exit::{self, Error},
     filter::FilterArgs,
     instances, json,
-    output::{self, Format, OutputArgs},
     redraw::{self, Frame, RepeatArgs},
 };
+use crate::terminal::output::{self, Format, OutputArgs};
 
 /// Arguments of `list`.
 #[derive(Debug, clap::Args)]

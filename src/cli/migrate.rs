@@ -10,13 +10,12 @@ use super::{
     database::{self, DatabaseArgs},
     exit::{self, Error},
     host,
-    output::{self, DocumentArgs, OutputArgs, Table},
     serve::ServeArgs,
 };
-use crate::config::layered::Layered;
 use crate::{
-    config::DatabaseUrl,
+    config::{DatabaseUrl, layered::Layered},
     migrate::{self, State},
+    terminal::output::{self, DocumentArgs, OutputArgs, Table},
 };
 
 /// Subcommands of `migrate`.

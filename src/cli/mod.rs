@@ -40,7 +40,7 @@ pub mod watch;
 
 use std::io;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use change::Change;
@@ -267,8 +267,8 @@ impl Cli {
             Command::Drain(args) => change::run(Change::Drain, args, client).await,
             Command::Undrain(args) => change::run(Change::Undrain, args, client).await,
             Command::Deregister(args) => change::run(Change::Deregister, args, client).await,
-            Command::Completions(args) => completions::completions(&args),
-            Command::Man(args) => completions::man(&args),
+            Command::Completions(args) => completions::completions(&args, Cli::command()),
+            Command::Man(args) => completions::man(&args, Cli::command()),
             Command::Watch(args) => watch::run(*args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
             Command::Hold(args) => expiry::hold(args, client).await,
@@ -283,8 +283,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

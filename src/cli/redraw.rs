@@ -19,8 +19,8 @@ use tokio::{
 use super::{
     client::parse_duration,
     exit::{self, Error},
-    output::{self, Format},
 };
+use crate::terminal::output::{self, Format};
 
 /// How often, unless it is said.
 const DEFAULT_INTERVAL: &str = "2s";

@@ -14,9 +14,11 @@ use super::{
     client::{ClientArgs, label_map, parse_label},
     exit::{self, Error},
     instances::{address, known, parse_instance_id, parse_number, seconds, status, warn_if_stale},
-    json,
+    json, suggest,
+};
+use crate::terminal::{
     output::{self, Format, OutputArgs, Table},
-    paint, suggest,
+    paint,
 };
 
 pub(super) const EXAMPLES: &str = "\

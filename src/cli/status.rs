@@ -13,14 +13,16 @@ use super::{
     exit::{self, Error},
     instances::{age_text, ago, moment, seconds},
     json,
-    output::{self, DocumentArgs, Format, Table, escape},
-    paint,
     redraw::{self, Frame, RepeatArgs},
 };
 use crate::{
     check::finding::{self, Finding},
     status::Severity,
-    terminal::words::millis,
+    terminal::{
+        output::{self, DocumentArgs, Format, Table, escape},
+        paint,
+        words::millis,
+    },
 };
 
 /// Names without an instance that the screen has room for.

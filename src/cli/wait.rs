@@ -15,8 +15,8 @@ use super::{
     exit::{self, Error},
     instances::{self, address},
     json,
-    output::{self, Format, OutputArgs},
 };
+use crate::terminal::output::{self, Format, OutputArgs};
 
 pub(super) const HELP: &str = "\
 What to wait for:

@@ -251,7 +251,7 @@ mod tests {
             keep: false,
             yes: false,
             prefix: None,
-            output: super::super::super::output::DocumentArgs { output: super::super::super::output::Format::Json },
+            output: crate::terminal::output::DocumentArgs { output: crate::terminal::output::Format::Json },
         };
         LoadArgs { connections: 1, in_flight: 1, rate, count, run }
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::{client::parse_duration, output::DocumentArgs};
-use crate::model::input;
+use super::super::client::parse_duration;
+use crate::{model::input, terminal::output::DocumentArgs};
 
 /// The longest a load may last.
 const DURATION_MAX: Duration = Duration::from_secs(600);

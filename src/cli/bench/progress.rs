@@ -17,7 +17,8 @@ use tokio::{
     time::{Instant, interval},
 };
 
-use super::super::{output, redraw::has_cursor};
+use super::super::redraw::has_cursor;
+use crate::terminal::output;
 
 /// How often the line is written.
 const PERIOD: Duration = Duration::from_millis(250);

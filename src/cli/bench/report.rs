@@ -6,13 +6,11 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{
-        exit::Error,
-        output::{self, DocumentArgs, Format, Table},
-    },
+    super::exit::Error,
     load::{Measured, as_f64},
     record::{Latencies, Recorder},
 };
+use crate::terminal::output::{self, DocumentArgs, Format, Table};
 
 /// The result of one run.
 #[derive(Debug)]

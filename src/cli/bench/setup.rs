@@ -20,13 +20,16 @@ use tonic::{Response, Status, transport::Channel};
 use uuid::Uuid;
 
 use super::{
-    super::{client::ClientArgs, exit::Error, output},
+    super::{client::ClientArgs, exit::Error},
     options::RunArgs,
     progress::{Progress, Stop},
     used,
     wire::{self, Wire},
 };
-use crate::proto::v1::{self, InstanceStatus, registry_service_client::RegistryServiceClient};
+use crate::{
+    proto::v1::{self, InstanceStatus, registry_service_client::RegistryServiceClient},
+    terminal::output,
+};
 
 /// Most registrations at the same time, below what the daemon queues.
 const PARALLEL_MAX: usize = 512;

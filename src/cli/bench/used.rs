@@ -8,7 +8,8 @@ use std::pin::pin;
 use futures_util::TryStreamExt as _;
 use musterd_client::{Client, Filter, Instance};
 
-use super::super::{exit::Error, output};
+use super::super::exit::Error;
+use crate::terminal::output;
 
 /// How the node of every instance of a benchmark begins.
 pub(super) const NODE: &str = "bench-node-";

@@ -15,11 +15,12 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::{moment, warn_if_stale},
-    json, list,
-    output::{self, OutputArgs},
-    suggest,
+    json, list, suggest,
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    terminal::output::{self, OutputArgs},
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

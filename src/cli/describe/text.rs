@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, TimeDelta, Utc};
 use musterd_client::{Cluster, Death, DeathReason, Instance, Page, Status};
 
-use crate::cli::{
-    instances::{self, address, age_text, ago, known, labels, moment, seconds, status, time},
-    output::escape,
-    paint,
+use crate::{
+    cli::instances::{self, address, age_text, ago, known, labels, moment, seconds, status, time},
+    terminal::{output::escape, paint},
 };
 
 /// How many of the dead are told of.

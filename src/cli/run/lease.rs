@@ -13,13 +13,10 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        exit::{self, Error},
-        output,
-    },
-    RunArgs,
+    super::exit::{self, Error},
     address::Address,
 };
+use crate::terminal::output;
 
 /// The pause before a change of status that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -50,15 +47,15 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(registration: Registration, args: &RunArgs) -> Self {
+    pub(super) fn new(registration: Registration, logical_id: &str, ip: Address, port: Option<u16>) -> Self {
         let (states, troubles) = (registration.states(), registration.troubles());
         Self {
             registration: Some(registration),
             states,
             troubles,
-            logical_id: args.logical_id.clone(),
-            ip: args.ip.unwrap_or_default(),
-            port: args.port,
+            logical_id: logical_id.to_owned(),
+            ip,
+            port,
             told_source: None,
             trouble: None,
             is_alive: false,

@@ -30,7 +30,6 @@ use super::{
     exit::{self, Error},
     host,
     instances::{parse_instance_id, parse_uuid},
-    output,
 };
 use crate::{
     supervise::{
@@ -38,6 +37,7 @@ use crate::{
         signals::{self, Signals},
     },
     telemetry,
+    terminal::output,
 };
 
 /// The shell's code for a command that was found but cannot be run.
@@ -179,7 +179,7 @@ pub(super) async fn run(args: RunArgs, client: &ClientArgs) -> Result<u8, Error>
     telemetry::decouple()?;
     let mut command = Supervised::hold(&args.command, args.outlive)?;
     let registration = client.client()?.keep(args.registration(command.pid())?)?;
-    let mut lease = Lease::new(registration, &args);
+    let mut lease = Lease::new(registration, &args.logical_id, args.ip.unwrap_or_default(), args.port);
     tokio::select! {
         opened = lease.open(client.wait.unwrap_or(client.timeout), client.timeout) => if let Err(error) = opened {
             lease.leave().await;

@@ -27,9 +27,11 @@ use super::{
     exit::{self, Error},
     filter::FilterArgs,
     instances::parse_uuid,
-    output::{self, Format, OutputArgs},
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    terminal::output::{self, Format, OutputArgs},
+};
 
 // At most 80 columns: what is broken by hand must not be broken again by a narrow terminal.
 pub(super) const HELP: &str = "\

@@ -6,9 +6,9 @@ use super::progress::{Line, What};
 use crate::{
     cli::{
         instances::{address, status},
-        json, output,
+        json,
     },
-    terminal::visible::pad,
+    terminal::{output, visible::pad},
 };
 
 /// A table of what happens.
