@@ -98,6 +98,11 @@ async fn every_metric_is_there_from_the_start_with_its_help() {
     let series = series(&served.daemon).await;
     let present: BTreeSet<&str> = series.keys().map(|key| key.split('{').next().unwrap()).collect();
     for metric in names::ALL {
+        // What is said of TLS without TLS would be an alert about a certificate that does not exist.
+        if metric.name.starts_with("musterd_tls_") || metric.name.starts_with("musterd_certificate_") {
+            assert!(!text.contains(metric.name), "{} without TLS", metric.name);
+            continue;
+        }
         assert!(text.contains(&format!("# HELP {} ", metric.name)), "{} without help", metric.name);
         let name = match metric.kind {
             names::Kind::Histogram => format!("{}_count", metric.name),

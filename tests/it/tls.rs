@@ -219,6 +219,6 @@ async fn a_daemon_warns_of_encryption_that_checks_nobody() {
     let daemon = Daemon::start(&server.url(SCRAM, "localhost", "sslmode=require")).await;
     let log = daemon.log();
     let warning = log.lines().find(|line| line.contains("insecure database connection")).unwrap();
-    assert!(warning.contains("\"WARN\"") && warning.contains("say sslmode=verify-full"), "{warning}");
+    assert!(warning.contains("\"WARN\"") && warning.contains("use sslmode=verify-full"), "{warning}");
     assert!(daemon.terminate().await.success());
 }
