@@ -38,7 +38,7 @@ fn docs_name_as_many_connections_as_a_daemon_holds() {
         ("README.md", "Each daemon holds up to ", " connections to PostgreSQL"),
         ("docs/operating.md", "| `max_connections` | ", " for each daemon"),
         ("deploy/runbook/MusterdFeedLagging.md", "`max_connections`: each daemon needs ", " |"),
-        ("deploy/runbook/MusterdPoolExhausted.md", "end what holds them: each daemon needs ", " |"),
+        ("deploy/runbook/MusterdPoolExhausted.md", "end other sessions: each daemon needs ", " |"),
     ] {
         let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let stated = format!("{before}{CONNECTIONS}{after}");
