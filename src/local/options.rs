@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::postgres::connect::OLDEST_SERVER;
+
 /// Oldest major version of PostgreSQL that musterd works with.
-pub const MAJOR_MIN: u32 = 13;
+pub const MAJOR_MIN: u32 = OLDEST_SERVER;
 
 /// Name of the superuser and of the database of a private cluster.
 pub const NAME: &str = "musterd";

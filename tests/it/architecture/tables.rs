@@ -18,7 +18,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["postgres", "model", "clock", "metrics", "telemetry"]),
     ("migrate", &["postgres", "telemetry"]),
     // A server process of our own, told by its URL alone.
-    ("local", &["telemetry"]),
+    ("local", &["postgres", "telemetry"]),
     ("registry", &["store", "model", "clock", "metrics", "telemetry"]),
     ("feed", &["store", "model", "clock", "metrics", "telemetry"]),
     // Memory: what is known, without a way to ask for more.
