@@ -35,6 +35,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Columns of the cluster row, before those of an instance.
 const CLUSTER_COLUMNS: usize = 12;
 
+/// The start of a daemon, within the years that a client can show: a row that was written by hand may hold any time.
+const STARTED_AT: &str =
+    "greatest(least(started_at, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00')";
+
 /// What one look found: the cluster row, and the instances changed after a revision, as of one moment.
 #[derive(Clone, Debug)]
 pub struct Changes {
@@ -218,24 +222,22 @@ impl Connection {
     /// The connection is lost, or PostgreSQL refused.
     #[tracing::instrument(level = "debug", name = "db.read_daemons", skip_all)]
     pub async fn daemons(&self) -> Result<Daemons, Error> {
-        let present = answer(self.client.query_typed(
-            "SELECT daemon_id, address, version, \
-             greatest(least(started_at, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00'), \
+        let present = format!(
+            "SELECT daemon_id, address, version, {STARTED_AT}, \
              -muster_ms_until(last_flush, muster_now()) \
-             FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000",
-            &[],
-        ));
-        let lost = answer(self.client.query_typed(
-            "SELECT daemon_id, address, version, \
-             greatest(least(started_at, timestamptz '9999-12-31 00:00:00+00'), timestamptz '1970-01-01 00:00:00+00'), \
+             FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000"
+        );
+        let lost = format!(
+            "SELECT daemon_id, address, version, {STARTED_AT}, \
              -muster_ms_until(last_flush, muster_now()), \
              -muster_ms_until(lost_at, muster_now()) \
              FROM registry_daemon_loss AS loss \
              WHERE lost_at > muster_now() - interval '1 hour' \
              AND NOT EXISTS (SELECT FROM registry_daemon AS daemon WHERE daemon.address = loss.address) \
-             ORDER BY lost_at DESC, daemon_id LIMIT 16",
-            &[],
-        ));
+             ORDER BY lost_at DESC, daemon_id LIMIT 16"
+        );
+        let present = answer(self.client.query_typed(&present, &[]));
+        let lost = answer(self.client.query_typed(&lost, &[]));
         // Sent one behind the other.
         let (present, lost) = tokio::try_join!(biased; present, lost)?;
         let lost = lost.iter().map(|row| {
