@@ -13,11 +13,13 @@
 //! somebody believes in. Errors name file, line and column, and never quote a value: it may be a secret.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use toml::de::{DeTable, DeValue};
+
+use crate::model::TextPosition;
 
 /// Where the file is looked for if nobody names one.
 pub const DEFAULT_PATH: &str = "/etc/musterd/musterd.toml";
@@ -43,18 +45,9 @@ pub struct Entry {
     /// Whether it is `true` or `false`, rather than a text or a number.
     pub is_switch: bool,
     /// Where the key stands.
-    pub key_at: Position,
+    pub key_at: TextPosition,
     /// Where the value stands.
-    pub value_at: Position,
-}
-
-/// A place in a file, counted from 1; columns in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Its line.
-    pub line: usize,
-    /// Its column.
-    pub column: usize,
+    pub value_at: TextPosition,
 }
 
 /// Why a configuration file was refused, in one line.
@@ -74,16 +67,10 @@ pub enum FileError {
         /// Which file.
         path: PathBuf,
         /// Where.
-        at: Position,
+        at: TextPosition,
         /// What is wrong, and the way out.
         what: String,
     },
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.line, self.column)
-    }
 }
 
 impl ConfigFile {
@@ -123,7 +110,7 @@ impl ConfigFile {
     /// [`FileError::Line`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, FileError> {
         let refuse = |offset: usize, what: String| {
-            let at = position(text, offset);
+            let at = TextPosition::of(text, offset);
             FileError::Line { path: path.into(), at, what }
         };
         let table = DeTable::parse(text).map_err(|error| {
@@ -137,7 +124,7 @@ impl ConfigFile {
             let (written, is_switch) = read_value(value.get_ref()).map_err(|found| {
                 refuse(key_at, format!("{name} is {found}; write {name} = \"VALUE\", at the top level of the file"))
             })?;
-            let (key_at, value_at) = (position(text, key_at), position(text, value.span().start));
+            let (key_at, value_at) = (TextPosition::of(text, key_at), TextPosition::of(text, value.span().start));
             entries.push(Entry { key: name, value: written, is_switch, key_at, value_at });
         }
         entries.sort_by_key(|entry| entry.key_at.line);
@@ -172,7 +159,7 @@ impl ConfigFile {
         self.refuse(entry.value_at, format!("{}: {why}", entry.key))
     }
 
-    fn refuse(&self, at: Position, what: String) -> FileError {
+    fn refuse(&self, at: TextPosition, what: String) -> FileError {
         FileError::Line { path: self.path.clone(), at, what }
     }
 }
@@ -188,13 +175,6 @@ fn read_value(value: &DeValue<'_>) -> Result<(String, bool), &'static str> {
         DeValue::Array(_) => Err("an array"),
         DeValue::Table(_) => Err("a table"),
     }
-}
-
-fn position(text: &str, offset: usize) -> Position {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
-    Position { line, column }
 }
 
 /// The known key that was probably meant.
@@ -229,7 +209,7 @@ mod tests {
                 ("ratio", "0.5", false, 6),
             ]
         );
-        assert_eq!(file.entries()[2].value_at, Position { line: 5, column: 11 });
+        assert_eq!(file.entries()[2].value_at, TextPosition { line: 5, column: 11 });
         assert_eq!(parse("").expect("an empty file").entries(), []);
     }
 

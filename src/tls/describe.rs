@@ -1,13 +1,18 @@
-//! What stands in a certificate, for people.
+//! What stands in a certificate: for people, and of a client for [`crate::access`].
 
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_cert::{
     Certificate,
-    der::Decode as _,
+    attr::AttributeTypeAndValue,
+    der::{Decode as _, asn1, oid::ObjectIdentifier},
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
 use super::validity::Validity;
+use crate::access;
+
+/// The type of a common name.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// The parts of a certificate that decide who accepts it.
 #[derive(Clone, Debug)]
@@ -37,6 +42,36 @@ pub fn describe(pem: &[u8]) -> Result<Described, String> {
         names,
         validity: Validity::of(&der)?,
     })
+}
+
+/// What a client certificate says of its holder. Its chain and its key have been checked by the handshake.
+pub(super) fn holder(der: &CertificateDer<'_>) -> access::Certificate {
+    let unreadable = |why: &str| access::Certificate::unreadable(why.to_owned(), chrono::DateTime::UNIX_EPOCH);
+    let Ok(validity) = Validity::of(der) else { return unreadable("its validity cannot be read") };
+    let Ok(certificate) = Certificate::from_der(der) else { return unreadable("it cannot be read") };
+    let certificate = certificate.tbs_certificate;
+    let Ok(names) = certificate.get::<SubjectAltName>() else {
+        return unreadable("its alternative names cannot be read");
+    };
+    let names = names.map(|(_, names)| names.0).unwrap_or_default();
+    let uris: Vec<&str> = names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
+            _ => None,
+        })
+        .collect();
+    let attributes = certificate.subject.0.iter().flat_map(|name| name.0.iter());
+    let common: Vec<String> = attributes.filter(|one| one.oid == COMMON_NAME).map(value).collect();
+    let common: Vec<&str> = common.iter().map(String::as_str).collect();
+    access::Certificate::new(&uris, &common, validity.not_after)
+}
+
+/// An attribute of a name as text; empty if it is none, which no identity is.
+fn value(attribute: &AttributeTypeAndValue) -> String {
+    let utf8 = attribute.value.decode_as::<asn1::Utf8StringRef<'_>>().map(|text| text.to_string());
+    let printable = || attribute.value.decode_as::<asn1::PrintableStringRef<'_>>().map(|text| text.to_string());
+    utf8.or_else(|_| printable()).unwrap_or_default()
 }
 
 fn text(name: &GeneralName) -> Option<String> {

@@ -12,6 +12,9 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::describe::holder;
+use crate::access;
+
 /// A connection after its handshake, if it had one.
 #[derive(Debug)]
 pub enum Stream {
@@ -24,6 +27,17 @@ pub enum Stream {
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
         Self::Plain(stream)
+    }
+}
+
+impl Stream {
+    /// What the client's certificate says of it; `None` if it has shown none. Parsed at each call: ask once for each connection.
+    #[must_use]
+    pub fn certificate(&self) -> Option<access::Certificate> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().map(holder),
+        }
     }
 }
 

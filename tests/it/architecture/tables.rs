@@ -9,7 +9,10 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("model", &["clock"]),
     ("database_url", &[]),
-    ("tls", &["clock", "metrics", "telemetry"]),
+    // Identities and rights: names and rules, whatever carries them.
+    ("access", &["clock", "model"]),
+    // Whom a client certificate names is for access to say.
+    ("tls", &["access", "clock", "metrics", "telemetry"]),
     // The budget is a value that the settings name.
     ("config", &["telemetry", "database_url", "model", "tls"]),
     ("lifecycle", &["telemetry"]),
@@ -26,8 +29,23 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The one judgement of health: a pure function of values.
     ("status", &["model"]),
     // What the outside sees.
-    ("http", &["lifecycle", "metrics", "view", "model", "status", "tls"]),
-    ("grpc", &["registry", "view", "model", "proto", "lifecycle", "metrics", "clock", "status", "telemetry", "tls"]),
+    ("http", &["access", "lifecycle", "metrics", "view", "model", "status", "tls"]),
+    (
+        "grpc",
+        &[
+            "access",
+            "registry",
+            "view",
+            "model",
+            "proto",
+            "lifecycle",
+            "metrics",
+            "clock",
+            "status",
+            "telemetry",
+            "tls",
+        ],
+    ),
     // The one place that knows every part.
     ("daemon", EVERYTHING),
     // What a person sees, and a child process: know nothing of the registry.
@@ -41,6 +59,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "access",
             "check",
             "clock",
             "config",
@@ -60,6 +79,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 const EVERYTHING: &[&str] = &[
+    "access",
     "clock",
     "config",
     "feed",
@@ -94,6 +114,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("registry", &["view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
     ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
+    ("access", &["store", "registry", "view", "grpc", "http", "cli", "daemon", "proto"]),
     ("http", &["store", "grpc", "cli", "daemon", "proto"]),
     ("grpc", &["store", "feed", "http", "cli", "daemon"]),
     // Messages of the wire are the business of musterd-client.
@@ -112,7 +133,7 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("musterd_client", &["bench", "check", "cli"]),
     ("rcgen", &["tls"]),
     ("x509_cert", &["tls"]),
-    ("toml", &["config"]),
+    ("toml", &["access", "config"]),
     // The benchmark measures the wire itself; every other command speaks it through musterd-client.
     ("prost", &["grpc", "bench", "proto"]),
     ("prost_types", &["grpc", "bench", "proto"]),

@@ -1,0 +1,37 @@
+//! Identities, rights, and the policy that grants them: pure rules, which know neither gRPC nor HTTP nor files.
+//!
+//! A port asks [`Access`] for the [`Caller`] of a connection's certificate and a call's `Authorization`, and asks the caller
+//! what it may: one [`Verb`] on one logical id. A caller is a snapshot: it keeps the rights it was made with. What lives
+//! longer than a call compares [`Caller::generation`] with [`Access::generation`], or waits for [`Access::changes`], and takes
+//! the present caller from [`Access::refresh`].
+//!
+//! - [`identity`]: the names of callers, by kind of credential; [`certificate`]: from a client certificate to an identity.
+//! - [`tokens`]: static tokens, stored as digests.
+//! - [`policy`]: the rules, and the file that they stand in; [`names`]: the logical ids of a right.
+//! - [`caller`], [`refusal`]: what a port works with.
+//!
+//! Without a policy access is open: every caller is `anonymous` and may do everything, at no cost.
+//!
+//! Rules grant and never deny, and what no rule grants is refused. What `anonymous` may, every identity may: a caller could
+//! leave its credential out.
+
+pub mod caller;
+pub mod certificate;
+mod grants;
+pub mod identity;
+mod live;
+pub mod names;
+pub mod policy;
+pub mod refusal;
+pub mod tokens;
+mod verb;
+
+pub use caller::Caller;
+pub use certificate::Certificate;
+pub use identity::{Identity, InvalidIdentity, Kind};
+pub use live::{Access, Changes};
+pub use names::Names;
+pub use policy::{Policy, PolicyError};
+pub use refusal::{Denied, Refused};
+pub use tokens::{TokenError, Tokens};
+pub use verb::Verb;

@@ -1,0 +1,136 @@
+//! The policy: rules of *who may do what on which logical ids*.
+//!
+//! Rules add up, and there are no denials, so a rule means the same wherever it stands, and a reader who has found the rule
+//! that allows something need not look for another one that takes it back.
+
+mod file;
+mod pattern;
+
+use std::fmt;
+
+use thiserror::Error;
+
+use self::pattern::{On, Who};
+use super::{grants::Grants, identity::Identity, names::Pattern, verb::Verb};
+use crate::model::TextPosition;
+
+/// A policy that has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    rules: Vec<Rule>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    at: TextPosition,
+    who: Vec<Who>,
+    may: Vec<Verb>,
+    on: Vec<On>,
+}
+
+/// Why a policy is refused: one line, which names line and column.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{at}: {what}")]
+pub struct PolicyError {
+    /// Where.
+    pub at: TextPosition,
+    /// What is wrong there, and the fix.
+    pub what: String,
+}
+
+impl Policy {
+    /// Reads the text of a policy file.
+    ///
+    /// # Errors
+    /// [`PolicyError`]: the first thing in it that is not understood, or that has no effect.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let policy = Self { rules: file::rules(text)? };
+        match policy.idle_rule() {
+            Some((at, by)) => Err(PolicyError {
+                at,
+                what: format!("the rule at line {} grants all that this one does; remove this one", by.line),
+            }),
+            None => Ok(policy),
+        }
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether a rule is for callers without a credential.
+    #[must_use]
+    pub fn names_anonymous(&self) -> bool {
+        let anonymous = Identity::anonymous();
+        self.rules.iter().any(|rule| rule.who.iter().any(|who| who.is_for(&anonymous)))
+    }
+
+    /// The rule that allows this, by its place; `None`: no rule does. The name does not count for a verb without names.
+    #[must_use]
+    pub fn allows(&self, identity: &Identity, verb: Verb, name: &str) -> Option<TextPosition> {
+        let is_granted = |rule: &&Rule| {
+            let on = Pattern::Exact(name.to_owned());
+            rule.may.contains(&verb) && rule.patterns(identity, verb).iter().any(|pattern| pattern.covers(&on))
+        };
+        self.rules.iter().find(is_granted).map(|rule| rule.at)
+    }
+
+    /// All that an identity may.
+    pub(super) fn grants(&self, identity: &Identity) -> Grants {
+        let of_verb = |verb: Verb| {
+            let granting = self.rules.iter().filter(|rule| rule.may.contains(&verb));
+            granting.flat_map(|rule| rule.patterns(identity, verb)).collect()
+        };
+        Grants::of(Verb::ALL.map(of_verb))
+    }
+
+    /// A rule without an effect of its own, and the rule that has it.
+    fn idle_rule(&self) -> Option<(TextPosition, TextPosition)> {
+        let rules = self.rules.iter().enumerate();
+        rules.clone().find_map(|(at, rule)| {
+            // Of two equal rules the later one is idle.
+            let takes = |(other_at, other): &(usize, &Rule)| {
+                *other_at != at && other.covers(rule) && (*other_at < at || !rule.covers(other))
+            };
+            rules.clone().find(takes).map(|(_, other)| (rule.at, other.at))
+        })
+    }
+}
+
+impl Rule {
+    /// The names that this rule grants a verb on to an identity.
+    fn patterns(&self, identity: &Identity, verb: Verb) -> Vec<Pattern> {
+        let bound = self.who.iter().filter_map(|who| who.bind(identity));
+        if !verb.has_names() {
+            return bound.take(1).map(|_| Pattern::Prefix(String::new())).collect();
+        }
+        bound.flat_map(|bindings| self.on.iter().map(move |on| on.fill(&bindings))).collect()
+    }
+
+    /// Whether this rule grants all that the other one does.
+    fn covers(&self, other: &Self) -> bool {
+        let depends = self.on.iter().any(On::has_slots);
+        let who = |other: &Who| self.who.iter().any(|who| who.covers(other, depends));
+        let on = |other: &On| self.on.iter().any(|on| on.covers(other));
+        other.who.iter().all(who) && other.may.iter().all(|verb| self.may.contains(verb)) && other.on.iter().all(on)
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.rules.len() == 1 { "rule" } else { "rules" };
+        write!(f, "{} {plural}", self.rules.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

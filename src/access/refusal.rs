@@ -1,0 +1,126 @@
+//! Why a caller is refused, in words: what it is not known by, or what it may not do.
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use thiserror::Error;
+
+use super::{identity::Identity, verb::Verb};
+
+/// Why it is not known what a caller is. No text holds a part of a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// There is no credential, or it cannot be used.
+    #[error("{0}")]
+    Unauthenticated(Cause),
+    /// The credential was good, and is no more.
+    #[error("the {} {identity} has expired at {}; renew it", noun(identity), moment(*at))]
+    CredentialExpired {
+        /// Whose.
+        identity: Identity,
+        /// Until when it was valid.
+        at: DateTime<Utc>,
+    },
+    /// The connection has a certificate and the call a token: which of them counts would be a guess.
+    #[error("the call has two identities, the certificate {certificate} and a token; give one of them")]
+    TwoIdentities {
+        /// That of the certificate.
+        certificate: Identity,
+    },
+}
+
+/// What is wrong with a credential.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Cause {
+    /// There is none.
+    #[error("no credential was given; send a token (authorization: Bearer TOKEN), or show a client certificate")]
+    Missing,
+    /// The header does not say how to read it.
+    #[error("the authorization is neither Bearer TOKEN nor Basic; send authorization: Bearer TOKEN")]
+    Scheme,
+    /// It is not of the form of a token.
+    #[error("the credential is no token of this registry (mstd_NAME_...); check the file that it comes from")]
+    Malformed,
+    /// No such token is in use.
+    #[error("the token is not known; it was revoked, or is that of another registry")]
+    Unknown,
+    /// The certificate names no identity.
+    #[error("the client certificate has no identity: {0}; issue it with one SPIFFE URI, or with a common name alone")]
+    Certificate(String),
+}
+
+impl Refused {
+    /// The reason, as errors of the protocol name it.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated(_) => "UNAUTHENTICATED",
+            Self::CredentialExpired { .. } => "CREDENTIAL_EXPIRED",
+            Self::TwoIdentities { .. } => "TWO_IDENTITIES",
+        }
+    }
+}
+
+impl From<Cause> for Refused {
+    fn from(cause: Cause) -> Self {
+        Self::Unauthenticated(cause)
+    }
+}
+
+fn noun(identity: &Identity) -> &'static str {
+    match identity.kind() {
+        super::Kind::Certificate => "certificate",
+        _ => "token",
+    }
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// A caller is known, and may not do what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub struct Denied {
+    /// The caller.
+    pub identity: Identity,
+    /// What it may not do.
+    pub verb: Verb,
+    /// On which logical id; `*`: on all of them; empty: on any.
+    pub name: String,
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { identity, verb, name } = self;
+        let target = match name.as_str() {
+            _ if !verb.has_names() => String::new(),
+            "" => " on any logical id".to_owned(),
+            "*" => " on all logical ids".to_owned(),
+            name => format!(" on {name:?}"),
+        };
+        let needed = if verb.has_names() && !name.is_empty() { format!(", on = [{name:?}]") } else { String::new() };
+        write!(
+            f,
+            "{identity} has no right to {verb}{target}; it needs a rule with who = [\"{identity}\"], may = [\"{verb}\"]{needed}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denial_names_identity_verb_and_name_and_the_rule_that_it_needs() {
+        let said = |verb, name: &str| {
+            Denied { identity: Identity::of_token("b").unwrap(), verb, name: name.to_owned() }.to_string()
+        };
+        assert_eq!(
+            said(Verb::Register, "svc-a"),
+            "token/b has no right to register on \"svc-a\"; it needs a rule with who = [\"token/b\"], may = [\"register\"], on \
+             = [\"svc-a\"]"
+        );
+        assert!(said(Verb::Cluster, "*").contains("on all logical ids; it needs a rule"));
+        assert!(said(Verb::Metrics, "").ends_with("may = [\"metrics\"]"));
+    }
+}
