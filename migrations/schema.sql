@@ -388,9 +388,9 @@ END
 $function$;
 COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision).';
 
---- function muster_apply(jsonb, text, timestamp with time zone, bigint)
-CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_seen bigint DEFAULT 0)
- RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, cluster_epoch uuid, epoch_number bigint)
+--- function muster_apply(jsonb, text, timestamp with time zone, bigint, bigint, integer)
+CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_seen bigint DEFAULT 0, p_after bigint DEFAULT NULL::bigint, p_limit integer DEFAULT 1000)
+ RETURNS TABLE(verdict text, changed boolean, instance_id uuid, lease_id bigint, revision bigint, status instancestatus, ttl_ms integer, cluster_epoch uuid, epoch_number bigint, instance_row registry_instance, cluster_row cluster_metadata)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path FROM CURRENT
@@ -404,6 +404,8 @@ DECLARE
     v_outcome  muster_outcome;
     v_known    bigint[];
     v_revision bigint;
+    v_new      boolean;
+    v_read     integer := 0;
 BEGIN
     -- Read once, and before anybody has to wait for it.
     v_ops := ARRAY(SELECT ROW(op.*)::muster_operation FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op);
@@ -428,40 +430,64 @@ BEGIN
     FOR NO KEY UPDATE;
 
     -- What a fleet does when it starts: new instances alone.
-    IF NOT FOUND AND (
+    v_new := NOT FOUND AND (
         SELECT count(*) = count(DISTINCT op.instance_id)
            AND bool_and(op.op = 'register' AND coalesce(op.cluster_epoch, v_cluster.current_epoch) = v_cluster.current_epoch)
         FROM unnest(v_ops) AS op
-    ) THEN
+    );
+    IF v_new THEN
+        -- A reader that knows all before this group needs these rows alone.
         RETURN QUERY
         SELECT 'created', true, instance.instance_id, instance.lease_id, instance.revision, instance.status,
-               instance.ttl_ms, instance.cluster_epoch, instance.epoch_number
+               instance.ttl_ms, instance.cluster_epoch, instance.epoch_number,
+               CASE WHEN p_after = v_cluster.revision THEN instance END, NULL::cluster_metadata
         FROM muster_register_new(v_ops, v_cluster) AS instance
         ORDER BY instance.lease_id;
-        PERFORM muster_advance(v_revision + cardinality(v_ops));
+        v_revision := v_revision + cardinality(v_ops);
+    ELSE
+        FOREACH v_op IN ARRAY v_ops
+        LOOP
+            CASE v_op.op
+                WHEN 'register' THEN
+                    v_outcome := muster_apply_register(v_op, v_cluster, v_revision + 1);
+                WHEN 'status' THEN
+                    v_outcome := muster_apply_status(v_op, v_cluster, v_revision + 1, p_decided_by);
+            END CASE;
+            IF v_outcome.changed THEN
+                v_revision := v_revision + 1;
+            END IF;
+            RETURN QUERY
+            SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
+                   v_outcome.status, v_outcome.ttl_ms, v_cluster.current_epoch, v_cluster.epoch_number,
+                   NULL::registry_instance, NULL::cluster_metadata;
+        END LOOP;
+    END IF;
+    PERFORM muster_advance(v_revision);
+
+    IF p_after IS NULL THEN
         RETURN;
     END IF;
-
-    FOREACH v_op IN ARRAY v_ops
-    LOOP
-        CASE v_op.op
-            WHEN 'register' THEN
-                v_outcome := muster_apply_register(v_op, v_cluster, v_revision + 1);
-            WHEN 'status' THEN
-                v_outcome := muster_apply_status(v_op, v_cluster, v_revision + 1, p_decided_by);
-        END CASE;
-        IF v_outcome.changed THEN
-            v_revision := v_revision + 1;
-        END IF;
+    IF NOT v_new OR p_after <> v_cluster.revision THEN
         RETURN QUERY
-        SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
-               v_outcome.status, v_outcome.ttl_ms, v_cluster.current_epoch, v_cluster.epoch_number;
-    END LOOP;
-    PERFORM muster_advance(v_revision);
+        SELECT NULL::text, NULL::boolean, NULL::uuid, NULL::bigint, NULL::bigint, NULL::InstanceStatus, NULL::integer,
+               NULL::uuid, NULL::bigint, instance, NULL::cluster_metadata
+        FROM registry_instance AS instance
+        WHERE instance.revision > p_after
+        ORDER BY instance.revision
+        LIMIT p_limit;
+        GET DIAGNOSTICS v_read = ROW_COUNT;
+    END IF;
+    IF v_read < p_limit THEN
+        RETURN QUERY
+        SELECT NULL::text, NULL::boolean, NULL::uuid, NULL::bigint, NULL::bigint, NULL::InstanceStatus, NULL::integer,
+               NULL::uuid, NULL::bigint, NULL::registry_instance, cluster
+        FROM cluster_metadata AS cluster
+        WHERE cluster.id = 1;
+    END IF;
 END
 $function$;
-COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone, bigint) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
-REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamp with time zone, bigint, bigint, integer) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order; with p_after, also the rows that changed since.';
+REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamp with time zone, bigint, bigint, integer) FROM PUBLIC;
 
 --- function muster_apply_one(muster_operation)
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)

@@ -1,16 +1,25 @@
 -- muster_apply: Applies a group of membership changes in one transaction and returns one outcome for each, in the same
--- order.
+-- order, and the rows that changed.
 --
 -- p_operations is an array of muster_operation objects. Each change gets a revision of its own. Locks: the cluster row,
 -- then instance rows by lease id. After p_until it changes nothing: the caller has given up by then, and may have asked
 -- for something else since. p_seen is the revision that the caller has seen: a database that has lost it begins a new
 -- history above it first, so that no lease id is granted twice.
+--
+-- With p_after, the answer also has all that a reader of revision p_after does not know yet, changes of others included, so
+-- that a daemon reads its own change without a second query. A row of the answer has one or more of these parts:
+--   verdict, not null       an outcome; these rows are in the order of the operations
+--   instance_row, not null  an instance with a revision above p_after; these rows are in the order of their revisions
+--   cluster_row, not null   the cluster row after the group: in the last row, and only if the instances are complete
+-- The instances are incomplete if there are p_limit of them or more; the reader then has to ask for them.
 
 CREATE OR REPLACE FUNCTION muster_apply(
     p_operations jsonb,
     p_decided_by text,
     p_until      timestamptz DEFAULT NULL,
-    p_seen       bigint DEFAULT 0
+    p_seen       bigint DEFAULT 0,
+    p_after      bigint DEFAULT NULL,
+    p_limit      integer DEFAULT 1000
 )
 RETURNS TABLE (
     verdict       text,
@@ -21,7 +30,9 @@ RETURNS TABLE (
     status        InstanceStatus,
     ttl_ms        integer,
     cluster_epoch uuid,
-    epoch_number  bigint
+    epoch_number  bigint,
+    instance_row  registry_instance,
+    cluster_row   cluster_metadata
 )
 LANGUAGE plpgsql
 VOLATILE
@@ -39,6 +50,8 @@ DECLARE
     v_outcome  muster_outcome;
     v_known    bigint[];
     v_revision bigint;
+    v_new      boolean;
+    v_read     integer := 0;
 BEGIN
     -- Read once, and before anybody has to wait for it.
     v_ops := ARRAY(SELECT ROW(op.*)::muster_operation FROM jsonb_populate_recordset(NULL::muster_operation, p_operations) AS op);
@@ -63,38 +76,62 @@ BEGIN
     FOR NO KEY UPDATE;
 
     -- What a fleet does when it starts: new instances alone.
-    IF NOT FOUND AND (
+    v_new := NOT FOUND AND (
         SELECT count(*) = count(DISTINCT op.instance_id)
            AND bool_and(op.op = 'register' AND coalesce(op.cluster_epoch, v_cluster.current_epoch) = v_cluster.current_epoch)
         FROM unnest(v_ops) AS op
-    ) THEN
+    );
+    IF v_new THEN
+        -- A reader that knows all before this group needs these rows alone.
         RETURN QUERY
         SELECT 'created', true, instance.instance_id, instance.lease_id, instance.revision, instance.status,
-               instance.ttl_ms, instance.cluster_epoch, instance.epoch_number
+               instance.ttl_ms, instance.cluster_epoch, instance.epoch_number,
+               CASE WHEN p_after = v_cluster.revision THEN instance END, NULL::cluster_metadata
         FROM muster_register_new(v_ops, v_cluster) AS instance
         ORDER BY instance.lease_id;
-        PERFORM muster_advance(v_revision + cardinality(v_ops));
+        v_revision := v_revision + cardinality(v_ops);
+    ELSE
+        FOREACH v_op IN ARRAY v_ops
+        LOOP
+            CASE v_op.op
+                WHEN 'register' THEN
+                    v_outcome := muster_apply_register(v_op, v_cluster, v_revision + 1);
+                WHEN 'status' THEN
+                    v_outcome := muster_apply_status(v_op, v_cluster, v_revision + 1, p_decided_by);
+            END CASE;
+            IF v_outcome.changed THEN
+                v_revision := v_revision + 1;
+            END IF;
+            RETURN QUERY
+            SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
+                   v_outcome.status, v_outcome.ttl_ms, v_cluster.current_epoch, v_cluster.epoch_number,
+                   NULL::registry_instance, NULL::cluster_metadata;
+        END LOOP;
+    END IF;
+    PERFORM muster_advance(v_revision);
+
+    IF p_after IS NULL THEN
         RETURN;
     END IF;
-
-    FOREACH v_op IN ARRAY v_ops
-    LOOP
-        CASE v_op.op
-            WHEN 'register' THEN
-                v_outcome := muster_apply_register(v_op, v_cluster, v_revision + 1);
-            WHEN 'status' THEN
-                v_outcome := muster_apply_status(v_op, v_cluster, v_revision + 1, p_decided_by);
-        END CASE;
-        IF v_outcome.changed THEN
-            v_revision := v_revision + 1;
-        END IF;
+    IF NOT v_new OR p_after <> v_cluster.revision THEN
         RETURN QUERY
-        SELECT v_outcome.verdict, v_outcome.changed, v_outcome.instance_id, v_outcome.lease_id, v_outcome.revision,
-               v_outcome.status, v_outcome.ttl_ms, v_cluster.current_epoch, v_cluster.epoch_number;
-    END LOOP;
-    PERFORM muster_advance(v_revision);
+        SELECT NULL::text, NULL::boolean, NULL::uuid, NULL::bigint, NULL::bigint, NULL::InstanceStatus, NULL::integer,
+               NULL::uuid, NULL::bigint, instance, NULL::cluster_metadata
+        FROM registry_instance AS instance
+        WHERE instance.revision > p_after
+        ORDER BY instance.revision
+        LIMIT p_limit;
+        GET DIAGNOSTICS v_read = ROW_COUNT;
+    END IF;
+    IF v_read < p_limit THEN
+        RETURN QUERY
+        SELECT NULL::text, NULL::boolean, NULL::uuid, NULL::bigint, NULL::bigint, NULL::InstanceStatus, NULL::integer,
+               NULL::uuid, NULL::bigint, NULL::registry_instance, cluster
+        FROM cluster_metadata AS cluster
+        WHERE cluster.id = 1;
+    END IF;
 END
 $$;
 
-COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz, bigint) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order.';
-REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamptz, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION muster_apply(jsonb, text, timestamptz, bigint, bigint, integer) IS 'Applies a group of membership changes in one transaction and returns one outcome for each, in the same order; with p_after, also the rows that changed since.';
+REVOKE ALL ON FUNCTION muster_apply(jsonb, text, timestamptz, bigint, bigint, integer) FROM PUBLIC;

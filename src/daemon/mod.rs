@@ -20,6 +20,7 @@ use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt as _;
 use tokio::{
     net::TcpListener,
+    sync::mpsc,
     time::{Instant, timeout},
 };
 use uuid::Uuid;
@@ -29,7 +30,7 @@ use self::{applier::Applier, parts::Parts, security::Security};
 use crate::{
     clock::{Clock, DatabaseClock},
     config::ServeConfig,
-    feed::Feed,
+    feed::{Feed, PREFETCHED_MAX},
     grpc::{
         cluster::{Cluster, ThisDaemon},
         discovery::Discovery,
@@ -59,7 +60,7 @@ use crate::{
         reaper::{Alarm, Reapers},
         suspicion::Suspicions,
     },
-    store::{self, Database, Lane, Pool, handover::handover},
+    store::{self, Database, Lane, Pool, prefetch::Prefetch},
     telemetry::{self, chain},
     tls::Port,
     view::{Surveyor, View, ViewWriter},
@@ -293,14 +294,15 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let applier =
         Applier::new(view_writer, Arc::clone(leases), Arc::clone(&alarm), readiness, *clock, database_clock.clone())
             .with_budget(parts.config.budget, Arc::clone(&admission));
-    let (handover, handed) = handover();
-    let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), handed);
+    let (changes, prefetched) = mpsc::channel(PREFETCHED_MAX);
+    let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), prefetched);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
     let searching = search::run(parts.database.clone(), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "search for a newer primary", searching);
     let (name, health) = (Arc::clone(&parts.name), Arc::clone(&parts.health));
-    let (writer, writer_task) = Writer::new(pool.clone(), name, *clock, database_clock, handover, health, admission);
+    let prefetch = Prefetch::new(*clock, view.applied_receiver(), changes);
+    let (writer, writer_task) = Writer::new(pool.clone(), name, database_clock, prefetch, health, admission);
     lifecycle.spawn_essential(Stage::Engine, "writer", writer_task.run(stop.clone()));
     let looking = blocking::run(pool.clone(), Arc::clone(&parts.health), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "blocking session", looking);

@@ -10,8 +10,8 @@
 //!
 //! State-based: there is no log of events. The rows with a revision above the one applied *are* what changed, because
 //! revisions become visible in the order of their commits (`migrations/013`). A lost connection is always followed by
-//! loading everything anew, so a wrong view cannot last. What the writer of this daemon has asked behind its own change
-//! is taken like an answer to the feed itself, if it continues what is applied. The notification is a doorbell only;
+//! loading everything anew, so a wrong view cannot last. The rows that come with the outcomes of this daemon's own changes
+//! are taken like an answer to the feed itself, if they continue what is applied. The notification is a doorbell only;
 //! where there is none, everything works all the same within [`POLL_PERIOD`], and at once for those who wait for a
 //! revision.
 
@@ -21,7 +21,7 @@ mod tests;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,6 @@ use crate::{
     store::{
         self, Database,
         feed::{Changes, Connection},
-        handover::Handed,
     },
     telemetry::{Repeated, chain},
 };
@@ -43,8 +42,10 @@ use crate::{
 pub const POLL_PERIOD: Duration = Duration::from_secs(1);
 /// How long a read that somebody asks for is put off: those who ask meanwhile share it.
 const ASKED_PAUSE: Duration = Duration::from_millis(10);
-/// How long a doorbell waits for the writer, if that is reading the same.
-const HANDED_PATIENCE: Duration = Duration::from_millis(20);
+/// How many answers of the writer may wait to be taken. The next group brings what a missing one had.
+pub const PREFETCHED_MAX: usize = 4;
+/// How long a doorbell waits for the writer, if a change of its own is under way.
+const PREFETCH_PATIENCE: Duration = Duration::from_millis(20);
 /// How often the list of daemons is read.
 const DAEMONS_PERIOD: Duration = Duration::from_secs(2);
 /// Most instances of one read.
@@ -90,7 +91,7 @@ pub struct Feed<S> {
     wanted: Arc<Notify>,
     /// When to ask for those who wait, if somebody does.
     ask_at: Option<Instant>,
-    handed: Handed,
+    prefetched: mpsc::Receiver<Changes>,
     trouble: Repeated,
     metrics: FeedMetrics,
 }
@@ -100,14 +101,20 @@ pub struct Feed<S> {
 enum Wake {
     /// To ask PostgreSQL.
     Ask,
-    /// To take what the writer has asked.
+    /// To take what came with a change of the writer.
     Take(Changes),
 }
 
 impl<S: Sink> Feed<S> {
-    /// A feed from `database` into `sink`, that looks at once when `wanted` is notified, and takes what it is
-    /// `handed`.
-    pub fn new(database: Database, sink: S, clock: Clock, wanted: Arc<Notify>, handed: Handed) -> Self {
+    /// A feed from `database` into `sink`, that looks at once when `wanted` is notified, and takes what the writer has
+    /// `prefetched`.
+    pub fn new(
+        database: Database,
+        sink: S,
+        clock: Clock,
+        wanted: Arc<Notify>,
+        prefetched: mpsc::Receiver<Changes>,
+    ) -> Self {
         let metrics = FeedMetrics::new();
         let (history_id, generation, applied) = (None, 0, Revision(0));
         let (daemons_read, ask_at, trouble) = (None, None, Repeated::default());
@@ -121,7 +128,7 @@ impl<S: Sink> Feed<S> {
             daemons_read,
             wanted,
             ask_at,
-            handed,
+            prefetched,
             trouble,
             metrics,
         }
@@ -149,7 +156,6 @@ impl<S: Sink> Feed<S> {
                 let (error, lasting_ms) = (chain(&error), told.lasting_ms());
                 tracing::warn!(error, failures = told.failures, lasting_ms, "feed disconnected, reloading");
             }
-            self.handed.set_applied(None);
             self.sink.lost(&error);
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 return Ok(());
@@ -205,13 +211,13 @@ impl<S: Sink> Feed<S> {
                 () = self.wanted.notified(), if self.ask_at.is_none() => {
                     self.ask_at = Some(Instant::now() + ASKED_PAUSE);
                 }
-                changes = self.handed.next() => return Wake::Take(changes),
+                Some(changes) = self.prefetched.recv() => return Wake::Take(changes),
                 revision = connection.rung() => {
                     if revision <= self.applied {
                         continue;
                     }
-                    if self.handed.is_under_way()
-                        && let Ok(changes) = timeout(HANDED_PATIENCE, self.handed.next()).await
+                    if self.is_under_way()
+                        && let Ok(Some(changes)) = timeout(PREFETCH_PATIENCE, self.prefetched.recv()).await
                         && changes.cluster.revision >= revision
                     {
                         return Wake::Take(changes);
@@ -222,7 +228,13 @@ impl<S: Sink> Feed<S> {
         }
     }
 
-    /// Applies what the writer has asked, if that continues what is applied; if not, it is left for the feed to ask.
+    /// Whether an answer of the writer may be about to come, or waits to be taken.
+    fn is_under_way(&self) -> bool {
+        self.prefetched.capacity() < self.prefetched.max_capacity()
+    }
+
+    /// Applies what came with a change of the writer, if that continues what is applied; if not, it is left for the feed to
+    /// ask.
     fn take(&mut self, changes: Changes) {
         let Changes { after, cluster, mut instances, at_ms, .. } = changes;
         if after > self.applied || cluster.revision <= self.applied || self.broken_by(&cluster, self.applied).is_some()
@@ -235,7 +247,6 @@ impl<S: Sink> Feed<S> {
 
     fn apply(&mut self, cluster: Cluster, instances: Vec<Instance>, at_ms: u64) {
         self.applied = cluster.revision;
-        self.handed.set_applied(Some(self.applied));
         self.sink.apply(cluster, instances, at_ms);
     }
 
@@ -264,7 +275,6 @@ impl<S: Sink> Feed<S> {
         self.sink.load(cluster, chunks.into_iter().flatten(), at_ms);
         self.history_id = Some(history_id);
         self.applied = revision;
-        self.handed.set_applied(Some(revision));
         let elapsed_ms = started.elapsed().as_millis();
         tracing::info!(?cause, instances = count, revision = revision.0, read_ms, elapsed_ms, "loaded the registry");
         Ok(())

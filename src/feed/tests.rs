@@ -1,14 +1,11 @@
-//! What the feed applies, where the writer hands over what it has read behind its own changes.
+//! What the feed applies of the rows that come with changes of the writer.
 
 use std::{net::Ipv4Addr, sync::Mutex};
 
 use chrono::DateTime;
 
 use super::*;
-use crate::{
-    model::{Epoch, EpochId, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Ttl},
-    store::handover::{Handover, handover},
-};
+use crate::model::{Epoch, EpochId, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Ttl};
 
 const EPOCH: Epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };
 
@@ -69,26 +66,26 @@ fn changes(after: u64, up_to: u64) -> Changes {
 }
 
 /// A feed that has applied revision 10.
-fn feed() -> (Feed<Told>, Told, Handover) {
-    let (told, (writer, handed)) = (Told::default(), handover());
-    let mut feed = Feed::new(Database::at("host=h").unwrap(), told.clone(), Clock::new(), Arc::default(), handed);
+fn feed() -> (Feed<Told>, Told, mpsc::Sender<Changes>) {
+    let (told, (writer, prefetched)) = (Told::default(), mpsc::channel(PREFETCHED_MAX));
+    let mut feed = Feed::new(Database::at("host=h").unwrap(), told.clone(), Clock::new(), Arc::default(), prefetched);
     (feed.history_id, feed.applied) = (Some(Uuid::nil()), Revision(10));
     (feed, told, writer)
 }
 
 #[test]
-fn what_the_writer_asked_is_applied_where_it_continues_what_is_known() {
-    let (mut feed, told, writer) = feed();
-    assert_eq!(writer.after(), None, "before anything is loaded there is nothing to continue");
+fn rows_of_a_change_are_applied_where_they_continue_what_is_known() {
+    let (mut feed, told, _writer) = feed();
     feed.take(changes(10, 12));
-    assert_eq!(writer.after(), Some(Revision(12)));
     // Asked before the feed knew of 12.
     feed.take(changes(10, 13));
-    assert_eq!(*told.0.lock().unwrap(), [(12, vec![11, 12]), (13, vec![13])]);
+    // Asked when 13 was sent and not yet taken.
+    feed.take(changes(13, 14));
+    assert_eq!(*told.0.lock().unwrap(), [(12, vec![11, 12]), (13, vec![13]), (14, vec![14])]);
 }
 
 #[test]
-fn what_the_writer_asked_is_left_aside_where_it_is_old_or_leaves_a_gap_or_is_of_another_history() {
+fn rows_of_a_change_are_ignored_where_old_or_gapped_or_of_another_history() {
     let (mut feed, told, _writer) = feed();
     let with = |change: fn(&mut Cluster)| {
         let mut changes = changes(10, 12);
@@ -107,15 +104,17 @@ fn what_the_writer_asked_is_left_aside_where_it_is_old_or_leaves_a_gap_or_is_of_
 }
 
 #[tokio::test]
-async fn an_answer_is_expected_while_the_writer_asks_and_until_it_is_taken() {
+async fn rows_are_expected_while_a_change_is_under_way_and_until_they_are_taken() {
     let (mut feed, _told, writer) = feed();
-    let under_way = writer.begin();
-    assert!(feed.handed.is_under_way());
-    writer.hand(changes(10, 12));
-    drop(under_way);
-    assert!(feed.handed.is_under_way(), "it waits to be taken");
-    assert_eq!(feed.handed.next().await.cluster.revision, Revision(12));
-    assert!(!feed.handed.is_under_way());
-    // More than anybody takes are dropped, and nobody waits.
-    (0..10).for_each(|_| writer.hand(changes(10, 12)));
+    assert!(!feed.is_under_way());
+    let permit = writer.try_reserve().unwrap();
+    assert!(feed.is_under_way());
+    permit.send(changes(10, 12));
+    assert!(feed.is_under_way(), "they wait to be taken");
+    assert_eq!(feed.prefetched.recv().await.unwrap().cluster.revision, Revision(12));
+    assert!(!feed.is_under_way());
+    drop(writer.try_reserve().unwrap());
+    assert!(!feed.is_under_way(), "the change failed");
+    drop(writer);
+    assert!(!feed.is_under_way(), "no writer");
 }

@@ -13,8 +13,8 @@
 //! No address keeps the others from being served: changes wait in a line for each address (`registry::queue`), and
 //! registrations need room in the budget (`registry::admission`), of which each address has a share.
 //!
-//! Behind each group goes the question that the feed would ask next; its answer is handed to the feed, so that callers
-//! need not wait for the doorbell ([`crate::store::handover`]).
+//! The answer of each group has the rows that the feed would have to read next ([`crate::store::prefetch`]), so that callers
+//! need not wait for a notification and a second query.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -32,10 +32,10 @@ use super::{
     queue::{Receiver, Sender, queue},
 };
 use crate::{
-    clock::{Clock, DatabaseClock},
+    clock::DatabaseClock,
     metrics::WriterMetrics,
     model::{Operation, Origin, Outcome, Verdict},
-    store::{self, Pool, handover::Handover, membership::Question},
+    store::{self, Pool, prefetch::Prefetch},
     telemetry::{Repeated, chain},
 };
 
@@ -67,42 +67,30 @@ pub struct WriterTask {
     admission: Arc<Admission>,
     pool: Pool,
     decided_by: Arc<str>,
-    clock: Clock,
     database_clock: DatabaseClock,
-    handover: Handover,
+    prefetch: Prefetch,
     health: Arc<Health>,
     trouble: Repeated,
     metrics: WriterMetrics,
 }
 
 impl Writer {
-    /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`. What it reads
-    /// behind its changes goes to `handover`, and how they get on to `health`. Registrations
+    /// A writer, and the task to run for it. Deaths it writes down are recorded as decided by `decided_by`. The rows that it
+    /// changes go to `prefetch`, and how they get on to `health`. Registrations
     /// need room by `admission`.
     #[must_use]
     pub fn new(
         pool: Pool,
         decided_by: Arc<str>,
-        clock: Clock,
         database_clock: DatabaseClock,
-        handover: Handover,
+        prefetch: Prefetch,
         health: Arc<Health>,
         admission: Arc<Admission>,
     ) -> (Self, WriterTask) {
         let (sender, queue) = queue(QUEUE_MAX);
         let (metrics, trouble) = (WriterMetrics::new(), Repeated::default());
-        let task = WriterTask {
-            queue,
-            admission,
-            pool,
-            decided_by,
-            clock,
-            database_clock,
-            handover,
-            health,
-            trouble,
-            metrics,
-        };
+        let task =
+            WriterTask { queue, admission, pool, decided_by, database_clock, prefetch, health, trouble, metrics };
         (Self { queue: sender }, task)
     }
 
@@ -208,15 +196,14 @@ impl WriterTask {
             let left = deadline.saturating_duration_since(Instant::now());
             // Never later than the deadline: our idea of that clock lags, and an answer needs its time as well.
             let until = self.database_clock.after(left);
-            let question = self.handover.after().map(|after| Question { after, at_ms: self.clock.now_ms() });
-            let _under_way = self.handover.begin();
+            let (question, permit) = self.prefetch.question().unzip();
             let applied =
                 store::membership::apply(&self.pool, operations, &self.decided_by, until, deadline, question).await;
             let error = match applied {
                 Ok((outcomes, changes)) => {
                     self.health.change_passed();
-                    if let Some(changes) = changes {
-                        self.handover.hand(changes);
+                    if let Some((permit, changes)) = permit.zip(changes) {
+                        self.prefetch.send(permit, changes);
                     }
                     if let Some(over) = self.trouble.works() {
                         let (failures, lasting_ms) = (over.failures, over.lasting_ms());

@@ -32,7 +32,7 @@ use crate::{
 
 /// How long any answer may take before the connection counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Columns of the cluster row, before those of an instance.
+/// Columns of the cluster row in [`COLUMNS`], before those of an instance.
 const CLUSTER_COLUMNS: usize = 12;
 
 /// The start of a daemon, within the years that a client can show: a row that was written by hand may hold any time.
@@ -192,7 +192,13 @@ impl Connection {
     #[tracing::instrument(level = "debug", name = "db.read_changes", skip_all)]
     pub async fn changes(&self, after: Revision, limit: i64, at_ms: u64) -> Result<Option<Changes>, Error> {
         let rows = answer(self.client.query(&self.changes, &[&signed(after.0), &limit])).await?;
-        read_changes(&rows, after, at_ms)
+        let Some(first) = rows.first() else { return Ok(None) };
+        let mut instances = Vec::with_capacity(rows.len());
+        for row in &rows {
+            instances.extend(instance_of(row, 0)?);
+        }
+        let cluster = cluster(first, 0)?;
+        Ok(cluster.map(|cluster| Changes { after, cluster, instances, rows: rows.len(), at_ms }))
     }
 
     /// Everything on record as of one moment, streamed to `each`. Returns the cluster row; `None` without an epoch.
@@ -207,9 +213,9 @@ impl Connection {
         let mut seen = None;
         while let Some(row) = timeout(ANSWER_TIMEOUT, rows.try_next()).await.map_err(|_| Error::Unanswered(None))?? {
             if seen.is_none() {
-                seen = Some(cluster(&row)?);
+                seen = cluster(&row, 0)?;
             }
-            if let Some(instance) = instance_of(&row)? {
+            if let Some(instance) = instance_of(&row, 0)? {
                 each(instance);
             }
         }
@@ -266,63 +272,59 @@ async fn answer<T>(call: impl Future<Output = Result<T, tokio_postgres::Error>>)
     }
 }
 
-/// Reads what [`CHANGES`] returned.
-pub(super) fn read_changes(rows: &[Row], after: Revision, at_ms: u64) -> Result<Option<Changes>, Error> {
-    let Some(first) = rows.first() else { return Ok(None) };
-    let mut instances = Vec::with_capacity(rows.len());
-    for row in rows {
-        if let Some(instance) = instance_of(row)? {
-            instances.push(instance);
-        }
-    }
-    Ok(Some(Changes { after, cluster: cluster(first)?, instances, rows: rows.len(), at_ms }))
-}
+/// The cluster row `c` and an instance `i`. The clock is read in subqueries, and so once and not for each row.
+pub(super) static COLUMNS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "c.current_epoch, c.epoch_number, c.revision, c.history_id, c.purged_revision, \
+         CASE WHEN c.hold_until > (SELECT muster_now()) \
+              THEN muster_ms_until(c.hold_until, (SELECT muster_now())) END, \
+         c.hold_reason, (SELECT muster_now()), c.brake, c.brake_since, c.brake_overdue, c.brake_live, \
+         {INSTANCE_COLUMNS}"
+    )
+});
 
 /// What changed. One statement, so that the cluster row and the instances are of the same moment: every change up to the
 /// revision it shows is among them.
-pub(super) static CHANGES: LazyLock<String> = LazyLock::new(|| {
+static CHANGES: LazyLock<String> = LazyLock::new(|| {
     let changed = "SELECT * FROM registry_instance WHERE revision > $1 ORDER BY revision LIMIT $2";
-    format!("{} LEFT JOIN LATERAL ({changed}) i ON true WHERE c.id = 1 ORDER BY i.revision", select_sql())
+    let columns = &*COLUMNS;
+    format!(
+        "SELECT {columns} FROM cluster_metadata c LEFT JOIN LATERAL ({changed}) i ON true \
+         WHERE c.id = 1 ORDER BY i.revision"
+    )
 });
 
 /// Everything, in no order: to sort a million rows takes longer than a first answer may, and nobody needs it.
 fn load_sql() -> String {
-    format!("{} LEFT JOIN registry_instance i ON true WHERE c.id = 1", select_sql())
+    let columns = &*COLUMNS;
+    format!("SELECT {columns} FROM cluster_metadata c LEFT JOIN registry_instance i ON true WHERE c.id = 1")
 }
 
-/// The cluster row beside each instance. The clock is read in subqueries, and so once and not for each row.
-fn select_sql() -> String {
-    format!(
-        "SELECT c.current_epoch, c.epoch_number, c.revision, c.history_id, c.purged_revision, \
-         CASE WHEN c.hold_until > (SELECT muster_now()) \
-              THEN muster_ms_until(c.hold_until, (SELECT muster_now())) END, \
-         c.hold_reason, (SELECT muster_now()), c.brake, c.brake_since, c.brake_overdue, c.brake_live, \
-         {INSTANCE_COLUMNS} FROM cluster_metadata c"
-    )
+/// The instance in the columns that begin at `first`; `None` where there is none, or where the row cannot be read.
+pub(super) fn instance_of(row: &Row, first: usize) -> Result<Option<Instance>, Error> {
+    let first = first + CLUSTER_COLUMNS;
+    let joined: Option<Uuid> = row.try_get(first)?;
+    Ok(joined.and_then(|_| instance(row, first)))
 }
 
-/// The instance beside the cluster row; `None` where there is none, or where the row cannot be read.
-fn instance_of(row: &Row) -> Result<Option<Instance>, Error> {
-    let joined: Option<Uuid> = row.try_get(CLUSTER_COLUMNS)?;
-    Ok(joined.and_then(|_| instance(row, CLUSTER_COLUMNS)))
+/// The cluster row in the columns that begin at `first`; `None` where there is none.
+pub(super) fn cluster(row: &Row, first: usize) -> Result<Option<Cluster>, Error> {
+    let Some(epoch_id) = row.try_get(first)? else { return Ok(None) };
+    let held_for_ms: Option<i64> = row.try_get(first + 5)?;
+    Ok(Some(Cluster {
+        epoch: Epoch { id: EpochId(epoch_id), number: unsigned(row.try_get(first + 1)?) },
+        revision: Revision(unsigned(row.try_get(first + 2)?)),
+        history_id: row.try_get(first + 3)?,
+        purged: Revision(unsigned(row.try_get(first + 4)?)),
+        hold: held_for_ms.map(|ms| hold(ms, row.try_get(first + 6).ok().flatten())),
+        brake: brake(row, first + 8)?,
+        read_at: row.try_get(first + 7)?,
+    }))
 }
 
-fn cluster(row: &Row) -> Result<Cluster, Error> {
-    let held_for_ms: Option<i64> = row.try_get(5)?;
-    Ok(Cluster {
-        epoch: Epoch { id: EpochId(row.try_get(0)?), number: unsigned(row.try_get(1)?) },
-        revision: Revision(unsigned(row.try_get(2)?)),
-        history_id: row.try_get(3)?,
-        purged: Revision(unsigned(row.try_get(4)?)),
-        hold: held_for_ms.map(|ms| hold(ms, row.try_get(6).ok().flatten())),
-        brake: brake(row)?,
-        read_at: row.try_get(7)?,
-    })
-}
-
-fn brake(row: &Row) -> Result<Option<Brake>, Error> {
-    let mode = row.try_get::<_, Option<&str>>(8)?.and_then(BrakeMode::from_word);
-    let (Some(mode), Some(Time(since))) = (mode, row.try_get(9)?) else { return Ok(None) };
-    let count = |column| Ok::<_, Error>(unsigned(row.try_get::<_, Option<i64>>(column)?.unwrap_or_default()));
-    Ok(Some(Brake { mode, since, overdue: count(10)?, live: count(11)? }))
+fn brake(row: &Row, first: usize) -> Result<Option<Brake>, Error> {
+    let mode = row.try_get::<_, Option<&str>>(first)?.and_then(BrakeMode::from_word);
+    let (Some(mode), Some(Time(since))) = (mode, row.try_get(first + 1)?) else { return Ok(None) };
+    let count = |column| Ok::<_, Error>(unsigned(row.try_get::<_, Option<i64>>(first + column)?.unwrap_or_default()));
+    Ok(Some(Brake { mode, since, overdue: count(2)?, live: count(3)? }))
 }

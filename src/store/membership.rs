@@ -1,11 +1,11 @@
-//! Membership changes: a group of operations in one call of `muster_apply`, which is one commit.
+//! Membership changes: a group of operations in one call of `muster_apply`, which is one commit. Its answer also has the
+//! rows that the feed would have to read next.
 
-use std::{net::IpAddr, pin::pin, time::Duration};
+use std::{net::IpAddr, sync::LazyLock};
 
 use chrono::{DateTime, Utc};
-use futures_util::future::{Either, select};
 use serde::{Serialize, Serializer};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_postgres::{
     Row,
     types::{Json, ToSql},
@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::{
     Error, Lane, Pool,
-    feed::{CHANGES, Changes, read_changes},
+    feed::{COLUMNS, Changes, cluster, instance_of},
+    prefetch::Question,
     row::{signed, unsigned},
 };
 use crate::model::{
@@ -22,29 +23,27 @@ use crate::model::{
 };
 use crate::postgres::pool::Client;
 
-const APPLY: &str = "SELECT verdict, changed, lease_id, revision, status::text, cluster_epoch, epoch_number \
-                     FROM muster_apply($1, $2, $3, $4)";
+/// Columns of an outcome, before those of [`COLUMNS`].
+const OUTCOME_COLUMNS: usize = 7;
 
-/// Most instances read behind a group. If there are more, other daemons are busy, and the feed asks for all of it.
-const READ_MAX: i64 = 1_000;
-/// How long the answer of a group waits for what is read behind it.
-const READ_PATIENCE: Duration = Duration::from_millis(200);
+static APPLY: LazyLock<String> = LazyLock::new(|| {
+    let columns = &*COLUMNS;
+    format!(
+        "SELECT a.verdict, a.changed, a.lease_id, a.revision, a.status::text, a.cluster_epoch, a.epoch_number, {columns} \
+         FROM muster_apply($1, $2, $3, $4, $5, $6) AS a \
+         CROSS JOIN LATERAL (SELECT (a.cluster_row).*) AS c CROSS JOIN LATERAL (SELECT (a.instance_row).*) AS i"
+    )
+});
 
-/// What the feed would ask next: after which revision, and when that is asked by this daemon's clock.
-#[derive(Clone, Copy, Debug)]
-pub struct Question {
-    /// All changes after it.
-    pub after: Revision,
-    /// Now.
-    pub at_ms: u64,
-}
+/// Most instances that are read with a group. If there are more, other daemons are busy, and the feed asks for all of it.
+const READ_MAX: i32 = 1_000;
 
 /// Applies a group of changes in order and returns one outcome for each. What arrives after `until`, by the database
-/// clock, changes nothing. The question of the feed follows on the same connection; without an answer to it in time, the
-/// group is applied all the same.
+/// clock, changes nothing. The answer to the question of the feed comes with the outcomes; it is missing if too much
+/// changed.
 ///
 /// # Errors
-/// None of them was applied, or ([`Error::may_be_applied`]) nobody can say; repeating the call is safe either way.
+/// None of them was applied, or ([`Error::may_be_applied`]) the result is unknown; repeating the call is safe either way.
 #[tracing::instrument(level = "debug", name = "db.apply", skip_all)]
 pub async fn apply(
     pool: &Pool,
@@ -55,43 +54,44 @@ pub async fn apply(
     question: Option<Question>,
 ) -> Result<(Vec<Outcome>, Option<Changes>), Error> {
     let arguments: Vec<Argument<'_>> = operations.into_iter().map(argument).collect();
+    let after = question.map(|question| signed(question.after.0));
     let applied = async |client: &Client| {
-        let statement = client.prepare_cached(APPLY).await?;
+        let statement = client.prepare_cached(&APPLY).await?;
         // Read when there is a session: while one is awaited the daemon may change to another database.
         let seen = signed(pool.seen());
         let arguments = Json(&arguments);
-        let parameters: [&(dyn ToSql + Sync); 4] = [&arguments, &decided_by, &until, &seen];
-        let applying = client.query(&statement, &parameters);
-        let Some(question) = question else { return Ok((applying.await?, Vec::new())) };
-        let statement = client.prepare_cached(&CHANGES).await?;
-        let after = signed(question.after.0);
-        let parameters: [&(dyn ToSql + Sync); 2] = [&after, &READ_MAX];
-        let reading = pin!(client.query(&statement, &parameters));
-        // Both are sent at once; PostgreSQL begins the second when the first is committed.
-        match select(pin!(applying), reading).await {
-            Either::Left((applied, reading)) => {
-                let patience = deadline.min(Instant::now() + READ_PATIENCE);
-                let read = timeout_at(patience, reading).await.unwrap_or(Ok(Vec::new()));
-                Ok((applied?, read.unwrap_or_default()))
-            }
-            // It never answers in another order; if the connection fails, both say so.
-            Either::Right((_, applying)) => Ok((applying.await?, Vec::new())),
-        }
+        let parameters: [&(dyn ToSql + Sync); 6] = [&arguments, &decided_by, &until, &seen, &after, &READ_MAX];
+        client.query(&statement, &parameters).await
     };
-    let revision = |(rows, _): &(Vec<Row>, Vec<Row>)| {
-        rows.iter().filter_map(|row| row.try_get(3).ok().flatten()).max().map(unsigned)
-    };
-    let (rows, read) = pool.run_known(Lane::Engine, deadline, applied, revision).await?;
-    if rows.len() != arguments.len() {
+    let rows = pool.run_known(Lane::Engine, deadline, applied, |rows| highest_revision(rows)).await?;
+    let mut outcomes = Vec::with_capacity(arguments.len());
+    for row in &rows {
+        outcomes.extend(outcome(row)?);
+    }
+    if outcomes.len() != arguments.len() {
         return Err(Error::Malformed("number of outcomes"));
     }
-    let outcomes = rows.iter().map(outcome).collect::<Result<_, _>>()?;
-    let full = i64::try_from(read.len()).is_ok_and(|count| count >= READ_MAX);
-    let changes = question.filter(|_| !full).and_then(|question| {
-        // What cannot be read is the feed's to find out.
-        read_changes(&read, question.after, question.at_ms).unwrap_or_default()
-    });
+    // What cannot be read is left for the feed to find out.
+    let changes = question.and_then(|question| changes(&rows, question).unwrap_or_default());
     Ok((outcomes, changes))
+}
+
+/// The highest revision that the outcomes and the cluster row tell.
+fn highest_revision(rows: &[Row]) -> Option<u64> {
+    let of = |row: &Row, column| row.try_get::<_, Option<i64>>(column).ok().flatten();
+    rows.iter().filter_map(|row| of(row, 3).max(of(row, OUTCOME_COLUMNS + 2))).max().map(unsigned)
+}
+
+/// What changed, as far as the rows tell; `None` if they do not tell all of it.
+fn changes(rows: &[Row], question: Question) -> Result<Option<Changes>, Error> {
+    let Some(last) = rows.last() else { return Ok(None) };
+    let Some(cluster) = cluster(last, OUTCOME_COLUMNS)? else { return Ok(None) };
+    let mut instances = Vec::with_capacity(rows.len());
+    for row in rows {
+        instances.extend(instance_of(row, OUTCOME_COLUMNS)?);
+    }
+    let Question { after, at_ms } = question;
+    Ok(Some(Changes { after, cluster, rows: instances.len(), instances, at_ms }))
 }
 
 /// An operation as `muster_operation` names its parts.
@@ -156,9 +156,10 @@ fn register_argument(registration: &Registration) -> Argument<'_> {
     }
 }
 
-fn outcome(row: &Row) -> Result<Outcome, Error> {
+fn outcome(row: &Row) -> Result<Option<Outcome>, Error> {
+    let Some(verdict) = row.try_get(0)? else { return Ok(None) };
     let status = row.try_get::<_, Option<&str>>(4)?.and_then(InstanceStatus::from_word);
-    let verdict = match row.try_get(0)? {
+    let verdict = match verdict {
         "created" => Verdict::Created,
         "renewed" => Verdict::Renewed,
         "replaced" => Verdict::Replaced,
@@ -171,11 +172,11 @@ fn outcome(row: &Row) -> Result<Outcome, Error> {
         "invalid_transition" => Verdict::InvalidTransition(status.unwrap_or(InstanceStatus::Dead)),
         _ => return Err(Error::Malformed("verdict")),
     };
-    Ok(Outcome {
+    Ok(Some(Outcome {
         verdict,
         lease_id: row.try_get::<_, Option<i64>>(2)?.map(|lease_id| LeaseId(unsigned(lease_id))),
         revision: Revision(unsigned(row.try_get::<_, Option<i64>>(3)?.unwrap_or_default())),
         status,
         epoch: Epoch { id: EpochId(row.try_get(5)?), number: unsigned(row.try_get(6)?) },
-    })
+    }))
 }

@@ -183,6 +183,12 @@ impl View {
         *self.applied.borrow()
     }
 
+    /// The latest revision applied, for readers that follow it.
+    #[must_use]
+    pub fn applied_receiver(&self) -> watch::Receiver<Option<Revision>> {
+        self.applied.clone()
+    }
+
     /// Notified when somebody waits in vain for what may be on record already.
     #[must_use]
     pub fn wanted(&self) -> Arc<Notify> {

@@ -15,6 +15,7 @@ mod beats;
 mod bench;
 mod blocked_changes;
 mod bounds;
+mod changed_rows;
 mod cli;
 mod cli_resolve;
 mod cli_watch;
