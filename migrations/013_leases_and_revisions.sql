@@ -70,7 +70,7 @@ COMMENT ON COLUMN registry_epoch.cluster_epoch IS 'Its UUID.';
 COMMENT ON COLUMN registry_epoch.started_at IS 'When it began.';
 COMMENT ON COLUMN registry_epoch.started_revision IS 'The revision at which it began.';
 COMMENT ON COLUMN registry_epoch.reason IS 'Why it was begun, in the operator''s words.';
-COMMENT ON COLUMN registry_epoch.rotated_by IS 'Which daemon began it; sql for a direct SQL caller.';
+COMMENT ON COLUMN registry_epoch.rotated_by IS 'What began it: the daemon, and for whom where it knows (daemon for identity); sql/role for a direct SQL caller.';
 
 -- registry_instance: the lease ------------------------------------------------------------------------------------
 
@@ -86,6 +86,7 @@ ALTER TABLE registry_instance
     ADD COLUMN death_reason      text,
     ADD COLUMN death_deadline    timestamptz,
     ADD COLUMN death_decided_by  text,
+    ADD COLUMN owner             text,
     ADD CONSTRAINT registry_instance_ttl_check CHECK (ttl_ms BETWEEN 2000 AND 300000),
     ADD CONSTRAINT registry_instance_port_check CHECK (port BETWEEN 1 AND 65535),
     ADD CONSTRAINT registry_instance_labels_check CHECK (jsonb_typeof(labels) = 'object'),
@@ -142,7 +143,8 @@ COMMENT ON COLUMN registry_instance.version IS 'Version of the software it runs.
 COMMENT ON COLUMN registry_instance.replaces_lease_id IS 'The lease of the same instance id that this one took the place of. Its owner is told so at its next beat.';
 COMMENT ON COLUMN registry_instance.death_reason IS 'Why the lease ended: stale, old_epoch, deregistered, replaced or operator. Null: alive, or died before reasons were kept.';
 COMMENT ON COLUMN registry_instance.death_deadline IS 'When the lease would have ended without another beat.';
-COMMENT ON COLUMN registry_instance.death_decided_by IS 'Which daemon declared the death; sql for a direct SQL caller.';
+COMMENT ON COLUMN registry_instance.death_decided_by IS 'What declared the death: the daemon, and for whom where it knows (daemon for identity); sql/role for a direct SQL caller.';
+COMMENT ON COLUMN registry_instance.owner IS 'The identity that registered it: what a daemon with a policy authenticated, or sql/role for a direct SQL caller. Null: registered through a daemon without a policy.';
 
 CREATE UNIQUE INDEX idx_instance_lease_id ON registry_instance (lease_id);
 COMMENT ON INDEX idx_instance_lease_id IS 'Beats are saved by lease id.';

@@ -34,6 +34,7 @@ $$;
 \ir functions/muster_deadline.sql
 \ir functions/muster_ms_until.sql
 \ir functions/muster_error_code.sql
+\ir functions/muster_sql_caller.sql
 \ir functions/muster_lock_cluster.sql
 \ir functions/muster_advance.sql
 \ir functions/muster_rotate_epoch.sql

@@ -21,10 +21,12 @@ CREATE TYPE muster_operation AS (
     labels        jsonb,
     ttl_ms        integer,
     reason        text,
-    may_move      boolean
+    may_move      boolean,
+    identity      text,
+    as_operator   boolean
 );
 
-COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers.';
+COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers. identity: who asks, and owner of what is registered; null if the daemon has no policy. as_operator: the status of an instance of another owner may be changed.';
 
 CREATE TYPE muster_outcome AS (
     verdict     text,
@@ -38,6 +40,8 @@ CREATE TYPE muster_outcome AS (
 
 COMMENT ON TYPE muster_outcome IS 'What became of it. verdict: created, renewed, replaced (a registration); set (a status); or the refusals epoch_fenced, taken, unknown, expired, lease_replaced, invalid_transition, invalid. changed: whether a revision was used.';
 
+\ir functions/muster_owner_of.sql
+\ir functions/muster_owner_agrees.sql
 \ir functions/muster_same_owner.sql
 \ir functions/muster_moves.sql
 \ir functions/muster_apply_register.sql

@@ -46,7 +46,7 @@ EXECUTE FUNCTION muster_stamp_row();
 CREATE TRIGGER registry_instance_stamp_update
 BEFORE UPDATE OF instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
     started_at, stopped_at, lease_id, epoch_number, ttl_ms, port, labels, version, replaces_lease_id, death_reason,
-    death_deadline, death_decided_by
+    death_deadline, death_decided_by, owner
 ON registry_instance
 FOR EACH ROW
 WHEN (NEW.revision = OLD.revision)

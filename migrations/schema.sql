@@ -25,9 +25,11 @@ CREATE TYPE muster_operation AS (
     labels jsonb,
     ttl_ms integer,
     reason text,
-    may_move boolean
+    may_move boolean,
+    identity text,
+    as_operator boolean
 );
-COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers.';
+COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers. identity: who asks, and owner of what is registered; null if the daemon has no policy. as_operator: the status of an instance of another owner may be changed.';
 
 --- type muster_outcome
 CREATE TYPE muster_outcome AS (
@@ -172,7 +174,7 @@ COMMENT ON COLUMN registry_epoch.cluster_epoch IS 'Its UUID.';
 COMMENT ON COLUMN registry_epoch.started_at IS 'When it began.';
 COMMENT ON COLUMN registry_epoch.started_revision IS 'The revision at which it began.';
 COMMENT ON COLUMN registry_epoch.reason IS 'Why it was begun, in the operator''s words.';
-COMMENT ON COLUMN registry_epoch.rotated_by IS 'Which daemon began it; sql for a direct SQL caller.';
+COMMENT ON COLUMN registry_epoch.rotated_by IS 'What began it: the daemon, and for whom where it knows (daemon for identity); sql/role for a direct SQL caller.';
 
 --- table registry_instance
 CREATE TABLE registry_instance (
@@ -199,6 +201,7 @@ CREATE TABLE registry_instance (
     death_reason text,
     death_deadline timestamp with time zone,
     death_decided_by text,
+    owner text,
     CONSTRAINT registry_instance_pkey PRIMARY KEY (instance_id),
     CONSTRAINT registry_instance_death_reason_check CHECK (death_reason = ANY (ARRAY['stale'::text, 'old_epoch'::text, 'deregistered'::text, 'replaced'::text, 'operator'::text])),
     CONSTRAINT registry_instance_labels_check CHECK (jsonb_typeof(labels) = 'object'::text),
@@ -229,7 +232,8 @@ COMMENT ON COLUMN registry_instance.version IS 'Version of the software it runs.
 COMMENT ON COLUMN registry_instance.replaces_lease_id IS 'The lease of the same instance id that this one took the place of. Its owner is told so at its next beat.';
 COMMENT ON COLUMN registry_instance.death_reason IS 'Why the lease ended: stale, old_epoch, deregistered, replaced or operator. Null: alive, or died before reasons were kept.';
 COMMENT ON COLUMN registry_instance.death_deadline IS 'When the lease would have ended without another beat.';
-COMMENT ON COLUMN registry_instance.death_decided_by IS 'Which daemon declared the death; sql for a direct SQL caller.';
+COMMENT ON COLUMN registry_instance.death_decided_by IS 'What declared the death: the daemon, and for whom where it knows (daemon for identity); sql/role for a direct SQL caller.';
+COMMENT ON COLUMN registry_instance.owner IS 'The identity that registered it: what a daemon with a policy authenticated, or sql/role for a direct SQL caller. Null: registered through a daemon without a policy.';
 
 --- table registry_suspicion
 CREATE TABLE registry_suspicion (
@@ -350,7 +354,7 @@ CREATE OR REPLACE FUNCTION expire_old_epoch_instances()
  SECURITY DEFINER
  SET search_path FROM CURRENT
 AS $function$
-    SELECT muster_reap_old_epoch(1000, 'sql');
+    SELECT muster_reap_old_epoch(1000, muster_sql_caller());
 $function$;
 COMMENT ON FUNCTION expire_old_epoch_instances() IS 'Writes down the deaths of instances of older epochs, at most 1,000 a call.';
 REVOKE ALL ON FUNCTION expire_old_epoch_instances() FROM PUBLIC;
@@ -367,7 +371,7 @@ BEGIN
         RAISE EXCEPTION 'p_timeout_seconds is %, it must be 0 or more', p_timeout_seconds
             USING ERRCODE = muster_error_code('invalid');
     END IF;
-    RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, 'sql'));
+    RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, muster_sql_caller()));
 END
 $function$;
 COMMENT ON FUNCTION expire_stale_instances(integer) IS 'Declares leases dead that were silent for longer than their TTL, or than p_timeout_seconds where they have none.';
@@ -496,10 +500,14 @@ CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
+    v_caller  text := muster_sql_caller();
     v_verdict text;
 BEGIN
+    IF p_operation.op = 'register' THEN
+        p_operation.identity := v_caller;
+    END IF;
     SELECT applied.verdict INTO STRICT v_verdict
-    FROM muster_apply(jsonb_build_array(to_jsonb(p_operation)), 'sql') AS applied;
+    FROM muster_apply(jsonb_build_array(to_jsonb(p_operation)), v_caller) AS applied;
     CASE v_verdict
         WHEN 'epoch_fenced' THEN
             RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_operation.instance_id
@@ -542,7 +550,7 @@ BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
 
     IF v_row.instance_id IS NOT NULL AND v_row.status <> 'dead' AND v_row.cluster_epoch = p_cluster.current_epoch THEN
-        IF NOT muster_same_owner(v_row, p_op) OR (p_op.may_move IS NOT TRUE AND muster_moves(v_row, p_op)) THEN
+        IF NOT muster_same_owner(v_row, p_op) OR muster_moves(v_row, p_op) THEN
             RETURN ('taken', false, v_row.instance_id, v_row.lease_id, v_row.revision, v_row.status, v_row.ttl_ms)::muster_outcome;
         END IF;
         RETURN muster_renew_registration(v_row, p_op, v_now, p_revision);
@@ -560,12 +568,13 @@ BEGIN
     INSERT INTO registry_instance AS instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, stopped_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version,
-        replaces_lease_id, death_reason, death_deadline, death_decided_by
+        replaces_lease_id, death_reason, death_deadline, death_decided_by, owner
     )
     VALUES (
         p_op.instance_id, p_op.logical_id, p_cluster.current_epoch, v_status, p_op.actor_name, p_op.serve_route,
         p_op.node_id, p_op.ip_address, p_op.pid, v_now, NULL, v_now, p_revision, p_revision, p_cluster.epoch_number,
-        p_op.ttl_ms, p_op.port, coalesce(p_op.labels, '{}'), p_op.version, v_row.lease_id, NULL, NULL, NULL
+        p_op.ttl_ms, p_op.port, coalesce(p_op.labels, '{}'), p_op.version, v_row.lease_id, NULL, NULL, NULL,
+        muster_owner_of(p_op.identity)
     )
     ON CONFLICT (instance_id) DO UPDATE SET
         logical_id = excluded.logical_id, cluster_epoch = excluded.cluster_epoch, status = excluded.status,
@@ -574,7 +583,7 @@ BEGIN
         last_heartbeat = excluded.last_heartbeat, lease_id = excluded.lease_id, revision = excluded.revision,
         epoch_number = excluded.epoch_number, ttl_ms = excluded.ttl_ms, port = excluded.port,
         labels = excluded.labels, version = excluded.version, replaces_lease_id = excluded.replaces_lease_id,
-        death_reason = NULL, death_deadline = NULL, death_decided_by = NULL;
+        death_reason = NULL, death_deadline = NULL, death_decided_by = NULL, owner = excluded.owner;
     RETURN (CASE WHEN v_row.instance_id IS NULL THEN 'created' ELSE 'replaced' END, true, p_op.instance_id, p_revision,
             p_revision, v_status, p_op.ttl_ms)::muster_outcome;
 END
@@ -592,7 +601,9 @@ DECLARE
     v_set muster_outcome;
 BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
-    IF NOT FOUND OR p_op.lease_id > v_row.lease_id THEN
+    IF NOT FOUND OR p_op.lease_id > v_row.lease_id
+        OR (p_op.identity IS NOT NULL AND p_op.as_operator IS NOT TRUE AND v_row.owner IS DISTINCT FROM p_op.identity)
+    THEN
         RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL)::muster_outcome;
     END IF;
     v_old := v_row.cluster_epoch <> p_cluster.current_epoch;
@@ -612,7 +623,7 @@ BEGIN
         SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
             death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
             death_deadline = muster_deadline(last_heartbeat, ttl_ms),
-            death_decided_by = p_decided_by
+            death_decided_by = p_decided_by || coalesce(' for ' || p_op.identity, '')
         WHERE instance_id = v_row.instance_id;
         v_set.changed := true;
     ELSIF v_old THEN
@@ -1284,11 +1295,15 @@ CREATE OR REPLACE FUNCTION muster_moves(p_row registry_instance, p_op muster_ope
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-    SELECT (p_row.ip_address IS NOT NULL AND p_row.ip_address IS DISTINCT FROM p_op.ip_address)
+    SELECT p_op.may_move IS NOT TRUE
+       AND muster_owner_agrees(p_row.owner, p_op.identity) IS NOT TRUE
+       AND (
+        (p_row.ip_address IS NOT NULL AND p_row.ip_address IS DISTINCT FROM p_op.ip_address)
         OR (p_row.port IS NOT NULL AND p_row.port IS DISTINCT FROM p_op.port)
-        OR (p_row.serve_route IS NOT NULL AND p_row.serve_route IS DISTINCT FROM p_op.serve_route);
+        OR (p_row.serve_route IS NOT NULL AND p_row.serve_route IS DISTINCT FROM p_op.serve_route)
+       );
 $function$;
-COMMENT ON FUNCTION muster_moves(registry_instance, muster_operation) IS 'Whether a repeated registration would change a known address: IP address, port or serve route.';
+COMMENT ON FUNCTION muster_moves(registry_instance, muster_operation) IS 'Whether a repeated registration would change a known address that it may not change.';
 
 --- function muster_ms_until(timestamp with time zone, timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_ms_until(p_at timestamp with time zone, p_now timestamp with time zone)
@@ -1463,6 +1478,26 @@ AS $function$
     SELECT clock_timestamp();
 $function$;
 COMMENT ON FUNCTION muster_now() IS 'The clock that stamps and judges everything here: the time of the call, not of the start of the transaction.';
+
+--- function muster_owner_agrees(text, text)
+CREATE OR REPLACE FUNCTION muster_owner_agrees(p_owner text, p_identity text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT CASE WHEN NOT (p_owner LIKE 'sql/%' AND p_identity LIKE 'sql/%') THEN p_owner = p_identity END;
+$function$;
+COMMENT ON FUNCTION muster_owner_agrees(text, text) IS 'Whether the owner of a row is the identity that asks. Null: the identities decide nothing.';
+
+--- function muster_owner_of(text)
+CREATE OR REPLACE FUNCTION muster_owner_of(p_identity text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT nullif(p_identity, 'anonymous');
+$function$;
+COMMENT ON FUNCTION muster_owner_of(text) IS 'The owner of what an identity registers.';
 
 --- function muster_purge_dead(bigint, integer)
 CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
@@ -1667,13 +1702,14 @@ BEGIN
     RETURN QUERY
     INSERT INTO registry_instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
-        started_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version
+        started_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version,
+        owner
     )
     SELECT
         op.instance_id, op.logical_id, p_cluster.current_epoch, coalesce(op.status, 'starting'), op.actor_name,
         op.serve_route, op.node_id, op.ip_address, op.pid, v_now, v_now, p_cluster.revision + op.ordinality,
         p_cluster.revision + op.ordinality, p_cluster.epoch_number, op.ttl_ms, op.port, coalesce(op.labels, '{}'),
-        op.version
+        op.version, muster_owner_of(op.identity)
     FROM unnest(p_ops) WITH ORDINALITY AS op
     RETURNING *;
 END
@@ -1706,6 +1742,7 @@ CREATE OR REPLACE FUNCTION muster_renew_registration(p_row registry_instance, p_
 AS $function$
 DECLARE
     v_status  InstanceStatus := p_row.status;
+    v_owner   text := coalesce(muster_owner_of(p_op.identity), p_row.owner);
     v_changed boolean;
 BEGIN
     -- A repeated call must not move the instance back: of the statuses it may ask for only alive leads forward.
@@ -1713,15 +1750,15 @@ BEGIN
         v_status := 'alive';
     END IF;
     v_changed := (v_status, p_op.actor_name, p_op.serve_route, p_op.ip_address, p_op.port, p_op.ttl_ms, p_op.version,
-                  coalesce(p_op.labels, '{}'))
+                  coalesce(p_op.labels, '{}'), v_owner)
         IS DISTINCT FROM
         (p_row.status, p_row.actor_name, p_row.serve_route, p_row.ip_address, p_row.port, p_row.ttl_ms, p_row.version,
-         p_row.labels);
+         p_row.labels, p_row.owner);
     IF v_changed THEN
         UPDATE registry_instance
         SET status = v_status, actor_name = p_op.actor_name, serve_route = p_op.serve_route,
             ip_address = p_op.ip_address, port = p_op.port, ttl_ms = p_op.ttl_ms, version = p_op.version,
-            labels = coalesce(p_op.labels, '{}'), revision = p_revision,
+            labels = coalesce(p_op.labels, '{}'), owner = v_owner, revision = p_revision,
             last_heartbeat = p_now
         WHERE instance_id = p_row.instance_id;
     ELSE
@@ -1800,7 +1837,7 @@ BEGIN
     v_revision := 1 + coalesce(v_cluster.revision, (SELECT max(instance.revision) FROM registry_instance AS instance), 0);
     -- First the history: the triggers of 016 take a cluster row whose epoch is not in it for one changed by hand.
     INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
-    VALUES (v_number, p_new, v_now, v_revision, coalesce(p_reason, ''), coalesce(p_rotated_by, 'sql'));
+    VALUES (v_number, p_new, v_now, v_revision, coalesce(p_reason, ''), coalesce(p_rotated_by, muster_sql_caller()));
     IF v_exists THEN
         UPDATE cluster_metadata
         SET current_epoch = p_new, epoch_number = v_number, updated_at = v_now
@@ -1834,12 +1871,13 @@ AS $function$
     SELECT p_row.logical_id = p_op.logical_id
        AND p_row.node_id IS NOT DISTINCT FROM p_op.node_id
        AND p_row.pid IS NOT DISTINCT FROM p_op.pid
-       AND (
+       AND coalesce(
+           muster_owner_agrees(p_row.owner, p_op.identity),
            (p_row.node_id IS NOT NULL AND p_row.pid IS NOT NULL)
            OR (p_row.ip_address IS NOT DISTINCT FROM p_op.ip_address AND p_row.port IS NOT DISTINCT FROM p_op.port)
        );
 $function$;
-COMMENT ON FUNCTION muster_same_owner(registry_instance, muster_operation) IS 'Whether a registration comes from the process that holds the row.';
+COMMENT ON FUNCTION muster_same_owner(registry_instance, muster_operation) IS 'Whether a registration comes from the owner of the row, and for the same process.';
 
 --- function muster_saved_horizon(timestamp with time zone)
 CREATE OR REPLACE FUNCTION muster_saved_horizon(p_now timestamp with time zone)
@@ -1850,6 +1888,16 @@ AS $function$
     WHERE last_flush <= p_now + (SELECT evicted_after_ms FROM muster_limits()) * interval '1 millisecond';
 $function$;
 COMMENT ON FUNCTION muster_saved_horizon(timestamp with time zone) IS 'Up to when every daemon has saved the beats that it has heard.';
+
+--- function muster_sql_caller()
+CREATE OR REPLACE FUNCTION muster_sql_caller()
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+    SELECT 'sql/' || session_user;
+$function$;
+COMMENT ON FUNCTION muster_sql_caller() IS 'The identity of a direct SQL caller, sql/ROLE.';
 
 --- function muster_stamp_epoch()
 CREATE OR REPLACE FUNCTION muster_stamp_epoch()
@@ -1873,7 +1921,7 @@ BEGIN
     SELECT coalesce(max(epoch_number), 0) + 1 INTO v_number FROM registry_epoch;
     SELECT greatest(NEW.revision, max(revision)) + 1 INTO v_revision FROM registry_instance;
     INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
-    VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', 'sql');
+    VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', muster_sql_caller());
     IF TG_OP = 'INSERT' THEN
         UPDATE cluster_metadata SET epoch_number = v_number WHERE id = 1;
         PERFORM muster_advance(v_revision);
@@ -1924,6 +1972,7 @@ BEGIN
     END IF;
     IF TG_OP = 'INSERT' THEN
         NEW.lease_id := v_cluster.revision + 1;
+        NEW.owner := coalesce(NEW.owner, muster_sql_caller());
     ELSIF OLD.status = 'dead' AND NEW.status <> 'dead' THEN
         RAISE EXCEPTION 'instance % is dead', OLD.instance_id
             USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: call register_instance().';
@@ -1931,7 +1980,7 @@ BEGIN
     IF NEW.status = 'dead' AND NEW.death_reason IS NULL THEN
         NEW.stopped_at := coalesce(NEW.stopped_at, muster_now());
         NEW.death_reason := 'operator';
-        NEW.death_decided_by := 'sql';
+        NEW.death_decided_by := muster_sql_caller();
     END IF;
     NEW.revision := v_cluster.revision + 1;
     PERFORM muster_advance(NEW.revision);
@@ -2031,7 +2080,7 @@ AS $function$
 DECLARE
     v_verdict text;
 BEGIN
-    SELECT verdict INTO v_verdict FROM muster_rotate_epoch(new_epoch, NULL, 'set_current_epoch', 'sql');
+    SELECT verdict INTO v_verdict FROM muster_rotate_epoch(new_epoch, NULL, 'set_current_epoch', muster_sql_caller());
     IF v_verdict = 'epoch_reused' THEN
         RAISE EXCEPTION 'epoch % was in use before', new_epoch
             USING ERRCODE = muster_error_code(v_verdict),
@@ -2088,7 +2137,8 @@ CREATE OR REPLACE VIEW active_instance AS
     instance.replaces_lease_id,
     instance.death_reason,
     instance.death_deadline,
-    instance.death_decided_by
+    instance.death_decided_by,
+    instance.owner
    FROM registry_instance instance
      JOIN cluster_metadata cluster ON cluster.current_epoch = instance.cluster_epoch
   WHERE instance.status = 'alive'::instancestatus
@@ -2119,7 +2169,8 @@ CREATE OR REPLACE VIEW active_instances AS
     instance.replaces_lease_id,
     instance.death_reason,
     instance.death_deadline,
-    instance.death_decided_by
+    instance.death_decided_by,
+    instance.owner
    FROM registry_instance instance
      JOIN cluster_metadata cluster ON cluster.current_epoch = instance.cluster_epoch
   WHERE instance.status = 'alive'::instancestatus;
@@ -2145,7 +2196,7 @@ ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_stamp_inse
 COMMENT ON TRIGGER registry_instance_stamp_insert ON registry_instance IS 'A row inserted by hand goes through the same revision as any other.';
 
 --- trigger registry_instance_stamp_update on registry_instance
-CREATE TRIGGER registry_instance_stamp_update BEFORE UPDATE OF instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid, started_at, stopped_at, lease_id, epoch_number, ttl_ms, port, labels, version, replaces_lease_id, death_reason, death_deadline, death_decided_by ON registry_instance FOR EACH ROW WHEN (new.revision = old.revision) EXECUTE FUNCTION muster_stamp_row();
+CREATE TRIGGER registry_instance_stamp_update BEFORE UPDATE OF instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid, started_at, stopped_at, lease_id, epoch_number, ttl_ms, port, labels, version, replaces_lease_id, death_reason, death_deadline, death_decided_by, owner ON registry_instance FOR EACH ROW WHEN (new.revision = old.revision) EXECUTE FUNCTION muster_stamp_row();
 ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_stamp_update;
 COMMENT ON TRIGGER registry_instance_stamp_update ON registry_instance IS 'A row changed by hand goes through the same revision as any other. Beats change no column named here.';
 

@@ -15,7 +15,7 @@ BEGIN
         RAISE EXCEPTION 'p_timeout_seconds is %, it must be 0 or more', p_timeout_seconds
             USING ERRCODE = muster_error_code('invalid');
     END IF;
-    RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, 'sql'));
+    RETURN (SELECT reaped FROM muster_reap_stale(p_timeout_seconds * 1000::bigint, 1000, muster_sql_caller()));
 END
 $$;
 

@@ -1,4 +1,6 @@
 -- muster_apply_one: Applies one change for a direct SQL caller; a refusal is raised as an error.
+-- What it registers is owned by the role of the caller (muster_sql_caller); what it may change is a matter of PostgreSQL's
+-- grants alone, so that the operation names no identity otherwise.
 
 CREATE OR REPLACE FUNCTION muster_apply_one(p_operation muster_operation)
 RETURNS void
@@ -7,10 +9,14 @@ VOLATILE
 SET search_path FROM CURRENT
 AS $$
 DECLARE
+    v_caller  text := muster_sql_caller();
     v_verdict text;
 BEGIN
+    IF p_operation.op = 'register' THEN
+        p_operation.identity := v_caller;
+    END IF;
     SELECT applied.verdict INTO STRICT v_verdict
-    FROM muster_apply(jsonb_build_array(to_jsonb(p_operation)), 'sql') AS applied;
+    FROM muster_apply(jsonb_build_array(to_jsonb(p_operation)), v_caller) AS applied;
     CASE v_verdict
         WHEN 'epoch_fenced' THEN
             RAISE EXCEPTION 'instance % belongs to an epoch that is not current', p_operation.instance_id

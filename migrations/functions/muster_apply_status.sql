@@ -1,6 +1,9 @@
 -- muster_apply_status: Applies one change of status at p_revision. Allowed: starting to alive, alive to draining and
 -- back, anything to dead; the present status is accepted and changes nothing. The caller holds the cluster row and the
 -- instance row.
+--
+-- An instance of another owner than the identity that asks is unknown, unless the operation says as_operator. A daemon has
+-- decided by what it knew; the row may have changed its owner since.
 
 CREATE OR REPLACE FUNCTION muster_apply_status(
     p_op         muster_operation,
@@ -18,7 +21,9 @@ DECLARE
     v_set muster_outcome;
 BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
-    IF NOT FOUND OR p_op.lease_id > v_row.lease_id THEN
+    IF NOT FOUND OR p_op.lease_id > v_row.lease_id
+        OR (p_op.identity IS NOT NULL AND p_op.as_operator IS NOT TRUE AND v_row.owner IS DISTINCT FROM p_op.identity)
+    THEN
         RETURN ('unknown', false, p_op.instance_id, p_op.lease_id, NULL, NULL, NULL)::muster_outcome;
     END IF;
     v_old := v_row.cluster_epoch <> p_cluster.current_epoch;
@@ -38,7 +43,7 @@ BEGIN
         SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
             death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
             death_deadline = muster_deadline(last_heartbeat, ttl_ms),
-            death_decided_by = p_decided_by
+            death_decided_by = p_decided_by || coalesce(' for ' || p_op.identity, '')
         WHERE instance_id = v_row.instance_id;
         v_set.changed := true;
     ELSIF v_old THEN

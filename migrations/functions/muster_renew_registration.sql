@@ -1,5 +1,5 @@
 -- muster_renew_registration: A registration repeated by the owner of a live lease: same lease, attributes as now
--- given.
+-- given. The first identity that asks becomes the owner of a row that has none.
 
 CREATE OR REPLACE FUNCTION muster_renew_registration(
     p_row      registry_instance,
@@ -13,6 +13,7 @@ VOLATILE
 AS $$
 DECLARE
     v_status  InstanceStatus := p_row.status;
+    v_owner   text := coalesce(muster_owner_of(p_op.identity), p_row.owner);
     v_changed boolean;
 BEGIN
     -- A repeated call must not move the instance back: of the statuses it may ask for only alive leads forward.
@@ -20,15 +21,15 @@ BEGIN
         v_status := 'alive';
     END IF;
     v_changed := (v_status, p_op.actor_name, p_op.serve_route, p_op.ip_address, p_op.port, p_op.ttl_ms, p_op.version,
-                  coalesce(p_op.labels, '{}'))
+                  coalesce(p_op.labels, '{}'), v_owner)
         IS DISTINCT FROM
         (p_row.status, p_row.actor_name, p_row.serve_route, p_row.ip_address, p_row.port, p_row.ttl_ms, p_row.version,
-         p_row.labels);
+         p_row.labels, p_row.owner);
     IF v_changed THEN
         UPDATE registry_instance
         SET status = v_status, actor_name = p_op.actor_name, serve_route = p_op.serve_route,
             ip_address = p_op.ip_address, port = p_op.port, ttl_ms = p_op.ttl_ms, version = p_op.version,
-            labels = coalesce(p_op.labels, '{}'), revision = p_revision,
+            labels = coalesce(p_op.labels, '{}'), owner = v_owner, revision = p_revision,
             last_heartbeat = p_now
         WHERE instance_id = p_row.instance_id;
     ELSE

@@ -56,7 +56,7 @@ BEGIN
     v_revision := 1 + coalesce(v_cluster.revision, (SELECT max(instance.revision) FROM registry_instance AS instance), 0);
     -- First the history: the triggers of 016 take a cluster row whose epoch is not in it for one changed by hand.
     INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
-    VALUES (v_number, p_new, v_now, v_revision, coalesce(p_reason, ''), coalesce(p_rotated_by, 'sql'));
+    VALUES (v_number, p_new, v_now, v_revision, coalesce(p_reason, ''), coalesce(p_rotated_by, muster_sql_caller()));
     IF v_exists THEN
         UPDATE cluster_metadata
         SET current_epoch = p_new, epoch_number = v_number, updated_at = v_now

@@ -25,7 +25,7 @@ BEGIN
     SELECT coalesce(max(epoch_number), 0) + 1 INTO v_number FROM registry_epoch;
     SELECT greatest(NEW.revision, max(revision)) + 1 INTO v_revision FROM registry_instance;
     INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
-    VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', 'sql');
+    VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', muster_sql_caller());
     IF TG_OP = 'INSERT' THEN
         UPDATE cluster_metadata SET epoch_number = v_number WHERE id = 1;
         PERFORM muster_advance(v_revision);

@@ -38,6 +38,7 @@ BEGIN
     END IF;
     IF TG_OP = 'INSERT' THEN
         NEW.lease_id := v_cluster.revision + 1;
+        NEW.owner := coalesce(NEW.owner, muster_sql_caller());
     ELSIF OLD.status = 'dead' AND NEW.status <> 'dead' THEN
         RAISE EXCEPTION 'instance % is dead', OLD.instance_id
             USING ERRCODE = muster_error_code('expired'), HINT = 'Dead is final: call register_instance().';
@@ -45,7 +46,7 @@ BEGIN
     IF NEW.status = 'dead' AND NEW.death_reason IS NULL THEN
         NEW.stopped_at := coalesce(NEW.stopped_at, muster_now());
         NEW.death_reason := 'operator';
-        NEW.death_decided_by := 'sql';
+        NEW.death_decided_by := muster_sql_caller();
     END IF;
     NEW.revision := v_cluster.revision + 1;
     PERFORM muster_advance(NEW.revision);

@@ -11,7 +11,7 @@ AS $$
 DECLARE
     v_verdict text;
 BEGIN
-    SELECT verdict INTO v_verdict FROM muster_rotate_epoch(new_epoch, NULL, 'set_current_epoch', 'sql');
+    SELECT verdict INTO v_verdict FROM muster_rotate_epoch(new_epoch, NULL, 'set_current_epoch', muster_sql_caller());
     IF v_verdict = 'epoch_reused' THEN
         RAISE EXCEPTION 'epoch % was in use before', new_epoch
             USING ERRCODE = muster_error_code(v_verdict),

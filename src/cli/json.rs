@@ -97,6 +97,7 @@ pub fn instance(instance: &Instance) -> Value {
         "leaseRemaining": duration(instance.lease_remaining),
         "suspect": instance.suspect,
         "death": instance.death.as_ref().map_or(Value::Null, death),
+        "owner": instance.owner,
     })
 }
 

@@ -43,6 +43,7 @@ fn instance(revision: u64) -> Instance {
         pid: None,
         version: None,
         labels: Labels::default(),
+        owner: None,
         ttl: Ttl::from_record(None),
         started_at: DateTime::default(),
         last_beat: DateTime::default(),

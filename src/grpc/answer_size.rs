@@ -77,6 +77,7 @@ mod tests {
             node_id: "n".repeat(input::NAME_MAX_BYTES),
             version: "v".repeat(input::NAME_MAX_BYTES),
             labels: (0..input::LABELS_MAX).map(label).collect(),
+            owner: "o".repeat(2_048),
             ..Default::default()
         }
     }

@@ -96,6 +96,7 @@ pub(super) fn registration(request: v1::RegisterRequest) -> Result<Registration,
         version,
         labels,
         ttl,
+        identity: None,
     })
 }
 
@@ -174,7 +175,7 @@ pub(super) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::I
         node_id: text(instance.node_id.as_deref()),
         ip_address: instance.ip_address.map(ip_text).unwrap_or_default(),
         port: instance.port.map(|port| port.get().into()).unwrap_or_default(),
-        pid: instance.pid.map(i64::from).unwrap_or_default(),
+        pid: instance.pid.map(|pid| pid.get().into()).unwrap_or_default(),
         version: text(instance.version.as_deref()),
         labels: labels(&instance.labels),
         ttl: Some(duration(instance.ttl.as_duration())),
@@ -183,6 +184,7 @@ pub(super) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::I
         lease_remaining: Some(duration(Duration::from_millis(if live { entry.lease.remaining_ms(now_ms) } else { 0 }))),
         suspect: live && entry.lease.is_suspect(now_ms),
         death: instance.death_in(epoch).map(death),
+        owner: instance.owner.as_ref().map(|owner| owner.text().to_string()).unwrap_or_default(),
     }
 }
 

@@ -155,8 +155,8 @@ impl Failure {
                 from.as_str()
             ),
             // Not which node, address or process: whoever asks may be a stranger.
-            Self::InstanceIdTaken => "a live lease of this instance id has another logical id, node, pid or address; \
-                end that lease first (Deregister), or register under a new instance id"
+            Self::InstanceIdTaken => "a live lease of this instance id has another owner, logical id, node, pid or \
+                address; end that lease first (Deregister), or register under a new instance id"
                 .into(),
             Self::BeatsNotSaved => "beats cannot be saved in time; beat at another daemon".into(),
             Self::NotYetSeen => "the daemon has not seen that revision yet".into(),

@@ -129,7 +129,18 @@ impl Registry {
     ) -> Result<Outcome, Failure> {
         let Target { instance_id, lease_id } = target;
         let reason = DeathReason::Deregistered;
-        self.apply(Operation::SetStatus(StatusChange { instance_id, lease_id, status, reason }), origin).await
+        self.apply(
+            Operation::SetStatus(StatusChange {
+                instance_id,
+                lease_id,
+                status,
+                reason,
+                identity: None,
+                as_operator: false,
+            }),
+            origin,
+        )
+        .await
     }
 
     /// Makes a change, and waits for the view to show it.

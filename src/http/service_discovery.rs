@@ -212,6 +212,7 @@ impl Group {
             ("actor_name", instance.actor_name.as_deref().map(str::to_owned)),
             ("serve_route", instance.serve_route.as_deref().map(str::to_owned)),
             ("version", instance.version.as_deref().map(str::to_owned)),
+            ("owner", instance.owner.as_ref().map(|owner| owner.text().to_string())),
         ];
         let known = known.into_iter().filter_map(|(name, value)| Some((format!("__meta_musterd_{name}"), value?)));
         let mut labels: BTreeMap<_, _> = known.collect();

@@ -36,6 +36,7 @@ pub(crate) fn instance(number: u16, logical_id: &str, status: InstanceStatus) ->
         version: None,
         labels: Labels::default(),
         ttl: Ttl::from_record(Some(15_000)),
+        owner: None,
         started_at: DateTime::from_timestamp(number.into(), 0).unwrap(),
         last_beat: DateTime::default(),
         death: None,

@@ -1,6 +1,10 @@
 //! An instance as PostgreSQL has it on record.
 
-use std::{net::IpAddr, num::NonZeroU16, sync::Arc};
+use std::{
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -9,6 +13,7 @@ use super::{
     cluster::Epoch,
     ids::{InstanceId, LeaseId, LogicalId, Revision},
     input::{Labels, Ttl},
+    owner::Owner,
     status::{DeathReason, InstanceStatus},
 };
 
@@ -53,13 +58,16 @@ pub struct Instance {
     /// Port.
     pub port: Option<NonZeroU16>,
     /// Process id.
-    pub pid: Option<u32>,
+    pub pid: Option<NonZeroU32>,
     /// Version of its software.
     pub version: Option<Arc<str>>,
     /// Labels.
     pub labels: Labels,
     /// TTL in effect.
     pub ttl: Ttl,
+    /// The identity that registered it; `None`: through a daemon without a policy. Identities are few and shared, and count
+    /// into no budget.
+    pub owner: Option<Owner>,
     /// When the lease was registered.
     pub started_at: DateTime<Utc>,
     /// The latest saved beat, as of when the row was read.

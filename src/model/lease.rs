@@ -18,6 +18,7 @@ use super::{
     cluster::Epoch,
     ids::{InstanceId, LeaseId},
     input::Ttl,
+    owner::Owner,
     renewer::{Alone, Renewer, StreamId},
 };
 
@@ -102,6 +103,8 @@ pub struct Lease {
     saved_ms: AtomicU64,
     /// The hash of [`Origin`]; zero: none.
     origin: AtomicU32,
+    /// The number of an [`Owner`] that is held here; zero: none.
+    owner: AtomicU32,
 }
 
 impl Lease {
@@ -131,6 +134,7 @@ impl Lease {
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
             origin: AtomicU32::new(0),
+            owner: AtomicU32::new(0),
         }
     }
 
@@ -147,6 +151,21 @@ impl Lease {
     /// Was registered from this address. To be said before the lease is in the view, and not changed after.
     pub fn set_origin(&self, origin: Option<Origin>) {
         self.origin.store(origin.map_or(0, Origin::number), Ordering::Relaxed);
+    }
+
+    /// Takes over its owner, which is set once or not at all, but for a hand that changes the row.
+    pub fn set_owner(&self, owner: Option<&Owner>) {
+        if self.owner.load(Ordering::Relaxed) != owner.map_or(0, Owner::number) {
+            let before = self.owner.swap(owner.cloned().map_or(0, Owner::into_number), Ordering::AcqRel);
+            drop(Owner::held(before));
+        }
+    }
+
+    /// Whether it is that owner's; `None`: it has none. One comparison of numbers, of which the caller holds one, so that
+    /// no other identity has it.
+    pub fn is_of(&self, owner: Option<&Owner>) -> Option<bool> {
+        let number = self.owner.load(Ordering::Acquire);
+        (number != 0).then(|| owner.is_some_and(|owner| owner.number() == number))
     }
 
     /// The TTL in effect.
@@ -359,6 +378,12 @@ impl Lease {
     /// What is left of it by this daemon's knowledge, in milliseconds.
     pub fn remaining_ms(&self, now_ms: u64) -> u64 {
         (self.heard_ms() + u64::from(self.ttl().as_millis())).saturating_sub(now_ms)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(Owner::held(*self.owner.get_mut()));
     }
 }
 

@@ -3,7 +3,7 @@
 //! The decision itself is made by PostgreSQL under the cluster row's lock (`muster_apply`); these are its arguments
 //! and its answers.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
     budget::record_bytes,
@@ -42,6 +42,8 @@ pub struct Registration {
     pub labels: Labels,
     /// TTL.
     pub ttl: Ttl,
+    /// The identity that asks, and so the owner; `None`: the daemon has no policy.
+    pub identity: Option<Arc<str>>,
 }
 
 impl Registration {
@@ -55,7 +57,7 @@ impl Registration {
 }
 
 /// A change of status asked for. `Dead` ends the lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusChange {
     /// Whose.
     pub instance_id: InstanceId,
@@ -65,6 +67,10 @@ pub struct StatusChange {
     pub status: InstanceStatus,
     /// Why, where the status is `Dead`.
     pub reason: DeathReason,
+    /// The identity that asks; `None`: the daemon has no policy.
+    pub identity: Option<Arc<str>>,
+    /// Also an instance of another owner; if not, that is unknown. Of no meaning without an identity.
+    pub as_operator: bool,
 }
 
 /// One membership change.

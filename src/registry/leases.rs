@@ -184,6 +184,7 @@ impl Leases {
         };
         lease.heard_elsewhere(heard_ms);
         lease.set_ttl(instance.ttl);
+        lease.set_owner(instance.owner.as_ref());
         if dead {
             lease.end(false);
         } else {

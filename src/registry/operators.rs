@@ -53,7 +53,7 @@ impl Operators {
     /// See [`Error`]. Repeating it is safe.
     pub async fn expire(&self, instance_id: InstanceId, lease_id: Option<LeaseId>) -> Result<Outcome, Error> {
         let (status, reason) = (InstanceStatus::Dead, DeathReason::Operator);
-        let change = StatusChange { instance_id, lease_id, status, reason };
+        let change = StatusChange { instance_id, lease_id, status, reason, identity: None, as_operator: true };
         self.writer.apply(Operation::SetStatus(change), None).await
     }
 }

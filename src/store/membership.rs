@@ -113,12 +113,15 @@ enum Argument<'a> {
         #[serde(serialize_with = "as_map")]
         labels: &'a Labels,
         ttl_ms: u32,
+        identity: Option<&'a str>,
     },
     Status {
         instance_id: Uuid,
         lease_id: Option<u64>,
         status: &'static str,
         reason: &'static str,
+        identity: Option<&'a str>,
+        as_operator: bool,
     },
 }
 
@@ -134,6 +137,8 @@ fn argument(operation: &Operation) -> Argument<'_> {
             lease_id: change.lease_id.map(|lease_id| lease_id.0),
             status: change.status.as_str(),
             reason: change.reason.as_str(),
+            identity: change.identity.as_deref(),
+            as_operator: change.as_operator,
         },
     }
 }
@@ -153,6 +158,7 @@ fn register_argument(registration: &Registration) -> Argument<'_> {
         version: registration.version.as_deref(),
         labels: &registration.labels,
         ttl_ms: registration.ttl.as_millis(),
+        identity: registration.identity.as_deref(),
     }
 }
 

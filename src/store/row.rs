@@ -14,8 +14,8 @@ use super::texts::shared;
 use crate::{
     metrics::RowMetrics,
     model::{
-        Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Revision,
-        Ttl,
+        Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Owner,
+        Revision, Ttl,
     },
 };
 
@@ -33,7 +33,7 @@ pub(super) fn signed(value: u64) -> i64 {
 pub(super) const INSTANCE_COLUMNS: &str = "i.instance_id, i.logical_id, i.lease_id, i.replaces_lease_id, \
      i.cluster_epoch, i.epoch_number, i.revision, i.status::text, i.actor_name, i.serve_route, i.node_id, \
      i.ip_address, i.port, i.pid, i.version, i.labels, i.ttl_ms, i.started_at, i.stopped_at, i.last_heartbeat, \
-     i.death_reason, i.death_deadline, i.death_decided_by";
+     i.death_reason, i.death_deadline, i.death_decided_by, i.owner";
 
 /// A time as PostgreSQL holds it, kept within the years 1 to 9999, which every client can represent. An infinite time, which
 /// a hand can write into a row, is the end of that range, so that times keep the order that they have in SQL.
@@ -91,12 +91,13 @@ pub(super) fn instance(row: &Row, first: usize) -> Option<Instance> {
         // A network with a prefix length is no address: none is known then.
         ip_address: row.try_get::<_, Option<IpAddr>>(first + 11).ok().flatten(),
         port: read.optional::<i32>(12).and_then(|port| u16::try_from(port).ok()?.try_into().ok()),
-        pid: read.optional::<i32>(13).and_then(|pid| u32::try_from(pid).ok()),
+        pid: read.optional::<i32>(13).and_then(|pid| u32::try_from(pid).ok()?.try_into().ok()),
         version: read.optional(14).map(shared),
         labels: labels(read.value(15).unwrap_or_default()),
         ttl: Ttl::from_record(read.optional::<i32>(16).map(i64::from)),
         started_at: read.time(17).unwrap_or_default(),
         last_beat: read.time(19).unwrap_or_default(),
+        owner: read.optional(23).map(Owner::named),
         death,
     })
 }

@@ -27,6 +27,7 @@ use crate::{
         Cluster, Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, Lease, LeaseId,
         LogicalId, Revision, Ttl,
         explain::{Candidate, Standing, explain},
+        fixture,
         ranking::Rank,
     },
 };
@@ -153,20 +154,10 @@ impl Both {
         let instance_id = InstanceId(Uuid::from_u128(instance));
         Instance {
             instance_id,
-            logical_id: LogicalId::from_record(name),
             lease_id: LeaseId(self.revision),
             replaces: self.rows.get(&instance_id).map(|before| before.instance.lease_id),
             epoch: self.epoch(),
             revision: Revision(self.revision),
-            status,
-            actor_name: None,
-            serve_route: None,
-            node_id: None,
-            ip_address: None,
-            port: None,
-            pid: None,
-            version: None,
-            labels: Labels::default(),
             ttl: Ttl::from_record(Some(TTL_MS)),
             started_at: DateTime::default(),
             last_beat: DateTime::default(),
@@ -174,6 +165,7 @@ impl Both {
                 let reason = Some(DeathReason::Deregistered);
                 Box::new(Death { reason, at: None, deadline: None, decided_by: None })
             }),
+            ..fixture::instance(1, name, status)
         }
     }
 

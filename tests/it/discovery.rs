@@ -111,6 +111,7 @@ async fn an_answer_shows_the_whole_instance() {
         pid: request.pid,
         version: request.version,
         labels: request.labels,
+        owner: String::new(),
         ttl: request.ttl,
         started_at: Some(began),
         last_beat: Some(beat),

@@ -66,6 +66,7 @@ mod sql_callers;
 mod sql_concurrency;
 mod sql_expiry;
 mod sql_interface;
+mod sql_owners;
 mod sql_plans;
 mod sql_rules;
 mod status_page;

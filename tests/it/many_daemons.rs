@@ -96,7 +96,7 @@ async fn deaths_that_three_daemons_and_sql_callers_declare_at_once_are_each_decl
         }
     })
     .await;
-    let sql_deaths = "SELECT count(*) FROM registry_instance WHERE death_decided_by = 'sql'";
+    let sql_deaths = "SELECT count(*) FROM registry_instance WHERE death_decided_by = 'sql/musterd'";
     assert_eq!(get::<i64>(&sql.client, sql_deaths).await, i64::from(by_sql), "no death is counted twice");
     let revisions = column::<i64>(&sql.client, "SELECT revision FROM registry_instance ORDER BY revision").await;
     assert_eq!(revisions, (before + 1..=before + 60).collect::<Vec<_>>(), "none is written twice");

@@ -5,7 +5,7 @@
 //! test would notice the fault.
 
 use crate::harness::registry::{
-    Background, Registry, column, field, get, id, make_alive, refusal, register, run, silence,
+    Background, Registry, SQL_CALLER, column, field, get, id, make_alive, refusal, register, run, silence,
 };
 
 /// Begins an epoch.
@@ -293,7 +293,7 @@ async fn the_dead_say_why_and_are_purged() {
     assert_eq!(refusal(&old.client, "SELECT death_reason FROM registry_instance").await, "42703", "no reason is kept");
     assert_eq!(refusal(&old.client, "SELECT muster_purge_dead(0, 10)").await, "42883", "nothing is ever purged");
     assert_eq!(field(&new.client, 1, "death_reason").await, "stale");
-    assert_eq!(field(&new.client, 1, "death_decided_by").await, "sql");
+    assert_eq!(field(&new.client, 1, "death_decided_by").await, SQL_CALLER);
     assert_eq!(field(&new.client, 1, "death_deadline = last_heartbeat + interval '15 s'").await, "true");
     assert_eq!(get::<i32>(&new.client, "SELECT muster_purge_dead(3600000, 10)").await, 0, "kept for an hour");
     assert_eq!(get::<i32>(&new.client, "SELECT muster_purge_dead(0, 10)").await, 1);

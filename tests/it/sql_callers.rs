@@ -12,7 +12,7 @@ use crate::harness::{
     actor::{Actor, Caller, alive},
     daemon::Daemon,
     postgres::{TestDatabase, connect},
-    registry::{column, field, get, id, make_alive, refusal, register, run, silence},
+    registry::{SQL_CALLER, column, field, get, id, make_alive, refusal, register, run, silence},
     wait::wait_until,
 };
 
@@ -84,7 +84,7 @@ async fn a_life_through_sql_shows_in_every_answer() {
     scene.shows_status(1, InstanceStatus::Draining).await;
     run(&scene.client, &set_status(1, "dead")).await;
     let death = scene.shows_status(1, InstanceStatus::Dead).await.death.unwrap();
-    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Deregistered, "sql"));
+    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Deregistered, SQL_CALLER));
     assert_eq!(scene.caller.beat(starting.lease_id).await.unwrap_err(), "LEASE_EXPIRED");
 }
 
@@ -129,7 +129,7 @@ async fn an_expiry_through_sql_shows_and_spares_those_with_a_longer_ttl() {
     assert_eq!(get::<i32>(&scene.client, "SELECT expire_stale_instances()").await, 0, "15 s have not passed");
     assert_eq!(get::<i32>(&scene.client, "SELECT expire_stale_instances(5)").await, 1);
     let death = scene.shows_status(1, InstanceStatus::Dead).await.death.unwrap();
-    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Stale, "sql"));
+    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Stale, SQL_CALLER));
     assert_eq!(scene.caller.best("patient").await, patient.instance_id);
 }
 
@@ -211,7 +211,7 @@ async fn rows_written_by_hand_show_like_any_other() {
     assert!(scene.caller.beat(after.lease_id).await.is_ok(), "it can beat at the daemon");
     run(&scene.client, "UPDATE registry_instance SET status = 'dead'").await;
     let death = scene.shows_status(1, InstanceStatus::Dead).await.death.unwrap();
-    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Operator, "sql"));
+    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Operator, SQL_CALLER));
     let revive = format!("UPDATE registry_instance SET status = 'alive' WHERE instance_id = '{}'", id(1));
     assert_eq!(refusal(&scene.client, &revive).await, "MU005");
     assert_eq!(field(&scene.client, 1, "status").await, "dead");

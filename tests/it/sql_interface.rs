@@ -210,7 +210,7 @@ async fn a_rotation_compares_and_sets_and_may_be_repeated() {
         "SELECT concat_ws(' ', epoch_number, started_revision, reason, rotated_by) FROM registry_epoch ORDER BY 1";
     assert_eq!(
         column::<String>(client, history).await,
-        ["1 1 set_current_epoch sql", "2 2 a reason the test", "3 3 a reason the test"]
+        ["1 1 set_current_epoch sql/musterd", "2 2 a reason the test", "3 3 a reason the test"]
     );
     assert_eq!(refusal(client, "SELECT muster_rotate_epoch(NULL, NULL, '', '')").await, "22023");
 }
@@ -266,7 +266,7 @@ async fn rows_written_by_hand_go_through_the_revision() {
 
     run(client, "UPDATE registry_instance SET status = 'dead' WHERE lease_id = 4").await;
     let death = field(client, 3, "concat_ws(' ', death_reason, death_decided_by, stopped_at IS NOT NULL)").await;
-    assert_eq!(death, "operator sql t");
+    assert_eq!(death, "operator sql/musterd t");
     assert_eq!(refusal(client, "UPDATE registry_instance SET status = 'alive' WHERE lease_id = 4").await, "MU005");
     run(client, "UPDATE registry_instance SET last_heartbeat = now()").await;
     assert_eq!(revision(client).await, 7, "a beat is no change of membership");

@@ -215,7 +215,7 @@ pub struct Epoch {
     pub started_revision: u64,
     /// Why it was begun. May be empty.
     pub reason: String,
-    /// The daemon, or `sql` for a direct SQL caller, that began it.
+    /// The daemon that began it, and for whom if an identity asked for it; `sql/ROLE` for a direct SQL caller.
     pub rotated_by: String,
 }
 

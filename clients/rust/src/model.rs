@@ -83,7 +83,8 @@ pub struct Death {
     pub at: Option<SystemTime>,
     /// When the lease would have ended without another beat.
     pub deadline: Option<SystemTime>,
-    /// The daemon, or `sql` for a direct SQL caller, that decided it. Empty if not recorded.
+    /// The daemon that decided it, and for whom if an identity asked for it; `sql/ROLE` for a direct SQL caller. Empty if not
+    /// recorded.
     pub decided_by: String,
 }
 
@@ -133,6 +134,9 @@ pub struct Instance {
     pub suspect: bool,
     /// Set if the status is [`Status::Dead`].
     pub death: Option<Death>,
+    /// The identity that registered it; `sql/ROLE` for a direct SQL caller. Empty if it was registered through a daemon without
+    /// a policy.
+    pub owner: String,
 }
 
 impl Instance {

@@ -118,6 +118,7 @@ impl TryFrom<Instance> for model::Instance {
             node_id: wire.node_id,
             version: wire.version,
             labels: wire.labels.into_iter().collect(),
+            owner: wire.owner,
         })
     }
 }

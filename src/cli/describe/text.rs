@@ -46,6 +46,7 @@ pub(super) fn instance(one: &Instance, revision: u64, now: DateTime<Utc>) -> Str
     lines.put("Actor", &one.actor_name);
     lines.put("Route", &one.serve_route);
     lines.put("Version", &one.version);
+    lines.put("Owner", &one.owner);
     for (at, label) in labels(one).iter().enumerate() {
         lines.put(if at == 0 { "Labels" } else { "" }, label);
     }

@@ -1,7 +1,11 @@
 //! An instance as JSON: the proto3 form of `muster.v1.Instance`, field by field what `musterd list -o json` prints. A
 //! test holds the two against each other.
 
-use std::{num::NonZeroU16, sync::Arc, time::Duration};
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -36,7 +40,7 @@ pub(super) fn instance(board: &Board, entry: &Arc<Entry>, epoch: Epoch, now_ms: 
         "nodeId": instance.node_id.as_deref().unwrap_or_default(),
         "ipAddress": instance.ip_address.map(|ip| ip.to_string()).unwrap_or_default(),
         "port": instance.port.map(NonZeroU16::get).unwrap_or_default(),
-        "pid": long(instance.pid.unwrap_or_default()),
+        "pid": long(instance.pid.map(NonZeroU32::get).unwrap_or_default()),
         "version": instance.version.as_deref().unwrap_or_default(),
         "labels": labels,
         "ttl": duration(instance.ttl.as_duration()),
@@ -45,6 +49,7 @@ pub(super) fn instance(board: &Board, entry: &Arc<Entry>, epoch: Epoch, now_ms: 
         "leaseRemaining": duration(remaining),
         "suspect": live && lease.is_suspect(now_ms),
         "death": instance.death_in(epoch).as_ref().map(death),
+        "owner": instance.owner.as_ref().map(|owner| owner.text().to_string()).unwrap_or_default(),
     })
 }
 

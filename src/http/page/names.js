@@ -173,7 +173,7 @@ function instance(candidate, page) {
     shown = fixed;
     const parts = [
       ["instance", it.instanceId], ["lease", it.leaseId], ["epoch", it.epochNumber], ["node", it.nodeId], ["pid", it.pid === "0" ? "" : it.pid],
-      ["route", it.serveRoute], ["actor", it.actorName], ["version", it.version], ["started", it.startedAt],
+      ["route", it.serveRoute], ["actor", it.actorName], ["version", it.version], ["owner", it.owner], ["started", it.startedAt],
       ["deadline was", it.death?.deadline], ["decided by", it.death?.decidedBy],
     ];
     facts.replaceChildren(...parts.filter(([, value]) => value).map(([key, value]) => h("span", null, `${key} `, h("code", null, h("bdi", null, value)))));

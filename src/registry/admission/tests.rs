@@ -94,6 +94,7 @@ fn register(id: u128, label: usize) -> Operation {
         version: None,
         labels: Labels::from_record(labels),
         ttl: Ttl::from_record(None),
+        identity: None,
     }))
 }
 

@@ -75,6 +75,7 @@ fn entry(number: u64, row: &Row) -> Arc<Entry> {
         pid: None,
         version: None,
         labels: Labels::default(),
+        owner: None,
         ttl,
         started_at: now().database,
         last_beat: now().database,

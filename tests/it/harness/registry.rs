@@ -57,6 +57,9 @@ async fn migrated(version: i32) -> TestDatabase {
     database
 }
 
+/// The identity of the role that tests connect as.
+pub(crate) const SQL_CALLER: &str = "sql/musterd";
+
 /// An id that is easy to tell from others: instances and epochs alike.
 pub(crate) fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
