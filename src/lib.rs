@@ -21,6 +21,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "unit tests have no Lifecycle to start tasks with"))]
 
 pub mod access;
+pub mod admission;
 pub(crate) mod check;
 pub mod cli;
 pub mod clock;

@@ -6,11 +6,12 @@ use chrono::{DateTime, Utc};
 
 use super::budget::warn_if_exceeded;
 use crate::{
+    admission::Admission,
     clock::{Clock, DatabaseClock},
     feed::Sink,
     lifecycle::{Condition, Readiness},
     model::{BrakeMode, Budget, Cluster, Daemons, Epoch, Instance, InstanceStatus, Origin},
-    registry::{Admission, Leases, reaper::Alarm},
+    registry::{Leases, reaper::Alarm},
     status::{EVICTED_AFTER, SILENT_AFTER},
     store,
     telemetry::chain,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::parts::Parts;
 use crate::{
+    admission::{Admission, budget::Records},
     metrics::BudgetMetrics,
     model::{Budget, InstanceId, Origin, Revision, Usage},
-    registry::{Admission, admission::Records},
     view::Snapshot,
 };
 

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{model::budget::Full, store};
+use crate::{admission::Refusal, model::budget::Full, store};
 
 /// A change without a decision by PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -33,6 +33,16 @@ impl From<&store::Error> for Error {
             store::Error::Unreachable(_) | store::Error::Busy(_) => Self::Unavailable,
             store::Error::Unanswered(_) | store::Error::Malformed(_) => Self::MaybeApplied,
             store::Error::Refused(_) | store::Error::Denied { .. } => Self::Internal,
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Overloaded => Self::Overloaded,
+            Refusal::Full(full) => Self::Full(full),
+            Refusal::ShuttingDown => Self::ShuttingDown,
         }
     }
 }

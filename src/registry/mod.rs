@@ -1,7 +1,6 @@
 //! The write side: everything that changes what PostgreSQL has on record.
 //!
-//! - [`writer`]: registrations and status changes, many to a commit; `queue`: those that wait, by address;
-//!   [`admission`]: whether the budget has room for them.
+//! - [`writer`]: registrations and status changes, many to a commit, as far as [`crate::admission`] takes them in.
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
 //! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
 //! - [`overdue`]: looks at leases when the `agenda` says so, and learns of beats that arrived elsewhere; [`suspicion`]: tells
@@ -13,7 +12,6 @@
 //! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
 //! `store/expiry.rs`, one loop in [`reaper`], one name in `metrics/`.
 
-pub mod admission;
 mod agenda;
 pub mod blocking;
 mod epochs;
@@ -23,12 +21,10 @@ pub mod health;
 pub mod leases;
 pub mod operators;
 pub mod overdue;
-mod queue;
 pub mod reaper;
 pub mod suspicion;
 pub mod writer;
 
-pub use admission::Admission;
 pub use epochs::Epochs;
 pub use error::Error;
 pub use health::Health;

@@ -10,8 +10,8 @@
 //! not made behind the back of a caller that has gone on to something else. An operation that makes PostgreSQL refuse a
 //! whole group (which no validated one should) fails alone: the group is then applied one by one.
 //!
-//! No address keeps the others from being served: changes wait in a line for each address (`registry::queue`), and
-//! registrations need room in the budget (`registry::admission`), of which each address has a share.
+//! No address keeps the others from being served: changes wait in a line for each address ([`crate::admission::queue`]), and
+//! registrations need room in the budget ([`crate::admission::budget`]), of which each address has a share.
 //!
 //! The answer of each group has the rows that the feed would have to read next ([`crate::store::prefetch`]), so that callers
 //! need not wait for a notification and a second query.
@@ -25,13 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    admission::Admission,
-    error::Error,
-    health::Health,
-    queue::{Receiver, Sender, queue},
-};
+use super::{error::Error, health::Health};
 use crate::{
+    admission::{
+        Admission,
+        budget::Settled,
+        queue::{Receiver, Sender, queue},
+    },
     clock::DatabaseClock,
     metrics::WriterMetrics,
     model::{Operation, Origin, Outcome, Verdict},
@@ -166,14 +166,14 @@ impl WriterTask {
             match admitted {
                 Ok(()) => left.push(job),
                 // A caller that went away does not want to know.
-                Err(full) => drop(job.reply.send(Err(Error::Full(full)))),
+                Err(refusal) => drop(job.reply.send(Err(refusal.into()))),
             }
         }
         left
     }
 
     fn answer(&self, job: Job, outcome: Result<Outcome, Error>) {
-        self.admission.settled(&job.operation, &outcome);
+        self.admission.settled(&job.operation, settled(&outcome));
         let _ = job.reply.send(outcome);
     }
 
@@ -234,6 +234,17 @@ fn honest(outcome: Outcome, may_be_applied: bool) -> Result<Outcome, Error> {
     if may_be_applied && !done { Err(Error::MaybeApplied) } else { Ok(outcome) }
 }
 
+/// What an outcome says of the row of a registration.
+fn settled(outcome: &Result<Outcome, Error>) -> Settled {
+    match outcome {
+        Ok(Outcome { verdict: Verdict::Created | Verdict::Renewed | Verdict::Replaced, revision, .. }) => {
+            Settled::Written(*revision)
+        }
+        Err(Error::MaybeApplied) => Settled::Unknown,
+        _ => Settled::NotWritten,
+    }
+}
+
 fn answer_all(group: Vec<Job>, error: &Error) {
     for job in group {
         let _ = job.reply.send(Err(error.clone()));
@@ -262,6 +273,20 @@ mod tests {
             Verdict::LeaseReplaced,
             Verdict::InvalidTransition(InstanceStatus::Dead),
         ]
+    }
+
+    #[test]
+    fn registration_that_was_refused_or_failed_has_written_nothing() {
+        for verdict in refusals() {
+            assert_eq!(settled(&Ok(outcome(verdict))), Settled::NotWritten);
+        }
+        for error in [Error::Unavailable, Error::Internal, Error::ShuttingDown] {
+            assert_eq!(settled(&Err(error)), Settled::NotWritten);
+        }
+        assert_eq!(settled(&Err(Error::MaybeApplied)), Settled::Unknown);
+        for verdict in [Verdict::Created, Verdict::Renewed, Verdict::Replaced] {
+            assert_eq!(settled(&Ok(outcome(verdict))), Settled::Written(Revision(7)));
+        }
     }
 
     #[test]

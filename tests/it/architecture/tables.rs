@@ -22,7 +22,9 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("migrate", &["postgres", "telemetry"]),
     // A server process of our own, told by its URL alone.
     ("local", &["postgres", "telemetry"]),
-    ("registry", &["store", "model", "clock", "metrics", "telemetry"]),
+    // What is taken in, before it is applied.
+    ("admission", &["model", "clock", "metrics", "telemetry"]),
+    ("registry", &["admission", "store", "model", "clock", "metrics", "telemetry"]),
     ("feed", &["store", "model", "clock", "metrics", "telemetry"]),
     // Memory: what is known, without a way to ask for more.
     ("view", &["model", "clock", "metrics"]),
@@ -80,6 +82,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 const EVERYTHING: &[&str] = &[
     "access",
+    "admission",
     "clock",
     "config",
     "feed",
@@ -111,6 +114,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
         "status",
         &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics", "lifecycle"],
     ),
+    ("admission", &["store", "registry", "view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("registry", &["view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
     ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),

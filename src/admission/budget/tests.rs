@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::model::{
-    Epoch, EpochId, InstanceStatus, Labels, LeaseId, LogicalId, Ttl,
+    InstanceStatus, Labels, LogicalId, Ttl,
     budget::{Unit, record_bytes},
 };
 
@@ -61,16 +61,16 @@ impl Scene {
         Self { known, admission: Admission::new(budget, read, Clock::new()) }
     }
 
-    fn admit(&self, id: u128, origin: u64) -> Result<(), Full> {
+    fn admit(&self, id: u128, origin: u64) -> Result<(), Refusal> {
         self.admit_all(&[(register(id, 0), origin)]).remove(0)
     }
 
-    fn admit_all(&self, group: &[(Operation, u64)]) -> Vec<Result<(), Full>> {
+    fn admit_all(&self, group: &[(Operation, u64)]) -> Vec<Result<(), Refusal>> {
         self.admission.admit(group.iter().map(|(operation, origin)| (operation, Some(Origin::from_hash(*origin)))))
     }
 
-    fn settle(&self, id: u128, outcome: Result<Outcome, Error>) {
-        self.admission.settled(&register(id, 0), &outcome);
+    fn settle(&self, id: u128, outcome: Settled) {
+        self.admission.settled(&register(id, 0), outcome);
     }
 
     fn know(&self, change: impl FnOnce(&mut Known)) {
@@ -98,13 +98,8 @@ fn register(id: u128, label: usize) -> Operation {
     }))
 }
 
-fn outcome(verdict: Verdict, revision: u64) -> Outcome {
-    let epoch = Epoch { id: EpochId(Uuid::nil()), number: 1 };
-    Outcome { verdict, lease_id: Some(LeaseId(revision)), revision: Revision(revision), status: None, epoch }
-}
-
-fn refused(of_address: bool, limit: u64) -> Result<(), Full> {
-    Err(Full { unit: Unit::Records, limit, of_address })
+fn refused(of_address: bool, limit: u64) -> Result<(), Refusal> {
+    Err(Refusal::Full(Full { unit: Unit::Records, limit, of_address }))
 }
 
 #[test]
@@ -116,7 +111,7 @@ fn burst_counts_before_the_view_shows_it() {
     assert_eq!(admitted[6], refused(true, 8));
     assert_eq!(scene.admit(20, 2), Ok(()), "another address");
     for id in 1..=6_u8 {
-        scene.settle(id.into(), Ok(outcome(Verdict::Created, id.into())));
+        scene.settle(id.into(), Settled::Written(Revision(id.into())));
     }
     assert_eq!(scene.admit(7, 1), refused(true, 8), "committed, and not yet in the view");
     scene.know(|known| (known.revision, known.records) = (6, (1..=6).map(|id| (id, 1)).collect()));
@@ -128,11 +123,9 @@ fn burst_counts_before_the_view_shows_it() {
 #[test]
 fn registration_that_failed_gives_its_room_back() {
     let scene = Scene::new(1);
-    for failed in [Err(Error::Unavailable), Err(Error::Internal), Ok(outcome(Verdict::EpochFenced, 0))] {
-        assert_eq!(scene.admit(1, 1), Ok(()));
-        assert_eq!(scene.admit(2, 2), refused(false, 1));
-        scene.settle(1, failed);
-    }
+    assert_eq!(scene.admit(1, 1), Ok(()));
+    assert_eq!(scene.admit(2, 2), refused(false, 1));
+    scene.settle(1, Settled::NotWritten);
     assert_eq!(scene.admit(2, 2), Ok(()));
 }
 
@@ -140,7 +133,7 @@ fn registration_that_failed_gives_its_room_back() {
 fn registration_without_an_answer_counts_until_the_view_is_confirmed_later() {
     let scene = Scene::new(1);
     assert_eq!(scene.admit(1, 1), Ok(()));
-    scene.settle(1, Err(Error::MaybeApplied));
+    scene.settle(1, Settled::Unknown);
     let now_ms = scene.admission.clock.now_ms();
     scene.know(|known| known.confirmed_ms = now_ms);
     assert_eq!(scene.admit(2, 2), refused(false, 1), "it may still be applied");
@@ -156,7 +149,7 @@ fn known_instance_registers_again_in_a_full_registry_unless_it_grows() {
     assert_eq!(scene.admit(3, 2), Ok(()), "and from another address");
     assert_eq!(scene.admit(4, 4), refused(false, 2));
     let larger = scene.admit_all(&[(register(1, 5_000), 1)]).remove(0);
-    assert_eq!(larger, Err(Full { unit: Unit::Bytes, limit: 4 * small(), of_address: false }));
+    assert_eq!(larger, Err(Refusal::Full(Full { unit: Unit::Bytes, limit: 4 * small(), of_address: false })));
     assert_eq!(scene.admission.origin_of(InstanceId(Uuid::from_u128(3))), Some(Origin::from_hash(2)));
 }
 
@@ -165,8 +158,8 @@ fn same_instance_registered_twice_at_once_counts_once() {
     let scene = Scene::new(2);
     let twice = [(register(1, 0), 1), (register(1, 0), 1)];
     assert_eq!(scene.admit_all(&twice), [Ok(()), Ok(())]);
-    scene.settle(1, Ok(outcome(Verdict::Created, 5)));
-    scene.settle(1, Ok(outcome(Verdict::Taken, 0)));
+    scene.settle(1, Settled::Written(Revision(5)));
+    scene.settle(1, Settled::NotWritten);
     assert_eq!(scene.admit(2, 2), Ok(()));
     assert_eq!(scene.admit(3, 3), refused(false, 2), "the refusal of the second does not forget the first");
 }

@@ -14,11 +14,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::error::Error;
+use super::refusal::Refusal;
 use crate::{
     clock::Clock,
     metrics::RefusedMetrics,
-    model::{Budget, InstanceId, Operation, Origin, Outcome, Registration, Revision, Usage, Verdict, budget::Full},
+    model::{Budget, InstanceId, Operation, Origin, Registration, Revision, Usage, budget::Full},
     telemetry::Repeated,
 };
 
@@ -55,6 +55,17 @@ impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admission").field("budget", &self.budget).finish_non_exhaustive()
     }
+}
+
+/// What became of an operation that was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Its row is in the database since this revision.
+    Written(Revision),
+    /// Nothing was written.
+    NotWritten,
+    /// PostgreSQL gave no answer: the row may be there, or may appear until the deadline has passed.
+    Unknown,
 }
 
 /// Registrations that the view does not show yet.
@@ -98,10 +109,10 @@ impl Admission {
     }
 
     /// Decides on the operations of a group, in order. Those that are admitted have to be [`Admission::settled`].
-    pub(super) fn admit<'a>(
+    pub(crate) fn admit<'a>(
         &self,
         group: impl Iterator<Item = (&'a Operation, Option<Origin>)>,
-    ) -> Vec<Result<(), Full>> {
+    ) -> Vec<Result<(), Refusal>> {
         let records = (self.read)();
         let mut under_way = self.under_way();
         under_way.forget_shown(&*records);
@@ -110,7 +121,7 @@ impl Admission {
                 Operation::Register(registration) => {
                     let admitted = under_way.admit(self.budget, &*records, registration, origin);
                     self.note(&admitted, &mut under_way.trouble);
-                    admitted
+                    admitted.map_err(Refusal::Full)
                 }
                 Operation::SetStatus(_) => Ok(()),
             })
@@ -118,18 +129,15 @@ impl Admission {
     }
 
     /// An operation that was admitted has this outcome.
-    pub(super) fn settled(&self, operation: &Operation, outcome: &Result<Outcome, Error>) {
+    pub(crate) fn settled(&self, operation: &Operation, outcome: Settled) {
         let Operation::Register(registration) = operation else { return };
         let mut under_way = self.under_way();
         let Some(flight) = under_way.by_id.get_mut(&registration.instance_id) else { return };
         flight.pending = flight.pending.saturating_sub(1);
         match outcome {
-            Ok(Outcome { verdict: Verdict::Created | Verdict::Renewed | Verdict::Replaced, revision, .. }) => {
-                flight.shown_at = flight.shown_at.max(*revision);
-            }
-            Err(Error::MaybeApplied) => flight.confirmed_at_ms = self.clock.now_ms() + UNKNOWN_FOR_MS,
-            // Nothing was written.
-            _ => {}
+            Settled::Written(revision) => flight.shown_at = flight.shown_at.max(revision),
+            Settled::Unknown => flight.confirmed_at_ms = self.clock.now_ms() + UNKNOWN_FOR_MS,
+            Settled::NotWritten => {}
         }
     }
 

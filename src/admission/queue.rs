@@ -12,16 +12,16 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::error::Error;
+use super::refusal::Refusal;
 use crate::model::{Origin, budget::is_within_share};
 
 /// The end that changes are put into. Clones share it.
 #[derive(Debug)]
-pub(super) struct Sender<T>(Arc<Shared<T>>);
+pub(crate) struct Sender<T>(Arc<Shared<T>>);
 
 /// The end that the writer takes from. When it is dropped, what waits is dropped.
 #[derive(Debug)]
-pub(super) struct Receiver<T>(Arc<Shared<T>>);
+pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
 #[derive(Debug)]
 struct Shared<T> {
@@ -41,7 +41,7 @@ struct Waiting<T> {
 }
 
 /// A queue with so many places.
-pub(super) fn queue<T>(places: usize) -> (Sender<T>, Receiver<T>) {
+pub(crate) fn queue<T>(places: usize) -> (Sender<T>, Receiver<T>) {
     let waiting = Waiting { lines: HashMap::new(), turns: VecDeque::new(), count: 0, closed: false };
     let shared = Arc::new(Shared { places, waiting: Mutex::new(waiting), arrived: Notify::new() });
     (Sender(Arc::clone(&shared)), Receiver(shared))
@@ -58,16 +58,16 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     /// All places, or those of the origin, are taken; or the queue is closed.
-    pub(super) fn try_send(&self, origin: Option<Origin>, change: T) -> Result<(), Error> {
+    pub(crate) fn try_send(&self, origin: Option<Origin>, change: T) -> Result<(), Refusal> {
         let mut waiting = self.0.waiting();
         if waiting.closed {
-            return Err(Error::ShuttingDown);
+            return Err(Refusal::ShuttingDown);
         }
         let own = waiting.lines.get(&origin).map_or(0, VecDeque::len) + 1;
-        let Some(free) = self.0.places.checked_sub(waiting.count + 1) else { return Err(Error::Overloaded) };
+        let Some(free) = self.0.places.checked_sub(waiting.count + 1) else { return Err(Refusal::Overloaded) };
         // The last places are for lines that are empty.
         if own > 1 && !is_within_share(own as u64, free as u64) {
-            return Err(Error::Overloaded);
+            return Err(Refusal::Overloaded);
         }
         if own == 1 {
             waiting.turns.push_back(origin);
@@ -83,7 +83,7 @@ impl<T> Sender<T> {
 impl<T> Receiver<T> {
     /// Waits until something is there, and takes it as [`Receiver::take`] does. Returns false once the queue is closed and
     /// empty.
-    pub(super) async fn recv(&mut self, group: &mut Vec<T>, most: usize) -> bool {
+    pub(crate) async fn recv(&mut self, group: &mut Vec<T>, most: usize) -> bool {
         loop {
             if self.take(group, most) > 0 {
                 return true;
@@ -97,7 +97,7 @@ impl<T> Receiver<T> {
     }
 
     /// Takes what is there, one of each line in turn, until `group` has `most`. Returns how many were taken.
-    pub(super) fn take(&mut self, group: &mut Vec<T>, most: usize) -> usize {
+    pub(crate) fn take(&mut self, group: &mut Vec<T>, most: usize) -> usize {
         let mut waiting = self.0.waiting();
         let before = group.len();
         while group.len() < most
@@ -109,17 +109,17 @@ impl<T> Receiver<T> {
     }
 
     /// How many wait.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.waiting().count
     }
 
     /// Lets no more in. What waits can still be taken.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.0.waiting().closed = true;
         self.0.arrived.notify_one();
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.waiting().closed
     }
 }
@@ -138,7 +138,7 @@ impl<T> Drop for Receiver<T> {
 
 impl<T> Shared<T> {
     fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonRefusal::into_inner)
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(fill(&sender, 4), 1);
         assert_eq!(fill(&sender, 5), 1, "the last place");
         assert_eq!((fill(&sender, 6), receiver.len()), (0, 100));
-        assert_eq!(sender.try_send(None, 0), Err(Error::Overloaded));
+        assert_eq!(sender.try_send(None, 0), Err(Refusal::Overloaded));
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
         let (sender, mut receiver) = queue(10);
         sender.try_send(origin(1), 1).unwrap();
         receiver.close();
-        assert_eq!(sender.try_send(origin(1), 2), Err(Error::ShuttingDown));
+        assert_eq!(sender.try_send(origin(1), 2), Err(Refusal::ShuttingDown));
         let mut group = Vec::new();
         assert!(receiver.recv(&mut group, 10).await);
         assert!(!receiver.recv(&mut group, 10).await);
@@ -225,6 +225,6 @@ mod tests {
         sender.try_send(None, Arc::clone(&change)).unwrap();
         drop(receiver);
         assert_eq!(Arc::strong_count(&change), 1);
-        assert_eq!(sender.try_send(None, change), Err(Error::ShuttingDown));
+        assert_eq!(sender.try_send(None, change), Err(Refusal::ShuttingDown));
     }
 }
