@@ -1,5 +1,5 @@
-//! The client: one handle for all calls to a registry. What routers read is in [`crate::reads`], what operators do in
-//! [`crate::operators`].
+//! The client: one handle for all calls to a registry. What routers read is in [`crate::reads`] and
+//! [`crate::watch`], what operators do in [`crate::operators`].
 
 use std::{
     env,
@@ -11,13 +11,11 @@ use std::{
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    address::{self, Address},
+    address::{Address, parse_list},
     daemons::{Daemons, Limits, Seen},
     error::Error,
     lease::{BeatThread, Register, Registration},
-    model::Filter,
     tls::Tls,
-    watch::Watch,
     wire::{GetClusterRequest, cluster_service_client::ClusterServiceClient},
 };
 
@@ -83,8 +81,8 @@ impl Builder {
     /// # Errors
     /// [`Reason::InvalidField`](crate::Reason::InvalidField): an address cannot be read.
     pub fn build(self) -> Result<Client, Error> {
-        let addresses = self.daemons.iter().map(|text| address::parse("daemons", text));
-        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+        let addresses = self.daemons.iter().map(|text| text.parse::<Address>()).collect::<Result<Vec<_>, _>>();
+        let addresses = addresses.map_err(|error| Error::address("daemons", &error))?;
         let daemons = Daemons::new(&addresses, &self.user_agent, &self.tls, Seen::default())?;
         let inner = Inner { daemons, addresses, settings: self, beats: OnceLock::new() };
         Ok(Client { inner: Arc::new(inner) })
@@ -125,7 +123,7 @@ impl Client {
     pub fn from_env() -> Result<Self, Error> {
         let text = env::var(VARIABLE).unwrap_or_default();
         let text = if text.trim().is_empty() { DEFAULT } else { &text };
-        let daemons = address::parse_list(VARIABLE, text)?;
+        let daemons = parse_list(text).map_err(|error| Error::address(VARIABLE, &error))?;
         Self::builder().daemons(daemons.iter().map(Address::to_string)).tls(Tls::from_env()).build()
     }
 
@@ -160,12 +158,6 @@ impl Client {
             Err(error) if error.is_retryable() => Err(error),
             _ => Ok(()),
         }
-    }
-
-    /// Watches the instances that match: a snapshot, then every change.
-    #[must_use]
-    pub fn watch(&self, filter: &Filter) -> Watch {
-        Watch::new(self.clone(), filter.to_watch())
     }
 
     /// Every read from now on is of this revision or a later one, for example that of a change made elsewhere.

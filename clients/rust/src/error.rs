@@ -6,7 +6,7 @@ use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    address::Address,
+    address::{Address, AddressError},
     reason::{Kind, Reason},
 };
 
@@ -149,6 +149,11 @@ impl Error {
         Self::new(Kind::Invalid, Reason::InvalidField, message).with_violation(field, description)
     }
 
+    /// An address that this client cannot read.
+    pub(crate) fn address(field: &str, error: &AddressError) -> Self {
+        Self::invalid(field, error.to_string())
+    }
+
     /// No connection could be made.
     pub(crate) fn unreachable(daemon: &Address, cause: &(dyn StdError + 'static)) -> Self {
         let is_refused = refuses(cause);
@@ -281,10 +286,10 @@ fn causes(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{address, wire};
+    use crate::wire;
 
     fn daemon() -> Address {
-        address::parse("daemons", "a:1").unwrap()
+        "a:1".parse().unwrap()
     }
 
     fn signed(code: Code, reason: &str) -> Error {
@@ -298,6 +303,13 @@ mod tests {
             let name = reason.as_str_name().trim_start_matches("ERROR_REASON_");
             assert_eq!(Reason::from_name(name).name(), name);
         }
+    }
+
+    #[test]
+    fn malformed_address_names_its_field() {
+        let error = Error::address("MUSTERD_ADDR", &"h:".parse::<Address>().unwrap_err());
+        assert_eq!((error.violations()[0].field(), error.kind()), ("MUSTERD_ADDR", Kind::Invalid));
+        assert!(error.message().starts_with("MUSTERD_ADDR: \"h:\" is no address; give host:port"), "{error}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ mod tls;
 mod watch;
 mod wire;
 
-pub use address::Address;
+pub use address::{Address, AddressError};
 pub use choice::{Choice, Policy};
 pub use client::{Builder, Client};
 pub use cluster::{

@@ -130,7 +130,7 @@ impl Client {
         self.seen().note(answer.revision);
         let result = |one: wire::BatchResolveResult| match (one.reason(), one.instance) {
             (_, Some(instance)) => Ok(Ok((instance.try_into()?, one.alternatives))),
-            (reason, None) => Ok(Err(Reason::from_wire(reason))),
+            (reason, None) => Ok(Err(Reason::from(reason))),
         };
         let results = answer.results.into_iter().map(result).collect::<Result<Vec<_>, Error>>()?;
         if results.len() != asked {

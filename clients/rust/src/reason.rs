@@ -21,10 +21,6 @@ macro_rules! reasons {
                 }
             }
 
-            pub(crate) fn from_wire(reason: crate::wire::ErrorReason) -> Self {
-                Self::from_name(reason.as_str_name().trim_start_matches("ERROR_REASON_"))
-            }
-
             /// The name of the reason on the wire, for logs and metrics.
             #[must_use]
             pub const fn name(self) -> &'static str {

@@ -12,7 +12,7 @@ use crate::{
     client::{Client, MAX_ANSWER_BYTES},
     daemons::Connection,
     error::Error,
-    model::Instance,
+    model::{Filter, Instance},
     wire::{
         self, WatchEvent, WatchEventType, WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
     },
@@ -88,8 +88,16 @@ pub struct Watch {
     failures: usize,
 }
 
+impl Client {
+    /// Watches the instances that match: a snapshot, then every change.
+    #[must_use]
+    pub fn watch(&self, filter: &Filter) -> Watch {
+        Watch::new(self.clone(), filter.to_watch())
+    }
+}
+
 impl Watch {
-    pub(crate) fn new(client: Client, request: WatchRequest) -> Self {
+    fn new(client: Client, request: WatchRequest) -> Self {
         let backoff = Backoff::default();
         Self { client, request, stream: None, in_snapshot: true, torn: false, backoff, failures: 0 }
     }

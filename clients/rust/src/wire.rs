@@ -11,6 +11,7 @@ use crate::{
     cluster,
     error::Error,
     model::{self, Filter, Status},
+    reason::Reason,
 };
 
 pub(crate) use generated::*;
@@ -66,6 +67,12 @@ fn to_time(time: SystemTime) -> prost_types::Timestamp {
 
 pub(crate) fn uuid(text: &str, what: &str) -> Result<Uuid, Error> {
     Uuid::try_parse(text).map_err(|_| Error::malformed(what))
+}
+
+impl From<ErrorReason> for Reason {
+    fn from(wire: ErrorReason) -> Self {
+        Self::from_name(wire.as_str_name().trim_start_matches("ERROR_REASON_"))
+    }
 }
 
 impl From<Status> for InstanceStatus {

@@ -114,7 +114,7 @@ impl Leases {
     /// to the daemon yet.
     fn take(&self, ids: &[u64], answer: &BeatStreamResponse, sent: Moment) -> bool {
         let exceptions: BTreeMap<u64, Reason> =
-            answer.exceptions.iter().map(|one| (one.lease_id, Reason::from_wire(one.reason()))).collect();
+            answer.exceptions.iter().map(|one| (one.lease_id, Reason::from(one.reason()))).collect();
         let mut entries = self.entries();
         let mut unseen = false;
         for id in ids {

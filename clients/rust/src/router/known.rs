@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{NoTarget, rank};
+use super::{no_target::NoTarget, rank};
 use crate::{
     choice::Choice,
     error::Error,

@@ -5,6 +5,7 @@
 //! cannot know yet.
 
 mod known;
+mod no_target;
 mod rank;
 
 use std::{
@@ -16,11 +17,12 @@ use std::{
 use tokio::time::timeout;
 use uuid::Uuid;
 
+pub use self::no_target::NoTarget;
+
 use self::known::Name;
 use crate::{
     choice::Choice,
     client::Client,
-    error::Error,
     model::{Filter, Instance, Status},
     watch::Step,
 };
@@ -42,29 +44,6 @@ impl Default for RouterSettings {
         let seconds = Duration::from_secs;
         Self { max_stale: seconds(30), exclude_for: seconds(5), idle: seconds(300) }
     }
-}
-
-/// Why there is nothing to pick.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NoTarget {
-    /// The first snapshot of this name has not arrived yet; [`Router::ready`] waits for it.
-    #[error("the instances of {0} are not known yet")]
-    NotReady(String),
-    /// No instance of this name is alive and matches.
-    #[error("{0} has no live instance that matches")]
-    NoLiveInstance(String),
-    /// No daemon has confirmed what is known for longer than [`RouterSettings::max_stale`].
-    #[error("the instances of {name} were last confirmed {age:.1?} ago")]
-    Stale {
-        /// The name.
-        name: String,
-        /// How long ago.
-        age: Duration,
-    },
-    /// The daemon refused to watch this name, for example because it is no valid one.
-    #[error(transparent)]
-    Refused(Error),
 }
 
 /// An instance that was picked.
