@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    client::parse_duration,
-    exit::{self, Error},
-};
+use super::exit::{self, Error};
 use crate::{
     clock::Clock,
-    terminal::output::{self, OutputArgs, Table},
+    terminal::{
+        args::parse_duration,
+        output::{self, OutputArgs, Table},
+    },
     tls::{Authority, Issued, Subject, describe},
 };
 

@@ -7,11 +7,11 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use musterd_client::{Address, Client, Reason, Tls};
+use musterd_client::{Address, AddressError, Client, Reason, Tls};
 use tokio::time::{Instant, sleep};
 
 use super::exit::Error;
-use crate::terminal::output;
+use crate::terminal::{args::parse_duration, output};
 
 /// How long a daemon on this machine is waited for, unless it is said: `musterd serve &` needs a second or two.
 const LOOPBACK_WAIT: Duration = Duration::from_secs(5);
@@ -163,19 +163,8 @@ impl fmt::Display for Addrs {
 }
 
 /// Reads a list of addresses, separated by commas.
-fn parse_addrs(list: &str) -> Result<Addrs, String> {
-    list.split(',').map(|one| parse_addr(one.trim())).collect::<Result<_, _>>().map(Addrs)
-}
-
-/// Reads `host:port`, `http://host:port` or `host` (port 7717), and `https://...` for TLS.
-pub(super) fn parse_addr(text: &str) -> Result<Address, String> {
-    let read: Result<Address, musterd_client::Error> = text.parse();
-    read.map_err(|error| error.violations().first().map_or_else(String::new, |one| one.description().to_owned()))
-}
-
-/// Reads a duration such as `500ms` or `1m 30s`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 500ms, 5s or 2m"))
+fn parse_addrs(list: &str) -> Result<Addrs, AddressError> {
+    list.split(',').map(|one| one.trim().parse()).collect::<Result<_, _>>().map(Addrs)
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

@@ -8,12 +8,15 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{
-    client::{ClientArgs, parse_duration},
+    client::ClientArgs,
     exit::{self, Error},
     instances::{parse_instance_id, parse_number, seconds},
     json,
 };
-use crate::terminal::output::{self, DocumentArgs, OutputArgs, Table};
+use crate::terminal::{
+    args::parse_duration,
+    output::{self, DocumentArgs, OutputArgs, Table},
+};
 
 pub(super) const HOLD_EXAMPLES: &str = "\
 Examples:

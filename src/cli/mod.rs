@@ -4,7 +4,7 @@
 //! gRPC clients, so an operator needs nothing but an address. Definitions live beside the code that carries them out, one
 //! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
 
-pub mod bench;
+mod bench;
 pub mod cert;
 pub mod change;
 pub mod check;
@@ -48,6 +48,7 @@ use client::ClientArgs;
 use exit::Error;
 
 use crate::{
+    bench::{BenchArgs, HELP as BENCH_HELP},
     config::layered,
     terminal::{output, paint},
 };
@@ -161,8 +162,8 @@ enum Command {
     #[command(after_help = run::HELP)]
     Run(Box<run::RunArgs>),
     /// Put load on a daemon, and say how it bore it
-    #[command(after_help = bench::HELP)]
-    Bench(Box<bench::BenchArgs>),
+    #[command(after_help = BENCH_HELP)]
+    Bench(Box<BenchArgs>),
     /// Print the completions of a shell
     #[command(after_help = completions::COMPLETIONS_EXAMPLES)]
     Completions(completions::CompletionsArgs),

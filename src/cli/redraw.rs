@@ -5,7 +5,6 @@
 //! right will not become so. SIGINT and SIGTERM end it with the exit code of the last answer.
 
 use std::{
-    ffi::OsStr,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -16,11 +15,12 @@ use tokio::{
     time::sleep,
 };
 
-use super::{
-    client::parse_duration,
-    exit::{self, Error},
+use super::exit::{self, Error};
+use crate::terminal::{
+    args::parse_duration,
+    cursor::has_cursor,
+    output::{self, Format},
 };
-use crate::terminal::output::{self, Format};
 
 /// How often, unless it is said.
 const DEFAULT_INTERVAL: &str = "2s";
@@ -112,16 +112,6 @@ pub(super) async fn show(
     }
 }
 
-/// Whether terminals of this process know cursor sequences.
-pub(super) fn has_cursor() -> bool {
-    !is_dumb(std::env::var_os("TERM").as_deref())
-}
-
-/// Whether the terminal knows no cursor sequences, by the value of `TERM`.
-fn is_dumb(term: Option<&OsStr>) -> bool {
-    term.is_none_or(|term| term.is_empty() || term == "dumb")
-}
-
 fn rows() -> usize {
     usize::from(terminal_size().map_or(DEFAULT_ROWS, |(_, Height(rows))| rows)).max(2)
 }
@@ -168,13 +158,6 @@ mod tests {
         for bad in ["--watch=1ms", "--watch=soon", "--watch="] {
             assert!(every(&[bad]).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_terminal_is_dumb_if_it_says_so_or_nothing() {
-        let dumb = |term: Option<&str>| is_dumb(term.map(OsStr::new));
-        assert!(dumb(None) && dumb(Some("")) && dumb(Some("dumb")));
-        assert!(!dumb(Some("xterm-256color")) && !dumb(Some("linux")));
     }
 
     #[test]

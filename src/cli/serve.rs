@@ -10,7 +10,6 @@ use std::{
 use nix::unistd::geteuid;
 
 use super::{
-    client::parse_duration,
     database::{self, DatabaseArgs},
     exit::{self, Error},
     tls_args::TlsArgs,
@@ -24,6 +23,7 @@ use crate::{
     },
     daemon,
     model::Budget,
+    terminal::args::parse_duration,
     tls,
 };
 

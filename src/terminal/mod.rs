@@ -2,6 +2,8 @@
 //!
 //! It knows nothing of the registry: commands and benchmarks give it texts and documents.
 
+pub(crate) mod args;
+pub(crate) mod cursor;
 pub(crate) mod output;
 pub(crate) mod paint;
 pub(crate) mod visible;

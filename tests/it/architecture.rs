@@ -24,9 +24,13 @@ const MAX_LINES: usize = 400;
 const ROOM_MAX_LINES: usize = 3_000;
 const ROOM_MAX_FILES: usize = 25;
 
+/// The command line is many small commands, a file each, which do not use each other.
+const CLI_MAX_LINES: usize = 6_500;
+const CLI_MAX_FILES: usize = 45;
+
 /// Rooms over that budget, with the number of lines that each must not grow beyond. A room leaves this table, never joins.
 const OVER_BUDGET: &[(&str, usize)] =
-    &[("cli", 9_400), ("grpc", 4_200), ("http", 3_100), ("view", 3_300)];
+    &[("grpc", 4_200), ("http", 3_100), ("view", 3_300)];
 
 /// Where the ancestor's session lock is kept as it was, for databases that have it.
 const SESSION_LOCKS_STAY_IN: &str = "migrations/012_runtime_registry_functions.sql";
@@ -47,9 +51,7 @@ fn place(path: &str) -> (&str, usize) {
 
 /// Complaints about imports that the tables do not allow.
 fn imports(path: &str, source: &str, is_test_file: bool) -> Vec<String> {
-    let (room, depth) = place(path);
-    // The benchmark measures the wire, and has a row of its own.
-    let layer = if path.starts_with("src/cli/bench/") { "bench" } else { room };
+    let (layer, depth) = place(path);
     let complain = |finding: Finding| {
         let in_test = finding.in_test || is_test_file;
         let allowed = |module: &str| {
@@ -204,6 +206,7 @@ fn over_budget(room: &str, (files, lines): (usize, usize)) -> Option<String> {
     let known = OVER_BUDGET.iter().find(|(name, _)| *name == room).map(|(_, lines)| *lines);
     let is_within = match known {
         Some(most) => lines <= most,
+        None if room == "cli" => files <= CLI_MAX_FILES && lines <= CLI_MAX_LINES,
         None => files <= ROOM_MAX_FILES && lines <= ROOM_MAX_LINES,
     };
     (!is_within)
@@ -271,6 +274,8 @@ fn a_room_over_its_budget_is_found() {
     assert_eq!(over_budget("model", (25, 3_000)), None);
     assert!(over_budget("model", (26, 10)).is_some_and(|text| text.starts_with("model: 26 files")));
     assert!(over_budget("model", (1, 3_001)).is_some());
+    assert_eq!(over_budget("cli", (45, 6_500)), None);
+    assert!(over_budget("cli", (40, 6_501)).is_some());
 }
 
 #[test]

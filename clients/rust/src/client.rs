@@ -187,6 +187,12 @@ impl Client {
         self.inner.daemons.seen()
     }
 
+    /// The settings of this client, to make another one that differs in some of them.
+    #[must_use]
+    pub fn to_builder(&self) -> Builder {
+        self.inner.settings.clone()
+    }
+
     /// The files for TLS.
     #[must_use]
     pub fn tls(&self) -> &Tls {

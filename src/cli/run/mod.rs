@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use self::{address::Address, lease::Lease};
 use super::{
-    client::{ClientArgs, label_map, parse_duration, parse_label},
+    client::{ClientArgs, label_map, parse_label},
     exit::{self, Error},
     host,
     instances::{parse_instance_id, parse_uuid},
@@ -37,7 +37,7 @@ use crate::{
         signals::{self, Signals},
     },
     telemetry,
-    terminal::output,
+    terminal::{args::parse_duration, output},
 };
 
 /// The shell's code for a command that was found but cannot be run.

@@ -14,11 +14,8 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use super::{
     assert_none,
     code::{is_cfg_test, is_path_separator, is_punct, parts},
-    files, place, test_files,
+    files, test_files,
 };
-
-/// Rooms whose files still use each other. A room leaves this table, never joins.
-const KNOWN: &[&str] = &["lifecycle", "status", "view"];
 
 /// A module's path from the crate: `["view", "hub"]`.
 type Module = Vec<String>;
@@ -157,23 +154,15 @@ fn above(module: &Module) -> Module {
     module[..module.len().saturating_sub(1)].to_vec()
 }
 
-/// The room of `src/room/file.rs uses ...`.
-fn room_of(one_use: &str) -> &str {
-    place(one_use.split(' ').next().unwrap_or_default()).0
-}
-
 #[test]
 fn files_use_each_other_in_one_direction() {
-    let sources = files("src", "rs");
-    let tests = test_files(&sources);
-    let code: Vec<_> = sources.into_iter().filter(|(path, _)| !tests.contains(path)).collect();
-    let circles = circles(&code);
-    let is_known = |circle: &[String]| circle.iter().all(|one_use| KNOWN.contains(&room_of(one_use)));
-    let new = circles.iter().filter(|circle| !is_known(circle)).map(|circle| format!("{}\n", circle.join("\n")));
-    assert_none(&new.collect::<Vec<_>>());
-    let is_gone = |room: &&&str| circles.iter().flatten().all(|one_use| room_of(one_use) != **room);
-    let gone: Vec<_> = KNOWN.iter().filter(is_gone).collect();
-    assert!(gone.is_empty(), "no circle is left in {gone:?}: take it from the table");
+    for root in ["src", "clients/rust/src"] {
+        let sources = files(root, "rs");
+        let tests = test_files(&sources);
+        let code: Vec<_> = sources.into_iter().filter(|(path, _)| !tests.contains(path)).collect();
+        let found = circles(&code);
+        assert_none(&found.iter().map(|circle| format!("{}\n", circle.join("\n"))).collect::<Vec<_>>());
+    }
 }
 
 fn circles_of(sources: &[(&str, &str)]) -> Vec<Vec<String>> {

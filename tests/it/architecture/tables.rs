@@ -56,12 +56,13 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What a client can see between itself and the database.
     ("check", &["status", "migrate", "postgres", "store", "terminal", "tls"]),
     // Load over the bare wire.
-    ("bench", &["cli", "terminal", "model", "proto"]),
+    ("bench", &["terminal", "model", "proto"]),
     // Arguments and rendering, on musterd-client.
     (
         "cli",
         &[
             "access",
+            "bench",
             "check",
             "clock",
             "config",
@@ -125,6 +126,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("cli", &["registry", "feed", "view", "grpc", "http", "proto"]),
     ("terminal", &["cli", "model", "proto", "store"]),
     ("check", &["cli", "grpc", "proto"]),
+    ("bench", &["cli", "store", "registry", "view", "grpc", "daemon"]),
 ];
 
 /// Crates that belong to some layers only: what they stand for must not leak.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::exit::Error,
+    error::Error,
     load::{Measured, as_f64},
     record::{Latencies, Recorder},
 };

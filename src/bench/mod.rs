@@ -16,6 +16,7 @@
 #![expect(clippy::disallowed_methods, reason = "a client command has no Lifecycle; what it starts it also waits for")]
 
 mod calls;
+mod error;
 mod fleet;
 mod fleet_streams;
 mod held;
@@ -33,10 +34,9 @@ mod wire;
 
 use std::num::NonZero;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-};
+use musterd_client::Client;
+
+pub(crate) use error::Error;
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,12 @@ impl BenchArgs {
     }
 }
 
-pub(super) async fn run(args: BenchArgs, client: &ClientArgs) -> Result<u8, Error> {
+/// Runs a benchmark and prints its report. Returns whether it has shown what was expected.
+///
+/// # Errors
+///
+/// It could not be run, or was interrupted by a failure.
+pub(crate) async fn run(args: BenchArgs, client: &Client) -> Result<bool, Error> {
     let report = match args.command {
         BenchCommand::Register(args) => calls::register(args, client).await?,
         BenchCommand::Beat(args) => calls::beat(args, client).await?,
@@ -103,5 +108,5 @@ pub(super) async fn run(args: BenchArgs, client: &ClientArgs) -> Result<u8, Erro
         BenchCommand::Propagate(args) => Box::pin(propagate::run(args, client)).await?,
     };
     report.print()?;
-    Ok(if report.failed() { exit::NEGATIVE } else { exit::OK })
+    Ok(!report.failed())
 }

@@ -20,11 +20,11 @@ use tonic::{Response, Status, transport::Channel};
 use uuid::Uuid;
 
 use super::{
-    super::{client::ClientArgs, exit::Error},
+    error::Error,
     options::RunArgs,
     progress::{Progress, Stop},
     used,
-    wire::{self, Wire},
+    wire::Wire,
 };
 use crate::{
     proto::v1::{self, InstanceStatus, registry_service_client::RegistryServiceClient},
@@ -64,20 +64,21 @@ impl Run {
     /// # Errors
     ///
     /// No connection, or [`Error::Precondition`] if others use the registry and `run` does not accept that.
-    pub(super) async fn open(args: &ClientArgs, connections: u32, run: &RunArgs) -> Result<Self, Error> {
-        let client = wire::client(args).await?;
+    pub(super) async fn open(client: &Client, connections: u32, run: &RunArgs) -> Result<Self, Error> {
+        client.ready(client.timeout()).await?;
         let mut wires = Vec::new();
         for _ in 0..connections {
-            wires.push(Wire::connect(&client).await?);
+            wires.push(Wire::connect(client).await?);
         }
         if !run.yes {
-            used::refuse(&client).await?;
+            used::refuse(client).await?;
         }
         let prefix = run
             .prefix
             .as_deref()
             .map_or_else(|| format!("bench-{}", &Uuid::new_v4().simple().to_string()[..12]), str::to_owned);
-        Ok(Self { client, wires, prefix, stop: Stop::on_signals(), grace: args.timeout })
+        let (client, grace) = (client.clone(), client.timeout());
+        Ok(Self { client, wires, prefix, stop: Stop::on_signals(), grace })
     }
 
     /// The connections.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::super::client::parse_duration;
-use crate::{model::input, terminal::output::DocumentArgs};
+use crate::{
+    model::input,
+    terminal::{args::parse_duration, output::DocumentArgs},
+};
 
 /// The longest a load may last.
 const DURATION_MAX: Duration = Duration::from_secs(600);

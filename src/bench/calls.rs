@@ -1,9 +1,10 @@
 //! Unary calls: register, beat, resolve, batch-resolve.
 
+use musterd_client::Client;
 use tonic::{Status, transport::Channel};
 
 use super::{
-    super::{client::ClientArgs, exit::Error},
+    error::Error,
     held::{Held, HeldArgs, Needs},
     load::{Measured, Operation, drive},
     options::LoadArgs,
@@ -55,7 +56,7 @@ impl Operation for Register {
     }
 }
 
-pub(super) async fn register(args: RegisterArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn register(args: RegisterArgs, client: &Client) -> Result<Report, Error> {
     let load = args.load;
     let run = Run::open(client, load.connections, &load.run).await?;
     run.tidy(register_for(&run, &load).await, load.run.keep).await
@@ -92,7 +93,7 @@ impl Operation for Beat {
     }
 }
 
-pub(super) async fn beat(args: HeldArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn beat(args: HeldArgs, client: &Client) -> Result<Report, Error> {
     let needs = Needs::Leases;
     measure("beat", &args, needs, client, |wire, _, held| Beat {
         registry: wire.registry(),
@@ -122,7 +123,7 @@ impl Operation for Resolve {
     }
 }
 
-pub(super) async fn resolve(args: HeldArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn resolve(args: HeldArgs, client: &Client) -> Result<Report, Error> {
     let needs = Needs::Names;
     measure("resolve", &args, needs, client, |wire, prefix, held| Resolve::new(wire, prefix, held.count)).await
 }
@@ -148,7 +149,7 @@ impl Operation for BatchResolve {
     }
 }
 
-pub(super) async fn batch_resolve(args: BatchArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn batch_resolve(args: BatchArgs, client: &Client) -> Result<Report, Error> {
     let mut report = measure("batch-resolve", &args.held, Needs::Names, client, |wire, prefix, held| BatchResolve {
         discovery: wire.discovery(),
         prefix: prefix.to_owned(),
@@ -165,7 +166,7 @@ async fn measure<O: Operation>(
     bench: &'static str,
     args: &HeldArgs,
     needs: Needs,
-    client: &ClientArgs,
+    client: &Client,
     operation: impl Fn(&Wire, &str, &Held) -> O,
 ) -> Result<Report, Error> {
     let load = &args.load;

@@ -17,8 +17,7 @@ use tokio::{
     time::{Instant, interval},
 };
 
-use super::super::redraw::has_cursor;
-use crate::terminal::output;
+use crate::terminal::{cursor::has_cursor, output};
 
 /// How often the line is written.
 const PERIOD: Duration = Duration::from_millis(250);

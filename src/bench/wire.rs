@@ -15,7 +15,7 @@ use tonic::{
 };
 use tower::service_fn;
 
-use super::super::{client::ClientArgs, exit::Error};
+use super::error::Error;
 use crate::proto::v1::{
     discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
 };
@@ -62,13 +62,6 @@ impl Wire {
     pub(super) fn discovery(&self) -> DiscoveryServiceClient<Channel> {
         DiscoveryServiceClient::new(self.channel.clone())
     }
-}
-
-/// A client of the daemons, after it has found one that answers.
-pub(super) async fn client(args: &ClientArgs) -> Result<Client, Error> {
-    let client = args.connect().await?;
-    client.ready(args.timeout).await?;
-    Ok(client)
 }
 
 impl From<Status> for Error {

@@ -8,7 +8,7 @@ use std::pin::pin;
 use futures_util::TryStreamExt as _;
 use musterd_client::{Client, Filter, Instance};
 
-use super::super::exit::Error;
+use super::error::Error;
 use crate::terminal::output;
 
 /// How the node of every instance of a benchmark begins.

@@ -22,11 +22,8 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        client::{ClientArgs, parse_duration},
-        exit::Error,
-    },
     calls::Resolve,
+    error::Error,
     fleet_streams::{FleetStream, Inbox, Seen},
     load::drive,
     options::{LoadArgs, RunArgs, parse_ttl},
@@ -35,6 +32,7 @@ use super::{
     report::{Report, per_second},
     setup::Run,
 };
+use crate::terminal::args::parse_duration;
 
 /// Callers for resolving meanwhile.
 const RESOLVERS: u32 = 16;
@@ -111,7 +109,7 @@ impl Fleet {
     }
 }
 
-pub(super) async fn run(args: FleetArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn run(args: FleetArgs, client: &Client) -> Result<Report, Error> {
     let run = Run::open(client, args.streams, &args.run).await?;
     run.tidy(run_for(&args, &run).await, args.run.keep).await
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use super::super::exit::Error;
+use super::error::Error;
 
 /// The domain of reasons that a daemon, not a proxy or the transport, has given.
 const DOMAIN: &str = "musterd";

@@ -6,17 +6,18 @@
 
 use std::time::{Duration, Instant};
 
+use musterd_client::{Address, Client};
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
-    super::{client::ClientArgs, exit::Error},
+    error::Error,
     load::Schedule,
     options::{RunArgs, parse_rate},
     progress::Progress,
     record::{Latencies, Recorder},
     report::Report,
     setup::{HELD_TTL, Run},
-    wire::{self, Wire},
+    wire::Wire,
 };
 use crate::proto::v1::{self, discovery_service_client::DiscoveryServiceClient};
 
@@ -27,8 +28,8 @@ const LOST_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub(super) struct PropagateArgs {
     /// Another daemon on the same database, which is asked for what was registered at --addr
-    #[arg(long, value_name = "ADDR", value_parser = super::super::client::parse_addr)]
-    other_addr: musterd_client::Address,
+    #[arg(long, value_name = "ADDR")]
+    other_addr: Address,
 
     /// Changes per second, one at a time
     #[arg(long, value_name = "PER_SECOND", default_value = "20", value_parser = parse_rate)]
@@ -42,14 +43,15 @@ pub(super) struct PropagateArgs {
     run: RunArgs,
 }
 
-pub(super) async fn run(args: PropagateArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn run(args: PropagateArgs, client: &Client) -> Result<Report, Error> {
     let run = Run::open(client, 1, &args.run).await?;
-    run.tidy(run_for(&args, &run, client).await, args.run.keep).await
+    run.tidy(run_for(&args, &run).await, args.run.keep).await
 }
 
-async fn run_for(args: &PropagateArgs, run: &Run, client: &ClientArgs) -> Result<Report, Error> {
-    let other = client.at(args.other_addr.clone());
-    let discovery = Wire::connect(&wire::client(&other).await?).await?.discovery();
+async fn run_for(args: &PropagateArgs, run: &Run) -> Result<Report, Error> {
+    let other = run.client.to_builder().daemons([args.other_addr.to_string()]).build()?;
+    other.ready(other.timeout()).await?;
+    let discovery = Wire::connect(&other).await?.discovery();
     let (mut recorder, mut from_answer) = (Recorder::new()?, Latencies::new()?);
     let mut leases = Vec::new();
     let progress = Progress::start("changes", args.count);

@@ -17,7 +17,7 @@ use tokio::{sync::Semaphore, task::JoinSet, time};
 use tonic::Status;
 
 use super::{
-    super::exit::Error,
+    error::Error,
     options::LoadArgs,
     progress::{Progress, Stop},
     record::Recorder,

@@ -10,10 +10,11 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinSet, time};
+use musterd_client::Client;
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::{
-    super::{client::ClientArgs, exit::Error},
+    error::Error,
     held::{Held, HeldArgs, Needs},
     load::{Measured, Schedule},
     progress::Progress,
@@ -121,7 +122,7 @@ impl Share {
     }
 }
 
-pub(super) async fn run(args: BeatStreamArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn run(args: BeatStreamArgs, client: &Client) -> Result<Report, Error> {
     let load = &args.held.load;
     let run = Run::open(client, load.connections, &args.held.run()).await?;
     run.tidy(run_for(&args, &run).await, load.run.keep).await

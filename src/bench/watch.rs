@@ -17,10 +17,11 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use musterd_client::Client;
 use tonic::{Status, Streaming};
 
 use super::{
-    super::{client::ClientArgs, exit::Error},
+    error::Error,
     load::Schedule,
     options::{RunArgs, parse_rate},
     progress::Progress,
@@ -194,7 +195,7 @@ impl Audience {
     }
 }
 
-pub(super) async fn run(args: WatchArgs, client: &ClientArgs) -> Result<Report, Error> {
+pub(super) async fn run(args: WatchArgs, client: &Client) -> Result<Report, Error> {
     let connections = args.connections.unwrap_or_else(|| args.watchers.div_ceil(100));
     if args.watchers.div_ceil(connections) > WATCHERS_PER_CONNECTION {
         let text = format!("a connection carries at most {WATCHERS_PER_CONNECTION} watchers; use more --connections");

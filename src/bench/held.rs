@@ -8,7 +8,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use tonic::transport::Channel;
 
 use super::{
-    super::exit::Error,
+    error::Error,
     options::{LoadArgs, RunArgs},
     progress::Progress,
     setup::{HELD_TTL, Run, name},
