@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Code, Facts, Problem, Severity, short};
+use super::{
+    facts::Facts,
+    problem::{Code, Problem, Severity},
+    text::short,
+};
 use crate::model::{Blocker, blocker::Details};
 
 /// A transaction that keeps its locks for longer is not one of many that queue: those commit within milliseconds.

@@ -1,6 +1,9 @@
 //! The rule about the budget of records, so that an operator can act before the first registration is refused.
 
-use super::{Code, Facts, Problem, Severity};
+use super::{
+    facts::Facts,
+    problem::{Code, Problem, Severity},
+};
 
 /// Above this percentage of a limit the registry is filling up. The alert `MusterdRegistryFilling` has the same threshold.
 const FILLING_PERCENT: u128 = 80;

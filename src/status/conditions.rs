@@ -3,7 +3,11 @@
 //! A condition is recorded when it changes, so its record may tell a past state: a daemon that was connected once stays
 //! ready while PostgreSQL is away, because it still answers from memory. What it can no longer do is degraded.
 
-use super::{Expiry, Facts, facts::Condition, rules, short};
+use super::{
+    facts::{Condition, Expiry, Facts},
+    rules,
+    text::short,
+};
 
 /// How a condition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

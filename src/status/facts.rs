@@ -5,8 +5,45 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{AWAY_AFTER, Expiry};
 use crate::model::{Blocker, Brake, BrakeMode, Budget, DaemonRecord, Hold, LostDaemon, Usage};
+
+/// The feed polls once a second: if PostgreSQL confirmed the view less recently than this, it counts as away.
+pub const AWAY_AFTER: Duration = Duration::from_secs(3);
+
+/// A daemon that has not saved for this long is silent; no lease expires then, because its beats may be on the way.
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// The cluster evicts a daemon that has been silent for this long (`muster_notice_disruption`).
+pub const EVICTED_AFTER: Duration = Duration::from_secs(15);
+
+/// Whether leases expire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expiry {
+    /// Leases expire after their TTL.
+    #[default]
+    Running,
+    /// On hold: no lease expires.
+    Held,
+    /// Slowed by the brake.
+    Paced,
+    /// Stopped by the brake.
+    Protected,
+    /// PostgreSQL, which decides it, is away. No lease expires through this daemon.
+    Unknown,
+}
+
+impl Expiry {
+    /// The word for it, for programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Held => "held",
+            Self::Paced => "paced",
+            Self::Protected => "protected",
+            Self::Unknown => "unknown",
+        }
+    }
+}
 
 /// One condition of `/readyz`, as it was last recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,10 @@
 //! The rules about what protects the ports of this daemon.
 
-use super::{Code, Facts, Problem, Severity, short};
+use super::{
+    facts::Facts,
+    problem::{Code, Problem, Severity},
+    text::short,
+};
 
 /// A certificate that is renewed in time has more than this share of its life left.
 const RENEWED_BY: u32 = 4;

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Code, EVICTED_AFTER, Expiry, Facts, FailingReaper, Problem, SILENT_AFTER, Severity, short};
+use super::{
+    facts::{EVICTED_AFTER, Expiry, Facts, FailingReaper, SILENT_AFTER},
+    problem::{Code, Problem, Severity},
+    text::short,
+};
 use crate::model::{Brake, BrakeMode, DaemonRecord, Hold};
 
 /// A save that takes longer is slow: a healthy PostgreSQL takes a few milliseconds.
