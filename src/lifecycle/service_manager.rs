@@ -21,7 +21,10 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Lifecycle, Readiness, Snapshot};
+use super::{
+    readiness::{Readiness, Snapshot},
+    tasks::Lifecycle,
+};
 
 /// How often the service manager hears from us at least, if there is something to say.
 const PERIOD: Duration = Duration::from_secs(2);

@@ -12,16 +12,14 @@
 
 use std::{
     error::Error,
-    fmt, io,
-    sync::{Mutex, PoisonError},
+    io,
     task::{Context, Poll},
 };
 
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-use super::{Lifecycle, Reason};
-use crate::telemetry;
+use super::{reason::Reason, reload::Reload, tasks::Lifecycle};
 
 /// All signals that have a handler.
 const CAUGHT: [Signal; 8] = [
@@ -35,46 +33,6 @@ const CAUGHT: [Signal; 8] = [
     Signal::SIGXFSZ,
 ];
 
-/// What reading a file again has shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// Another value, which is in effect from now on.
-    Changed,
-    /// The same value.
-    Unchanged,
-}
-
-type Reloader = Box<dyn Fn() -> Result<Reload, String> + Send + Sync>;
-
-/// What is read again at SIGHUP, under the name that the log gives it.
-#[derive(Default)]
-pub(super) struct Reloaders {
-    /// A std mutex: never held across an await.
-    list: Mutex<Vec<(&'static str, Reloader)>>,
-}
-
-impl fmt::Debug for Reloaders {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reloaders").finish_non_exhaustive()
-    }
-}
-
-impl Reloaders {
-    fn run(&self) {
-        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        if list.is_empty() {
-            tracing::info!("received SIGHUP, nothing to reload");
-        }
-        for (what, reload) in list.iter() {
-            match reload() {
-                Ok(Reload::Changed) => tracing::info!(what, "received SIGHUP, reloaded"),
-                Ok(Reload::Unchanged) => tracing::info!(what, "received SIGHUP, unchanged"),
-                Err(error) => tracing::error!(what, error, "received SIGHUP, not reloaded, the previous value stays"),
-            }
-        }
-    }
-}
-
 impl Lifecycle {
     /// Calls `reload` at each SIGHUP, in the order of these calls, and logs under the name `what` what came of it.
     ///
@@ -84,8 +42,7 @@ impl Lifecycle {
         what: &'static str,
         reload: impl Fn() -> Result<Reload, E> + Send + Sync + 'static,
     ) {
-        let reload: Reloader = Box::new(move || reload().map_err(|error| telemetry::chain(&error)));
-        self.inner.reloaders.list.lock().unwrap_or_else(PoisonError::into_inner).push((what, reload));
+        self.inner.reloaders.add(what, reload);
     }
 
     /// From now on signals have the effects of the table above.

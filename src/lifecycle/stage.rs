@@ -19,7 +19,7 @@ impl Stage {
     /// All stages, in the order in which they end.
     pub const ALL: [Self; 4] = [Self::Readiness, Self::Servers, Self::Engine, Self::Store];
 
-    /// How long [`super::Lifecycle::drain`] gives the stage. The sum is [`super::SHUTDOWN_LIMIT`].
+    /// How long [`Lifecycle::drain`](super::Lifecycle::drain) gives the stage. The sum is [`SHUTDOWN_LIMIT`](super::SHUTDOWN_LIMIT).
     #[must_use]
     pub const fn budget(self) -> Duration {
         Duration::from_millis(match self {

@@ -12,6 +12,14 @@ use nix::{
     unistd::Pid,
 };
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 async fn ok_after(token: CancellationToken) -> Result<(), Infallible> {

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Lifecycle, Stage};
 use crate::telemetry;
 
 /// When the watchdog exits the process, counted from the request to shut down.
@@ -49,38 +48,29 @@ impl Watchdog {
             act();
         }
     }
-}
 
-impl Lifecycle {
-    /// Starts a thread that exits the process with code 1 at [`WATCHDOG_LIMIT`] after a shutdown was asked for.
-    ///
-    /// Only the composition root calls this: it is what keeps "exit within 10 s, always" true when a thread of the
-    /// runtime is stuck.
+    /// Starts the thread, which names the tasks that are still running in its last message.
     ///
     /// # Errors
     ///
     /// The operating system refused the thread.
-    pub fn arm_watchdog(&self) -> io::Result<()> {
+    pub(super) fn arm(self: &Arc<Self>, running: impl Fn() -> Vec<&'static str> + Send + 'static) -> io::Result<()> {
         let (sender, asked) = sync_channel(1);
-        *self.inner.watchdog.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        if let Some((_, at)) = self.inner.asked.get() {
-            self.inner.watchdog.asked(*at);
-        }
-        let inner = Arc::clone(&self.inner);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        let watchdog = Arc::clone(self);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             let Ok(at) = asked.recv() else { return };
             thread::sleep(WATCHDOG_LIMIT.saturating_sub(at.elapsed()));
-            let running = Stage::ALL.map(|stage| inner.running_in(stage)).concat();
-            tracing::error!(?running, "shutdown is stuck, exiting");
-            inner.watchdog.act();
+            tracing::error!(running = ?running(), "shutdown is stuck, exiting");
+            watchdog.act();
             telemetry::flush();
             std::process::exit(1);
         })?;
         Ok(())
     }
 
-    /// Adds what the watchdog does before it exits the process, because nothing else will: it must not block.
-    pub fn on_watchdog_exit(&self, act: impl Fn() + Send + 'static) {
-        self.inner.watchdog.last_acts.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(act));
+    /// Adds what is done before the process exits.
+    pub(super) fn on_exit(&self, act: impl Fn() + Send + 'static) {
+        self.last_acts.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(act));
     }
 }

@@ -1,40 +1,9 @@
-//! Who runs, what happens when somebody stops, and how the daemon leaves.
-//!
-//! Every task of the daemon is started here, under a name and in a stage, so that none is forgotten and none dies
-//! unnoticed; `clippy.toml` forbids `tokio::spawn` elsewhere. The exceptions are tasks that belong to a handle, which
-//! learns of their end: the driver of a connection, whose calls then fail, and the supervision of the private PostgreSQL.
-//!
-//! An *essential* task is one whose absence breaks a promise: feed, writer, flusher, servers, but also reapers,
-//! suspicions and upkeep. If it ends or panics, the daemon shuts down with a reason and a non-zero exit code, and the
-//! service manager starts it again. Nothing is restarted in place, because a half-restarted daemon is harder to reason
-//! about than a new one. A *background* task may end when it has done what it is for; its panic shuts the daemon down too.
-//!
-//! Leaving has an order, because each step relies on the next (promise 12):
-//!
-//! ```text
-//!  signal -> stopping -> Readiness: not ready, routers and actors go elsewhere
-//!                     -> Servers:   no new connections, streams end, calls under way are answered
-//!                     -> Engine:    queued writes are committed, beats are flushed, own daemon row is removed
-//!                     -> Store:     the private PostgreSQL is stopped
-//! ```
-//!
-//! And it has an end: each stage has a budget, a stage that overruns it is aborted, and all together stay inside
-//! [`SHUTDOWN_LIMIT`] whatever the composition root asks for. A second signal aborts everything at once ([`signals`]). A
-//! runtime whose threads are stuck cannot be relied on to keep that promise, so a plain thread stands by to exit the
-//! process ([`watchdog`]).
-
-mod readiness;
-mod reason;
-mod service_manager;
-mod signals;
-mod stage;
-#[cfg(test)]
-mod tests;
-mod watchdog;
+//! The tasks of the daemon: starting them under names, noticing their end, and ending them stage by stage.
 
 use std::{
     any::Any,
     collections::BTreeMap,
+    io,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -44,14 +13,8 @@ use futures_util::FutureExt;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::{reason::Reason, reload::Reloaders, stage::Stage, watchdog::Watchdog};
 use crate::telemetry;
-
-pub use readiness::{Condition, ConditionState, Readiness, Snapshot};
-pub use reason::Reason;
-pub use service_manager::ServiceManager;
-pub use signals::Reload;
-pub use stage::Stage;
-pub use watchdog::WATCHDOG_LIMIT;
 
 /// How long all stages together may take: 9 s, which leaves 1 s of the promised 10 for aborting and exiting.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
@@ -63,22 +26,22 @@ const ABORT_WAIT: Duration = Duration::from_millis(100);
 /// Starts, watches and ends the tasks of the daemon. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    stopping: CancellationToken,
+pub(super) struct Inner {
+    pub(super) stopping: CancellationToken,
     /// Parent of every other token: the second signal.
-    immediate: CancellationToken,
+    pub(super) immediate: CancellationToken,
     stages: [StageState; Stage::ALL.len()],
     asked: OnceLock<(Reason, Instant)>,
     /// A std mutex: held for a few instructions, never across an await.
     running: Mutex<Running>,
     /// The signal handler, which belongs to no stage because it must outlive them all.
-    signals: TaskTracker,
-    reloaders: signals::Reloaders,
-    watchdog: watchdog::Watchdog,
+    pub(super) signals: TaskTracker,
+    pub(super) reloaders: Reloaders,
+    watchdog: Arc<Watchdog>,
 }
 
 #[derive(Debug)]
@@ -149,8 +112,8 @@ impl Lifecycle {
             asked: OnceLock::new(),
             running: Mutex::default(),
             signals: TaskTracker::new(),
-            reloaders: signals::Reloaders::default(),
-            watchdog: watchdog::Watchdog::default(),
+            reloaders: Reloaders::default(),
+            watchdog: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -306,6 +269,30 @@ impl Lifecycle {
         self.inner.signals.close();
         let signals_ended = timeout(ABORT_WAIT, self.inner.signals.wait()).await;
         clean && signals_ended.is_ok()
+    }
+
+    /// Starts a thread that exits the process with code 1 at [`WATCHDOG_LIMIT`](super::WATCHDOG_LIMIT) after a shutdown was
+    /// asked for.
+    ///
+    /// Only the composition root calls this: it is what keeps "exit within 10 s, always" true when a thread of the
+    /// runtime is stuck.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refused the thread.
+    pub fn arm_watchdog(&self) -> io::Result<()> {
+        let inner = Arc::clone(&self.inner);
+        self.inner.watchdog.arm(move || Stage::ALL.map(|stage| inner.running_in(stage)).concat())?;
+        // After that, so that a shutdown that is asked for in between is not missed.
+        if let Some((_, at)) = self.inner.asked.get() {
+            self.inner.watchdog.asked(*at);
+        }
+        Ok(())
+    }
+
+    /// Adds what the watchdog does before it exits the process, because nothing else will: it must not block.
+    pub fn on_watchdog_exit(&self, act: impl Fn() + Send + 'static) {
+        self.inner.watchdog.on_exit(act);
     }
 
     fn remaining(&self) -> Duration {
