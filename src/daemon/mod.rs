@@ -31,10 +31,11 @@ use crate::{
     clock::{Clock, DatabaseClock},
     config::ServeConfig,
     feed::{Feed, PREFETCHED_MAX},
+    connections::incoming::Limits,
+    feed::Feed,
     grpc::{
         cluster::{Cluster, ThisDaemon},
         discovery::Discovery,
-        incoming::Limits,
         registry::Registry as RegistryRpc,
         server::{self, Services},
     },

@@ -11,13 +11,14 @@ use futures_util::{Stream, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::{convert::duration, failure::Failure, reader};
+use super::reader;
 use crate::{
     clock::Clock,
     model::{Epoch, Lease, LeaseId, input::invalid, lease::LeaseState, renewer::StreamId},
     proto::v1::{self, ErrorReason},
     registry::{BeatError, Error as WriteError, Leases},
     view::View,
+    wire::{convert::duration, failure::Failure},
 };
 
 /// Most leases of one request.
@@ -239,5 +240,19 @@ impl Answer {
 
     fn except(&mut self, lease_id: LeaseId, reason: ErrorReason) {
         self.exceptions.push(v1::BeatException { lease_id: lease_id.0, reason: reason.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::wire::answer_size::{ANSWER_MAX_BYTES, element_bytes};
+
+    #[test]
+    fn answer_of_a_beat_stream_never_comes_near_the_limit() {
+        let exception = v1::BeatException { lease_id: u64::MAX, reason: i32::MAX };
+        assert!(LEASES_MAX * element_bytes(exception.encoded_len()) < ANSWER_MAX_BYTES / 2);
     }
 }

@@ -6,18 +6,19 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{
-    answer_size::Room,
-    convert::{self, Violations, duration},
-    failure::Failure,
-    page_token, reader,
-};
+use super::reader;
 use crate::{
     model::{EpochId, InvalidInput, LeaseId, LogicalId, Revision, Rotation, Verdict, input},
     proto::v1::{self, cluster_service_server::ClusterService},
     registry::{Epochs, Leases, operators::Operators},
     status::{Facts, Gather, judge},
     view::{Snapshot, Surveyor, View, list::unserved},
+    wire::{
+        answer_size::Room,
+        convert::{self, Violations, duration},
+        failure::Failure,
+        page_token,
+    },
 };
 
 /// How long an operator's call waits for the view to show what it did.

@@ -11,12 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{
-    answer_size::Room,
-    convert::{self, duration},
-    failure::Failure,
-    page_token, reader, selection, watch,
-};
+use super::{reader, watch};
 use crate::{
     metrics::{RefusedMetrics, ResolveMetrics},
     model::{Epoch, LeaseId, input, lease::LeaseStanding, spread::mix},
@@ -29,6 +24,12 @@ use crate::{
         Snapshot, View,
         list::{Position, page},
         resolve::{Choice, Chosen, Nobody, Policy, resolve},
+    },
+    wire::{
+        answer_size::Room,
+        convert::{self, duration},
+        failure::Failure,
+        page_token, selection,
     },
 };
 

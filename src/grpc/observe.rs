@@ -3,7 +3,7 @@
 //! One layer around the routes sees what no handler sees: calls of unknown methods, calls that are refused before
 //! their handler runs, and calls whose client went away. It answers three questions under the names that dashboards
 //! already know: how many calls began, how they ended, how long they took (for a stream: how long it lived). For the same
-//! reason the rules of [`super::limits`] are applied here: a call that is too late, a stream over the limit of its
+//! reason the rules of [`crate::connections::limits`] are applied here: a call that is too late, a stream over the limit of its
 //! connection, and an error that the transport or the generated code made without saying why.
 //!
 //! The label values come from the protocol's own descriptors and never from a request, so that nobody can grow the set
@@ -37,13 +37,11 @@ use tokio::time::{Sleep, sleep_until};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::{
-    failure::Failure,
-    limits::{CALL_TIMEOUT, OpenStream, Peer, TIMEOUT_HEADER, explain, own_timeout},
-};
 use crate::{
+    connections::limits::{CALL_TIMEOUT, OpenStream, Peer, TIMEOUT_HEADER, explain, own_timeout},
     metrics::{MethodMetrics, RefusedMetrics},
     proto,
+    wire::failure::Failure,
 };
 
 /// Service and method of calls that no service has.

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::Guard;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failure::Failure;
 use crate::{
     model::{LeaseId, Revision},
     view::{Snapshot, View},
+    wire::failure::Failure,
 };
 
 /// How long a call waits for a revision.

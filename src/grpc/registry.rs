@@ -5,14 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    beat_stream,
-    convert::{self, duration},
-    failure::Failure,
-    limits::Peer,
-    reader,
-};
+use super::{beat_stream, reader};
 use crate::{
+    connections::limits::Peer,
     metrics::RegistrationMetrics,
     model::{
         DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Origin, Outcome, StatusChange, Verdict, input,
@@ -20,6 +15,10 @@ use crate::{
     proto::v1::{self, registry_service_server::RegistryService},
     registry::{Accepted, BeatError, Leases, Writer},
     view::View,
+    wire::{
+        convert::{self, duration},
+        failure::Failure,
+    },
 };
 
 /// How long an answer waits for the view to show what it tells.

@@ -9,15 +9,14 @@ use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    bounds::{HTTP2_STREAMS_MAX, REQUEST_MAX_BYTES},
     cluster::Cluster,
     direct::Direct,
     discovery::Discovery,
-    incoming::{Incoming, Limits},
     observe::Observe,
     registry::Registry,
 };
 use crate::{
+    connections::incoming::{Incoming, Limits},
     metrics::IncomingMetrics,
     proto::{
         DESCRIPTORS,
@@ -27,6 +26,7 @@ use crate::{
         },
     },
     tls,
+    wire::bounds::{HTTP2_STREAMS_MAX, REQUEST_MAX_BYTES},
 };
 
 /// Streams of a connection that the daemon may have to reset because of the peer's frames before it closes the connection

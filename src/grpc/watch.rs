@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{convert, failure::Failure, reader, selection};
+use super::reader;
 use crate::{
     model::{Cluster, Epoch, Revision},
     proto::{shared::WatchResponse, v1},
@@ -39,6 +39,7 @@ use crate::{
         hub::{Batch, Change, Hint, Slot},
         list::{Changed, Filter, Page, Position, can_tell_changes, changed_after, page},
     },
+    wire::{convert, failure::Failure, selection},
 };
 
 /// Most watchers of one daemon.

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, stream};
 use musterd::{
-    grpc::answer_size::ANSWER_MAX_BYTES,
     proto::v1::{self, BatchResolveResult, ErrorReason, RegisterRequest},
+    wire::answer_size::ANSWER_MAX_BYTES,
 };
 use prost::Message as _;
 

@@ -16,7 +16,7 @@ async fn limits_agree_with_the_constants_of_the_daemon_and_the_schema() {
         ("ttl_default_ms", ms(input::TTL_DEFAULT)),
         ("stalled_after_ms", ms(status::SILENT_AFTER)),
         ("evicted_after_ms", ms(status::EVICTED_AFTER)),
-        ("hold_max_ms", ms(*musterd::grpc::convert::OPERATOR_DURATION.end())),
+        ("hold_max_ms", ms(*musterd::wire::convert::OPERATOR_DURATION.end())),
     ] {
         assert_eq!(get::<i64>(client, &format!("SELECT {limit} FROM muster_limits()")).await, constant, "{limit}");
     }

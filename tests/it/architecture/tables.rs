@@ -36,6 +36,15 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
         "grpc",
         &[
             "access",
+    ("http", &["lifecycle", "metrics", "view", "model", "status", "tls"]),
+    // Messages and errors of protobuf, apart from the calls.
+    ("wire", &["registry", "view", "model", "proto", "status"]),
+    ("connections", &["wire", "model", "metrics", "telemetry", "tls"]),
+    (
+        "grpc",
+        &[
+            "connections",
+            "wire",
             "registry",
             "view",
             "model",
@@ -86,6 +95,7 @@ const EVERYTHING: &[&str] = &[
     "admission",
     "clock",
     "config",
+    "connections",
     "feed",
     "grpc",
     "http",
@@ -121,6 +131,8 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("access", &["store", "registry", "view", "grpc", "http", "cli", "daemon", "proto"]),
     ("http", &["store", "grpc", "cli", "daemon", "proto"]),
+    ("wire", &["store", "feed", "grpc", "http", "cli", "daemon"]),
+    ("connections", &["store", "feed", "registry", "view", "grpc", "http", "cli", "daemon"]),
     ("grpc", &["store", "feed", "http", "cli", "daemon"]),
     // Messages of the wire are the business of musterd-client.
     ("cli", &["registry", "feed", "view", "grpc", "http", "proto"]),
@@ -141,10 +153,10 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("x509_cert", &["tls"]),
     ("toml", &["access", "config"]),
     // The benchmark measures the wire itself; every other command speaks it through musterd-client.
-    ("prost", &["grpc", "bench", "proto"]),
-    ("prost_types", &["grpc", "bench", "proto"]),
-    ("tonic", &["proto", "grpc", "bench"]),
-    ("tonic_types", &["grpc", "bench"]),
+    ("prost", &["grpc", "wire", "bench", "proto"]),
+    ("prost_types", &["grpc", "wire", "bench", "proto"]),
+    ("tonic", &["proto", "grpc", "wire", "connections", "bench"]),
+    ("tonic_types", &["wire", "bench"]),
     ("axum", &["http"]),
     ("clap", &["bench", "cli", "config", "main", "telemetry", "terminal"]),
 ];

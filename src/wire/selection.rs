@@ -29,7 +29,7 @@ const NAMES_MAX: usize = 1_000;
 const KEY_MAX_BYTES: usize = 1_024;
 
 /// What to list: the conditions, the size of the page, and where it begins.
-pub(super) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize, Option<Position>), Failure> {
+pub(crate) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize, Option<Position>), Failure> {
     let mut violations = Violations::default();
     let prefix = &request.logical_id_prefix;
     let filter = filter(&mut violations, "", prefix, &request.statuses, &request.node_id, &request.labels);
@@ -50,7 +50,7 @@ pub(super) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize,
 }
 
 /// The conditions of a watch, and the history it resumes.
-pub(super) fn watch(request: &v1::WatchRequest) -> Result<(Filter, Option<Uuid>), Failure> {
+pub(crate) fn watch(request: &v1::WatchRequest) -> Result<(Filter, Option<Uuid>), Failure> {
     let mut violations = Violations::default();
     let (name, prefix) = (&request.logical_id, &request.logical_id_prefix);
     if !name.is_empty() && !prefix.is_empty() {
@@ -92,7 +92,7 @@ fn filter(
 }
 
 /// Accepts the names of a batch.
-pub(super) fn names(field: &str, names: &[String]) -> Result<(), Failure> {
+pub(crate) fn names(field: &str, names: &[String]) -> Result<(), Failure> {
     if names.is_empty() || names.len() > NAMES_MAX {
         return Ok(invalid(field, format!("has {} names; give 1 to {NAMES_MAX}", names.len()))?);
     }
@@ -104,7 +104,7 @@ pub(super) fn names(field: &str, names: &[String]) -> Result<(), Failure> {
 }
 
 /// Accepts a choice; unset means the best. `draw` is the number for a random one.
-pub(super) fn choice(choice: Option<v1::ResolveChoice>, draw: u64) -> Result<Choice, Failure> {
+pub(crate) fn choice(choice: Option<v1::ResolveChoice>, draw: u64) -> Result<Choice, Failure> {
     let Some(choice) = choice else { return Ok(Choice::default()) };
     let mut violations = Violations::default();
     let policy = violations.take(policy(choice.policy, choice.key, choice.near_node_id, draw));

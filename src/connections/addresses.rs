@@ -14,7 +14,7 @@ use crate::model::Origin;
 
 /// Counts connections by address.
 #[derive(Clone, Debug)]
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     limit: usize,
     /// Keyed by chance, so that no client can look for an address that shares the origin of another one.
     hasher: RandomState,
@@ -23,24 +23,24 @@ pub(super) struct Addresses {
 
 /// A place among the connections of an address, until dropped.
 #[derive(Debug)]
-pub(super) struct AddressPlace {
+pub(crate) struct AddressPlace {
     addresses: Addresses,
     network: IpAddr,
 }
 
 impl Addresses {
     /// At most so many connections of each address.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, hasher: RandomState::new(), open: Arc::default() }
     }
 
     /// The most of one address.
-    pub(super) fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// Takes a place, if one is left.
-    pub(super) fn take(&self, address: IpAddr) -> Option<AddressPlace> {
+    pub(crate) fn take(&self, address: IpAddr) -> Option<AddressPlace> {
         let network = network(address);
         let mut open = self.open();
         let count = open.entry(network).or_default();
@@ -58,7 +58,7 @@ impl Addresses {
 
 impl AddressPlace {
     /// The address, as far as changes are concerned that come from it.
-    pub(super) fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> Origin {
         Origin::from_hash(self.addresses.hasher.hash_one(self.network))
     }
 }

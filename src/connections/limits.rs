@@ -3,7 +3,7 @@
 //! HTTP/2 has a limit of its own for the streams of a connection, and a client that reaches it is told nothing: its next
 //! call, a beat perhaps, waits in the client until a stream ends. So the streams without an end (Watch, BeatStream, health
 //! watch, reflection) have a lower limit ([`STREAMS_MAX`]) and are refused beyond it with a reason, and the difference to
-//! [`HTTP2_STREAMS_MAX`](super::bounds::HTTP2_STREAMS_MAX) is always there for calls that end.
+//! [`HTTP2_STREAMS_MAX`](crate::wire::bounds::HTTP2_STREAMS_MAX) is always there for calls that end.
 
 use std::{
     sync::{
@@ -16,34 +16,36 @@ use std::{
 use http::HeaderMap;
 use tonic::Status;
 
-use super::{bounds::STREAMS_MAX, failure::Failure};
-use crate::model::Origin;
+use crate::{
+    model::Origin,
+    wire::{bounds::STREAMS_MAX, failure::Failure},
+};
 
 /// How long a call may take to its answer in all, or a stream to its begin. Writes end by themselves before.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The header with a call's own deadline.
-pub(super) const TIMEOUT_HEADER: &str = "grpc-timeout";
+pub(crate) const TIMEOUT_HEADER: &str = "grpc-timeout";
 
 /// The streams without an end of one connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Streams(Arc<AtomicU32>);
+pub(crate) struct Streams(Arc<AtomicU32>);
 
 /// Where the calls of a connection come from, and the streams it has open.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Its address.
-    pub(super) origin: Origin,
+    pub(crate) origin: Origin,
     /// Its streams.
-    pub(super) streams: Streams,
+    pub(crate) streams: Streams,
 }
 
 /// One of them, until dropped.
 #[derive(Debug)]
-pub(super) struct OpenStream(Streams);
+pub(crate) struct OpenStream(Streams);
 
 impl Streams {
     /// Opens one, if there is a place left.
-    pub(super) fn open(&self) -> Result<OpenStream, Failure> {
+    pub(crate) fn open(&self) -> Result<OpenStream, Failure> {
         // Counted first: of several at once not one too many gets a place.
         let open = OpenStream(self.clone());
         if self.0.fetch_add(1, Ordering::Relaxed) < STREAMS_MAX { Ok(open) } else { Err(Failure::TooManyStreams) }
@@ -57,7 +59,7 @@ impl Drop for OpenStream {
 }
 
 /// How long a call may take by what its client says of it, as `5S` or `100m`; `None`: it says nothing, or nonsense.
-pub(super) fn own_timeout(value: &[u8]) -> Option<Duration> {
+pub(crate) fn own_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, number) = value.split_last()?;
     if number.is_empty() || number.len() > 8 || !number.iter().all(u8::is_ascii_digit) {
         return None;
@@ -76,7 +78,7 @@ pub(super) fn own_timeout(value: &[u8]) -> Option<Duration> {
 
 /// An error that no handler has made: of the transport, of the generated code, or of a standard service. Returns what it
 /// means to the client; `None`: a handler made it, or there is nothing to add. `unknown_path`: no method has this path.
-pub(super) fn explain(headers: &HeaderMap, unknown_path: Option<&str>) -> Option<Failure> {
+pub(crate) fn explain(headers: &HeaderMap, unknown_path: Option<&str>) -> Option<Failure> {
     use tonic::Code;
     if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
         return None;

@@ -24,18 +24,18 @@ use super::{
 use crate::tls::Stream;
 
 /// Length of the HTTP/2 preface, `PRI * HTTP/2.0 ... SM ...`, in bytes.
-pub(super) const PREFACE_BYTES: usize = 24;
+pub(crate) const PREFACE_BYTES: usize = 24;
 
 /// The places that a connection takes, until dropped.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     _all: OwnedSemaphorePermit,
     of_address: AddressPlace,
 }
 
 impl Places {
     /// One among all connections, and one among those of its address.
-    pub(super) fn new(all: OwnedSemaphorePermit, of_address: AddressPlace) -> Self {
+    pub(crate) fn new(all: OwnedSemaphorePermit, of_address: AddressPlace) -> Self {
         Self { _all: all, of_address }
     }
 }
@@ -58,7 +58,7 @@ impl<S: fmt::Debug> fmt::Debug for Connection<S> {
 
 impl<S> Connection<S> {
     /// A connection whose preface is due at `due`.
-    pub(super) fn new(stream: S, places: Places, due: Instant, open: &Gauge) -> Self {
+    pub(crate) fn new(stream: S, places: Places, due: Instant, open: &Gauge) -> Self {
         open.increment(1.0);
         let preface = Some((PREFACE_BYTES, Box::pin(sleep_until(due))));
         let peer = Peer { origin: places.of_address.origin(), streams: Streams::default() };
@@ -131,7 +131,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 #[cfg(test)]
 impl Connection {
-    pub(super) fn sends_at_once(&self) -> bool {
+    pub(crate) fn sends_at_once(&self) -> bool {
         matches!(&self.stream, Stream::Plain(stream) if stream.nodelay().unwrap_or_default())
     }
 }

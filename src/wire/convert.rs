@@ -29,12 +29,12 @@ const VIOLATIONS_MAX: usize = 16;
 
 /// Collects the fields that cannot be accepted.
 #[derive(Debug, Default)]
-pub(super) struct Violations(Vec<InvalidInput>);
+pub(crate) struct Violations(Vec<InvalidInput>);
 
 impl Violations {
     /// Passes on what was accepted, remembers what was not. A refused value is replaced by its default, which nobody
     /// sees, because [`Violations::into_result`] then fails.
-    pub(super) fn take<T: Default>(&mut self, parsed: Result<T, InvalidInput>) -> T {
+    pub(crate) fn take<T: Default>(&mut self, parsed: Result<T, InvalidInput>) -> T {
         parsed.unwrap_or_else(|violation| {
             if self.0.len() < VIOLATIONS_MAX {
                 self.0.push(violation);
@@ -44,22 +44,22 @@ impl Violations {
     }
 
     /// As [`Violations::take`], for what has no default.
-    pub(super) fn keep<T>(&mut self, parsed: Result<T, InvalidInput>) -> Option<T> {
+    pub(crate) fn keep<T>(&mut self, parsed: Result<T, InvalidInput>) -> Option<T> {
         self.take(parsed.map(Some))
     }
 
     /// Whether everything was accepted so far.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Fails if there are any.
-    pub(super) fn into_result(self) -> Result<(), Failure> {
+    pub(crate) fn into_result(self) -> Result<(), Failure> {
         if self.0.is_empty() { Ok(()) } else { Err(Failure::Invalid(self.0)) }
     }
 }
 
-pub(super) fn registration(request: v1::RegisterRequest) -> Result<Registration, Failure> {
+pub(crate) fn registration(request: v1::RegisterRequest) -> Result<Registration, Failure> {
     let mut violations = Violations::default();
     let instance_id = if request.instance_id.is_empty() {
         Some(InstanceId(Uuid::new_v4()))
@@ -117,7 +117,7 @@ fn initial_status(status: i32) -> Result<InstanceStatus, InvalidInput> {
 }
 
 /// Accepts a status that must be given.
-pub(super) fn required_status(field: &str, status: i32) -> Result<InstanceStatus, InvalidInput> {
+pub(crate) fn required_status(field: &str, status: i32) -> Result<InstanceStatus, InvalidInput> {
     match v1::InstanceStatus::try_from(status) {
         Ok(v1::InstanceStatus::Starting) => Ok(InstanceStatus::Starting),
         Ok(v1::InstanceStatus::Alive) => Ok(InstanceStatus::Alive),
@@ -130,7 +130,7 @@ pub(super) fn required_status(field: &str, status: i32) -> Result<InstanceStatus
 }
 
 /// Accepts the lease and the instance that a request names; at least one of them.
-pub(super) fn target(lease_id: u64, instance_id: &str) -> Result<(Option<LeaseId>, Option<InstanceId>), InvalidInput> {
+pub(crate) fn target(lease_id: u64, instance_id: &str) -> Result<(Option<LeaseId>, Option<InstanceId>), InvalidInput> {
     let lease_id = Some(LeaseId(lease_id)).filter(|lease_id| lease_id.0 != 0);
     match (instance_id, lease_id) {
         ("", None) => invalid("lease_id", "is 0 and instance_id is empty; give one of them"),
@@ -139,7 +139,7 @@ pub(super) fn target(lease_id: u64, instance_id: &str) -> Result<(Option<LeaseId
     }
 }
 
-pub(super) fn set_status(request: &v1::SetStatusRequest) -> Result<InstanceStatus, Failure> {
+pub(crate) fn set_status(request: &v1::SetStatusRequest) -> Result<InstanceStatus, Failure> {
     let mut violations = Violations::default();
     violations.take(target(request.lease_id, &request.instance_id));
     let status = violations.keep(required_status("status", request.status));
@@ -148,7 +148,7 @@ pub(super) fn set_status(request: &v1::SetStatusRequest) -> Result<InstanceStatu
 }
 
 /// Accepts a page size; 0 means the default.
-pub(super) fn page_size(size: i32) -> Result<usize, InvalidInput> {
+pub(crate) fn page_size(size: i32) -> Result<usize, InvalidInput> {
     match usize::try_from(size) {
         Ok(0) => Ok(PAGE_SIZE_DEFAULT),
         Ok(size) if size <= PAGE_SIZE_MAX => Ok(size),
@@ -157,7 +157,7 @@ pub(super) fn page_size(size: i32) -> Result<usize, InvalidInput> {
 }
 
 /// An instance as it is now: in the current epoch, with what is left of its lease.
-pub(super) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::Instance {
+pub(crate) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::Instance {
     let now_ms = view.clock().now_ms();
     let instance = &entry.instance;
     let status = instance.status_in(epoch);
@@ -205,7 +205,7 @@ fn death(death: model::Death) -> v1::Death {
     }
 }
 
-pub(super) fn status_code(status: InstanceStatus) -> v1::InstanceStatus {
+pub(crate) fn status_code(status: InstanceStatus) -> v1::InstanceStatus {
     match status {
         InstanceStatus::Starting => v1::InstanceStatus::Starting,
         InstanceStatus::Alive => v1::InstanceStatus::Alive,
@@ -214,7 +214,7 @@ pub(super) fn status_code(status: InstanceStatus) -> v1::InstanceStatus {
     }
 }
 
-pub(super) fn epoch(record: EpochRecord) -> v1::Epoch {
+pub(crate) fn epoch(record: EpochRecord) -> v1::Epoch {
     v1::Epoch {
         cluster_epoch: record.epoch.id.to_string(),
         epoch_number: record.epoch.number,
@@ -225,7 +225,7 @@ pub(super) fn epoch(record: EpochRecord) -> v1::Epoch {
     }
 }
 
-pub(super) fn brake(brake: &model::Brake) -> v1::Brake {
+pub(crate) fn brake(brake: &model::Brake) -> v1::Brake {
     let mode = match brake.mode {
         model::BrakeMode::Pace => v1::BrakeMode::Pace,
         model::BrakeMode::Protect => v1::BrakeMode::Protect,
@@ -234,7 +234,7 @@ pub(super) fn brake(brake: &model::Brake) -> v1::Brake {
 }
 
 /// Accepts for how long an operator overrules something; unset means a default.
-pub(super) fn operator_duration(
+pub(crate) fn operator_duration(
     field: &str,
     duration: Option<prost_types::Duration>,
 ) -> Result<Option<Duration>, InvalidInput> {
@@ -246,7 +246,7 @@ pub(super) fn operator_duration(
 }
 
 /// Accepts a time; unset means now.
-pub(super) fn optional_time(field: &str, time: Option<Timestamp>) -> Result<Option<DateTime<Utc>>, InvalidInput> {
+pub(crate) fn optional_time(field: &str, time: Option<Timestamp>) -> Result<Option<DateTime<Utc>>, InvalidInput> {
     let Some(time) = time else { return Ok(None) };
     match u32::try_from(time.nanos).ok().and_then(|nanos| DateTime::from_timestamp(time.seconds, nanos)) {
         Some(time) => Ok(Some(time)),
@@ -254,7 +254,7 @@ pub(super) fn optional_time(field: &str, time: Option<Timestamp>) -> Result<Opti
     }
 }
 
-pub(super) fn daemon(record: &DaemonRecord, read_ago: Duration) -> v1::Daemon {
+pub(crate) fn daemon(record: &DaemonRecord, read_ago: Duration) -> v1::Daemon {
     v1::Daemon {
         daemon_id: record.daemon_id.to_string(),
         address: record.address.clone(),
@@ -264,11 +264,11 @@ pub(super) fn daemon(record: &DaemonRecord, read_ago: Duration) -> v1::Daemon {
     }
 }
 
-pub(super) fn lost_daemon(lost: &LostDaemon, read_ago: Duration) -> v1::LostDaemon {
+pub(crate) fn lost_daemon(lost: &LostDaemon, read_ago: Duration) -> v1::LostDaemon {
     v1::LostDaemon { daemon: Some(daemon(&lost.record, read_ago)), lost_for: Some(duration(lost.lost_for + read_ago)) }
 }
 
-pub(super) fn severity(severity: Severity) -> v1::Severity {
+pub(crate) fn severity(severity: Severity) -> v1::Severity {
     match severity {
         Severity::Ok => v1::Severity::Ok,
         Severity::Warning => v1::Severity::Warning,
@@ -276,7 +276,7 @@ pub(super) fn severity(severity: Severity) -> v1::Severity {
     }
 }
 
-pub(super) fn expiry(expiry: Expiry) -> v1::ExpiryState {
+pub(crate) fn expiry(expiry: Expiry) -> v1::ExpiryState {
     match expiry {
         Expiry::Running => v1::ExpiryState::Running,
         Expiry::Held => v1::ExpiryState::Held,
@@ -286,7 +286,7 @@ pub(super) fn expiry(expiry: Expiry) -> v1::ExpiryState {
     }
 }
 
-pub(super) fn problem(problem: &Problem) -> v1::Problem {
+pub(crate) fn problem(problem: &Problem) -> v1::Problem {
     v1::Problem {
         code: problem.code.as_str().to_owned(),
         severity: severity(problem.severity).into(),
@@ -297,14 +297,14 @@ pub(super) fn problem(problem: &Problem) -> v1::Problem {
     }
 }
 
-pub(super) fn duration(duration: Duration) -> prost_types::Duration {
+pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: duration.subsec_nanos().cast_signed(),
     }
 }
 
-pub(super) fn timestamp(time: DateTime<Utc>) -> Timestamp {
+pub(crate) fn timestamp(time: DateTime<Utc>) -> Timestamp {
     Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().cast_signed() }
 }
 
@@ -317,7 +317,7 @@ fn labels(labels: &Labels) -> HashMap<String, String> {
 }
 
 /// A UUID as text, without the machinery of formatting: one call of Resolve needs three of them.
-pub(super) fn uuid_text(uuid: Uuid) -> String {
+pub(crate) fn uuid_text(uuid: Uuid) -> String {
     uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned()
 }
 
