@@ -22,6 +22,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod api;
 pub(crate) mod bench;
 pub(crate) mod check;
 pub mod cli;

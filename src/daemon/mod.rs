@@ -28,6 +28,10 @@ use uuid::Uuid;
 pub use self::error::Error;
 use self::{applier::Applier, parts::Parts, security::Security};
 use crate::{
+    api::{
+        board::{Board, Sources},
+        summary,
+    },
     clock::{Clock, DatabaseClock},
     config::ServeConfig,
     feed::{Feed, PREFETCHED_MAX},
@@ -41,8 +45,6 @@ use crate::{
     },
     http::{
         self,
-        api::summary,
-        board::{Board, Sources},
         host::{Hosts, name_of},
         routes::Http,
     },

@@ -15,11 +15,9 @@ use axum::{
     routing::get,
 };
 
-use super::{
-    query::{Query, quoted},
-    respond::{PROMETHEUS, respond, text},
-};
+use super::respond::{PROMETHEUS, respond, text};
 use crate::{
+    api::query::{Query, quoted},
     metrics::names::per_logical_id::{ALL, BEST_LEASE, INSTANCES, OMITTED, SUSPECT},
     model::{
         InvalidInput,

@@ -16,8 +16,6 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    api::{self, summary::problem},
-    board::Board,
     guard::{Guard, guard},
     host::Hosts,
     logical_ids, page,
@@ -25,6 +23,7 @@ use super::{
     service_discovery,
 };
 use crate::{
+    api::{self, board::Board, summary::problem},
     lifecycle::Readiness,
     metrics::{Handle, ReadyMetrics, RefusedMetrics},
     status::{State as Condition, Status},

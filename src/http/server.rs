@@ -61,11 +61,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        api::board::{Board, Sources},
         clock::Clock,
-        http::{
-            board::{Board, Sources},
-            host::Hosts,
-        },
+        http::host::Hosts,
         lifecycle::{Condition, Readiness},
         metrics, status,
         view::{Surveyor, View},
@@ -98,7 +96,7 @@ mod tests {
             beats_received: Arc::new(|| 0),
             epoch: Arc::new(|| Box::pin(async { None })),
         };
-        let board = Board::new(sources, crate::http::api::summary::render, token.clone());
+        let board = Board::new(sources, crate::api::summary::render, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {
             Http::new(handle, readiness.clone(), board, Hosts::default(), move || {
                 counter.fetch_add(1, Ordering::SeqCst);

@@ -25,11 +25,9 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{
-    query::{Query, quoted},
-    respond::{JSON, text},
-};
+use super::respond::{JSON, text};
 use crate::{
+    api::query::{Query, quoted},
     model::{
         Epoch, InstanceStatus, InvalidInput, Labels,
         input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, invalid},

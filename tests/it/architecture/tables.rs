@@ -37,6 +37,8 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "access",
     ("http", &["lifecycle", "metrics", "view", "model", "status", "tls"]),
+    ("api", &["view", "model", "status"]),
+    ("http", &["api", "lifecycle", "metrics", "view", "model", "status", "tls"]),
     // Messages and errors of protobuf, apart from the calls.
     ("wire", &["registry", "view", "model", "proto", "status"]),
     ("connections", &["wire", "model", "metrics", "telemetry", "tls"]),
@@ -93,6 +95,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
 const EVERYTHING: &[&str] = &[
     "access",
     "admission",
+    "api",
     "clock",
     "config",
     "connections",
@@ -130,6 +133,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
     ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("access", &["store", "registry", "view", "grpc", "http", "cli", "daemon", "proto"]),
+    ("api", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto", "metrics", "lifecycle"]),
     ("http", &["store", "grpc", "cli", "daemon", "proto"]),
     ("wire", &["store", "feed", "grpc", "http", "cli", "daemon"]),
     ("connections", &["store", "feed", "registry", "view", "grpc", "http", "cli", "daemon"]),
@@ -157,6 +161,6 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("prost_types", &["grpc", "wire", "bench", "proto"]),
     ("tonic", &["proto", "grpc", "wire", "connections", "bench"]),
     ("tonic_types", &["wire", "bench"]),
-    ("axum", &["http"]),
+    ("axum", &["api", "http"]),
     ("clap", &["bench", "cli", "config", "main", "telemetry", "terminal"]),
 ];

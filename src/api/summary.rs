@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{
+    beats::Beats,
+    board::Sources,
     instance,
     value::{duration, long, time},
 };
 use crate::{
-    http::{beats::Beats, board::Sources},
     model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
     status::{Code, Facts, Problem, daemon_state, judge},
     view::{

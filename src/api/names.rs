@@ -10,10 +10,13 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{ROWS_MAX, json, limit},
-    instance, value,
+    board::Board,
+    error::ApiError,
+    instance,
+    query::Query,
+    value,
 };
 use crate::{
-    http::{board::Board, error::ApiError, query::Query},
     model::{
         Epoch, InvalidInput, LogicalId,
         input::{self, LOGICAL_ID_MAX_BYTES, invalid},

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::board::Board,
+    board::Board,
     value::{duration, long, time},
 };
 use crate::{

@@ -14,11 +14,13 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{json, limit},
+    board::Board,
+    error::ApiError,
     instance::instance,
+    query::Query,
     value,
 };
 use crate::{
-    http::{board::Board, error::ApiError, query::Query},
     model::{
         Epoch, InstanceId, InstanceStatus, InvalidInput, LogicalId,
         explain::{Candidate, Explained, Standing, explain as rank},

@@ -3,21 +3,30 @@
 //! An instance looks as it does everywhere else: the proto3 JSON form of `muster.v1.Instance`, as `musterd list -o json`
 //! prints it. The rest follows the same conventions: lowerCamelCase, durations like `1.5s`, times in RFC 3339; counts are
 //! plain numbers. Fields are added, never renamed or removed.
+//!
+//! - [`board`]: the one summary that every reader shares, written by [`summary`]; [`events`] pushes it; [`beats`]: the rate of
+//!   beats in it.
+//! - [`names`], [`instances`]: pages of logical ids and of instances; [`instance`], [`value`]: their JSON.
+//! - [`query`], [`error`]: what a request may ask, and how it is refused.
 
 mod answer;
+pub mod beats;
+pub mod board;
+pub mod error;
+pub mod events;
 pub mod instance;
 pub mod instances;
 pub mod names;
+pub mod query;
 pub mod summary;
 pub mod value;
 
 use axum::{Router, extract::State, response::Response, routing::get};
 
-use self::answer::json;
-use super::{board::Board, error::ApiError, events};
+use self::{answer::json, board::Board, error::ApiError};
 
 /// The routes of the API.
-pub(super) fn router(board: Board) -> Router {
+pub(crate) fn router(board: Board) -> Router {
     Router::new()
         .route("/api/v1/summary", get(summary))
         .route("/api/v1/names", get(names::names))

@@ -141,7 +141,7 @@ impl Board {
     }
 
     /// The present status of this daemon and its cluster. Waits at most `bound` for a survey that is due.
-    pub(super) async fn status(&self, bound: Duration) -> Status {
+    pub(crate) async fn status(&self, bound: Duration) -> Status {
         let sources = &self.inner.sources;
         // Without a new one the former is as good as can be.
         let _ = timeout(bound, sources.surveyor.survey()).await;

@@ -6,10 +6,8 @@ use axum::{
 };
 use bytes::Bytes;
 
-use crate::{
-    http::query::Query,
-    model::{InvalidInput, input::invalid},
-};
+use super::query::Query;
+use crate::model::{InvalidInput, input::invalid};
 
 /// Most rows of one answer.
 pub(super) const ROWS_MAX: usize = 500;
