@@ -42,6 +42,7 @@ pub mod model;
 pub mod postgres;
 pub mod proto;
 pub mod registry;
+pub mod stats;
 pub mod status;
 pub mod store;
 pub mod supervise;

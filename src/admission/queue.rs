@@ -138,7 +138,7 @@ impl<T> Drop for Receiver<T> {
 
 impl<T> Shared<T> {
     fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
-        self.waiting.lock().unwrap_or_else(PoisonRefusal::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

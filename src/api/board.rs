@@ -1,7 +1,7 @@
-//! What everybody who looks at the registry over HTTP shares: one survey and one summary, however many look.
+//! The summary that all HTTP readers share, however many there are.
 //!
 //! A summary is made when a client asks and the last one is older than [`SUMMARY_PERIOD`]; all clients that ask meanwhile
-//! wait for the same one. The survey behind it is shared with gRPC ([`crate::view::Surveyor`]) and may be older; its age
+//! wait for the same one. The statistics in it are shared with gRPC ([`crate::stats::StatsCache`]) and may be older; their age
 //! is part of the summary.
 
 use std::{
@@ -26,11 +26,9 @@ use super::{
 };
 use crate::{
     model::EpochRecord,
+    stats::{RegistryStats, StatsCache, Timestamps},
     status::{self, Gather, Status},
-    view::{
-        Surveyor, View,
-        survey::{Moment, Survey},
-    },
+    view::View,
 };
 
 /// How often a summary is made at most.
@@ -46,15 +44,15 @@ pub const STREAMS_MAX: usize = 32;
 pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Send + Sync>;
 
 /// Writes the summary, as JSON. The board decides when, and knows nothing of its form.
-pub type Render = fn(&Sources, Beats, &Survey, Option<&EpochRecord>, Moment) -> String;
+pub type Render = fn(&Sources, Beats, &RegistryStats, Option<&EpochRecord>, Timestamps) -> String;
 
 /// Where the board reads from; the composition root hands it over.
 #[derive(Clone)]
 pub struct Sources {
     /// The registry.
     pub view: View,
-    /// Takes surveys of it.
-    pub surveyor: Surveyor,
+    /// Its statistics.
+    pub stats: StatsCache,
     /// What the health of this daemon is judged by.
     pub facts: Gather,
     /// This run of the daemon.
@@ -78,8 +76,8 @@ impl fmt::Debug for Sources {
 pub struct Published {
     /// When the next one may be made.
     pub due: Instant,
-    /// The survey behind it.
-    pub survey: Arc<Survey>,
+    /// The statistics in it.
+    pub stats: Arc<RegistryStats>,
     /// As JSON.
     pub json: Bytes,
     /// As a server-sent event.
@@ -136,15 +134,15 @@ impl Board {
 
     /// Now, by both clocks.
     #[must_use]
-    pub fn moment(&self) -> Moment {
-        self.inner.sources.surveyor.moment()
+    pub fn now(&self) -> Timestamps {
+        self.inner.sources.stats.now()
     }
 
-    /// The present status of this daemon and its cluster. Waits at most `bound` for a survey that is due.
+    /// The present status of this daemon and its cluster. Waits at most `bound` for statistics that are due.
     pub(crate) async fn status(&self, bound: Duration) -> Status {
         let sources = &self.inner.sources;
         // Without a new one the former is as good as can be.
-        let _ = timeout(bound, sources.surveyor.survey()).await;
+        let _ = timeout(bound, sources.stats.current()).await;
         status::judge(&sources.facts.facts())
     }
 
@@ -176,14 +174,14 @@ impl Board {
         }
         let due = Instant::now() + SUMMARY_PERIOD;
         let sources = &self.inner.sources;
-        let survey = sources.surveyor.survey().await;
+        let stats = sources.stats.current().await;
         self.learn_epoch(&mut state).await;
-        let (expected_milli, ttl) = (survey.beats_expected_here_milli, survey.longest_ttl_here);
+        let (expected_milli, ttl) = (stats.beats_expected_here_milli, stats.longest_ttl_here);
         let received = (sources.beats_received)();
         let beats = state.beats.observe(Instant::now().into(), received, expected_milli, ttl);
-        let json = (self.inner.render)(sources, beats, &survey, state.epoch.as_ref(), self.moment());
+        let json = (self.inner.render)(sources, beats, &stats, state.epoch.as_ref(), self.now());
         let event = Bytes::from(format!("event: summary\ndata: {json}\n\n"));
-        let published = Arc::new(Published { due, survey, json: Bytes::from(json), event });
+        let published = Arc::new(Published { due, stats, json: Bytes::from(json), event });
         self.inner.published.store(Some(Arc::clone(&published)));
         published
     }

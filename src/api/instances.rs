@@ -40,7 +40,7 @@ const RANKED_MAX: usize = 2_000;
 pub(super) async fn list(State(board): State<Board>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "prefix", "status", "node", "label", "limit", "after"])?;
     let (filter, limit, after) = (filter(&query)?, limit(&query)?, position(query.text("after")?)?);
-    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.moment());
+    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let page = page(&snapshot, &filter, after.as_ref(), limit);
     let rows: Vec<Value> = page.entries.iter().map(|entry| instance(&board, entry, epoch, now.now_ms)).collect();
@@ -99,7 +99,7 @@ pub(super) async fn explain(State(board): State<Board>, RawQuery(raw): RawQuery)
     let query = Query::read(raw.as_deref(), &["name", "limit"])?;
     let (logical_id, limit) = (query.text("name")?, limit(&query)?);
     input::required_text("name", logical_id, LOGICAL_ID_MAX_BYTES)?;
-    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.moment());
+    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let Some(name) = snapshot.name(logical_id) else {
         let problem = format!("no instance of {logical_id} is on record; check the spelling");

@@ -21,29 +21,29 @@ use crate::{
         Epoch, InvalidInput, LogicalId,
         input::{self, LOGICAL_ID_MAX_BYTES, invalid},
     },
-    view::{
-        Entry,
+    stats::{
+        NameState, Timestamps,
         names::{NameFilter, NameRow, NamesPage, Place, named, names as page},
         search::{Found, Search},
-        survey::{Moment, NameState},
     },
+    view::Entry,
 };
 
 /// `GET /api/v1/names?search=&filter=&state=&limit=&after=`, or `GET /api/v1/names?name=`.
 pub(super) async fn names(State(board): State<Board>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "search", "filter", "state", "limit", "after"])?;
     let asked = asked(&query)?;
-    let survey = Arc::clone(&board.summary().await?.survey);
-    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.moment());
+    let stats = Arc::clone(&board.summary().await?.stats);
+    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let page = match asked {
         Asked::Named(names) => {
-            NamesPage { rows: named(&snapshot, &survey, names.iter().map(String::as_str), now), next: None }
+            NamesPage { rows: named(&snapshot, &stats, names.iter().map(String::as_str), now), next: None }
         }
         Asked::Page { filter, limit, after } => {
-            let (snapshot, survey) = (Arc::clone(&snapshot), Arc::clone(&survey));
+            let (snapshot, stats) = (Arc::clone(&snapshot), Arc::clone(&stats));
             // Away from the threads that answer callers: a search looks at much, and a name may have many instances.
-            let search = move || page(&snapshot, &survey, &filter, after.as_ref(), limit, now);
+            let search = move || page(&snapshot, &stats, &filter, after.as_ref(), limit, now);
             tokio::task::spawn_blocking(search).await.map_err(|error| ApiError::fault("a search", &error))?
         }
     };
@@ -119,7 +119,7 @@ fn place(text: &str) -> Result<Option<Place>, InvalidInput> {
     }
 }
 
-fn row(row: &NameRow, epoch: Epoch, now: Moment) -> Value {
+fn row(row: &NameRow, epoch: Epoch, now: Timestamps) -> Value {
     let summary = &row.summary;
     json!({
         "logicalId": row.logical_id.as_str(),
@@ -148,7 +148,7 @@ fn found_json(found: Found, entry: &Entry) -> Value {
     json!({"field": found.as_str(), "value": value, "instanceId": instance.instance_id.to_string()})
 }
 
-fn best(entry: &Entry, now: Moment) -> Value {
+fn best(entry: &Entry, now: Timestamps) -> Value {
     let (instance, lease) = (&entry.instance, &entry.lease);
     json!({
         "instanceId": instance.instance_id.to_string(),

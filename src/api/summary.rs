@@ -12,11 +12,9 @@ use super::{
 };
 use crate::{
     model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
+    stats::{LATELY, NameState, RegistryStats, Timestamps},
     status::{Code, Facts, Problem, daemon_state, judge},
-    view::{
-        Counts, Entry, View,
-        survey::{LATELY, Moment, NameState, Survey},
-    },
+    view::{Counts, Entry, View},
 };
 
 /// Most unserved names that the summary tells.
@@ -26,15 +24,15 @@ const UNSERVED_MAX: usize = 10;
 pub(crate) fn render(
     sources: &Sources,
     beats: Beats,
-    survey: &Survey,
+    stats: &RegistryStats,
     epoch: Option<&EpochRecord>,
-    now: Moment,
+    now: Timestamps,
 ) -> String {
     let view = &sources.view;
     let snapshot = view.snapshot();
     let (cluster, facts) = (snapshot.cluster(), sources.facts.facts());
     let status = judge(&facts);
-    let unserved = survey.listed(NameState::Unserved).iter().take(UNSERVED_MAX).map(|name| name.as_str());
+    let unserved = stats.listed(NameState::Unserved).iter().take(UNSERVED_MAX).map(|name| name.as_str());
     json!({
         "severity": status.severity.as_str(),
         "problems": status.problems.iter().map(problem).collect::<Vec<_>>(),
@@ -58,19 +56,19 @@ pub(crate) fn render(
             "since": time(brake.since),
         })),
         "daemons": daemons_json(&facts),
-        "counts": counts_json(snapshot.counts(), survey),
-        "names": NameState::ALL.iter().map(|state| (state.as_str().to_owned(), survey.count(*state).into()))
+        "counts": counts_json(snapshot.counts(), stats),
+        "names": NameState::ALL.iter().map(|state| (state.as_str().to_owned(), stats.count(*state).into()))
             .collect::<Map<_, Value>>(),
         "unserved": unserved.collect::<Vec<_>>(),
-        "deathsLately": deaths(survey),
+        "deathsLately": deaths(stats),
         "beats": {
             "received": beats.per_second.map(round),
-            "expectedHere": per_second(survey.beats_expected_here_milli),
-            "expected": per_second(survey.beats_expected_milli),
+            "expectedHere": per_second(stats.beats_expected_here_milli),
+            "expected": per_second(stats.beats_expected_milli),
             "late": beats.late,
         },
-        "latest": latest(view, survey, epoch),
-        "surveyAge": duration(Duration::from_millis(now.now_ms.saturating_sub(survey.taken_ms))),
+        "latest": latest(view, stats, epoch),
+        "statsAge": duration(Duration::from_millis(now.now_ms.saturating_sub(stats.taken_ms))),
     })
     .to_string()
 }
@@ -119,21 +117,21 @@ fn daemons_json(facts: &Facts) -> Vec<Value> {
     lost.chain(present).collect()
 }
 
-fn counts_json(counts: Counts, survey: &Survey) -> Value {
+fn counts_json(counts: Counts, stats: &RegistryStats) -> Value {
     json!({
         "starting": counts.starting,
         "alive": counts.alive,
         "draining": counts.draining,
         "dead": counts.dead,
-        "suspect": survey.suspect,
+        "suspect": stats.suspect,
         "logicalIdsLive": counts.logical_ids_live,
         "logicalIdsUnserved": counts.logical_ids_unserved,
         "logicalIdsLeft": counts.logical_ids_left,
     })
 }
 
-fn deaths(survey: &Survey) -> Value {
-    let deaths = survey.deaths;
+fn deaths(stats: &RegistryStats) -> Value {
+    let deaths = stats.deaths;
     json!({
         "within": duration(LATELY),
         "total": deaths.total(),
@@ -146,11 +144,11 @@ fn deaths(survey: &Survey) -> Value {
 }
 
 /// The latest changes, rotations among them, the latest first.
-fn latest(view: &View, survey: &Survey, epoch: Option<&EpochRecord>) -> Vec<Value> {
+fn latest(view: &View, stats: &RegistryStats, epoch: Option<&EpochRecord>) -> Vec<Value> {
     let snapshot = view.snapshot();
     let Some(cluster) = snapshot.cluster() else { return Vec::new() };
     let mut rows: Vec<(u64, Value)> =
-        survey.latest.iter().map(|entry| (entry.instance.revision.0, change(cluster, entry))).collect();
+        stats.latest.iter().map(|entry| (entry.instance.revision.0, change(cluster, entry))).collect();
     if let Some(epoch) = epoch {
         let row = json!({
             "what": "rotated",

@@ -40,7 +40,7 @@ pub(crate) use error::Error;
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,
 
@@ -70,7 +70,7 @@ enum BenchCommand {
 }
 
 /// How to use it.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 Examples:
   musterd bench resolve --instances 100000
   musterd bench beat --rate 5000 --duration 30s -o json
@@ -85,7 +85,7 @@ fleet, if an instance died; 5 if the registry serves others, without --yes.";
 impl BenchArgs {
     /// Threads for the runtime of the client.
     #[must_use]
-    pub fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         self.threads.map_or((cores / 2).max(1), usize::from)
     }

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, task::JoinSet, time};
 use musterd_client::Client;
+use tokio::{sync::mpsc, task::JoinSet, time};
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::{

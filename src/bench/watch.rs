@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use musterd_client::Client;
 use prost::Message as _;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
-use musterd_client::Client;
 use tonic::{Status, Streaming};
 
 use super::{

@@ -6,21 +6,19 @@ use super::parts::Parts;
 use crate::{
     postgres::Behind,
     registry::health::Failures,
+    stats::{NameState, RegistryStats},
     status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names},
-    view::{
-        View,
-        survey::{NameState, Survey},
-    },
+    view::View,
 };
 
 /// How many unserved names a problem lists.
 const UNSERVED_SHOWN: usize = 5;
-/// A survey older than this says nothing about the present.
-const SURVEY_MAX_AGE_MS: u64 = 60_000;
+/// Statistics older than this say nothing about the present.
+const STATS_MAX_AGE_MS: u64 = 60_000;
 
 /// The gatherer of a daemon.
 pub(super) fn gather(parts: &Parts) -> Gather {
-    let surveyor = parts.surveyor.clone();
+    let stats = parts.stats.clone();
     let (view, leases, health) = (parts.view.clone(), parts.leases.clone(), parts.health.clone());
     let (readiness, daemon_id) = (parts.readiness.clone(), parts.identity.daemon_id);
     let database = parts.database.clone();
@@ -51,7 +49,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
             budget,
             daemons: daemons.present.clone(),
             lost_daemons: daemons.lost.clone(),
-            names: names(&view, surveyor.latest().as_deref(), now_ms),
+            names: names(&view, stats.latest().as_deref(), now_ms),
         }
     })
 }
@@ -61,17 +59,17 @@ fn failing(failures: Failures) -> FailingReaper {
     FailingReaper { name: reaper.as_str(), failures: count, failing_for, error }
 }
 
-/// The counts are those of this moment; who is suspect, and the first names, are as of the latest survey.
-fn names(view: &View, survey: Option<&Survey>, now_ms: u64) -> Names {
+/// The counts are those of this moment; suspicion and the first names are as of the latest statistics.
+fn names(view: &View, stats: Option<&RegistryStats>, now_ms: u64) -> Names {
     let counts = view.snapshot().counts();
     let (live, unserved) = (counts.logical_ids_live, counts.logical_ids_unserved);
-    let survey = survey.filter(|survey| now_ms.saturating_sub(survey.taken_ms) < SURVEY_MAX_AGE_MS);
+    let stats = stats.filter(|stats| now_ms.saturating_sub(stats.taken_ms) < STATS_MAX_AGE_MS);
     let shown = UNSERVED_SHOWN.min(usize::try_from(unserved).unwrap_or(UNSERVED_SHOWN));
-    let first = survey.iter().flat_map(|survey| survey.listed(NameState::Unserved)).take(shown);
+    let first = stats.iter().flat_map(|stats| stats.listed(NameState::Unserved)).take(shown);
     Names {
         live,
         unserved,
         unserved_first: first.map(ToString::to_string).collect(),
-        all_suspect: survey.map_or(0, |survey| survey.count(NameState::AllSuspect).min(live)),
+        all_suspect: stats.map_or(0, |stats| stats.count(NameState::AllSuspect).min(live)),
     }
 }

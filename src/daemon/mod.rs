@@ -64,9 +64,11 @@ use crate::{
         suspicion::Suspicions,
     },
     store::{self, Database, Lane, Pool, prefetch::Prefetch},
+    stats::StatsCache,
+    store::{self, Database, Lane, Pool, handover::handover},
     telemetry::{self, chain},
     tls::Port,
-    view::{Surveyor, View, ViewWriter},
+    view::{View, ViewWriter},
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -83,7 +85,7 @@ fn this_daemon(parts: &Parts) -> ThisDaemon {
         http_addr: parts.http_addr,
         leases: Arc::clone(&parts.leases),
         facts: facts::gather(parts),
-        surveyor: parts.surveyor.clone(),
+        stats: parts.stats.clone(),
     }
 }
 
@@ -208,7 +210,7 @@ async fn start(
         database,
         identity: Identity { daemon_id, address, version: VERSION, host: hostname() },
         clock,
-        surveyor: Surveyor::new(view.clone()),
+        stats: StatsCache::new(view.clone()),
         view,
         lifecycle,
         security,
@@ -249,7 +251,7 @@ fn sources(parts: &Parts) -> Sources {
     let epochs = Arc::new(Epochs::new(parts.pool.clone(), Arc::clone(&parts.name)));
     Sources {
         view: parts.view.clone(),
-        surveyor: parts.surveyor.clone(),
+        stats: parts.stats.clone(),
         facts: facts::gather(parts),
         daemon_id: parts.identity.daemon_id,
         grpc_address: parts.identity.address.clone(),

@@ -8,8 +8,9 @@ use crate::{
     config::ServeConfig,
     lifecycle::{Lifecycle, Readiness},
     registry::{Health, Leases, flusher::Identity},
+    stats::StatsCache,
     store::{Database, Pool},
-    view::{Surveyor, View},
+    view::View,
 };
 
 /// What the parts of one daemon share.
@@ -23,7 +24,7 @@ pub(super) struct Parts {
     pub(super) pool: Pool,
     pub(super) leases: Arc<Leases>,
     pub(super) view: View,
-    pub(super) surveyor: Surveyor,
+    pub(super) stats: StatsCache,
     pub(super) readiness: Readiness,
     pub(super) health: Arc<Health>,
     pub(super) http_addr: SocketAddr,

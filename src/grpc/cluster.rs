@@ -11,8 +11,9 @@ use crate::{
     model::{EpochId, InvalidInput, LeaseId, LogicalId, Revision, Rotation, Verdict, input},
     proto::v1::{self, cluster_service_server::ClusterService},
     registry::{Epochs, Leases, operators::Operators},
+    stats::StatsCache,
     status::{Facts, Gather, judge},
-    view::{Snapshot, Surveyor, View, list::unserved},
+    view::{Snapshot, View, list::unserved},
     wire::{
         answer_size::Room,
         convert::{self, Violations, duration},
@@ -30,8 +31,8 @@ const RELEASE_DEFAULT: Duration = Duration::from_secs(300);
 /// Most logical ids without an instance that one answer names.
 const UNSERVED_MAX: usize = 1_000;
 
-/// How long a survey that is due is waited for; the former one is used then.
-const SURVEY_BOUND: Duration = Duration::from_millis(500);
+/// How long statistics that are due are waited for; then the former ones are used.
+const STATS_BOUND: Duration = Duration::from_millis(500);
 
 /// What the daemon that serves this knows of itself.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub struct ThisDaemon {
     /// What its health is judged by.
     pub facts: Gather,
     /// Finds the names whose every instance is suspect.
-    pub surveyor: Surveyor,
+    pub stats: StatsCache,
 }
 
 /// The service.
@@ -68,7 +69,7 @@ impl Cluster {
         let unserved_limit = unserved_limit("unserved_limit", request.unserved_limit)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let cluster = snapshot.cluster().ok_or(Failure::NotYetSeen)?;
-        let _ = timeout(SURVEY_BOUND, self.daemon.surveyor.survey()).await;
+        let _ = timeout(STATS_BOUND, self.daemon.stats.current()).await;
         let facts = self.daemon.facts.facts();
         let (status, stale_for) = (judge(&facts), facts.stale_for);
         let hold = facts.hold.as_ref();

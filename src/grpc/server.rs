@@ -8,13 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{
-    cluster::Cluster,
-    direct::Direct,
-    discovery::Discovery,
-    observe::Observe,
-    registry::Registry,
-};
+use super::{cluster::Cluster, direct::Direct, discovery::Discovery, observe::Observe, registry::Registry};
 use crate::{
     connections::incoming::{Incoming, Limits},
     metrics::IncomingMetrics,

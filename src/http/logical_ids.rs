@@ -23,10 +23,8 @@ use crate::{
         InvalidInput,
         input::{self, LOGICAL_ID_MAX_BYTES, invalid},
     },
-    view::{
-        View,
-        tally::{Tally, worst},
-    },
+    stats::counts::{ServiceCounts, worst},
+    view::View,
 };
 
 /// Logical ids of one answer, if the caller does not say.
@@ -52,8 +50,8 @@ async fn answer(State(view): State<View>, uri: Uri) -> Response {
     let (snapshot, now_ms) = (std::sync::Arc::clone(&view.snapshot()), view.clock().now_ms());
     // Of a million logical ids this takes a while: not on a thread that serves actors.
     let rendered = tokio::task::spawn_blocking(move || {
-        let (tallies, omitted) = worst(&snapshot, &prefix, limit, now_ms);
-        render(&tallies, omitted)
+        let (counts, omitted) = worst(&snapshot, &prefix, limit, now_ms);
+        render(&counts, omitted)
     });
     match rendered.await {
         Ok(body) => respond(StatusCode::OK, PROMETHEUS, body),
@@ -76,7 +74,7 @@ fn read(query: &Query) -> Result<(String, usize), InvalidInput> {
 }
 
 /// The metrics in the text format 0.0.4.
-fn render(tallies: &[Tally], omitted: u64) -> String {
+fn render(counts: &[ServiceCounts], omitted: u64) -> String {
     let mut out = String::new();
     for metric in ALL {
         // Writing to a string cannot fail.
@@ -85,9 +83,9 @@ fn render(tallies: &[Tally], omitted: u64) -> String {
         if name == OMITTED {
             let _ = writeln!(out, "{name} {omitted}");
         }
-        for tally in tallies {
-            let logical_id = escaped(tally.logical_id.as_str());
-            for (more_labels, value) in samples(name, tally) {
+        for counts in counts {
+            let logical_id = escaped(counts.logical_id.as_str());
+            for (more_labels, value) in samples(name, counts) {
                 let _ = writeln!(out, "{name}{{logical_id=\"{logical_id}\"{more_labels}}} {value}");
             }
         }
@@ -96,15 +94,15 @@ fn render(tallies: &[Tally], omitted: u64) -> String {
 }
 
 /// What a metric says of a logical id: labels beside it, and values.
-fn samples(metric: &str, tally: &Tally) -> Vec<(&'static str, u64)> {
+fn samples(metric: &str, counts: &ServiceCounts) -> Vec<(&'static str, u64)> {
     match metric {
         INSTANCES => vec![
-            (",status=\"starting\"", tally.starting),
-            (",status=\"alive\"", tally.alive),
-            (",status=\"draining\"", tally.draining),
+            (",status=\"starting\"", counts.starting),
+            (",status=\"alive\"", counts.alive),
+            (",status=\"draining\"", counts.draining),
         ],
-        SUSPECT => vec![("", tally.alive - tally.trusted)],
-        BEST_LEASE => vec![("", tally.best.map_or(0, |lease| lease.0))],
+        SUSPECT => vec![("", counts.alive - counts.trusted)],
+        BEST_LEASE => vec![("", counts.best.map_or(0, |lease| lease.0))],
         _ => Vec::new(),
     }
 }
@@ -119,15 +117,23 @@ mod tests {
     use super::*;
     use crate::model::{LeaseId, LogicalId};
 
-    fn tally(logical_id: &str, alive: u64, trusted: u64) -> Tally {
+    fn counts(logical_id: &str, alive: u64, trusted: u64) -> ServiceCounts {
         let best = (alive > 0).then_some(LeaseId(7));
         let left = false;
-        Tally { left, trusted, alive, logical_id: LogicalId::from_record(logical_id), starting: 0, draining: 2, best }
+        ServiceCounts {
+            left,
+            trusted,
+            alive,
+            logical_id: LogicalId::from_record(logical_id),
+            starting: 0,
+            draining: 2,
+            best,
+        }
     }
 
     #[test]
     fn every_metric_is_rendered_with_its_help_and_hostile_names_are_escaped() {
-        let text = render(&[tally("a\"b\\c\nd", 3, 2)], 0);
+        let text = render(&[counts("a\"b\\c\nd", 3, 2)], 0);
         for metric in ALL {
             assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{text}");
         }

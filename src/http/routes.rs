@@ -29,8 +29,8 @@ use crate::{
     status::{State as Condition, Status},
 };
 
-/// How long `/readyz` waits for a survey: a probe is not to wait until a million instances are looked at.
-const SURVEY_BOUND: Duration = Duration::from_millis(200);
+/// How long `/readyz` waits for statistics: a probe must not wait until a million instances are read.
+const STATS_BOUND: Duration = Duration::from_millis(200);
 
 const INDEX: &str = "\
 musterd
@@ -119,7 +119,7 @@ async fn metrics(State(http): State<Http>) -> Response {
 }
 
 async fn readyz(State(http): State<Http>, headers: HeaderMap) -> Response {
-    let status = http.board.status(SURVEY_BOUND).await;
+    let status = http.board.status(STATS_BOUND).await;
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if wants_json(&headers) { respond(code, JSON, as_json(&status)) } else { text(code, as_text(&status)) }
 }

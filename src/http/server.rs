@@ -65,8 +65,10 @@ mod tests {
         clock::Clock,
         http::host::Hosts,
         lifecycle::{Condition, Readiness},
-        metrics, status,
-        view::{Surveyor, View},
+        metrics,
+        stats::StatsCache,
+        status,
+        view::View,
     };
 
     struct Served {
@@ -88,7 +90,7 @@ mod tests {
             states.map(|it| status::Condition { name: it.condition.name(), ok: it.ok, detail: it.detail }).collect()
         };
         let sources = Sources {
-            surveyor: Surveyor::new(view.clone()),
+            stats: StatsCache::new(view.clone()),
             view,
             facts: status::Gather::new(move || status::Facts { conditions: conditions(), ..status::Facts::default() }),
             daemon_id: uuid::Uuid::nil(),

@@ -322,7 +322,7 @@ impl Inner {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn running_in(&self, stage: Stage) -> Vec<&'static str> {
+    pub(super) fn running_in(&self, stage: Stage) -> Vec<&'static str> {
         self.running().names.values().filter(|(of, _)| *of == stage).map(|(_, name)| *name).collect()
     }
 }

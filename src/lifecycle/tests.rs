@@ -17,7 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::*;

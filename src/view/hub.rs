@@ -18,7 +18,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use super::Entry;
+use super::entry::Entry;
 use crate::model::{Cluster, Instance};
 
 /// Batches a watcher may fall behind.

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Entry, Service, Snapshot};
+use super::{entry::Entry, name::Service, snapshot::Snapshot};
 use chrono::{DateTime, Utc};
 
 use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, LogicalId, Revision};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::Entry;
+use super::entry::Entry;
 use crate::model::{DeathReason, Epoch, InstanceStatus, Revision};
 
 /// Instances of one logical id. Most have one or two, which then need no memory of their own: there may be a million.

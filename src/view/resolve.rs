@@ -6,7 +6,7 @@
 
 use std::{hash::Hasher, sync::Arc};
 
-use super::{Entry, Snapshot};
+use super::{entry::Entry, snapshot::Snapshot};
 use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, spread::mix};
 
 /// How to choose.

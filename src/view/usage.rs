@@ -5,7 +5,7 @@
 
 use imbl::HashMap;
 
-use super::snapshot::Entry;
+use super::entry::Entry;
 use crate::model::{Origin, Usage};
 
 /// The counters.

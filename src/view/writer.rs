@@ -6,10 +6,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use super::{
-    Entry, Snapshot, View,
+    entry::Entry,
     hub::{Batch, Change},
+    reader::View,
+    snapshot::Snapshot,
 };
 use crate::{
+    clock::Clock,
     metrics::ViewMetrics,
     model::{Cluster, Daemons, DeathReason, Epoch, Hold, InstanceStatus, Revision, Usage},
 };
@@ -26,11 +29,18 @@ pub struct ViewWriter {
     metrics: ViewMetrics,
 }
 
-impl ViewWriter {
-    pub(super) fn new(view: View, applied: watch::Sender<Option<Revision>>) -> Self {
-        Self { view, applied, next: Snapshot::default(), metrics: ViewMetrics::new() }
+impl View {
+    /// An empty view, and its writer.
+    #[must_use]
+    pub fn new(clock: Clock) -> (Self, ViewWriter) {
+        let (applied, readable) = watch::channel(None);
+        let view = Self::empty(clock, readable);
+        let writer = ViewWriter { view: view.clone(), applied, next: Snapshot::default(), metrics: ViewMetrics::new() };
+        (view, writer)
     }
+}
 
+impl ViewWriter {
     /// Replaces everything by what was loaded as of one moment. Returns the entries that are no longer on record, or whose
     /// lease is not, because the history in which it was registered was lost.
     ///

@@ -17,7 +17,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::*;
 use crate::{
-    grpc::incoming::{Incoming, Limits},
+    connections::incoming::{Incoming, Limits},
     lifecycle::{Lifecycle, Stage},
     metrics,
 };

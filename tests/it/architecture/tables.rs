@@ -28,6 +28,8 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("feed", &["store", "model", "clock", "metrics", "telemetry"]),
     // Memory: what is known, without a way to ask for more.
     ("view", &["model", "clock", "metrics"]),
+    // What needs a pass over all of it.
+    ("stats", &["view", "model"]),
     // The one judgement of health: a pure function of values.
     ("status", &["model"]),
     // What the outside sees.
@@ -39,6 +41,8 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http", &["lifecycle", "metrics", "view", "model", "status", "tls"]),
     ("api", &["view", "model", "status"]),
     ("http", &["api", "lifecycle", "metrics", "view", "model", "status", "tls"]),
+    ("api", &["stats", "view", "model", "status"]),
+    ("http", &["api", "lifecycle", "metrics", "stats", "view", "model", "status", "tls"]),
     // Messages and errors of protobuf, apart from the calls.
     ("wire", &["registry", "view", "model", "proto", "status"]),
     ("connections", &["wire", "model", "metrics", "telemetry", "tls"]),
@@ -54,6 +58,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
             "lifecycle",
             "metrics",
             "clock",
+            "stats",
             "status",
             "telemetry",
             "tls",
@@ -109,6 +114,7 @@ const EVERYTHING: &[&str] = &[
     "model",
     "postgres",
     "registry",
+    "stats",
     "status",
     "store",
     "telemetry",
@@ -133,6 +139,8 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
     ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("access", &["store", "registry", "view", "grpc", "http", "cli", "daemon", "proto"]),
+    ("stats", &["store", "registry", "feed", "grpc", "http", "api", "cli", "daemon", "proto"]),
+    ("view", &["stats", "store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("api", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto", "metrics", "lifecycle"]),
     ("http", &["store", "grpc", "cli", "daemon", "proto"]),
     ("wire", &["store", "feed", "grpc", "http", "cli", "daemon"]),

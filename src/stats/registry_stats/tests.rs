@@ -1,4 +1,4 @@
-//! The survey and the pages of names, against plain scans over all rows.
+//! The statistics and the pages of names, against plain scans over all rows.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,18 +13,18 @@ use crate::{
         explain::{Candidate, explain},
         renewer,
     },
-    view::{
-        View,
+    stats::{
         names::{EXAMINED_MAX, NameFilter, NamesPage, names},
         search::{Found, Search},
     },
+    view::View,
 };
 
 const NOW_MS: u64 = 2_000_000;
 const NAMES: [&str; 5] = ["a", "organ", "organ_1", "Utility", "z"];
 
-fn now() -> Moment {
-    Moment { now_ms: NOW_MS, database: DateTime::from_timestamp(1_000_000, 0).unwrap() }
+fn now() -> Timestamps {
+    Timestamps { now_ms: NOW_MS, database: DateTime::from_timestamp(1_000_000, 0).unwrap() }
 }
 
 fn epoch(number: u64) -> Epoch {
@@ -127,10 +127,10 @@ fn state(rows: &[&Row], entries: &[&Arc<Entry>]) -> NameState {
     }
 }
 
-fn all(snapshot: &Snapshot, survey: &Survey, filter: &NameFilter, size: usize) -> Vec<(LogicalId, NameState)> {
+fn all(snapshot: &Snapshot, stats: &RegistryStats, filter: &NameFilter, size: usize) -> Vec<(LogicalId, NameState)> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let NamesPage { rows, next } = names(snapshot, survey, filter, after.as_ref(), size, now());
+        let NamesPage { rows, next } = names(snapshot, stats, filter, after.as_ref(), size, now());
         found.extend(rows.into_iter().map(|row| (row.logical_id, row.summary.state)));
         assert!(found.len() as u64 <= snapshot.counts().names(), "the pages lead in a circle: {found:?}");
         match next {
@@ -144,7 +144,7 @@ proptest! {
     #[test]
     fn a_survey_finds_what_a_scan_over_all_rows_finds(rows in vec(row(), 0..40), size in 1..4usize) {
         let (snapshot, entries) = snapshot(&rows);
-        let survey = Survey::take(&snapshot, now());
+        let stats = RegistryStats::of(&snapshot, now());
         let mut states: BTreeMap<&str, NameState> = BTreeMap::new();
         for (at, name) in NAMES.into_iter().enumerate() {
             let of = || rows.iter().zip(&entries).filter(|(row, _)| row.name == at);
@@ -155,33 +155,33 @@ proptest! {
         }
         for state in NameState::ALL {
             let count = states.values().filter(|other| **other == state).count() as u64;
-            prop_assert_eq!(survey.count(state), count, "{:?}", state);
+            prop_assert_eq!(stats.count(state), count, "{:?}", state);
         }
         // The worst first, each name once, by name among equals.
         let mut expected: Vec<_> = states.iter().map(|(name, state)| (*state, *name)).collect();
         expected.sort_unstable();
         let expected: Vec<_> = expected.into_iter().map(|(state, name)| (LogicalId::from_record(name), state)).collect();
-        prop_assert_eq!(all(&snapshot, &survey, &NameFilter::default(), size), expected.clone());
+        prop_assert_eq!(all(&snapshot, &stats, &NameFilter::default(), size), expected.clone());
         let filter = NameFilter { search: Search::names("U"), state: Some(NameState::Unserved) };
         let filtered: Vec<_> = expected.iter()
             .filter(|(name, state)| name.as_str().to_lowercase().contains('u') && *state == NameState::Unserved)
             .cloned()
             .collect();
-        prop_assert_eq!(all(&snapshot, &survey, &filter, size), filtered);
+        prop_assert_eq!(all(&snapshot, &stats, &filter, size), filtered);
         // What is asked for by its whole name comes first, though others contain it and are worse.
         let filter = NameFilter { search: Search::names("organ"), state: None };
         let mut filtered: Vec<_> =
             expected.into_iter().filter(|(name, _)| name.as_str().to_lowercase().contains("organ")).collect();
         filtered.sort_by_key(|(name, _)| name.as_str() != "organ");
-        prop_assert_eq!(all(&snapshot, &survey, &filter, size), filtered);
+        prop_assert_eq!(all(&snapshot, &stats, &filter, size), filtered);
 
         let live = || rows.iter().zip(&entries).filter(|(row, _)| row.epoch == 2 && row.status != InstanceStatus::Dead);
-        prop_assert_eq!(survey.suspect, live().filter(|(_, entry)| entry.lease.is_suspect(NOW_MS)).count() as u64);
-        prop_assert_eq!(survey.beats_expected_milli, live().count() as u64 * 200, "one in 5 s each");
-        prop_assert_eq!(survey.beats_expected_here_milli, live().filter(|(row, _)| row.here).count() as u64 * 200);
+        prop_assert_eq!(stats.suspect, live().filter(|(_, entry)| entry.lease.is_suspect(NOW_MS)).count() as u64);
+        prop_assert_eq!(stats.beats_expected_milli, live().count() as u64 * 200, "one in 5 s each");
+        prop_assert_eq!(stats.beats_expected_here_milli, live().filter(|(row, _)| row.here).count() as u64 * 200);
         let stale = rows.iter().filter(|row| row.status == InstanceStatus::Dead && row.death.0 == Some(DeathReason::Stale));
-        prop_assert_eq!(survey.deaths.stale, stale.filter(|row| row.death.1 < 600).count() as u64);
-        let latest: Vec<_> = survey.latest.iter().map(|entry| entry.instance.revision.0).collect();
+        prop_assert_eq!(stats.deaths.stale, stale.filter(|row| row.death.1 < 600).count() as u64);
+        let latest: Vec<_> = stats.latest.iter().map(|entry| entry.instance.revision.0).collect();
         let expected: Vec<_> = (1..=rows.len() as u64).rev().take(LATEST_MAX).collect();
         prop_assert_eq!(latest, expected);
     }
@@ -213,12 +213,12 @@ proptest! {
 fn what_a_survey_remembers_is_bounded() {
     let row = Row { name: 0, epoch: 2, status: InstanceStatus::Starting, silent_s: 0, here: false, death: (None, 0) };
     let (snapshot, _) = snapshot(&vec![row; 2 * LARGE]);
-    let survey = Survey::take(&snapshot, now());
-    assert_eq!(survey.latest.len(), LATEST_MAX);
-    assert_eq!(survey.latest[0].instance.revision, Revision(2_000));
+    let stats = RegistryStats::of(&snapshot, now());
+    assert_eq!(stats.latest.len(), LATEST_MAX);
+    assert_eq!(stats.latest[0].instance.revision, Revision(2_000));
     let name = LogicalId::from_record(NAMES[0]);
-    let later = Moment { now_ms: NOW_MS, database: now().database + Duration::from_secs(1) };
-    let summary = survey.summary(&name, snapshot.name(NAMES[0]).unwrap(), epoch(1), later);
+    let later = Timestamps { now_ms: NOW_MS, database: now().database + Duration::from_secs(1) };
+    let summary = stats.summary(&name, snapshot.name(NAMES[0]).unwrap(), epoch(1), later);
     assert_eq!((summary.state, summary.starting), (NameState::Unserved, 2_000), "not summed up anew: it takes long");
 }
 
@@ -245,16 +245,16 @@ fn many(bad: usize, good: usize) -> Arc<Snapshot> {
 #[test]
 fn a_search_finds_each_name_although_more_are_in_trouble_than_the_survey_lists() {
     let snapshot = many(LISTED_MAX + EXAMINED_MAX, 500);
-    let survey = Survey::take(&snapshot, now());
+    let stats = RegistryStats::of(&snapshot, now());
     let found = |search: Search, state: Option<NameState>| {
-        all(&snapshot, &survey, &NameFilter { search, state }, 500)
+        all(&snapshot, &stats, &NameFilter { search, state }, 500)
             .into_iter()
             .map(|(name, state)| (name.to_string(), state))
             .collect::<Vec<_>>()
     };
     let first = |text: &str| {
         let filter = NameFilter { search: Search::names(text), state: None };
-        names(&snapshot, &survey, &filter, None, 100, now()).rows.first().map(|row| row.logical_id.to_string())
+        names(&snapshot, &stats, &filter, None, 100, now()).rows.first().map(|row| row.logical_id.to_string())
     };
     let served = ("good_00499".to_owned(), NameState::Served);
     let beyond = ("bad_29999".to_owned(), NameState::Unserved);
@@ -264,12 +264,12 @@ fn a_search_finds_each_name_although_more_are_in_trouble_than_the_survey_lists()
     assert_eq!(
         found(Search::names("d_29999"), Some(NameState::Unserved)),
         std::slice::from_ref(&beyond),
-        "not listed by the survey"
+        "not listed by the stats"
     );
     assert_eq!(found(Search::names("d_29999"), Some(NameState::Served)), []);
     assert_eq!(found(Search::names("no such name"), None), []);
     let unserved = found(Search::default(), Some(NameState::Unserved));
-    assert_eq!(unserved.len() as u64, survey.count(NameState::Unserved));
+    assert_eq!(unserved.len() as u64, stats.count(NameState::Unserved));
     assert_eq!(found(Search::default(), Some(NameState::Served)).len(), 500);
     assert_eq!(found(Search::default(), None).len(), LISTED_MAX + EXAMINED_MAX + 500);
 }
@@ -277,10 +277,10 @@ fn a_search_finds_each_name_although_more_are_in_trouble_than_the_survey_lists()
 #[test]
 fn a_search_for_everything_finds_nodes_addresses_and_ids_and_says_which() {
     let snapshot = many(40, 400);
-    let survey = Survey::take(&snapshot, now());
+    let stats = RegistryStats::of(&snapshot, now());
     let found = |text: &str| {
         let filter = NameFilter { search: Search::everything(text), state: None };
-        let rows = names(&snapshot, &survey, &filter, None, 500, now()).rows;
+        let rows = names(&snapshot, &stats, &filter, None, 500, now()).rows;
         rows.into_iter().map(|row| (row.logical_id.to_string(), row.found.map(|(found, _)| found))).collect::<Vec<_>>()
     };
     let of = |name: &str, found| [(name.to_owned(), found)];

@@ -2,12 +2,14 @@
 
 use std::collections::BinaryHeap;
 
-use super::{Name, Service, Snapshot};
-use crate::model::{Epoch, InstanceStatus, LeaseId, LogicalId};
+use crate::{
+    model::{Epoch, InstanceStatus, LeaseId, LogicalId},
+    view::{Name, Service, Snapshot},
+};
 
 /// How one logical id is served. The order is that of urgency: those come first that fewest instances serve.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tally {
+pub struct ServiceCounts {
     /// Whether it left on purpose: such a name comes last.
     pub left: bool,
     /// Instances that are alive and not suspect.
@@ -24,7 +26,7 @@ pub struct Tally {
     pub best: Option<LeaseId>,
 }
 
-impl Tally {
+impl ServiceCounts {
     fn of(logical_id: &LogicalId, name: &Name, epoch: Epoch, now_ms: u64) -> Self {
         let of = |status| count(name.all.iter().filter(|entry| entry.instance.status_in(epoch) == status));
         let alive = || name.alive.iter().filter(|entry| entry.instance.status_in(epoch) == InstanceStatus::Alive);
@@ -49,14 +51,14 @@ fn count<T>(items: impl Iterator<Item = T>) -> u64 {
 
 /// The worst served logical ids with a prefix, at most `limit`, worst first, and how many others there are.
 #[must_use]
-pub fn worst(snapshot: &Snapshot, prefix: &str, limit: usize, now_ms: u64) -> (Vec<Tally>, u64) {
+pub fn worst(snapshot: &Snapshot, prefix: &str, limit: usize, now_ms: u64) -> (Vec<ServiceCounts>, u64) {
     let Some(cluster) = snapshot.cluster() else { return (Vec::new(), 0) };
     let names = snapshot.names_from(prefix).take_while(|(logical_id, _)| logical_id.as_str().starts_with(prefix));
     let mut omitted = 0;
     // Its greatest is the best served of those kept: the one that gives way.
     let mut kept = BinaryHeap::new();
     for (logical_id, name) in names {
-        kept.push(Tally::of(logical_id, name, cluster.epoch, now_ms));
+        kept.push(ServiceCounts::of(logical_id, name, cluster.epoch, now_ms));
         if kept.len() > limit {
             kept.pop();
             omitted += 1;
@@ -67,8 +69,8 @@ pub fn worst(snapshot: &Snapshot, prefix: &str, limit: usize, now_ms: u64) -> (V
 
 #[cfg(test)]
 mod tests {
-    use super::{super::fixture::loaded, *};
-    use crate::{clock::START_MS, model::fixture::instance};
+    use super::*;
+    use crate::{clock::START_MS, model::fixture::instance, view::fixture::loaded};
 
     #[test]
     fn those_come_first_that_fewest_serve_and_the_suspect_serve_less() {
@@ -84,14 +86,14 @@ mod tests {
             (instance(8, "nobody", Draining), 0),
             (instance(9, "gone", Dead), 0),
         ]);
-        let (tallies, omitted) = worst(&view.snapshot(), "", 10, START_MS);
-        let told: Vec<_> = tallies.iter().map(|each| (each.logical_id.as_str(), each.trusted, each.alive)).collect();
+        let (counts, omitted) = worst(&view.snapshot(), "", 10, START_MS);
+        let told: Vec<_> = counts.iter().map(|each| (each.logical_id.as_str(), each.trusted, each.alive)).collect();
         let order = [("gone", 0, 0), ("nobody", 0, 0), ("suspect", 0, 1), ("one", 1, 1), ("one and a suspect", 1, 2)];
         assert_eq!((told, omitted), ([&order[..], &[("two", 2, 2)]].concat(), 0));
-        assert_eq!((tallies[1].starting, tallies[1].draining), (1, 1));
-        let best: Vec<_> = tallies.iter().map(|each| each.best.map_or(0, |lease| lease.0)).collect();
+        assert_eq!((counts[1].starting, counts[1].draining), (1, 1));
+        let best: Vec<_> = counts.iter().map(|each| each.best.map_or(0, |lease| lease.0)).collect();
         assert_eq!(best, [0, 0, 6, 3, 5, 1], "a suspect one only where there is no other");
         let (kept, omitted) = worst(&view.snapshot(), "", 2, START_MS);
-        assert_eq!((&kept[..], omitted), (&tallies[..2], 4));
+        assert_eq!((&kept[..], omitted), (&counts[..2], 4));
     }
 }

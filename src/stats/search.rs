@@ -6,8 +6,10 @@
 
 use std::fmt::Write as _;
 
-use super::Entry;
-use crate::model::{InstanceId, LogicalId};
+use crate::{
+    model::{InstanceId, LogicalId},
+    view::Entry,
+};
 
 /// An instance id is looked for by so many of its digits or more: what tools print as a short id.
 const ID_DIGITS_MIN: usize = 8;

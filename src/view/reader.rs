@@ -1,35 +1,4 @@
-//! The read side: the whole registry in memory, and the questions it answers.
-//!
-//! - [`snapshot`]: the registry at one revision, an immutable value; making the next one from it costs only what
-//!   changed.
-//! - [`name`]: the instances of one logical id, and whether it is served.
-//! - [`writer`]: the one place that makes snapshots, from what the feed brings.
-//! - [`resolve`], [`list`], [`tally`], [`survey`], [`names`]: questions, as pure functions of a snapshot.
-//! - [`surveyor`]: takes surveys and shares them.
-//! - `usage`: how many records there are, and what they take in memory.
-//! - [`hub`]: changes on their way to watchers.
-//!
-//! One writer, any number of readers, no lock: a reader takes the current snapshot and is done with it in its own time.
-//! What it reads may be a moment old; [`View::stale_for`] says how old, and [`View::wait_for`] waits until a revision
-//! has arrived. Nothing here knows PostgreSQL.
-
-pub mod hub;
-pub mod list;
-pub mod name;
-pub mod names;
-pub mod resolve;
-pub mod search;
-pub mod snapshot;
-pub mod survey;
-pub mod surveyor;
-pub mod tally;
-mod usage;
-pub mod writer;
-
-#[cfg(test)]
-pub(crate) mod fixture;
-#[cfg(test)]
-mod tests;
+//! What readers hold: the current snapshot, how old it is, and waiting for what is not in it yet.
 
 use std::{
     sync::{
@@ -47,12 +16,10 @@ use tokio::{
     time::timeout,
 };
 
-pub use hub::Hub;
-pub use name::{Name, Service};
-pub use snapshot::{Counts, Entry, Snapshot};
-pub use surveyor::Surveyor;
-pub use writer::ViewWriter;
-
+use super::{
+    hub::{Batch, Hint, Hub},
+    snapshot::Snapshot,
+};
 use crate::{
     clock::Clock,
     model::{Cluster, Daemons, Hold, Lease, Revision},
@@ -64,45 +31,40 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// The registry as this daemon knows it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct View {
-    current: Arc<ArcSwap<Snapshot>>,
+    pub(super) current: Arc<ArcSwap<Snapshot>>,
     applied: watch::Receiver<Option<Revision>>,
-    confirmed: Arc<Confirmed>,
-    daemons: Arc<ArcSwap<Daemons>>,
-    hub: Hub,
+    pub(super) confirmed: Arc<Confirmed>,
+    pub(super) daemons: Arc<ArcSwap<Daemons>>,
+    pub(super) hub: Hub,
     wanted: Arc<Notify>,
     clock: Clock,
 }
 
 /// When PostgreSQL last confirmed the view: by this daemon's clock, and by its own.
 #[derive(Debug)]
-struct Confirmed {
-    here_ms: AtomicU64,
-    database_ms: AtomicI64,
-    again: Notify,
+pub(super) struct Confirmed {
+    pub(super) here_ms: AtomicU64,
+    pub(super) database_ms: AtomicI64,
+    pub(super) again: Notify,
 }
 
 impl View {
-    /// An empty view, and its writer.
-    #[must_use]
-    pub fn new(clock: Clock) -> (Self, ViewWriter) {
-        let (sender, applied) = watch::channel(None);
-        let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    /// Of what a writer publishes through `applied`: nothing yet.
+    pub(super) fn empty(clock: Clock, applied: watch::Receiver<Option<Revision>>) -> Self {
         let confirmed = Confirmed {
             here_ms: AtomicU64::new(clock.now_ms()),
             database_ms: AtomicI64::new(clock.wall().timestamp_millis()),
             again: Notify::new(),
         };
-        let view = Self {
-            current,
+        Self {
+            current: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             applied,
             confirmed: Arc::new(confirmed),
             daemons: Arc::default(),
             hub: Hub::default(),
             wanted: Arc::default(),
             clock,
-        };
-        let writer = ViewWriter::new(view.clone(), sender);
-        (view, writer)
+        }
     }
 
     /// The registry as of now.
@@ -172,8 +134,8 @@ impl View {
         let snapshot = self.snapshot();
         let Some(cluster) = snapshot.cluster() else { return };
         let entries = leases.iter().filter_map(|lease| snapshot.instance(lease.instance_id));
-        let hints = entries.map(|entry| hub::Hint { entry: Arc::clone(entry), suspect, encoded: OnceLock::new() });
-        let batch = hub::Batch { cluster: cluster.clone(), changes: Vec::new(), hints: hints.collect(), reset: false };
+        let hints = entries.map(|entry| Hint { entry: Arc::clone(entry), suspect, encoded: OnceLock::new() });
+        let batch = Batch { cluster: cluster.clone(), changes: Vec::new(), hints: hints.collect(), reset: false };
         self.hub.send(batch);
     }
 

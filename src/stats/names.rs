@@ -1,6 +1,6 @@
 //! Logical ids, the worst first, searched, a page at a time.
 //!
-//! The names in trouble come from the last survey, kind by kind; then every other name in order, walked in the snapshot;
+//! The names with a problem come from the latest statistics, state by state; then every other name in order, walked in the snapshot;
 //! last those that all have left. A page ends at a place that stays valid whatever changes in between.
 //!
 //! What is asked for by its whole name or id is looked up and comes first, so that it is found at once among a million.
@@ -10,11 +10,13 @@
 use std::sync::Arc;
 
 use super::{
-    Entry, Snapshot,
+    registry_stats::{NameState, NameSummary, RegistryStats, Timestamps},
     search::{Found, Search},
-    survey::{Moment, NameState, NameSummary, Survey},
 };
-use crate::model::{Epoch, LogicalId};
+use crate::{
+    model::{Epoch, LogicalId},
+    view::{Entry, Snapshot},
+};
 
 /// Most names and instances looked at for one page: a search that finds little ends its page early instead of holding a
 /// thread.
@@ -32,7 +34,7 @@ pub struct NameFilter {
 /// Where a page ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// In the names of this state; [`NameState::Served`] stands for every name that the survey does not list.
+    /// In the names of this state; [`NameState::Served`] means every name that the statistics do not list.
     pub state: NameState,
     /// After this name.
     pub logical_id: LogicalId,
@@ -62,37 +64,37 @@ pub struct NamesPage {
 #[must_use]
 pub fn names(
     snapshot: &Snapshot,
-    survey: &Survey,
+    stats: &RegistryStats,
     filter: &NameFilter,
     after: Option<&Place>,
     size: usize,
-    now: Moment,
+    now: Timestamps,
 ) -> NamesPage {
     let Some(cluster) = snapshot.cluster() else { return NamesPage::default() };
-    Walk { snapshot, survey, filter, epoch: cluster.epoch, now }.page(after, size)
+    Walk { snapshot, stats, filter, epoch: cluster.epoch, now }.page(after, size)
 }
 
 /// The names among `wanted` that are on record, in that order.
 #[must_use]
 pub fn named<'a>(
     snapshot: &Snapshot,
-    survey: &Survey,
+    stats: &RegistryStats,
     wanted: impl Iterator<Item = &'a str>,
-    now: Moment,
+    now: Timestamps,
 ) -> Vec<NameRow> {
     let Some(cluster) = snapshot.cluster() else { return Vec::new() };
     let filter = NameFilter::default();
-    let walk = Walk { snapshot, survey, filter: &filter, epoch: cluster.epoch, now };
+    let walk = Walk { snapshot, stats, filter: &filter, epoch: cluster.epoch, now };
     wanted.filter_map(|name| walk.row(&LogicalId::from_record(name), None)).collect()
 }
 
 /// One walk over the names.
 struct Walk<'a> {
     snapshot: &'a Snapshot,
-    survey: &'a Survey,
+    stats: &'a RegistryStats,
     filter: &'a NameFilter,
     epoch: Epoch,
-    now: Moment,
+    now: Timestamps,
 }
 
 impl Walk<'_> {
@@ -135,10 +137,10 @@ impl Walk<'_> {
         self.is_wanted(&row).then_some(row)
     }
 
-    /// Whether names of the filter may be in the section of a state. Of each state the survey lists so many and no more;
+    /// Whether names of the filter may be in the section of a state. The statistics list so many of each state and no more;
     /// the others are among those that it does not list.
     fn walks(&self, section: NameState) -> bool {
-        let is_cut = |state| self.survey.count(state) > self.survey.listed(state).len() as u64;
+        let is_cut = |state| self.stats.count(state) > self.stats.listed(state).len() as u64;
         match self.filter.state {
             None => true,
             Some(state) => state == section || section == NameState::Served && is_cut(state),
@@ -150,7 +152,7 @@ impl Walk<'_> {
         let found = if self.filter.search.finds_name(logical_id) {
             None
         } else {
-            // Whoever has gone since the survey is left out.
+            // A name that has gone since the pass is left out.
             let name = self.snapshot.name(logical_id.as_str()).filter(|_| self.filter.search.is_for_instances())?;
             *examined += name.all.len();
             let members = name.alive.iter().chain(&name.all);
@@ -170,7 +172,7 @@ impl Walk<'_> {
 
     fn row(&self, logical_id: &LogicalId, found: Option<(Found, Arc<Entry>)>) -> Option<NameRow> {
         let name = self.snapshot.name(logical_id.as_str())?;
-        let summary = self.survey.summary(logical_id, name, self.epoch, self.now);
+        let summary = self.stats.summary(logical_id, name, self.epoch, self.now);
         Some(NameRow { logical_id: logical_id.clone(), summary, found })
     }
 
@@ -182,9 +184,9 @@ impl Walk<'_> {
     ) -> Box<dyn Iterator<Item = &'s LogicalId> + 's> {
         if state == NameState::Served {
             let names = self.snapshot.logical_ids_from(after.map_or("", LogicalId::as_str));
-            return Box::new(names.filter(move |name| Some(*name) != after && !self.survey.lists(name)));
+            return Box::new(names.filter(move |name| Some(*name) != after && !self.stats.lists(name)));
         }
-        let listed = self.survey.listed(state);
+        let listed = self.stats.listed(state);
         let from = after.map_or(0, |after| listed.partition_point(|name| name <= after));
         Box::new(listed.iter().skip(from))
     }
