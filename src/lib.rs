@@ -34,6 +34,7 @@ pub mod database_url;
 pub mod feed;
 pub mod grpc;
 pub mod http;
+pub(crate) mod json;
 pub mod lifecycle;
 pub mod local;
 pub mod metrics;

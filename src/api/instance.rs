@@ -9,11 +9,9 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    board::Board,
-    value::{duration, long, time},
-};
+use super::{board::Board, value::duration};
 use crate::{
+    json::value::{long, time},
     model::{Death, DeathReason, Epoch, InstanceStatus},
     view::Entry,
 };

@@ -21,6 +21,7 @@ use super::{
     value,
 };
 use crate::{
+    json::value::long,
     model::{
         Epoch, InstanceId, InstanceStatus, InvalidInput, LogicalId,
         explain::{Candidate, Explained, Standing, explain as rank},
@@ -48,7 +49,7 @@ pub(super) async fn list(State(board): State<Board>, RawQuery(raw): RawQuery) ->
     let body = json!({
         "instances": rows,
         "next": next,
-        "revision": value::long(snapshot.revision()),
+        "revision": long(snapshot.revision()),
         "staleFor": value::duration(board.view().stale_for()),
     });
     Ok(json(body.to_string()))
@@ -120,7 +121,7 @@ pub(super) async fn explain(State(board): State<Board>, RawQuery(raw): RawQuery)
         "candidates": rows.collect::<Vec<_>>(),
         "instances": name.all.len(),
         "complete": name.all.len() <= entries.len().min(limit),
-        "revision": value::long(snapshot.revision()),
+        "revision": long(snapshot.revision()),
         "staleFor": value::duration(board.view().stale_for()),
     });
     Ok(json(body.to_string()))

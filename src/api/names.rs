@@ -17,6 +17,7 @@ use super::{
     value,
 };
 use crate::{
+    json::value::long,
     model::{
         Epoch, InvalidInput, LogicalId,
         input::{self, LOGICAL_ID_MAX_BYTES, invalid},
@@ -51,7 +52,7 @@ pub(super) async fn names(State(board): State<Board>, RawQuery(raw): RawQuery) -
     let body = json!({
         "names": rows,
         "next": page.next.map_or(String::new(), |place| format!("{}:{}", place.state.as_str(), place.logical_id)),
-        "revision": value::long(snapshot.revision()),
+        "revision": long(snapshot.revision()),
         "staleFor": value::duration(board.view().stale_for()),
     });
     Ok(json(body.to_string()))

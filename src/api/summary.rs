@@ -4,13 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    beats::Beats,
-    board::Sources,
-    instance,
-    value::{duration, long, time},
-};
+use super::{beats::Beats, board::Sources, instance, value::duration};
 use crate::{
+    json::value::{long, time},
     model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
     stats::{LATELY, NameState, RegistryStats, Timestamps},
     status::{Code, Facts, Problem, daemon_state, judge},

@@ -12,11 +12,13 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::parse_instance_id,
-    json,
 };
-use crate::terminal::{
-    output::{self, OutputArgs, Table},
-    paint,
+use crate::{
+    json::value,
+    terminal::{
+        output::{self, OutputArgs, Table},
+        paint,
+    },
 };
 
 /// Calls at the same time; the daemon commits together what comes together.
@@ -120,8 +122,8 @@ fn item(one: &Changed) -> Value {
     match &one.outcome {
         Ok(done) => json!({
             "instanceId": one.instance_id,
-            "leaseId": json::long(done.lease_id),
-            "revision": json::long(done.revision),
+            "leaseId": value::long(done.lease_id),
+            "revision": value::long(done.revision),
             "alreadyDead": done.already_dead,
             "error": null,
         }),

@@ -12,9 +12,11 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::{parse_uuid, seconds, warn_if_stale},
-    json,
 };
-use crate::terminal::output::{self, Format, OutputArgs, Table};
+use crate::{
+    json::messages,
+    terminal::output::{self, Format, OutputArgs, Table},
+};
 
 /// Subcommands of `epoch`.
 #[derive(Debug, clap::Subcommand)]
@@ -82,7 +84,7 @@ async fn show(format: Format, client: &ClientArgs) -> Result<u8, Error> {
     warn_if_stale(cluster.stale_for);
     output::print_answer(
         format,
-        || json::cluster(&cluster),
+        || messages::cluster(&cluster),
         || vec![cluster.cluster_epoch.to_string()],
         || epoch_table(&cluster).text(),
     )?;
@@ -134,7 +136,7 @@ async fn rotate(args: RotateArgs, client: &ClientArgs) -> Result<u8, Error> {
     })?;
     output::print_answer(
         args.output.output,
-        || json::rotated(&rotated),
+        || messages::rotated(&rotated),
         || vec![rotated.cluster_epoch.to_string()],
         || {
             let mut table = Table::new(["NUMBER", "EPOCH", "REVISION", "PREVIOUS", "ROTATED"]);
@@ -155,8 +157,8 @@ async fn list(format: Format, client: &ClientArgs) -> Result<u8, Error> {
     let all: Vec<Epoch> = client.connect().await?.epochs().try_collect().await?;
     let text = output::answer_list(
         format,
-        || json::epochs(&all),
-        || all.iter().map(json::epoch).collect(),
+        || messages::epochs(&all),
+        || all.iter().map(messages::epoch).collect(),
         || all.iter().map(|epoch| epoch.cluster_epoch.to_string()).collect(),
         || epochs_table(&all).text(),
     )?;
@@ -170,7 +172,7 @@ fn epochs_table(epochs: &[Epoch]) -> Table<6> {
         table.row([
             epoch.epoch_number.to_string(),
             epoch.cluster_epoch.to_string(),
-            json::timestamp(epoch.started_at).as_str().unwrap_or_default().to_owned(),
+            messages::timestamp(epoch.started_at).as_str().unwrap_or_default().to_owned(),
             epoch.started_revision.to_string(),
             epoch.rotated_by.clone(),
             epoch.reason.clone(),

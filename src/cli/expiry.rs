@@ -11,11 +11,13 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::{parse_instance_id, parse_number, seconds},
-    json,
 };
-use crate::terminal::{
-    args::parse_duration,
-    output::{self, DocumentArgs, OutputArgs, Table},
+use crate::{
+    json::messages,
+    terminal::{
+        args::parse_duration,
+        output::{self, DocumentArgs, OutputArgs, Table},
+    },
 };
 
 pub(super) const HOLD_EXAMPLES: &str = "\
@@ -78,7 +80,7 @@ pub(super) async fn hold(args: HoldArgs, client: &ClientArgs) -> Result<u8, Erro
     let remaining = client.hold_expiry(args.duration, &args.reason).await?;
     output::print_answer(
         args.output.output,
-        || json::held(remaining),
+        || messages::held(remaining),
         Vec::new,
         || {
             let mut table = Table::new(["HELD FOR"]);
@@ -106,7 +108,7 @@ pub(super) async fn expire(args: ExpireArgs, client: &ClientArgs) -> Result<u8, 
     let changed = client.expire(args.instance_id, lease_id).await?;
     output::print_answer(
         args.output.output,
-        || json::expired(&changed),
+        || messages::expired(&changed),
         || vec![args.instance_id.to_string()],
         || {
             let mut table = Table::new(["INSTANCE", "REVISION", "DEAD BEFORE"]);

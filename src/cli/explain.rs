@@ -14,9 +14,9 @@ use super::{
     describe::{named, unknown},
     exit::{self, Error},
     instances::{address, moment, parse_instance_id, status, time, warn_if_stale},
-    json,
 };
 use crate::{
+    json::{messages, value},
     model::{
         DeathReason, InstanceId, InstanceStatus,
         explain::{Candidate, Explained, Standing, explain},
@@ -71,7 +71,7 @@ pub(super) async fn run(args: ExplainArgs, client: &ClientArgs) -> Result<u8, Er
         format,
         || {
             let items: Vec<_> = lines.iter().map(|(line, one)| item(line, one)).collect();
-            let (revision, stale_for) = (json::long(all.revision), json::duration(all.stale_for));
+            let (revision, stale_for) = (value::long(all.revision), value::duration(all.stale_for));
             json!({ "logicalId": args.name, "instances": items, "revision": revision, "staleFor": stale_for })
         },
         || lines.iter().map(|(line, one)| item(line, one)).collect(),
@@ -125,7 +125,7 @@ fn item(line: &Explained, one: &Instance) -> Value {
         "standing": line.standing.as_str(),
         "because": line.standing.because(),
         "why": line.to_string(),
-        "instance": json::instance(one),
+        "instance": messages::instance(one),
     })
 }
 

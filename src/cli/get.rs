@@ -6,9 +6,11 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::{self, parse_instance_id, parse_number, warn_if_stale},
-    json,
 };
-use crate::terminal::output::{self, Format, OutputArgs};
+use crate::{
+    json::messages,
+    terminal::output::{self, Format, OutputArgs},
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -41,7 +43,7 @@ pub(super) async fn run(args: GetArgs, client: &ClientArgs) -> Result<u8, Error>
     let (format, instance) = (args.output.output, &found.instance);
     output::print_answer(
         format,
-        || json::found(&found),
+        || messages::found(&found),
         || vec![instance.instance_id.to_string()],
         || instances::table([instance], format == Format::Wide),
     )?;

@@ -9,9 +9,11 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::{address, parse_lease_id, parse_number, seconds, status, warn_if_stale},
-    json,
 };
-use crate::terminal::output::{self, OutputArgs, Table};
+use crate::{
+    json::messages,
+    terminal::output::{self, OutputArgs, Table},
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -44,7 +46,7 @@ pub(super) async fn check(args: CheckLeaseArgs, client: &ClientArgs) -> Result<u
     let instance = &found.instance;
     output::print_answer(
         args.output.output,
-        || json::found(&found),
+        || messages::found(&found),
         || vec![instance.instance_id.to_string()],
         || table(instance).text(),
     )?;

@@ -14,10 +14,13 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     filter::FilterArgs,
-    instances, json,
+    instances,
     redraw::{self, Frame, RepeatArgs},
 };
-use crate::terminal::output::{self, Format, OutputArgs};
+use crate::{
+    json::messages,
+    terminal::output::{self, Format, OutputArgs},
+};
 
 /// Arguments of `list`.
 #[derive(Debug, clap::Args)]
@@ -87,7 +90,7 @@ async fn frame(client: &Client, filter: Filter, format: Format, stream: bool) ->
         if stream {
             let instances = std::mem::take(&mut page.instances);
             output::print(|out| {
-                instances.iter().try_for_each(|i| out.write_all(output::json_line(&json::instance(i)).as_bytes()))
+                instances.iter().try_for_each(|i| out.write_all(output::json_line(&messages::instance(i)).as_bytes()))
             })?;
         }
         match &mut all {
@@ -102,8 +105,8 @@ async fn frame(client: &Client, filter: Filter, format: Format, stream: bool) ->
     }
     let text = output::answer_list(
         format,
-        || json::list(&all),
-        || all.instances.iter().map(json::instance).collect(),
+        || messages::list(&all),
+        || all.instances.iter().map(messages::instance).collect(),
         || all.instances.iter().map(|instance| instance.instance_id.to_string()).collect(),
         || instances::table(&all.instances, format == Format::Wide),
     )?;
@@ -130,19 +133,12 @@ pub(super) fn append(all: &mut Page, page: Page) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: ListArgs,
-    }
+    use crate::terminal::args::parse;
 
     fn filter(words: &[&str]) -> Filter {
         let words = std::iter::once("list").chain(words.iter().copied());
-        Only::try_parse_from(words).expect("arguments").args.filter().expect("a filter")
+        parse::<ListArgs>(words).expect("arguments").filter().expect("a filter")
     }
 
     #[test]
@@ -154,7 +150,7 @@ mod tests {
         assert_eq!(filter(&["--all-statuses"]), Filter::all().any_status());
         let words = ["--prefix", "organ_", "--node", "n1", "--label", "a=1", "--label", "b=2=3"];
         assert_eq!(filter(&words), Filter::prefix("organ_").node("n1").label("a", "1").label("b", "2=3"));
-        assert!(Only::try_parse_from(["list", "--dead", "--status", "alive"]).is_err());
+        assert!(parse::<ListArgs>(["list", "--dead", "--status", "alive"]).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! One binary is daemon, client and supervisor. `serve` and `migrate` talk to PostgreSQL; all other commands are plain
 //! gRPC clients, so an operator needs nothing but an address. Definitions live beside the code that carries them out, one
-//! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`json`].
+//! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`crate::json`].
 
 mod bench;
 pub mod cert;
@@ -24,7 +24,6 @@ pub mod get;
 pub mod healthcheck;
 mod host;
 mod instances;
-pub mod json;
 pub mod lease;
 pub mod list;
 pub mod migrate;

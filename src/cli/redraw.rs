@@ -136,18 +136,11 @@ fn placed(frame: &Frame, rows: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: RepeatArgs,
-    }
+    use crate::terminal::args::parse;
 
     fn every(words: &[&str]) -> Result<Option<Duration>, clap::Error> {
-        Only::try_parse_from([&["x"], words].concat()).map(|only| only.args.every)
+        parse::<RepeatArgs>([&["x"], words].concat()).map(|args| args.every)
     }
 
     #[test]

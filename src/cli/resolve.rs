@@ -14,11 +14,14 @@ use super::{
     client::{ClientArgs, label_map, parse_label},
     exit::{self, Error},
     instances::{address, known, parse_instance_id, parse_number, seconds, status, warn_if_stale},
-    json, suggest,
+    suggest,
 };
-use crate::terminal::{
-    output::{self, Format, OutputArgs, Table},
-    paint,
+use crate::{
+    json::{messages, value},
+    terminal::{
+        output::{self, Format, OutputArgs, Table},
+        paint,
+    },
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -145,16 +148,16 @@ impl Resolved {
     }
 
     fn items(&self) -> Vec<Value> {
-        self.each().map(|(name, result)| json::resolved(name, result)).collect()
+        self.each().map(|(name, result)| messages::resolved(name, result)).collect()
     }
 
     fn document(&self) -> Value {
         serde_json::json!({
             "results": self.items(),
             "clusterEpoch": self.cluster_epoch,
-            "epochNumber": json::long(self.epoch_number),
-            "revision": json::long(self.revision),
-            "staleFor": json::duration(self.stale_for),
+            "epochNumber": value::long(self.epoch_number),
+            "revision": value::long(self.revision),
+            "staleFor": value::duration(self.stale_for),
         })
     }
 
@@ -225,19 +228,12 @@ fn nobody(name: &str, why: Reason) -> [String; 10] {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: ResolveArgs,
-    }
+    use crate::terminal::args::parse;
 
     fn choice(words: &[&str]) -> Result<Choice, Error> {
         let words = ["resolve", "organ"].into_iter().chain(words.iter().copied());
-        Only::try_parse_from(words).expect("arguments").args.choice()
+        parse::<ResolveArgs>(words).expect("arguments").choice()
     }
 
     #[test]

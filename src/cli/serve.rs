@@ -233,21 +233,14 @@ pub(super) async fn run(args: Layered<ServeArgs>) -> Result<u8, Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: Layered<ServeArgs>,
-    }
+    use crate::terminal::args::parse;
 
     fn config(words: &[&str]) -> Result<ServeConfig, Error> {
         // Nothing of this machine may configure it.
         let nothing: &[&str] = if words.contains(&"--config") { &[] } else { &["--config", "/dev/null"] };
         let words = ["serve"].iter().chain(nothing).chain(words);
-        resolve(Only::try_parse_from(words).expect("arguments").args).map(|(config, _)| config)
+        resolve(parse(words).expect("arguments")).map(|(config, _)| config)
     }
 
     #[test]
@@ -290,8 +283,8 @@ mod tests {
         ] {
             assert_eq!(config(&words).map(drop).map_err(|error| error.exit_code()), Err(exit::CONFIG), "{words:?}");
         }
-        assert!(Only::try_parse_from(["serve", "--grpc-addr", "localhost"]).is_err());
-        assert!(Only::try_parse_from(["serve", "--max-record-bytes", "1TB"]).is_err());
+        assert!(parse::<Layered<ServeArgs>>(["serve", "--grpc-addr", "localhost"]).is_err());
+        assert!(parse::<Layered<ServeArgs>>(["serve", "--max-record-bytes", "1TB"]).is_err());
         assert_eq!(config(&["--max-record-bytes", "64MiB"]).expect("valid").budget.bytes, 64 << 20);
     }
 }

@@ -12,11 +12,11 @@ use super::{
     epoch,
     exit::{self, Error},
     instances::{age_text, ago, moment, seconds},
-    json,
     redraw::{self, Frame, RepeatArgs},
 };
 use crate::{
     check::finding::{self, Finding},
+    json::messages,
     status::Severity,
     terminal::{
         output::{self, DocumentArgs, Format, Table, escape},
@@ -82,7 +82,7 @@ async fn look(client: &Client) -> Result<Seen, Error> {
 
 fn frame(seen: &Seen, format: Format) -> Result<Frame, Error> {
     let cluster = &seen.cluster;
-    let text = output::answer(format, || json::cluster(cluster), Vec::new, || screen(seen))?;
+    let text = output::answer(format, || messages::cluster(cluster), Vec::new, || screen(seen))?;
     let code = if finding::severity(cluster.severity) == Severity::Critical { exit::NEGATIVE } else { exit::OK };
     Ok(Frame { text, notes: Vec::new(), code })
 }

@@ -14,9 +14,11 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::{self, address},
-    json,
 };
-use crate::terminal::output::{self, Format, OutputArgs};
+use crate::{
+    json::messages,
+    terminal::output::{self, Format, OutputArgs},
+};
 
 pub(super) const HELP: &str = "\
 What to wait for:
@@ -191,8 +193,8 @@ impl Wait {
         let living = || self.living.0.values();
         let text = output::answer_list(
             format,
-            || serde_json::json!({ "instances": living().map(json::instance).collect::<Vec<_>>() }),
-            || living().map(json::instance).collect(),
+            || serde_json::json!({ "instances": living().map(messages::instance).collect::<Vec<_>>() }),
+            || living().map(messages::instance).collect(),
             || living().map(|instance| instance.instance_id.to_string()).collect(),
             || match self.args.goal {
                 Goal::Gone => String::new(),

@@ -93,7 +93,7 @@ pub(crate) fn explain(headers: &HeaderMap, unknown_path: Option<&str>) -> Option
         (Code::NotFound, _) => Some(Failure::UnknownService(said)),
         // What is internal to the daemon carries its reason already: this is a message that could not be read.
         (Code::Internal | Code::InvalidArgument, _) => Some(Failure::Malformed(said)),
-        _ => Some(Failure::Write(crate::registry::Error::Internal)),
+        _ => Some(Failure::INTERNAL),
     }
 }
 

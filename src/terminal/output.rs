@@ -2,7 +2,7 @@
 //!
 //! Forms of data: `table` and `wide` are for eyes and may change with any version; `json` (one indented document),
 //! `jsonl` (one object per line) and `yaml` (the same document) are for programs and stay as they are, see
-//! `cli::json`; `name` is one name or id per line, for the next command of a script. A command makes each of them
+//! `json`; `name` is one name or id per line, for the next command of a script. A command makes each of them
 //! only when it is asked for ([`print_answer`]).
 //!
 //! What a registry holds was written by any client, so every form shows characters that cannot be seen as escapes

@@ -89,6 +89,9 @@ impl From<registry::Error> for Failure {
 }
 
 impl Failure {
+    /// A fault of the daemon.
+    pub(crate) const INTERNAL: Self = Self::Write(registry::Error::Internal);
+
     fn code_and_reason(&self) -> (Code, ErrorReason) {
         use registry::Error as Write;
         match self {

@@ -15,10 +15,11 @@ use super::{
     client::ClientArgs,
     exit::{self, Error},
     instances::{moment, warn_if_stale},
-    json, list, suggest,
+    list, suggest,
 };
 use crate::{
     clock::Clock,
+    json::messages,
     terminal::output::{self, OutputArgs},
 };
 
@@ -51,7 +52,7 @@ pub(super) async fn run(args: DescribeArgs, client: &ClientArgs) -> Result<u8, E
             Ok(found) => {
                 let text = || text::instance(&found.instance, found.revision, now);
                 let names = || vec![instance_id.to_string()];
-                output::print_answer(args.output.output, || json::found(&found), names, text)?;
+                output::print_answer(args.output.output, || messages::found(&found), names, text)?;
                 return Ok(exit::OK);
             }
             Err(error) if error.kind() != Kind::NotFound => return Err(error.into()),
@@ -78,7 +79,7 @@ pub(super) async fn unknown(name: &str, client: &Client) -> Error {
 fn name(args: &DescribeArgs, all: &Page, cluster: &Cluster, now: chrono::DateTime<chrono::Utc>) -> Result<u8, Error> {
     output::print_answer(
         args.output.output,
-        || json::list(all),
+        || messages::list(all),
         || all.instances.iter().map(|instance| instance.instance_id.to_string()).collect(),
         || text::name(&args.what, all, cluster, now),
     )?;

@@ -243,18 +243,11 @@ fn signalled(signal: Signal) -> u8 {
 mod tests {
     use std::os::unix::process::ExitStatusExt as _;
 
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: RunArgs,
-    }
+    use crate::terminal::args;
 
     fn parse(words: &[&str]) -> Result<RunArgs, clap::Error> {
-        Only::try_parse_from(std::iter::once("run").chain(words.iter().copied())).map(|only| only.args)
+        args::parse(std::iter::once("run").chain(words.iter().copied()))
     }
 
     #[test]

@@ -234,18 +234,11 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: WatchArgs,
-    }
+    use crate::terminal::args;
 
     fn parse(words: &[&str]) -> Result<WatchArgs, clap::Error> {
-        Ok(Only::try_parse_from(std::iter::once("watch").chain(words.iter().copied()))?.args)
+        args::parse(std::iter::once("watch").chain(words.iter().copied()))
     }
 
     #[test]

@@ -4,10 +4,8 @@ use musterd_client::Change;
 
 use super::progress::{Line, What};
 use crate::{
-    cli::{
-        instances::{address, status},
-        json,
-    },
+    cli::instances::{address, status},
+    json::messages,
     terminal::{output, visible::pad},
 };
 
@@ -58,8 +56,8 @@ pub(super) fn push_row(text: &mut String, line: &Line, time: &str) {
 pub(super) fn push_json(text: &mut String, line: &Line) {
     let (revision, history_id) = (line.position.revision, &line.position.history_id);
     let value = match &line.what {
-        What::Event(event) => json::watch_event(event, revision, history_id),
-        mark => json::watch_mark(word(mark), revision, history_id, line.cluster_epoch, line.epoch_number),
+        What::Event(event) => messages::watch_event(event, revision, history_id),
+        mark => messages::watch_mark(word(mark), revision, history_id, line.cluster_epoch, line.epoch_number),
     };
     text.push_str(&output::json_line(&value));
 }
@@ -71,7 +69,7 @@ fn resumable(line: &Line) -> String {
 /// What a line tells, in one word.
 pub(super) fn word(what: &What) -> &'static str {
     match what {
-        What::Event(change) => json::change_word(change),
+        What::Event(change) => messages::change_word(change),
         What::Reset => "RESET",
         What::Epoch => "EPOCH",
         What::Synced => "SYNCED",

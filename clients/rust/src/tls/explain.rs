@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, pki_types::UnixTime};
 
-use super::TlsFailure;
+use super::failure::TlsFailure;
 
 /// The other side, and what this side brought along.
 #[derive(Clone, Debug)]

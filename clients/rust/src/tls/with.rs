@@ -22,8 +22,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Tls, TlsFailure,
     explain::{Peer, explain},
+    failure::TlsFailure,
+    settings::Tls,
 };
 
 /// How long the first bytes of an HTTP/2 server may take before a connection is used without them.

@@ -1,52 +1,26 @@
-//! The protocol's messages as JSON: the proto3 JSON mapping, so that what the commands print is what any other tool that
-//! knows `muster.v1` prints and reads.
+//! Messages of `muster.v1`, as the client has them, in their JSON form.
 //!
-//! Names are lowerCamelCase, 64-bit integers are strings, enums are their names, durations are seconds with `s`,
-//! timestamps RFC 3339 in UTC; both have 0, 3, 6 or 9 digits after the point. Every field is there, also with its default
-//! value, and an unset message is `null`: a script need not ask whether a key exists. This is a stable contract: fields
-//! are added, never renamed or removed.
+//! Every field is there, also with its default value, and an unset message is `null`: a script need not ask whether a key
+//! exists. Enums are their names in the protocol.
 
 use std::time::{Duration, SystemTime};
 
-use chrono::SecondsFormat;
 use musterd_client::{
     Brake, BrakeMode, Change, Changed, Cluster, Counts, Daemon, Death, DeathReason, Epoch, Expiry, Found, Health, Hold,
     Instance, LostDaemon, Problem, Reason, Rotated, Severity, Status,
 };
 use serde_json::{Value, json};
 
-use super::instances::moment;
-
-/// `1s`, `0.200s`.
-pub(super) fn duration(duration: Duration) -> Value {
-    Value::String(duration_text(duration))
-}
+use super::value::{duration, long, time};
+use crate::terminal::words::moment;
 
 fn optional(span: Option<Duration>) -> Value {
     span.map_or(Value::Null, duration)
 }
 
-fn duration_text(duration: Duration) -> String {
-    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
-    if nanos == 0 {
-        format!("{seconds}s")
-    } else if nanos % 1_000_000 == 0 {
-        format!("{seconds}.{:03}s", nanos / 1_000_000)
-    } else if nanos % 1_000 == 0 {
-        format!("{seconds}.{:06}s", nanos / 1_000)
-    } else {
-        format!("{seconds}.{nanos:09}s")
-    }
-}
-
-/// `2026-01-02T03:04:05.678Z`. A timestamp outside the calendar is `null`.
-pub(super) fn timestamp(time: Option<SystemTime>) -> Value {
-    moment(time).map_or(Value::Null, |time| Value::String(time.to_rfc3339_opts(SecondsFormat::AutoSi, true)))
-}
-
-/// A 64-bit integer. As a number it would be rounded by readers that know only doubles.
-pub(super) fn long(number: impl ToString) -> Value {
-    Value::String(number.to_string())
+/// A timestamp outside the calendar is `null`.
+pub(crate) fn timestamp(at: Option<SystemTime>) -> Value {
+    moment(at).map_or(Value::Null, time)
 }
 
 /// The name of an enum's value in the protocol, by the word for it.
@@ -73,8 +47,7 @@ fn death(death: &Death) -> Value {
 }
 
 /// `muster.v1.Instance`.
-#[must_use]
-pub fn instance(instance: &Instance) -> Value {
+pub(crate) fn instance(instance: &Instance) -> Value {
     json!({
         "instanceId": instance.instance_id,
         "logicalId": instance.logical_id,
@@ -102,7 +75,7 @@ pub fn instance(instance: &Instance) -> Value {
 }
 
 /// `muster.v1.BatchResolveResult`, with the name it is about: a line of it may stand alone.
-pub(super) fn resolved(logical_id: &str, result: &Result<(Instance, u32), Reason>) -> Value {
+pub(crate) fn resolved(logical_id: &str, result: &Result<(Instance, u32), Reason>) -> Value {
     let (found, reason, alternatives) = match result {
         Ok((found, alternatives)) => (instance(found), "UNSPECIFIED", *alternatives),
         Err(reason) => (Value::Null, reason.name(), 0),
@@ -116,7 +89,7 @@ pub(super) fn resolved(logical_id: &str, result: &Result<(Instance, u32), Reason
 }
 
 /// `muster.v1.WatchEvent`, and where a watch that has seen it goes on.
-pub(super) fn watch_event(change: &Change, revision: u64, history_id: &str) -> Value {
+pub(crate) fn watch_event(change: &Change, revision: u64, history_id: &str) -> Value {
     let about = match change {
         Change::Put(one) | Change::Gone(one) => instance(one),
         Change::Suspect { logical_id, instance_id, lease_id, suspect, .. } => {
@@ -141,7 +114,7 @@ pub(super) fn watch_event(change: &Change, revision: u64, history_id: &str) -> V
 }
 
 /// What a change is, in one word.
-pub(super) fn change_word(change: &Change) -> &'static str {
+pub(crate) fn change_word(change: &Change) -> &'static str {
     match change {
         Change::Put(_) => "PUT",
         Change::Gone(_) => "GONE",
@@ -152,7 +125,7 @@ pub(super) fn change_word(change: &Change) -> &'static str {
 }
 
 /// What a watch tells of itself between the events, in the form of an event: `mark` takes the place of the type.
-pub(super) fn watch_mark(
+pub(crate) fn watch_mark(
     mark: &str,
     revision: u64,
     history_id: &str,
@@ -170,7 +143,7 @@ pub(super) fn watch_mark(
 }
 
 /// `muster.v1.ListInstancesResponse`.
-pub(super) fn list(page: &musterd_client::Page) -> Value {
+pub(crate) fn list(page: &musterd_client::Page) -> Value {
     json!({
         "instances": page.instances.iter().map(instance).collect::<Vec<_>>(),
         "nextPageToken": "",
@@ -257,17 +230,17 @@ fn brake(brake: &Brake) -> Value {
 }
 
 /// `muster.v1.HoldExpiryResponse`.
-pub(super) fn held(remaining: Duration) -> Value {
+pub(crate) fn held(remaining: Duration) -> Value {
     json!({ "remaining": duration(remaining) })
 }
 
 /// `muster.v1.ExpireInstanceResponse`.
-pub(super) fn expired(changed: &Changed) -> Value {
+pub(crate) fn expired(changed: &Changed) -> Value {
     json!({ "revision": long(changed.revision), "alreadyDead": changed.already_dead })
 }
 
 /// `muster.v1.GetClusterResponse`.
-pub(super) fn cluster(cluster: &Cluster) -> Value {
+pub(crate) fn cluster(cluster: &Cluster) -> Value {
     json!({
         "clusterEpoch": cluster.cluster_epoch,
         "epochNumber": long(cluster.epoch_number),
@@ -302,7 +275,7 @@ fn health(health: &Health) -> Value {
 }
 
 /// `muster.v1.GetInstanceResponse` and `CheckLeaseResponse`.
-pub(super) fn found(found: &Found) -> Value {
+pub(crate) fn found(found: &Found) -> Value {
     json!({
         "instance": instance(&found.instance),
         "revision": long(found.revision),
@@ -311,7 +284,7 @@ pub(super) fn found(found: &Found) -> Value {
 }
 
 /// `muster.v1.RotateEpochResponse`.
-pub(super) fn rotated(rotated: &Rotated) -> Value {
+pub(crate) fn rotated(rotated: &Rotated) -> Value {
     json!({
         "clusterEpoch": rotated.cluster_epoch,
         "epochNumber": long(rotated.epoch_number),
@@ -322,7 +295,7 @@ pub(super) fn rotated(rotated: &Rotated) -> Value {
 }
 
 /// `muster.v1.Epoch`.
-pub(super) fn epoch(epoch: &Epoch) -> Value {
+pub(crate) fn epoch(epoch: &Epoch) -> Value {
     json!({
         "clusterEpoch": epoch.cluster_epoch,
         "epochNumber": long(epoch.epoch_number),
@@ -334,7 +307,7 @@ pub(super) fn epoch(epoch: &Epoch) -> Value {
 }
 
 /// `muster.v1.ListEpochsResponse`.
-pub(super) fn epochs(epochs: &[Epoch]) -> Value {
+pub(crate) fn epochs(epochs: &[Epoch]) -> Value {
     json!({ "epochs": epochs.iter().map(epoch).collect::<Vec<_>>(), "nextPageToken": "" })
 }
 
@@ -343,12 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_0_3_6_or_9_digits() {
-        for (nanos, expected) in
-            [(0, "0s"), (3_500_000_000, "3.500s"), (15_000_001_000, "15.000001s"), (1, "0.000000001s")]
-        {
-            assert_eq!(duration_text(Duration::from_nanos(nanos)), expected);
-        }
+    fn absent_duration_is_null() {
         assert_eq!(optional(None), Value::Null);
     }
 
