@@ -33,23 +33,15 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The one judgement of health: a pure function of values.
     ("status", &["model"]),
     // What the outside sees.
-    ("http", &["access", "lifecycle", "metrics", "view", "model", "status", "tls"]),
+    ("api", &["json", "stats", "view", "model", "status"]),
+    ("http", &["access", "api", "lifecycle", "metrics", "stats", "view", "model", "status", "tls"]),
+    // Messages and errors of protobuf, apart from the calls.
+    ("wire", &["access", "registry", "view", "model", "proto", "status"]),
+    ("connections", &["access", "wire", "model", "metrics", "telemetry", "tls"]),
     (
         "grpc",
         &[
             "access",
-    ("http", &["lifecycle", "metrics", "view", "model", "status", "tls"]),
-    ("api", &["view", "model", "status"]),
-    ("http", &["api", "lifecycle", "metrics", "view", "model", "status", "tls"]),
-    ("api", &["stats", "view", "model", "status"]),
-    ("api", &["json", "stats", "view", "model", "status"]),
-    ("http", &["api", "lifecycle", "metrics", "stats", "view", "model", "status", "tls"]),
-    // Messages and errors of protobuf, apart from the calls.
-    ("wire", &["registry", "view", "model", "proto", "status"]),
-    ("connections", &["wire", "model", "metrics", "telemetry", "tls"]),
-    (
-        "grpc",
-        &[
             "connections",
             "wire",
             "registry",
@@ -141,7 +133,6 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("admission", &["store", "registry", "view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("registry", &["view", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("feed", &["view", "registry", "grpc", "http", "cli", "daemon", "proto"]),
-    ("view", &["store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
     ("access", &["store", "registry", "view", "grpc", "http", "cli", "daemon", "proto"]),
     ("stats", &["store", "registry", "feed", "grpc", "http", "api", "cli", "daemon", "proto"]),
     ("view", &["stats", "store", "registry", "feed", "grpc", "http", "cli", "daemon", "proto"]),
