@@ -307,11 +307,18 @@ async fn beats_that_are_acknowledged_and_not_saved_are_caught() {
     plant(
         &world,
         "muster_flush_beats",
-        &[(saved, "WHERE instance.lease_id % 2 = 0 AND instance.lease_id = beat.lease_id")],
+        &[(saved, "WHERE instance.lease_id % 3 <> 0 AND instance.lease_id = beat.lease_id")],
     )
     .await;
+    // A third of the leases: the brake protects the silent as soon as they outnumber the heard.
     world.populate(Population { actors: 16, ..FEW });
-    seconds(6).await;
+    let sql = world.sql().await;
+    wait_until("a death of an actor", BOUND, async || {
+        let dead = "SELECT count(*) FROM registry_instance
+                    WHERE death_reason = 'stale' AND logical_id NOT LIKE 'writer-%' AND lease_id % 3 = 0";
+        if get::<i64>(&sql, dead).await > 0 { Ok(()) } else { Err("none has died") }
+    })
+    .await;
     assert_caught(world, "unsaved", &[Rule::FalseDeath]).await;
 }
 
