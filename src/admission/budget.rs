@@ -5,7 +5,8 @@
 //! cannot exceed the budget. A registration whose outcome is unknown counts until PostgreSQL has confirmed the view by a
 //! question from after its deadline: then the row is in the view, or was never written.
 //!
-//! What needs no more room is never refused: a registration that is repeated, beats, status changes, deregistration.
+//! What needs no more room is never refused: a registration that is repeated, beats, status changes, deregistration. A
+//! repeated one that needs a little more has a reserve beyond the budget.
 //! Records that other daemons and SQL callers add are seen when the feed brings them, and refused by nothing here.
 
 use std::{

@@ -18,6 +18,10 @@ const LABEL_BYTES: u64 = 64;
 const STEP_BYTES: u64 = 256;
 /// An address may have as many times what is left free as this says.
 const SHARE: u64 = 3;
+/// What a known instance may add when it registers again, although the registry is full: another address, a longer version.
+const REJOIN_BYTES: u64 = 1_024;
+/// Such growth ends at this part of the budget beyond it.
+const REJOIN_PART: u64 = 8;
 
 /// Where a change comes from: an address, for fairness among addresses and for nothing else. It is a keyed hash, so two
 /// addresses share a number by accident only, and no client can look for one that does.
@@ -185,11 +189,17 @@ impl Budget {
     }
 
     /// Whether there is room for `growth` where `used` is taken, `own` of it by the address that asks (`None`: the daemon
-    /// itself asks, which has no share). What needs no room is never refused.
+    /// itself asks, which has no share). What needs no room is never refused. A known instance that needs a little more
+    /// passes in a full registry as well, until the budget is exceeded by an eighth.
     ///
     /// # Errors
     /// The limit that is in the way.
     pub fn admit(self, used: Usage, own: Option<Usage>, growth: Usage) -> Result<(), Full> {
+        let reserve = self.bytes.saturating_add(self.bytes / REJOIN_PART);
+        let is_rejoin = growth.records == 0 && growth.bytes <= REJOIN_BYTES;
+        if is_rejoin && used.bytes.saturating_add(growth.bytes) <= reserve {
+            return Ok(());
+        }
         let own = own.unwrap_or_default();
         let asks = [(own.records, growth.records), (own.bytes, growth.bytes)];
         for ((unit, used, limit), (own, growth)) in self.units(used).into_iter().zip(asks) {
@@ -256,6 +266,17 @@ mod tests {
         assert_eq!(BUDGET.admit(over, Some(over), Usage::default()), Ok(()));
         let refused = Full { unit: Unit::Bytes, limit: 1_000_000, of_address: false };
         assert_eq!(BUDGET.admit(over, None, Usage { records: 0, bytes: 1 }), Err(refused));
+    }
+
+    #[test]
+    fn known_instance_that_grows_a_little_passes_in_a_full_registry_up_to_an_eighth_beyond() {
+        let full = Usage { records: 1_000, bytes: 1_000_000 };
+        let grows = |used, bytes| BUDGET.admit(used, Some(full), Usage { records: 0, bytes });
+        assert_eq!(grows(full, 1_024), Ok(()));
+        assert!(grows(full, 1_025).is_err(), "growth without end is a flood");
+        assert_eq!(grows(Usage { records: 1_000, bytes: 1_124_000 }, 1_000), Ok(()));
+        assert!(grows(Usage { records: 1_000, bytes: 1_124_000 }, 1_001).is_err());
+        assert!(BUDGET.admit(full, Some(full), Usage::of_record(1)).is_err(), "a new instance has no reserve");
     }
 
     #[test]
