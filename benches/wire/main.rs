@@ -15,7 +15,9 @@
 //! The client is `musterd bench` for the first two, so both bear the same client. All share the machine: the figures are
 //! lower than those of a daemon alone.
 //!
-//! Parts can be measured alone: `cargo bench --bench wire -- growth`, or `calls`, or `changes`.
+//! Last, one address registers as much as it can for a minute, beside others: what the budget of records keeps.
+//!
+//! Parts can be measured alone: `cargo bench --bench wire -- growth`, or `calls`, or `changes`, or `flood`.
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
@@ -23,17 +25,19 @@
 //! | `MUSTERD_WIRE_SECONDS` | 3 | seconds of each measurement |
 //! | `MUSTERD_WIRE_WATCHERS` | 1000 | watchers of the fan-out |
 //! | `MUSTERD_WIRE_INSTANCES` | 1000000 | instances of the last part: what a call costs with so many beside 1,000 |
+//! | `MUSTERD_WIRE_FLOOD` | 60 | seconds of the flood of registrations |
 //! | `MUSTERD_WIRE_QUICK` | - | set: one round of one second, to see that it works |
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark has no Lifecycle to start tasks with")]
 
 mod echo;
+mod flood;
 mod sql;
 mod table;
 mod world;
 
-use std::env;
+use std::{env, time::Duration};
 
 use serde_json::Value;
 use table::{Goal, Table};
@@ -51,6 +55,7 @@ struct Sizes {
     leases: u32,
     /// Instances of the large fleet.
     instances: u32,
+    flood_seconds: u32,
 }
 
 impl Sizes {
@@ -58,14 +63,15 @@ impl Sizes {
         let number =
             |name: &str, default: u32| env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
         let quick = env::var_os("MUSTERD_WIRE_QUICK").is_some();
-        let (rounds, seconds, watchers, leases, instances) =
-            if quick { (1, 1, 50, 2_000, 20_000) } else { (5, 3, 1_000, 20_000, 1_000_000) };
+        let (rounds, seconds, watchers, leases, instances, flood_seconds) =
+            if quick { (1, 1, 50, 2_000, 20_000, 5) } else { (5, 3, 1_000, 20_000, 1_000_000, 60) };
         Self {
             rounds: number("MUSTERD_WIRE_ROUNDS", rounds),
             seconds: number("MUSTERD_WIRE_SECONDS", seconds),
             watchers: number("MUSTERD_WIRE_WATCHERS", watchers),
             leases,
             instances: number("MUSTERD_WIRE_INSTANCES", instances),
+            flood_seconds: number("MUSTERD_WIRE_FLOOD", flood_seconds),
         }
     }
 }
@@ -95,6 +101,9 @@ async fn measure(sizes: Sizes) {
     }
     if is_wanted("growth") {
         measure_growth(&mut world, sizes, &mut table).await;
+    }
+    if is_wanted("flood") {
+        flood::measure(&mut world, Duration::from_secs(sizes.flood_seconds.into()), &mut table).await;
     }
     println!("\n{}", table.text(&goals()));
     world.stop().await;
@@ -241,5 +250,13 @@ fn goals() -> Vec<Goal> {
         Goal::at_most("Change to the other daemon's Resolve, p99, ms", "propagate p99", Some(25.0)),
         Goal::at_most("Change to all watchers, p50, ms", "watch p50", None),
         Goal::at_most("Change to all watchers, p99, ms", "watch p99", Some(100.0)),
+        Goal::at_most("Flood, growth of a daemon's memory, MB", "flood memory MB", None),
+        Goal::at_most("Flood, growth as a share of the budget", "flood memory share", Some(1.0)),
+        Goal::at_most("Flood, memory for each byte that the budget counts", "flood memory ratio", None),
+        Goal::at_most("Flood, registrations of the address that floods, per second", "flood calls", None),
+        Goal::at_most("Flood, refused calls of others", "flood refused", Some(0.0)),
+        Goal::at_most("Flood, registration of another address, p99, ms", "flood other p99", None),
+        Goal::at_most("Flood, beat of another address, p99, ms", "flood beat p99", None),
+        Goal::at_most("Ready again over what it left, s", "flood restart s", None),
     ]
 }

@@ -22,6 +22,10 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::echo::{ANSWERS, Answers};
 
@@ -40,6 +44,8 @@ pub(crate) struct World {
 struct Server {
     child: Child,
     addr: String,
+    /// The echo has none.
+    http_addr: String,
 }
 
 impl Drop for Server {
@@ -91,7 +97,8 @@ impl World {
             admin.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
             migrate::up_to(&postgres.url_of(database), version).await.unwrap();
         }
-        let daemons = (0..2).map(|number| daemon(number, postgres.database_url(), &directory.0)).collect::<Vec<_>>();
+        let daemons =
+            (0..2).map(|number| daemon(number, postgres.database_url(), &directory.0, &[])).collect::<Vec<_>>();
         let answers = answers(&daemons[0].addr).await;
         let echo = echo(&answers);
         Self { postgres, daemons, echo, directory }
@@ -127,9 +134,38 @@ impl World {
         line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1_024.0 / 1e6
     }
 
+    /// The value of a metric of a daemon.
+    pub(crate) async fn metric(&self, number: usize, name: &str) -> f64 {
+        let addr = &self.daemons[number].http_addr;
+        let mut connection = TcpStream::connect(addr).await.unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        connection.read_to_string(&mut text).await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name}: {text}")).trim().parse().unwrap()
+    }
+
     fn proc_file(&self, addr: &str, name: &str) -> String {
         let server = self.daemons.iter().chain([&self.echo]).find(|server| server.addr == addr).unwrap();
         fs::read_to_string(format!("/proc/{}/{name}", server.child.id())).unwrap()
+    }
+
+    /// Ends all daemons and starts two with these flags. Returns once both serve, with how long that took.
+    pub(crate) async fn restart_daemons(&mut self, flags: &[&str]) -> Duration {
+        for server in &self.daemons {
+            kill(Pid::from_raw(server.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        }
+        for server in &mut self.daemons {
+            server.child.wait().unwrap();
+        }
+        let began = Instant::now();
+        let (url, directory) = (self.postgres.database_url(), &self.directory.0);
+        self.daemons = (0..2).map(|number| daemon(number, url, directory, flags)).collect();
+        for server in &self.daemons {
+            answers(&server.addr).await;
+        }
+        began.elapsed()
     }
 
     /// Ends all daemons but the first, so that they take no time from what is measured.
@@ -190,18 +226,20 @@ fn program() -> Command {
     command
 }
 
-fn daemon(number: u32, database_url: &str, directory: &Path) -> Server {
+fn daemon(number: u32, database_url: &str, directory: &Path, flags: &[&str]) -> Server {
     let log = directory.join(format!("daemon-{number}.log"));
     let mut command = program();
     command.args(["serve", "--log-format", "json", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
-    let child = command.args(["--database-url", database_url]).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    command.args(["--database-url", database_url]).args(flags);
+    let child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
     let began = Instant::now();
-    let mut server = Server { child, addr: String::new() };
+    let mut server = Server { child, addr: String::new(), http_addr: String::new() };
     loop {
         let text = fs::read_to_string(&log).unwrap();
-        let started = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        if let Some(addr) = started.filter_map(|line| line["grpc.addr"].as_str().map(str::to_owned)).next() {
-            server.addr = addr;
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        if let Some(started) = lines.find(|line| line["grpc.addr"].is_string()) {
+            let addr = |name: &str| started[name].as_str().unwrap_or_else(|| panic!("no {name}: {started}")).to_owned();
+            (server.addr, server.http_addr) = (addr("grpc.addr"), addr("http.addr"));
             return server;
         }
         assert!(began.elapsed() < BOUND, "the daemon does not start: {text}");
@@ -215,7 +253,7 @@ fn echo(answers: &Answers) -> Server {
     let mut child = command.spawn().unwrap();
     let mut addr = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut addr).unwrap();
-    Server { child, addr: addr.trim().to_owned() }
+    Server { child, addr: addr.trim().to_owned(), http_addr: String::new() }
 }
 
 /// What a daemon answers, for the echo to repeat.
