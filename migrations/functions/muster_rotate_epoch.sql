@@ -34,6 +34,10 @@ BEGIN
     -- FOR UPDATE, unlike any other change: a rotation waits for transactions that have asserted a lease.
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1 FOR UPDATE;
     v_exists := FOUND;
+    -- As every change: the first one after a failover, or in a restored copy, begins a new history.
+    IF v_exists THEN
+        v_cluster := muster_lock_cluster();
+    END IF;
 
     IF v_exists AND v_cluster.current_epoch = p_new THEN
         RETURN QUERY SELECT 'unchanged', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid;

@@ -23,13 +23,13 @@ const LONG: Duration = Duration::from_secs(300);
 const SESSIONS: &str = "SELECT state || ': ' || query FROM pg_stat_activity WHERE application_name = 'musterd'";
 
 /// The old primary and its standby.
-struct Pair {
-    old: OwnCluster,
-    new: OwnCluster,
+pub(super) struct Pair {
+    pub(super) old: OwnCluster,
+    pub(super) new: OwnCluster,
 }
 
 impl Pair {
-    async fn create() -> Self {
+    pub(super) async fn create() -> Self {
         let old = OwnCluster::create().await;
         let new = old.standby(&format!("{}:5432", directory(&old))).await;
         Self { old, new }
@@ -41,7 +41,7 @@ impl Pair {
     }
 
     /// The standby takes over with everything that was committed; the old primary runs on.
-    async fn split(&self) {
+    pub(super) async fn split(&self) {
         let (old, new) = (connect(self.old.url()).await, connect(self.new.url()).await);
         wait_until("the standby has caught up", BOUND, async || {
             let revision = "SELECT revision FROM cluster_metadata";
