@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{error::Error, parts::Parts};
-use crate::{lifecycle::Condition, migrate, store, telemetry::chain};
+use crate::{lifecycle::Condition, migrate, telemetry::chain};
 
 /// How long the calls to PostgreSQL may take each.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,16 +62,14 @@ async fn wait(parts: &Parts) -> Result<(), Error> {
 
 /// Brings the schema up to date, makes sure of an epoch, and enters this daemon. Safe to repeat.
 async fn prepare(parts: &Parts) -> Result<(), Error> {
-    let url = parts.database.url();
     if parts.config.migrate {
         // What it applies and puts back it logs itself.
-        migrate::up(&url, &parts.name).await?;
+        migrate::up_in(&parts.database, &parts.name).await?;
     } else {
-        migrate::check(&url).await?;
+        migrate::check_in(&parts.database).await?;
     }
     parts.readiness.set(Condition::Schema, true, "up to date");
     parts.database.follow();
     let deadline = Instant::now() + CALL_TIMEOUT;
-    store::epoch::ensure(&parts.pool, &parts.name, deadline).await.map_err(Error::Database)?;
-    parts.identity.enter(&parts.pool, deadline).await.map_err(Error::Database)
+    parts.identity.begin(&parts.pool, &parts.name, deadline).await.map_err(Error::Database)
 }

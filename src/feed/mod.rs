@@ -179,9 +179,10 @@ impl<S: Sink> Feed<S> {
         let is_other = cause != Cause::Start && connection.generation() != self.generation;
         self.generation = connection.generation();
         let cause = if is_other { Cause::History } else { cause };
-        connection.confirm_history(self.floor(connection)).await?;
-        // Calls are answered as soon as the view is loaded, and an answer that names the daemons must have this one.
-        self.read_daemons(connection).await?;
+        // Calls are answered as soon as the view is loaded, and an answer that names the daemons must have this one. Sent one
+        // behind the other: one round trip.
+        let confirmation = connection.confirm_history(self.floor(connection));
+        tokio::try_join!(biased; confirmation, self.read_daemons(connection))?;
         self.load(connection, cause).await?;
         if let Some(over) = self.trouble.works() {
             tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "feed connected again");

@@ -57,6 +57,11 @@ fn included(line: &str) -> Option<&'static str> {
     FUNCTIONS.iter().find(|(file, _)| *file == name).map(|(_, text)| *text)
 }
 
+/// The names of the SQL functions.
+pub(super) fn function_names() -> impl Iterator<Item = &'static str> {
+    FUNCTIONS.iter().map(|(file, _)| file.trim_end_matches(".sql"))
+}
+
 /// The newest version this binary knows.
 pub(super) const HEAD: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 

@@ -80,6 +80,23 @@ pub enum Error {
         /// What was under way.
         doing: String,
     },
+    /// A database that is to be copied holds more than the registry.
+    #[error(
+        "the database also holds what the copy would leave out: {names}; remove it, or move the whole cluster with \
+         pg_dumpall"
+    )]
+    Others {
+        /// Kind and name of each.
+        names: String,
+    },
+    /// A copy is not what it was made of.
+    #[error("the copy of table {table} differs from its original: {what}; nothing was replaced, run it again")]
+    CopyDiffers {
+        /// The table.
+        table: String,
+        /// In what way.
+        what: &'static str,
+    },
     /// Any other failure of a statement. The transaction was rolled back.
     #[error("{doing} failed and was rolled back: {message} (SQLSTATE {code})")]
     Sql {
@@ -112,8 +129,9 @@ impl Error {
             | Self::Changed { .. }
             | Self::Pending { .. }
             | Self::NoSchema
-            | Self::MissingRights { .. } => 78,
-            Self::Busy { .. } | Self::Sql { .. } | Self::Driver { .. } => 1,
+            | Self::MissingRights { .. }
+            | Self::Others { .. } => 78,
+            Self::CopyDiffers { .. } | Self::Busy { .. } | Self::Sql { .. } | Self::Driver { .. } => 1,
         }
     }
 

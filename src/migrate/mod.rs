@@ -19,6 +19,8 @@
 //! ends by comparing functions and views with `migrations/schema.sql` and creates anew those that differ, and [`verify`]
 //! compares everything.
 
+mod apply;
+mod copy;
 mod embedded;
 mod error;
 mod history;
@@ -26,25 +28,22 @@ mod repair;
 pub mod schema;
 mod transaction;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::try_join;
 use tokio_postgres::Client;
 
-use self::transaction::{begin, lock};
 pub use self::{
+    apply::Applied,
+    copy::{Copied, copy},
     error::Error,
     history::{State, Status},
 };
-use crate::postgres::database::{self, Driver};
-
-/// How often a migration that met somebody else's lock is tried, with [`PAUSE`] times the attempt in between: about
-/// half a minute for locks on tables, several minutes in the queue of daemons.
-const ATTEMPTS: u32 = 8;
-const PAUSE: Duration = Duration::from_millis(250);
-
-/// How long the end of a connection is awaited.
-const FAREWELL: Duration = Duration::from_secs(1);
+use self::{
+    apply::{Patience, apply_up_to, open},
+    transaction::begin,
+};
+use crate::postgres::{Database, server::Want};
 
 /// How [`verify`] begins a line about a table whose rows a policy may hide.
 pub const ROW_SECURITY: &str = "row-level security may hide rows of table";
@@ -64,17 +63,6 @@ pub struct Report {
     pub current: i32,
 }
 
-/// One migration that was applied.
-#[derive(Debug, Clone)]
-pub struct Applied {
-    /// Its number.
-    pub version: i32,
-    /// Its name.
-    pub name: String,
-    /// How long its statements took.
-    pub duration: Duration,
-}
-
 /// Applies every migration the database at `url` lacks, then puts back functions and views of ours that others have
 /// overwritten. `applied_by` is kept in the history. Safe to call from any number of daemons at once.
 ///
@@ -82,11 +70,39 @@ pub struct Applied {
 ///
 /// Any [`Error`] but [`Error::Pending`]. What was applied before the error stays applied.
 pub async fn up(url: &str, applied_by: &str) -> Result<Report, Error> {
-    let (mut client, driver) = database::for_changes(url).await?;
-    let applied = apply_up_to(&mut client, embedded::HEAD, applied_by).await?;
-    let repaired = repair(&mut client).await?;
-    close(client, driver).await;
+    let (database, mut session) = open(url, Want::Primary).await?;
+    let report = bring_up(&mut session.client, applied_by).await?;
+    database.close(session).await;
+    Ok(report)
+}
+
+/// As [`up`], in a database whose sessions the caller shares: the session is left to the next that needs one.
+///
+/// # Errors
+///
+/// As [`up`].
+pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Error> {
+    let mut session = database.open_driven(Want::Primary, Duration::MAX).await?;
+    let report = bring_up(&mut session.client, applied_by).await?;
+    database.keep(session);
+    Ok(report)
+}
+
+async fn bring_up(client: &mut Client, applied_by: &str) -> Result<Report, Error> {
+    // What keeps this from being answered is met again below, with all rights and locks.
+    if is_up_to_date(client).await.unwrap_or(false) {
+        return Ok(Report { applied: Vec::new(), repaired: Vec::new(), current: embedded::HEAD });
+    }
+    let applied = apply_up_to(client, embedded::HEAD, applied_by).await?;
+    let repaired = repair(client).await?;
     Ok(Report { applied, repaired, current: embedded::HEAD })
+}
+
+/// Whether there is nothing to apply and nothing to put back: the usual answer at a daemon's start, had without a lock and
+/// in two round trips.
+async fn is_up_to_date(client: &Client) -> Result<bool, Error> {
+    let (statuses, deviating) = try_join!(history::read(client), repair::deviating(client))?;
+    Ok(deviating.is_empty() && statuses.iter().all(|status| status.state == State::Applied))
 }
 
 /// Applies migrations up to `version` only, and repairs nothing. Tests use it to see what an earlier state does, and to
@@ -96,12 +112,12 @@ pub async fn up(url: &str, applied_by: &str) -> Result<Report, Error> {
 ///
 /// As [`up`].
 pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
-    let (mut client, driver) = database::for_changes(url).await?;
-    let applied = apply_up_to(&mut client, version, "musterd").await?;
-    let transaction = begin(&mut client, "reading the migration history").await?;
+    let (database, mut session) = open(url, Want::Primary).await?;
+    let applied = apply_up_to(&mut session.client, version, "musterd").await?;
+    let transaction = begin(&mut session.client, "reading the migration history").await?;
     let statuses = history::read(&transaction).await?;
     drop(transaction);
-    close(client, driver).await;
+    database.close(session).await;
     let current = statuses.iter().filter(|status| status.state == State::Applied).map(|status| status.version).max();
     Ok(Report { applied, repaired: Vec::new(), current: current.unwrap_or(0) })
 }
@@ -112,12 +128,15 @@ pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
 ///
 /// [`Error::Connect`], or an SQL failure. A database that was never migrated is no error: everything is pending.
 pub async fn status(url: &str) -> Result<Vec<Status>, Error> {
-    let (mut client, driver) = database::for_reading(url).await?;
-    let transaction = begin(&mut client, "reading the migration history").await?;
-    let statuses = history::read(&transaction).await?;
-    drop(transaction);
-    close(client, driver).await;
+    let (database, mut session) = open(url, Want::Any).await?;
+    let statuses = read_history(&mut session.client).await?;
+    database.close(session).await;
     Ok(statuses)
+}
+
+async fn read_history(client: &mut Client) -> Result<Vec<Status>, Error> {
+    let transaction = begin(client, "reading the migration history").await?;
+    history::read(&transaction).await
 }
 
 /// Refuses a database that is not exactly where this binary needs it: for a daemon that was told not to migrate.
@@ -126,10 +145,25 @@ pub async fn status(url: &str) -> Result<Vec<Status>, Error> {
 ///
 /// [`Error::Newer`], [`Error::Changed`], [`Error::Pending`], or what kept it from finding out.
 pub async fn check(url: &str) -> Result<(), Error> {
-    let statuses = status(url).await?;
-    history::accept(&statuses)?;
-    let count = history::missing(&statuses).count();
-    match history::missing(&statuses).next() {
+    is_where_needed(&status(url).await?)
+}
+
+/// As [`check`], in a database whose sessions the caller shares: the session is left to the next that needs one.
+///
+/// # Errors
+///
+/// As [`check`].
+pub async fn check_in(database: &Database) -> Result<(), Error> {
+    let mut session = database.open_driven(Want::Primary, Duration::MAX).await?;
+    is_where_needed(&read_history(&mut session.client).await?)?;
+    database.keep(session);
+    Ok(())
+}
+
+fn is_where_needed(statuses: &[Status]) -> Result<(), Error> {
+    history::accept(statuses)?;
+    let count = history::missing(statuses).count();
+    match history::missing(statuses).next() {
         Some(first) => Err(Error::Pending { count, first: first.version, name: first.name }),
         None => Ok(()),
     }
@@ -143,8 +177,8 @@ pub async fn check(url: &str) -> Result<(), Error> {
 ///
 /// [`Error::Connect`], or an SQL failure.
 pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
-    let (mut client, driver) = database::for_reading(url).await?;
-    let transaction = begin(&mut client, "comparing the schema").await?;
+    let (database, mut session) = open(url, Want::Any).await?;
+    let transaction = begin(&mut session.client, "comparing the schema").await?;
     let statuses = history::read(&transaction).await?;
     let mut lines: Vec<String> = statuses
         .iter()
@@ -166,20 +200,8 @@ pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
         lines.extend(filtered.iter().map(|table| format!("{ROW_SECURITY} {table}; {}", row_security_fix(table))));
     }
     drop(transaction);
-    close(client, driver).await;
+    database.close(session).await;
     Ok(lines)
-}
-
-async fn apply_up_to(client: &mut Client, last: i32, applied_by: &str) -> Result<Vec<Applied>, Error> {
-    let mut applied = Vec::new();
-    let mut patience = Patience::default();
-    loop {
-        match apply_next(client, last, applied_by).await {
-            Ok(Some(step)) => applied.push(step),
-            Ok(None) => return Ok(applied),
-            Err(error) => patience.after(error).await?,
-        }
-    }
 }
 
 async fn repair(client: &mut Client) -> Result<Vec<String>, Error> {
@@ -189,52 +211,5 @@ async fn repair(client: &mut Client) -> Result<Vec<String>, Error> {
             Ok(repaired) => return Ok(repaired),
             Err(error) => patience.after(error).await?,
         }
-    }
-}
-
-/// Applies the first pending migration up to `last`, if there is one.
-async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<Option<Applied>, Error> {
-    let transaction = begin(client, "migrating").await?;
-    lock(&transaction).await?;
-    let statuses = history::read(&transaction).await?;
-    history::accept(&statuses)?;
-    let Some(migration) = history::missing(&statuses).next().filter(|migration| migration.version <= last) else {
-        return Ok(None);
-    };
-    let doing = format!("migration {} ({})", migration.version, migration.name);
-    history::ensure(&transaction).await?;
-    let started = Instant::now();
-    transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing.clone()))?;
-    let duration = started.elapsed();
-    history::record(&transaction, migration, applied_by, duration).await?;
-    transaction.commit().await.map_err(Error::during(doing))?;
-    tracing::info!(version = migration.version, name = migration.name, ?duration, "applied a migration");
-    Ok(Some(Applied { version: migration.version, name: migration.name.to_owned(), duration }))
-}
-
-/// Counts attempts that met a lock of somebody else's. To repeat an attempt is safe: it is one transaction.
-#[derive(Default)]
-struct Patience {
-    tries: u32,
-}
-
-impl Patience {
-    /// Waits before the next attempt, or returns the error if it is of another kind or patience is at its end.
-    async fn after(&mut self, error: Error) -> Result<(), Error> {
-        self.tries += 1;
-        if !error.is_worth_retrying() || self.tries >= ATTEMPTS {
-            return Err(error);
-        }
-        tracing::info!(attempt = self.tries, %error, "migration met a lock, trying again");
-        sleep(PAUSE * self.tries).await;
-        Ok(())
-    }
-}
-
-/// Lets the connection say goodbye, so that whoever drops the database next finds nobody in it.
-async fn close(client: Client, driver: Driver) {
-    drop(client);
-    if timeout(FAREWELL, driver).await.is_err() {
-        tracing::debug!("the connection did not close in time");
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn run(client: &mut Client) -> Result<Vec<String>, Error> {
     Ok(repaired)
 }
 
-async fn deviating(client: &impl tokio_postgres::GenericClient) -> Result<Vec<Difference>, Error> {
+pub(super) async fn deviating(client: &impl tokio_postgres::GenericClient) -> Result<Vec<Difference>, Error> {
     let live = schema::read(client).await.map_err(Error::during("comparing functions and views"))?;
     let mut differences = schema::differences(&schema::parse(SCHEMA), &live);
     differences.retain(is_ours_to_repair);

@@ -13,20 +13,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, oneshot},
-    task::JoinHandle,
-    time::timeout,
-};
-use tokio_postgres::{Client, Connection, Socket};
+use tokio::sync::Notify;
+use tokio_postgres::{Connection, Socket};
 
 use super::{
     change,
     connect::{ConnectError, Target},
+    kept::{Driven, Kept},
     lineage::{Behind, Fit, Lineage},
-    locate,
     server::{Server, Want},
-    session::{Opened, Preparation},
+    session::{AskIdentity, Opened, Preparation},
     tls::Stream,
 };
 use crate::{
@@ -34,24 +30,19 @@ use crate::{
     telemetry::chain,
 };
 
-/// How long the second session may take that tells whether a pooler stands in between.
-const SECOND_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The task that moves a connection's bytes. It ends by itself once the client is dropped, with the reason if the
-/// connection broke before.
-pub type Driver = JoinHandle<Result<(), tokio_postgres::Error>>;
-
 /// A database, as all sessions of a process share it. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Database {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     source: Source,
     /// Where the registry is; found by the first session.
-    schema: OnceLock<String>,
+    pub(super) schema: OnceLock<String>,
+    /// Sessions of the start.
+    pub(super) kept: Mutex<Kept>,
     /// Which database the sessions belong to; set once it has a registry.
     lineage: OnceLock<Lineage>,
     /// Wakes the search for a newer primary.
@@ -84,8 +75,8 @@ impl Database {
         let server = Arc::new(Server::new(&source.current()));
         let state =
             State { server, last_good: None, failing: BTreeSet::new(), is_loss_logged: false, unreadable: None };
-        let (schema, lineage, doubted) = (OnceLock::new(), OnceLock::new(), Notify::new());
-        Self { shared: Arc::new(Shared { source, schema, lineage, doubted, state: Mutex::new(state) }) }
+        let (schema, lineage, doubted, kept) = (OnceLock::new(), OnceLock::new(), Notify::new(), Mutex::default());
+        Self { shared: Arc::new(Shared { source, schema, lineage, doubted, kept, state: Mutex::new(state) }) }
     }
 
     /// The database at a URL that does not change.
@@ -190,14 +181,18 @@ impl Database {
 
     /// Opens a session; its connection is not driven yet. Its parts are boxed: large and rare.
     pub(crate) async fn open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
+        if let Some(second) = self.take_second(want).await {
+            return Ok(second);
+        }
         let floor = self.seen();
-        let mut opened = match Box::pin(self.try_open(want, limit, floor)).await {
-            Err(error) if error.may_be_outdated() && self.reload() => Box::pin(self.try_open(want, limit, floor)).await,
+        let attempt = async || match self.schema() {
+            Some(_) => self.try_open(want, limit, floor).await,
+            None => self.open_first(want, limit).await,
+        };
+        let mut opened = match Box::pin(attempt()).await {
+            Err(error) if error.may_be_outdated() && self.reload() => Box::pin(attempt()).await,
             outcome => outcome,
         }?;
-        if self.schema().is_none() {
-            Box::pin(self.find_schema(&mut opened)).await?;
-        }
         if let Some(lineage) = self.lineage() {
             Box::pin(change::admit(lineage, &mut opened, floor)).await?;
         }
@@ -223,21 +218,20 @@ impl Database {
     /// What a session sets and asks at its beginning.
     pub(super) fn preparation(&self) -> Preparation {
         let schema = self.schema().map(quote_identifier);
-        Preparation { asks_identity: schema.is_some() && self.lineage().is_some(), schema }
+        let is_followed = schema.is_some() && self.lineage().is_some();
+        Preparation { schema, identity: if is_followed { AskIdentity::Always } else { AskIdentity::No } }
     }
 
-    /// Opens a session and drives it in a task that logs how the connection ends, if it breaks. Returns its generation
-    /// as well.
-    pub(crate) async fn open_driven(
-        &self,
-        want: Want,
-        limit: Duration,
-    ) -> Result<(Client, JoinHandle<()>, u64), ConnectError> {
-        let Opened { client, connection, target, generation, .. } = self.open(want, limit).await?;
+    /// Opens a session and drives it in a task that logs how the connection ends, if it breaks.
+    pub(crate) async fn open_driven(&self, want: Want, limit: Duration) -> Result<Driven, ConnectError> {
+        if let Some(kept) = self.take_driven(want) {
+            return Ok(kept);
+        }
+        let Opened { client, connection, target, generation, identity, .. } = self.open(want, limit).await?;
         let database = self.clone();
         #[expect(clippy::disallowed_methods, reason = "the calls of the client fail when its driver has ended")]
         let driver = tokio::spawn(async move { database.drive(connection, target).await });
-        Ok((client, driver, generation))
+        Ok(Driven { client, driver, generation, identity })
     }
 
     async fn drive(self, connection: Connection<Socket, Stream>, target: Target) {
@@ -253,11 +247,14 @@ impl Database {
         }
     }
 
-    async fn try_open(&self, want: Want, limit: Duration, floor: u64) -> Result<Opened, ConnectError> {
-        let (server, first) = {
-            let state = self.state();
-            (Arc::clone(&state.server), state.last_good.clone())
-        };
+    /// The server as the URL names it now, and the host that was used last.
+    pub(super) fn server(&self) -> (Arc<Server>, Option<Target>) {
+        let state = self.state();
+        (Arc::clone(&state.server), state.last_good.clone())
+    }
+
+    pub(super) async fn try_open(&self, want: Want, limit: Duration, floor: u64) -> Result<Opened, ConnectError> {
+        let (server, first) = self.server();
         let is_behind = |opened: &Opened| match (self.lineage(), &opened.identity) {
             (Some(lineage), Some(identity)) => lineage.fit(identity, floor).0 == Fit::Behind,
             _ => false,
@@ -290,41 +287,6 @@ impl Database {
         }
     }
 
-    /// Finds the schema of the registry, with the first session, and keeps the session to it, whatever the search path of
-    /// role and database becomes. A second session tells whether a pooler stands in between.
-    async fn find_schema(&self, opened: &mut Opened) -> Result<(), ConnectError> {
-        let target = opened.target.clone();
-        let lost =
-            |error: &tokio_postgres::Error| ConnectError::Unreachable { target: target.clone(), reason: chain(error) };
-        let server = Arc::clone(&self.state().server);
-        let (found, is_found) = oneshot::channel::<()>();
-        let finding = async {
-            let located = opened.drive(async |client| locate::locate(client).await).await;
-            let schema = located.map_err(|error| lost(&error))??;
-            // Without a schema nothing can be found or made; the migrations report it.
-            if let Some(schema) = &schema {
-                let path = format!("SET search_path = {}, pg_temp", quote_identifier(schema));
-                let set = opened.drive(async |client| client.batch_execute(&path).await).await;
-                set.map_err(|error| lost(&error))?;
-            }
-            let is_pooled = opened.is_pooled().await.map_err(|error| lost(&error))?;
-            drop(found);
-            if is_pooled { Err(ConnectError::Pooled { target: target.clone() }) } else { Ok(schema) }
-        };
-        let second = server.second(&target, async { drop(is_found.await) });
-        let (schema, second) = tokio::join!(finding, timeout(SECOND_TIMEOUT, second));
-        if let Ok(Err(error @ ConnectError::Pooled { .. })) = second {
-            return Err(error);
-        }
-        if let Some(schema) = schema? {
-            let _ = self.shared.schema.set(schema);
-        }
-        if self.lineage().is_some() && self.schema().is_some() {
-            opened.identity = opened.ask_identity().await.map_err(|error| lost(&error))?;
-        }
-        Ok(())
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -338,34 +300,6 @@ impl Database {
 /// [`ConnectError::Certificates`].
 pub fn check_certificates(url: &DatabaseUrl) -> Result<(), ConnectError> {
     Server::new(url).check()
-}
-
-/// Opens a session that can change the database at `url`: with several hosts, on the one that takes changes.
-///
-/// Returns the client and the task that drives it; see [`Driver`]. Takes at most [`super::connect::CONNECT_TIMEOUT`] for each host,
-/// unless the URL has its own `connect_timeout`.
-///
-/// # Errors
-///
-/// Any [`ConnectError`].
-pub async fn for_changes(url: &str) -> Result<(Client, Driver), ConnectError> {
-    open(url, Want::Primary).await
-}
-
-/// As [`for_changes`], for reading only: a standby will do where no host takes changes.
-///
-/// # Errors
-///
-/// Any [`ConnectError`].
-pub async fn for_reading(url: &str) -> Result<(Client, Driver), ConnectError> {
-    open(url, Want::Any).await
-}
-
-async fn open(url: &str, want: Want) -> Result<(Client, Driver), ConnectError> {
-    let opened = Database::at(url)?.open(want, Duration::MAX).await?;
-    #[expect(clippy::disallowed_methods, reason = "the calls of the client fail when its driver has ended")]
-    let driver = tokio::spawn(opened.connection);
-    Ok((opened.client, driver))
 }
 
 /// A name as an identifier of SQL.

@@ -9,11 +9,12 @@
 //! The catalogue is read directly, because name look-up hides what the role has no rights on, and an empty answer would
 //! then mean "not allowed".
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
 /// Schemas with the two tables of a registry. Whether migrations of musterd have run there, its place on the search
-/// path (0: not on it), whether it is the schema where new objects go, whether the role may use it.
-const CANDIDATES: &str = "
+/// path (0: not on it), whether it is the schema where new objects go, whether the role may use it. Then the schema where
+/// new objects go. Asked as part of a session's set-up, where answers are told apart by their number of columns.
+pub(super) const SEARCH: &str = "
 SELECT space.nspname,
        EXISTS (SELECT FROM pg_class AS known
                WHERE known.relnamespace = space.oid AND known.relname = 'muster_migration' AND known.relkind = 'r'),
@@ -28,7 +29,11 @@ WHERE space.nspname !~ '^pg_'
   AND EXISTS (SELECT FROM pg_class AS cluster
               WHERE cluster.relnamespace = space.oid AND cluster.relname = 'cluster_metadata'
                 AND cluster.relkind IN ('r', 'p'))
-ORDER BY 3, 1";
+ORDER BY 3, 1;
+SELECT current_schema(), 'current';
+";
+const CANDIDATE_COLUMNS: usize = 5;
+const CURRENT_COLUMNS: usize = 2;
 
 /// A schema that holds a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,26 +72,36 @@ pub enum LocateError {
     NoUsage(String),
 }
 
-/// Returns the schema that the session has to work in; `None` if the search path has no schema at all.
-pub(super) async fn locate(client: &Client) -> Result<Result<Option<String>, LocateError>, tokio_postgres::Error> {
-    let messages = client.simple_query(&format!("{CANDIDATES};\nSELECT current_schema()")).await?;
+/// The schema that a session has to work in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Located {
+    /// `None` if the search path has no schema at all.
+    pub(super) schema: Option<String>,
+    /// Whether migrations of musterd have run there.
+    pub(super) is_migrated: bool,
+}
+
+/// Reads the answer to [`SEARCH`].
+pub(super) fn read(answer: &[SimpleQueryMessage]) -> Result<Located, LocateError> {
     let mut candidates = Vec::new();
     let mut current = None;
-    for message in &messages {
+    for message in answer {
         let SimpleQueryMessage::Row(row) = message else { continue };
-        if row.len() == 1 {
-            current = row.get(0).map(str::to_owned);
-            continue;
+        match row.len() {
+            CURRENT_COLUMNS => current = row.get(0).map(str::to_owned),
+            CANDIDATE_COLUMNS => candidates.push(Candidate {
+                schema: row.get(0).unwrap_or_default().to_owned(),
+                is_migrated: row.get(1) == Some("t"),
+                is_on_path: row.get(2) != Some("0"),
+                is_current: row.get(3) == Some("t"),
+                is_usable: row.get(4) == Some("t"),
+            }),
+            _ => {}
         }
-        candidates.push(Candidate {
-            schema: row.get(0).unwrap_or_default().to_owned(),
-            is_migrated: row.get(1) == Some("t"),
-            is_on_path: row.get(2) != Some("0"),
-            is_current: row.get(3) == Some("t"),
-            is_usable: row.get(4) == Some("t"),
-        });
     }
-    Ok(choose(&candidates, current))
+    let schema = choose(&candidates, current)?;
+    let is_migrated = candidates.iter().any(|one| one.is_migrated && Some(&one.schema) == schema.as_ref());
+    Ok(Located { schema, is_migrated })
 }
 
 fn choose(candidates: &[Candidate], current: Option<String>) -> Result<Option<String>, LocateError> {

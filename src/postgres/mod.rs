@@ -9,6 +9,8 @@ mod change;
 pub mod connect;
 pub mod database;
 pub mod error;
+mod first;
+pub(crate) mod kept;
 mod lineage;
 mod locate;
 pub mod pool;

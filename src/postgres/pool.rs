@@ -20,7 +20,7 @@ use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleErro
 use deadpool_postgres::ClientWrapper;
 use tokio::time::{Instant, timeout_at};
 
-use super::{connect::ConnectError, database::Database, error::Error, lineage::Lineage, server::Want};
+use super::{connect::ConnectError, database::Database, error::Error, kept::Driven, lineage::Lineage, server::Want};
 
 /// Connections of the engine: writer, flusher, reaper, and what asks for overdue leases and for suspicions.
 const ENGINE_CONNECTIONS: usize = 5;
@@ -85,7 +85,8 @@ impl managed::Manager for Sessions {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Session, ConnectError> {
-        let (client, driver, generation) = self.database.open_driven(Want::Primary, SESSION_TIMEOUT).await?;
+        let Driven { client, driver, generation, .. } =
+            self.database.open_driven(Want::Primary, SESSION_TIMEOUT).await?;
         Ok(Session { client: ClientWrapper::new(client, driver), generation })
     }
 

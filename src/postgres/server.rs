@@ -154,11 +154,24 @@ impl Server {
         self.hosts.len() > 1
     }
 
-    /// Authenticates a second session with the host of another one, and sets it up when `ready` is done.
-    pub(super) async fn second(&self, target: &Target, ready: impl Future<Output = ()>) -> Result<(), ConnectError> {
-        let Some(config) = self.hosts.iter().find(|config| Target::of(config) == *target) else { return Ok(()) };
-        let (greeted, ()) = tokio::join!(session::greet(config, self.tls.clone()), ready);
-        session::prepare(greeted?, config, &self.tls, &Preparation::default()).await.map(drop)
+    /// Authenticates a second session with the host of another one, and sets it up when that one is `ready` for it. With
+    /// several hosts it begins when the first one has chosen: `target`.
+    pub(super) async fn second(
+        &self,
+        target: impl Future<Output = Option<Target>>,
+        ready: impl Future<Output = Option<Preparation>>,
+    ) -> Result<Option<Opened>, ConnectError> {
+        let config = match self.hosts.as_slice() {
+            [only] => Some(only),
+            hosts => {
+                let target = target.await;
+                hosts.iter().find(|config| Some(Target::of(config)) == target)
+            }
+        };
+        let Some(config) = config else { return Ok(None) };
+        let (greeted, preparation) = tokio::join!(session::greet(config, self.tls.clone()), ready);
+        let Some(preparation) = preparation else { return Ok(None) };
+        session::prepare(greeted?, config, &self.tls, &preparation).await.map(Some)
     }
 
     async fn attempt(

@@ -16,6 +16,7 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, SimpleQuery
 use super::{
     connect::{ConnectError, OLDEST_SERVER, Target},
     lineage::{IDENTITY, IDENTITY_COLUMNS, Identity},
+    locate::{self, LocateError, Located},
     tls::{Connector, Stream},
 };
 
@@ -52,13 +53,26 @@ const FACTS: &str =
     "SELECT pg_is_in_recovery(), current_setting('server_encoding'), current_setting('musterd.session', true);\n";
 const FACTS_COLUMNS: usize = 3;
 
+/// Asks for the mark of this session again.
+const MARK: &str = "SELECT current_setting('musterd.session', true)";
+
 /// What a session sets and asks beyond what all of them do, in the same round trip.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Preparation {
-    /// The schema of the registry, quoted, if it is known.
+    /// The schema of the registry, quoted; if it is not known, it is searched for.
     pub(super) schema: Option<String>,
-    /// Whether to ask for the identity of the database: it has a registry.
-    pub(super) asks_identity: bool,
+    pub(super) identity: AskIdentity,
+}
+
+/// Whether a session asks for the identity of its database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum AskIdentity {
+    /// No registry is known.
+    #[default]
+    No,
+    /// The registry may be of an older version, which has no functions for that.
+    IfKnown,
+    Always,
 }
 
 /// A session that is set up, but for its search path.
@@ -72,7 +86,9 @@ pub(crate) struct Opened {
     pub(super) identity: Option<Identity>,
     /// The generation of the daemon's sessions that it belongs to.
     pub(crate) generation: u64,
-    /// The mark that this session has set; see [`Self::is_pooled`].
+    /// Where the registry is, if that was searched for.
+    pub(super) located: Result<Located, LocateError>,
+    /// The mark that this session has set; see [`Self::settle`].
     mark: String,
 }
 
@@ -91,24 +107,44 @@ impl Opened {
         drive(&self.client, &mut self.connection, call).await
     }
 
-    /// Whether a setting of this session is gone by its next transaction: another server process runs it.
-    pub(super) async fn is_pooled(&mut self) -> Result<bool, tokio_postgres::Error> {
-        let ask = async |client: &Client| client.simple_query("SELECT current_setting('musterd.session', true)").await;
-        let answer = self.drive(ask).await?;
-        Ok(!answer
-            .iter()
-            .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(&self.mark))))
+    /// Keeps the session to a schema, and asks for the identity of the database. Returns false if the settings of the
+    /// session were gone by this transaction: another server process runs it. All in one round trip.
+    pub(super) async fn settle(&mut self, preparation: &Preparation) -> Result<bool, tokio_postgres::Error> {
+        let path = preparation.schema.as_ref().map(|schema| search_path(schema)).unwrap_or_default();
+        let ask = async |client: &Client| {
+            let mark = client.simple_query(MARK);
+            let rest = async {
+                // Without a schema nothing can be found or made; the migrations report it.
+                client.batch_execute(&path).await?;
+                Ok(())
+            };
+            let (mark, rest, identity) = tokio::join!(biased; mark, rest, ask_identity(client, preparation.identity));
+            rest.and(mark.and_then(|mark| identity.map(|identity| (mark, identity))))
+        };
+        let (mark, identity) = self.drive(ask).await?;
+        self.identity = identity;
+        Ok(mark.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(&self.mark))))
     }
 
     /// Asks for the identity of the database again.
     pub(super) async fn ask_identity(&mut self) -> Result<Option<Identity>, tokio_postgres::Error> {
-        let answer = self.drive(async |client| client.simple_query(IDENTITY).await).await?;
-        Ok(identity_in(&answer))
+        self.drive(async |client| ask_identity(client, AskIdentity::Always).await).await
     }
 }
 
-fn identity_in(answer: &[SimpleQueryMessage]) -> Option<Identity> {
-    row_with(answer, IDENTITY_COLUMNS).and_then(Identity::of)
+async fn ask_identity(client: &Client, ask: AskIdentity) -> Result<Option<Identity>, tokio_postgres::Error> {
+    if ask == AskIdentity::No {
+        return Ok(None);
+    }
+    match client.simple_query(IDENTITY).await {
+        Ok(answer) => Ok(row_with(&answer, IDENTITY_COLUMNS).and_then(Identity::of)),
+        Err(error) if ask == AskIdentity::IfKnown && error.as_db_error().is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn search_path(schema: &str) -> String {
+    format!("SET search_path = {schema}, pg_temp;\n")
 }
 
 fn row_with(answer: &[SimpleQueryMessage], columns: usize) -> Option<&SimpleQueryRow> {
@@ -172,8 +208,14 @@ pub(super) async fn prepare(
     let Greeted { client, mut connection, target, major } = greeted;
     let mark = uuid::Uuid::new_v4().simple().to_string();
     let setup = setup(major, preparation, &mark);
-    let answer = drive(&client, &mut connection, async |client| client.simple_query(&setup).await).await;
-    let answer = answer.map_err(|error| ConnectError::classify(&error, config, tls.options()))?;
+    let ask = async |client: &Client| {
+        // Sent one behind the other: one round trip.
+        let identity = ask_identity(client, preparation.identity);
+        let (answer, identity) = tokio::join!(biased; client.simple_query(&setup), identity);
+        answer.and_then(|answer| identity.map(|identity| (answer, identity)))
+    };
+    let answer = drive(&client, &mut connection, ask).await;
+    let (answer, identity) = answer.map_err(|error| ConnectError::classify(&error, config, tls.options()))?;
     let facts = row_with(&answer, FACTS_COLUMNS).and_then(|row| Some((row.get(0)? == "t", row.get(1)?, row.get(2))));
     let Some((is_standby, encoding, other)) = facts else {
         return Err(ConnectError::Refused { target, reason: "it does not answer like a PostgreSQL".to_owned() });
@@ -185,7 +227,8 @@ pub(super) async fn prepare(
     if other.is_some_and(|mark| !mark.is_empty()) {
         return Err(ConnectError::Pooled { target });
     }
-    Ok(Opened { client, connection, target, is_standby, identity: identity_in(&answer), generation: 0, mark })
+    let located = locate::read(&answer);
+    Ok(Opened { client, connection, target, is_standby, identity, generation: 0, located, mark })
 }
 
 /// The set-up for a major version: a server refuses settings that it does not know. The facts come first, because the
@@ -199,11 +242,9 @@ fn setup(major: u32, preparation: &Preparation, mark: &str) -> String {
         text.push_str("SET transaction_timeout = 0;\n");
     }
     text.push_str(&format!("SELECT set_config('musterd.session', '{mark}', false);\n"));
-    if let Some(schema) = &preparation.schema {
-        text.push_str(&format!("SET search_path = {schema}, pg_temp;\n"));
-    }
-    if preparation.asks_identity {
-        text.push_str(IDENTITY);
+    match &preparation.schema {
+        Some(schema) => text.push_str(&search_path(schema)),
+        None => text.push_str(locate::SEARCH),
     }
     text
 }
@@ -242,7 +283,7 @@ mod tests {
             let text = setup(major, &Preparation::default(), "mark");
             assert_eq!(text.contains("idle_session_timeout"), idle, "{major}");
             assert_eq!(text.contains(" transaction_timeout"), transaction, "{major}");
-            assert!(text.starts_with(NO_TIMEOUT) && !text.contains("search_path") && !text.contains(IDENTITY));
+            assert!(text.starts_with(NO_TIMEOUT) && text.contains(locate::SEARCH) && !text.contains("search_path"));
         }
     }
 }

@@ -65,9 +65,21 @@ impl Identity {
     /// # Errors
     /// As [`Pool::run`].
     pub async fn enter(&self, pool: &Pool, deadline: Instant) -> Result<(), store::Error> {
+        self.entered(None, pool, deadline).await
+    }
+
+    /// Makes sure that there is an epoch, begun by `by` if there is none, and enters this daemon.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub async fn begin(&self, pool: &Pool, by: &str, deadline: Instant) -> Result<(), store::Error> {
+        self.entered(Some(by), pool, deadline).await
+    }
+
+    async fn entered(&self, epoch_by: Option<&str>, pool: &Pool, deadline: Instant) -> Result<(), store::Error> {
         let Self { daemon_id, address, version, host } = self;
         let entry = DaemonEntry { daemon_id: *daemon_id, address, version, host };
-        let held = store::expiry::daemon_started(pool, &entry, deadline).await?;
+        let held = store::expiry::daemon_started(pool, epoch_by, &entry, deadline).await?;
         if !held.is_zero() {
             tracing::warn!(held_ms = held.as_millis(), "expiry on hold, because beats may not have been heard");
         }

@@ -7,18 +7,15 @@ use super::{
     Error, Lane, Pool,
     row::{Time, signed, unsigned},
 };
-use crate::model::{Epoch, EpochId, EpochRecord, Revision, Rotation};
+use crate::{
+    model::{Epoch, EpochId, EpochRecord, Revision, Rotation},
+    postgres::pool::Client,
+};
 
 /// Makes sure that there is an epoch; any number of daemons may do so at the same time.
-///
-/// # Errors
-/// As [`Pool::run`].
 #[tracing::instrument(level = "debug", name = "db.ensure_epoch", skip_all)]
-pub async fn ensure(pool: &Pool, by: &str, deadline: Instant) -> Result<(), Error> {
-    pool.run(Lane::Engine, deadline, async |client| {
-        client.query_typed("SELECT muster_ensure_epoch($1)", &[(&by, Type::TEXT)]).await.map(drop)
-    })
-    .await
+pub(super) async fn ensure(client: &Client, by: &str) -> Result<(), tokio_postgres::Error> {
+    client.query_typed("SELECT muster_ensure_epoch($1)", &[(&by, Type::TEXT)]).await.map(drop)
 }
 
 /// Begins the epoch `new`, if `expected` is current or not given.

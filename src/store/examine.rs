@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Error, feed, row::unsigned};
 use crate::{
     clock::Clock,
-    postgres::{connect::ConnectError, database::Database, server::Want},
+    postgres::{connect::ConnectError, database::Database, kept::Driven, server::Want},
 };
 
 /// How long a notification may be on its way.
@@ -128,7 +128,7 @@ pub enum ExamineError {
 #[tracing::instrument(level = "debug", name = "db.examine", skip_all)]
 pub async fn examine(url: &str) -> Result<Examined, ExamineError> {
     let database = Database::at(url).map_err(ConnectError::from)?;
-    let (client, driver, _) = database.open_driven(Want::Any, Duration::MAX).await?;
+    let Driven { client, driver, .. } = database.open_driven(Want::Any, Duration::MAX).await?;
     let server = soon(client.query_one(SERVER, &[])).await?;
     let asked = Instant::now();
     soon(client.simple_query("SELECT 1")).await?;

@@ -8,7 +8,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{
-    Error, Lane, Pool,
+    Error, Lane, Pool, epoch,
     row::{signed, unsigned},
 };
 use crate::model::{BrakeMode, Hold, input::TTL_DEFAULT};
@@ -168,18 +168,31 @@ pub struct DaemonEntry<'a> {
     pub host: &'a str,
 }
 
-/// Enters this daemon among those that share the database. Returns for how long expiry is held because of it.
+/// Enters this daemon among those that share the database, in an epoch that begins now if there is none and `epoch_by` is
+/// given. Returns for how long expiry is held because of it.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
 #[tracing::instrument(level = "debug", name = "db.daemon_started", skip_all)]
-pub async fn daemon_started(pool: &Pool, daemon: &DaemonEntry<'_>, deadline: Instant) -> Result<Duration, Error> {
+pub async fn daemon_started(
+    pool: &Pool,
+    epoch_by: Option<&str>,
+    daemon: &DaemonEntry<'_>,
+    deadline: Instant,
+) -> Result<Duration, Error> {
     let DaemonEntry { daemon_id, address, version, host } = daemon;
     let row = pool
         .run(Lane::Engine, deadline, async |client| {
+            let epoch = async {
+                let Some(by) = epoch_by else { return Ok(()) };
+                epoch::ensure(client, by).await
+            };
             let sql = "SELECT muster_daemon_started($1, $2, $3, $4)";
             let (id, address) = ((daemon_id as &(dyn ToSql + Sync), Type::UUID), (address as _, Type::TEXT));
-            client.query_typed_one(sql, &[id, address, (version as _, Type::TEXT), (host as _, Type::TEXT)]).await
+            let entry = [id, address, (version as _, Type::TEXT), (host as _, Type::TEXT)];
+            // Sent one behind the other: one round trip.
+            let ((), row) = tokio::try_join!(biased; epoch, client.query_typed_one(sql, &entry))?;
+            Ok(row)
         })
         .await?;
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))

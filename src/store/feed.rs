@@ -117,25 +117,13 @@ impl Connection {
             }
             bell.ring(Revision(u64::MAX));
         });
-        let changes = answer(client.prepare(&CHANGES)).await;
-        let mut connection = match changes {
-            Ok(changes) => Self { database, generation, client, changes, doorbell, driver },
+        // Sent one behind the other: one round trip.
+        match tokio::try_join!(biased; listen(&client), answer(client.prepare(&CHANGES))) {
+            Ok(((), changes)) => Ok(Self { database, generation, client, changes, doorbell, driver }),
             Err(error) => {
                 driver.abort();
-                return Err(error);
+                Err(error)
             }
-        };
-        connection.listen().await?;
-        Ok(connection)
-    }
-
-    async fn listen(&mut self) -> Result<(), Error> {
-        match answer(self.client.batch_execute("LISTEN muster")).await {
-            Err(Error::Refused(error)) => {
-                tracing::warn!(%error, "notifications are not available, polling alone");
-                Ok(())
-            }
-            other => other,
         }
     }
 
@@ -252,6 +240,16 @@ impl Connection {
         });
         let present = present.iter().map(daemon).collect::<Result<_, _>>()?;
         Ok(Daemons { present, lost: lost.collect::<Result<_, Error>>()? })
+    }
+}
+
+async fn listen(client: &Client) -> Result<(), Error> {
+    match answer(client.batch_execute("LISTEN muster")).await {
+        Err(Error::Refused(error)) => {
+            tracing::warn!(%error, "notifications are not available, polling alone");
+            Ok(())
+        }
+        other => other,
     }
 }
 
