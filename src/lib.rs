@@ -50,5 +50,6 @@ pub mod supervise;
 pub mod telemetry;
 pub(crate) mod terminal;
 pub mod tls;
+pub mod upgrade;
 pub mod view;
 pub mod wire;

@@ -23,7 +23,9 @@ use std::{error, io, process::ExitCode, time::Duration};
 use musterd_client::{Kind, Reason};
 
 use super::flags;
-use crate::{config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry, terminal::output, tls};
+use crate::{
+    config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry, terminal::output, tls, upgrade,
+};
 
 /// Everything went well.
 pub const OK: u8 = 0;
@@ -78,6 +80,9 @@ pub enum Error {
     /// The database could not be migrated or examined.
     #[error(transparent)]
     Migrate(#[from] migrate::Error),
+    /// The private PostgreSQL could not be upgraded.
+    #[error(transparent)]
+    Upgrade(#[from] upgrade::Error),
     /// Standard output or a signal handler failed.
     #[error("input or output failed")]
     Io(#[from] io::Error),
@@ -113,6 +118,7 @@ impl Error {
             Self::Database(error) => error.exit_code(),
             Self::Daemon(error) => error.exit_code(),
             Self::Migrate(error) => error.exit_code(),
+            Self::Upgrade(error) => error.exit_code(),
             Self::Hinted { error, .. } => error.exit_code(),
             // The reader of a pipe has seen enough: not a failure of ours.
             Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => OK,

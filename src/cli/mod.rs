@@ -50,6 +50,7 @@ use crate::{
     bench::{BenchArgs, HELP as BENCH_HELP},
     config::layered,
     terminal::{output, paint},
+    upgrade,
 };
 
 /// The command line of `musterd`.
@@ -105,6 +106,9 @@ enum Command {
     /// Bring the schema of the database up to date, or look at it
     #[command(subcommand, after_help = MIGRATE_EXAMPLES)]
     Migrate(migrate::MigrateCommand),
+    /// Look after the private PostgreSQL of serve
+    #[command(subcommand)]
+    Local(upgrade::LocalCommand),
     /// Print a live instance of each logical id; exit with 4 if one has none
     #[command(after_help = resolve::EXAMPLES)]
     Resolve(Box<resolve::ResolveArgs>),
@@ -255,6 +259,7 @@ impl Cli {
             Command::Security(command) => cert::security(command),
             Command::Cert(command) => cert::run(command),
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
+            Command::Local(command) => Box::pin(upgrade::run(command)).await.map(|()| exit::OK).map_err(Error::from),
             Command::Resolve(args) => resolve::run(*args, client).await,
             Command::List(args) => list::run(args, client).await,
             Command::Get(args) => get::run(args, client).await,

@@ -21,7 +21,7 @@ use super::{
     account::{self, Account},
     binaries::Binaries,
     error::{Context, Error},
-    layout::Layout,
+    layout::{self, Layout},
     log,
     options::{Durability, NAME},
 };
@@ -92,6 +92,28 @@ fn parse_major(text: &str) -> Option<u32> {
     text.trim().split('.').next()?.parse().ok()
 }
 
+/// The cluster of a data directory: the one of an upgrade that was interrupted before its last rename, if that is all there
+/// is.
+pub(super) fn present(data_dir: &Path) -> PathBuf {
+    let (cluster, upgraded) = (layout::cluster_in(data_dir), layout::upgraded_in(data_dir));
+    if !cluster.exists() && upgraded.exists() { upgraded } else { cluster }
+}
+
+/// Gives the cluster of an interrupted upgrade its final name, if it is the only one.
+pub(super) fn complete_upgrade(layout: &Layout) -> Result<(), Error> {
+    let (cluster, upgraded) = (layout.cluster(), layout.upgraded());
+    if present(layout.root()) == upgraded {
+        fs::rename(&upgraded, &cluster).context("rename the upgraded cluster to", &cluster)?;
+        sync(layout)?;
+        tracing::info!(data_dir = %layout.root().display(), "interrupted upgrade of the private postgresql completed");
+    }
+    Ok(())
+}
+
+pub(super) fn sync(layout: &Layout) -> Result<(), Error> {
+    File::open(layout.root()).and_then(|dir| dir.sync_all()).context("sync", layout.root())
+}
+
 /// Creates the cluster.
 pub(super) async fn create(
     layout: &Layout,
@@ -100,6 +122,19 @@ pub(super) async fn create(
     durability: Durability,
 ) -> Result<(), Error> {
     sweep(layout);
+    let new = make(layout, binaries, account, durability).await?;
+    let cluster = layout.cluster();
+    fs::rename(new.path(), &cluster).context("rename the new cluster to", &cluster)?;
+    sync(layout)
+}
+
+/// Makes a cluster beside the final one.
+pub(super) async fn make(
+    layout: &Layout,
+    binaries: &Binaries,
+    account: Option<&Account>,
+    durability: Durability,
+) -> Result<Unfinished, Error> {
     let new = Unfinished(layout.root().join(format!("{NEW_PREFIX}{}", uuid::Uuid::new_v4().simple())));
     layout.private_dir(&new.0, account)?;
     let initdb = binaries.initdb();
@@ -116,13 +151,18 @@ pub(super) async fn create(
         return Err(Error::Initdb { status: output.status.to_string(), output: log::one_line(&said) });
     }
     append_defaults(&new.0.join("postgresql.conf"))?;
-    let cluster = layout.cluster();
-    fs::rename(&new.0, &cluster).context("rename the new cluster to", &cluster)?;
-    File::open(layout.root()).and_then(|dir| dir.sync_all()).context("sync", layout.root())
+    Ok(new)
 }
 
 /// A directory that is removed unless it has been renamed.
-struct Unfinished(PathBuf);
+#[derive(Debug)]
+pub(super) struct Unfinished(PathBuf);
+
+impl Unfinished {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
@@ -136,12 +176,18 @@ fn append_defaults(path: &Path) -> Result<(), Error> {
     file.write_all(DEFAULTS.as_bytes()).and_then(|()| file.sync_all()).context("write", path)
 }
 
+/// What killed creations and upgrades left.
+pub(super) fn unfinished(layout: &Layout) -> Vec<PathBuf> {
+    let entries = fs::read_dir(layout.root()).into_iter().flatten().flatten();
+    let is_unfinished = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(NEW_PREFIX.as_bytes());
+    entries.filter(is_unfinished).map(|entry| entry.path()).collect()
+}
+
 /// Removes what killed creations left. Best effort: it only takes up room.
-fn sweep(layout: &Layout) {
-    for entry in fs::read_dir(layout.root()).into_iter().flatten().flatten() {
-        let unfinished = entry.file_name().as_encoded_bytes().starts_with(NEW_PREFIX.as_bytes());
-        if unfinished && let Err(error) = fs::remove_dir_all(entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "unfinished cluster not removed");
+pub(super) fn sweep(layout: &Layout) {
+    for path in unfinished(layout) {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "unfinished cluster not removed");
         }
     }
 }

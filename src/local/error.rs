@@ -24,7 +24,8 @@ pub enum Error {
     /// The cluster was made by a major version that is not installed.
     #[error(
         "{} holds a cluster of PostgreSQL {cluster}, but installed is {installed}; install PostgreSQL {cluster}, \
-         or move the data (pg_upgrade, or pg_dump and restore), or choose another --data-dir", .path.display()
+         move the data with `musterd local upgrade` if the installed version is newer, or choose another --data-dir",
+        .path.display()
     )]
     OtherMajor {
         /// The cluster.
@@ -66,6 +67,36 @@ pub enum Error {
     NotACluster {
         /// What is there.
         path: PathBuf,
+    },
+    /// There is no cluster to upgrade.
+    #[error("{} holds no private PostgreSQL; name the --data-dir of the daemon", .path.display())]
+    NoCluster {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The programs to upgrade to are older than the cluster.
+    #[error(
+        "{} holds a cluster of PostgreSQL {cluster}, and the server programs found are of PostgreSQL {found}; \
+         install a newer version, or name its directory with --postgres-bin-dir", .path.display()
+    )]
+    Older {
+        /// The cluster.
+        path: PathBuf,
+        /// The major version that made it.
+        cluster: u32,
+        /// The major version of the programs.
+        found: u32,
+    },
+    /// The programs that made the cluster are needed to read it.
+    #[error(
+        "{} holds a cluster of PostgreSQL {cluster}, whose server programs are not found; install PostgreSQL {cluster} \
+         beside the new version, or name its directory with --old-postgres-bin-dir", .path.display()
+    )]
+    NoOldBinaries {
+        /// The cluster.
+        path: PathBuf,
+        /// The major version that made it.
+        cluster: u32,
     },
     /// The cluster belongs to another user than the one that is to run it.
     #[error("{} belongs to user {owner}, but PostgreSQL would run as user {wanted}; run musterd as that user, \

@@ -30,6 +30,9 @@ use super::{
 /// The name of the server's socket in its directory. The port is only a part of this name.
 const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
+/// The directory of the socket.
+pub(super) const RUN: &str = "run";
+
 /// Longest path of a socket, in bytes. `sun_path` holds 104 bytes on macOS and the BSDs (108 on Linux), one of them
 /// the terminating NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 103;
@@ -57,6 +60,10 @@ impl Layout {
 
     pub(super) fn cluster(&self) -> PathBuf {
         cluster_in(&self.root)
+    }
+
+    pub(super) fn upgraded(&self) -> PathBuf {
+        upgraded_in(&self.root)
     }
 
     pub(super) fn log(&self) -> PathBuf {
@@ -89,9 +96,9 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes the directory of the socket: `run/`, or a short one elsewhere if its path would be too long.
-    pub(super) fn socket_dir(&self, account: Option<&Account>) -> Result<PathBuf, Error> {
-        let dir = self.root.join("run");
+    /// Makes the directory of a socket: `name`, or a short one elsewhere if its path would be too long.
+    pub(super) fn socket_dir(&self, name: &str, account: Option<&Account>) -> Result<PathBuf, Error> {
+        let dir = self.root.join(name);
         if fits_a_socket(&dir) {
             self.private_dir(&dir, account)?;
             return Ok(dir);
@@ -99,7 +106,8 @@ impl Layout {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         // Another user could not get into our runtime directory.
         let runtime = runtime.filter(|dir| account.is_none() && dir.is_absolute() && dir.is_dir());
-        let short = short_socket_dir(&self.root, runtime.as_deref());
+        let of = if name == RUN { &self.root } else { &dir };
+        let short = short_socket_dir(of, runtime.as_deref());
         let owner = account.map_or_else(geteuid, |account| account.uid);
         match DirBuilder::new().mode(0o700).create(&short) {
             Ok(()) => self.private_dir(&short, account)?,
@@ -117,6 +125,11 @@ impl Layout {
 /// The cluster in a data directory.
 pub(super) fn cluster_in(data_dir: &Path) -> PathBuf {
     data_dir.join("postgres")
+}
+
+/// The cluster of a finished upgrade that has not yet got its final name.
+pub(super) fn upgraded_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("postgres.upgraded")
 }
 
 /// Removes the socket of a server that has ended, and the lock beside it.

@@ -10,7 +10,8 @@
 //! <data dir>/
 //!   musterd.lock     held while a daemon lives; names its pid
 //!   postgres/        the cluster (PGDATA), appears by a rename once it is complete
-//!   postgres.new-*   a cluster being created, or what a killed creation left; swept at the next start
+//!   postgres.new-*   a cluster being created, or what a killed creation left; swept at the next creation
+//!   postgres.old-15  the cluster before an upgrade of the major version; kept until an operator removes it
 //!   postgres.log     what the server says, bounded; postgres.log.1 is the part before
 //!   run/             the unix socket; a short directory elsewhere if this path is too long for a socket
 //! ```
@@ -28,8 +29,8 @@
 //!
 //! # What it is not
 //!
-//! It is not an upgrade tool: a cluster of another major version is refused with the ways out. It is not replicated;
-//! whoever needs more than one machine passes `--database-url`.
+//! It is not replicated: for more than one machine there is `--database-url`. A cluster of another major version is
+//! refused, and moved only by `musterd local upgrade` ([`Upgrade`]).
 
 mod account;
 mod binaries;
@@ -41,7 +42,9 @@ mod options;
 mod pidfile;
 mod postmaster;
 mod server;
+mod upgrade;
 
 pub use error::Error;
 pub use options::{Durability, MAJOR_MIN, NAME, Options};
 pub use server::LocalServer;
+pub use upgrade::{Finished, Upgrade};

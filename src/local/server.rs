@@ -71,7 +71,7 @@ impl LocalServer {
     /// Each [`Error`] says what was found and what to do about it. Nothing half-made stays behind.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let data_dir = options.data_dir.as_path();
-        let place = layout::cluster_in(data_dir);
+        let place = cluster::present(data_dir);
         let account = account::choose(options.run_as.as_deref(), &place)?;
         let made_by = cluster::made_by(&place)?;
         let binaries = binaries::find(options.bin_dir.as_deref(), made_by, &place).await?;
@@ -81,6 +81,7 @@ impl LocalServer {
         let layout = Layout::create(data_dir)?;
         let lock = Lock::acquire(&layout)?;
         layout.open_to(account.as_ref()).await?;
+        cluster::complete_upgrade(&layout)?;
         let crashed = postmaster::stop_orphan(&layout.cluster()).await?;
         // Asked again under the lock: another daemon may have made it meanwhile.
         if cluster::made_by(&layout.cluster())?.is_none() {
@@ -88,7 +89,7 @@ impl LocalServer {
             tracing::info!(data_dir = %layout.root().display(), version = %binaries.version,
                 "private postgresql cluster created");
         }
-        let socket_dir = layout.socket_dir(account.as_ref())?;
+        let socket_dir = layout.socket_dir(layout::RUN, account.as_ref())?;
         let version = binaries.version.to_string();
         let recipe = Recipe {
             binaries,
@@ -158,7 +159,7 @@ impl Drop for LocalServer {
 }
 
 /// Starts the server for the first time and makes sure that our database exists.
-async fn first_start(recipe: &Recipe, crashed: bool) -> Result<Postmaster, Error> {
+pub(super) async fn first_start(recipe: &Recipe, crashed: bool) -> Result<Postmaster, Error> {
     let maintenance = layout::url(&recipe.socket_dir, "postgres");
     let deadline = Instant::now() + LEFTOVERS_BOUND;
     let server = loop {

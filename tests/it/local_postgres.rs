@@ -209,7 +209,7 @@ async fn data_of_another_major_version_is_refused_and_left_alone() {
     let version = scratch.path().join("postgres/PG_VERSION");
     fs::write(&version, "8\n").unwrap();
     let text = refusal(options(scratch.path(), Durability::Fast)).await;
-    for part in ["PostgreSQL 8", &format!("PostgreSQL {installed}"), "pg_upgrade", "--data-dir"] {
+    for part in ["PostgreSQL 8", &format!("PostgreSQL {installed}"), "musterd local upgrade", "--data-dir"] {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
     fs::write(&version, format!("{installed}\n")).unwrap();

@@ -38,6 +38,7 @@ mod http_port;
 mod interleavings;
 mod listing;
 mod local_postgres;
+mod local_upgrade;
 mod logical_id_metrics;
 mod main_loop;
 mod many_daemons;

@@ -66,6 +66,8 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("json", &["terminal"]),
     // What a client can see between itself and the database.
     ("check", &["status", "migrate", "postgres", "store", "terminal", "tls"]),
+    // Two servers of a private PostgreSQL and the copy between them; with its command, as bench.
+    ("upgrade", &["local", "migrate", "terminal"]),
     // Load over the bare wire.
     ("bench", &["terminal", "model", "proto"]),
     // Arguments and rendering, on musterd-client.
@@ -88,6 +90,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry",
             "terminal",
             "tls",
+            "upgrade",
         ],
     ),
     ("main", &["cli", "supervise"]),
@@ -166,5 +169,5 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("tonic", &["proto", "grpc", "wire", "connections", "bench"]),
     ("tonic_types", &["wire", "bench"]),
     ("axum", &["api", "http"]),
-    ("clap", &["bench", "cli", "config", "main", "telemetry", "terminal"]),
+    ("clap", &["bench", "cli", "config", "main", "telemetry", "terminal", "upgrade"]),
 ];

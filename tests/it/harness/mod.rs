@@ -11,4 +11,5 @@ pub(crate) mod scratch;
 pub(crate) mod secured;
 pub(crate) mod served;
 pub(crate) mod tls;
+pub(crate) mod versions;
 pub(crate) mod wait;
