@@ -21,6 +21,15 @@ fast:
 full:
     tests/run.sh
 
+# Run the tests that depend on the server with each major version of PostgreSQL, or with those of VERSIONS.
+matrix VERSIONS="13 14 15 16 17 18":
+    tests/matrix.sh {{ VERSIONS }}
+
+# Run every fault of a cluster of Patroni, with synchronous replication and without (10 minutes).
+patroni:
+    tests/patroni.sh
+    cargo test --locked --test it patroni_faults_of_every_kind -- --ignored --nocapture
+
 # List the N slowest tests of the last run.
 slow N="30":
     tests/slowest.sh {{ N }}

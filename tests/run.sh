@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test, and prints which took longest. Gets what is missing first on Debian and Ubuntu. `--fast` as the first
 # argument leaves out the tests of tests/slow.txt. All other arguments go to `cargo test`.
-# MUSTERD_SKIP_PROMETHEUS=1 leaves out what needs a real Prometheus.
+# MUSTERD_SKIP_PROMETHEUS=1 leaves out what needs a real Prometheus, MUSTERD_SKIP_POSTGRESQL_VERSIONS=1 what needs other
+# major versions of PostgreSQL than the installed one, MUSTERD_SKIP_PATRONI=1 what needs Patroni and etcd.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,6 +27,12 @@ need server compiler browser pooler
 need_documentation_tools
 if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
     need prometheus
+fi
+if [[ ${MUSTERD_SKIP_POSTGRESQL_VERSIONS:-} != 1 ]]; then
+    tests/postgresql.sh 13 18
+fi
+if [[ ${MUSTERD_SKIP_PATRONI:-} != 1 ]]; then
+    tests/patroni.sh
 fi
 tests/tools.sh
 

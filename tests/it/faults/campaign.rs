@@ -60,7 +60,7 @@ pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
 
 /// Ends the hold once everybody beats again, as an operator would: the next fault has to meet a registry that is not
 /// protected by the one before.
-async fn calm_down(world: &World) {
+pub(crate) async fn calm_down(world: &World) {
     sleep(TTL / 2).await;
     let sql = "DELETE FROM registry_daemon WHERE last_flush < clock_timestamp() - interval '3 seconds';
                UPDATE cluster_metadata SET hold_until = NULL, hold_reason = NULL WHERE hold_until IS NOT NULL";
@@ -94,7 +94,7 @@ pub(crate) async fn disrupt(world: &mut World, faults: &[Fault]) {
 }
 
 /// How long it takes until every daemon has acknowledged a change.
-async fn recovery(world: &mut World) -> Micros {
+pub(crate) async fn recovery(world: &mut World) -> Micros {
     let began = world.history.now();
     let client = world.client();
     let mut probes = Vec::new();

@@ -220,7 +220,7 @@ async fn begin_work(world: &World, wound: &mut Wound) {
     let task = if fault == Fault::RotationStorm {
         tokio::spawn(rotate(client, token))
     } else {
-        let Ok(sql) = try_connect(world.database.url()).await else { return };
+        let Ok(sql) = try_connect(&world.database.url()).await else { return };
         tokio::spawn(disturb(sql, fault, token))
     };
     wound.task = Some((task, stop.drop_guard()));

@@ -20,6 +20,7 @@ use super::{
     client::Client,
     dice::Dice,
     history::{Disruption, History, Micros},
+    patroni::Cluster,
     proxy::{Link, Upstream},
     roles::{
         Kept, Role,
@@ -56,14 +57,17 @@ pub(crate) enum Database {
     Shared(Registry),
     /// A cluster that may be hurt.
     Own(Box<OwnCluster>),
+    /// Three nodes, one of which leads.
+    Patroni(Box<Cluster>),
 }
 
 impl Database {
     /// Its address, past every link.
-    pub(crate) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> String {
         match self {
-            Self::Shared(registry) => registry.database.url(),
-            Self::Own(cluster) => cluster.url(),
+            Self::Shared(registry) => registry.database.url().to_owned(),
+            Self::Own(cluster) => cluster.url().to_owned(),
+            Self::Patroni(cluster) => cluster.url(false),
         }
     }
 }
@@ -156,14 +160,32 @@ impl World {
         Self::on(Database::Own(Box::new(cluster)), daemons, seed).await
     }
 
+    /// A world on a cluster of Patroni, with two daemons that name its nodes in opposite orders and reach them directly.
+    pub(crate) async fn patroni(cluster: Cluster, seed: u64) -> Self {
+        migrate::up_to(&cluster.url(false), i32::MAX).await.unwrap();
+        let mut places = Vec::new();
+        for is_reversed in [false, true] {
+            places.push((cluster.url(is_reversed), Link::to(Upstream::Tcp("127.0.0.1:1".to_owned())).await));
+        }
+        Self::with(Database::Patroni(Box::new(cluster)), places, seed).await
+    }
+
     async fn on(database: Database, daemons: usize, seed: u64) -> Self {
+        let mut places = Vec::new();
+        for _ in 0..daemons {
+            places.push(database_link(&database.url()).await);
+        }
+        Self::with(database, places, seed).await
+    }
+
+    /// With a daemon for each of these addresses and links.
+    async fn with(database: Database, places: Vec<(String, Link)>, seed: u64) -> Self {
         let history = History::begin();
-        let sql = connect(database.url()).await;
+        let sql = connect(&database.url()).await;
         audit::install(&sql).await;
         let clock = DatabaseClock::read(&sql, &history).await;
         let mut nodes = Vec::new();
-        for _ in 0..daemons {
-            let (url, to_database) = database_link(database.url()).await;
+        for (url, to_database) in places {
             let to_daemon = Link::to(Upstream::Tcp("127.0.0.1:1".to_owned())).await;
             nodes.push(Node { daemon: None, to_daemon, to_database, url, baseline: None, old_logs: String::new() });
         }
@@ -186,7 +208,7 @@ impl World {
 
     /// A connection to the database, past every link.
     pub(crate) async fn sql(&self) -> Sql {
-        connect(self.database.url()).await
+        connect(&self.database.url()).await
     }
 
     /// Starts the daemons that do not run, all at once.

@@ -299,7 +299,7 @@ impl Drop for OwnCluster {
 }
 
 /// The processes that a process has started and that still run.
-fn children(parent: u32) -> Vec<u32> {
+pub(crate) fn children(parent: u32) -> Vec<u32> {
     let is_child = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // The name in parentheses may hold anything; state and parent follow it.
