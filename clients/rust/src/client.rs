@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
@@ -143,6 +144,16 @@ impl Client {
     /// The operating system refused a thread for beats, or a field cannot be sent.
     pub fn keep(&self, register: Register) -> Result<Registration, Error> {
         Registration::begin(self.beat_thread()?, register, None)
+    }
+
+    /// As [`Self::keep`], but a refusal of the first attempt ends the registration: it is then
+    /// [`State::Ended`](crate::State::Ended), and [`Registration::troubles`] has the reason.
+    ///
+    /// # Errors
+    /// As [`Self::keep`].
+    pub fn begin(&self, register: Register) -> Result<Registration, Error> {
+        // The first attempt has a listener, which makes a refusal final; the states tell the outcome.
+        Registration::begin(self.beat_thread()?, register, Some(oneshot::channel().0))
     }
 
     /// Asks each daemon once until one is ready: it can be reached, and has loaded the registry.

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn answer_renews_what_it_does_not_name_and_ends_what_it_does() {
         let (leases, now) = (Leases::default(), Moment::now());
-        let cell = Arc::new(Cell::new());
+        let cell = Arc::new(Cell::new(None));
         let kept = leases.hold(1, Duration::from_secs(6), now, &cell);
         let gone = leases.hold(2, Duration::from_secs(6), now, &cell);
         let sent = now.after(Duration::from_secs(2));
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn lease_that_the_daemon_has_not_seen_stays_and_is_asked_about_soon() {
         let (leases, now) = (Leases::default(), Moment::now());
-        let verdicts = leases.hold(1, Duration::from_secs(6), now, &Arc::new(Cell::new()));
+        let verdicts = leases.hold(1, Duration::from_secs(6), now, &Arc::new(Cell::new(None)));
         assert!(leases.take(&[1], &answer(1, ErrorReason::NotYetSeen), now));
         assert_eq!(*verdicts.borrow(), None);
         assert_eq!(leases.ids(), [1]);

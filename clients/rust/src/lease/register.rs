@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use uuid::Uuid;
 
+use super::state::{Observer, State};
 use crate::{
     error::Error,
     model::Status,
@@ -48,6 +49,7 @@ pub struct Register {
     pub(super) on_lost: OnLost,
     /// Whether the registry alone ends the lease.
     pub(super) until_told: bool,
+    pub(super) observer: Option<Observer>,
 }
 
 impl Register {
@@ -70,6 +72,7 @@ impl Register {
             status: Status::Alive,
             on_lost: OnLost::Rejoin,
             until_told: false,
+            observer: None,
         }
     }
 
@@ -169,6 +172,14 @@ impl Register {
     /// [`Registration::require`](super::Registration::require) fails all the same.
     pub fn until_told(mut self) -> Self {
         self.until_told = true;
+        self
+    }
+
+    /// Tells `observer` each state that the registration enters, in their order. A reader of
+    /// [`Registration::states`](super::Registration::states) sees the latest state only, and may miss a loss that a new
+    /// lease followed at once. The observer is called on the thread that beats: it must not block.
+    pub fn observer(mut self, observer: impl Fn(&State) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Observer::new(observer));
         self
     }
 

@@ -62,7 +62,8 @@ impl Registration {
         first: Option<oneshot::Sender<Result<(), Error>>>,
     ) -> Result<Self, Error> {
         register.to_wire()?;
-        let (desired, cell) = (Arc::new(Mutex::new(register)), Arc::new(Cell::new()));
+        let cell = Arc::new(Cell::new(register.observer.clone()));
+        let desired = Arc::new(Mutex::new(register));
         let (leave, leaving) = mpsc::channel(1);
         let (shared, wanted) = (Arc::clone(&cell), Arc::clone(&desired));
         thread.keep(Keeper {
@@ -97,6 +98,12 @@ impl Registration {
     /// [`Lost`]: less is left.
     pub fn require_for(&self, remaining: Duration) -> Result<u64, Lost> {
         self.cell.require(remaining)
+    }
+
+    /// What is left of the lease by this process's own clock; zero if none is held.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.cell.remaining()
     }
 
     /// A token that is cancelled when the present lease is lost.
@@ -167,6 +174,14 @@ impl Registration {
     /// # Errors
     /// The registration had ended before; or no daemon took the lease back within 2 s, and it ends by itself.
     pub async fn close(self, drain: Duration) -> Result<(), Error> {
+        self.leave(drain).await
+    }
+
+    /// As [`Self::close`], for a registration that is shared.
+    ///
+    /// # Errors
+    /// As [`Self::close`].
+    pub async fn leave(&self, drain: Duration) -> Result<(), Error> {
         if !drain.is_zero() && self.set_status(Status::Draining).await.is_ok() {
             sleep(drain).await;
         }

@@ -1,7 +1,8 @@
 //! What a registration holds, as the application sees it.
 
 use std::{
-    sync::{PoisonError, RwLock},
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -73,6 +74,22 @@ pub enum State {
     Ended,
 }
 
+/// Is told each state in their order, on the thread that beats.
+#[derive(Clone)]
+pub(super) struct Observer(Arc<dyn Fn(&State) + Send + Sync>);
+
+impl Observer {
+    pub(super) fn new(tell: impl Fn(&State) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// What keeper and application share.
 #[derive(Debug)]
 pub(super) struct Cell {
@@ -80,6 +97,7 @@ pub(super) struct Cell {
     last_lost: RwLock<Lost>,
     state: watch::Sender<State>,
     trouble: watch::Sender<Option<Error>>,
+    observer: Option<Observer>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,12 +108,13 @@ struct Held {
 }
 
 impl Cell {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(observer: Option<Observer>) -> Self {
         Self {
             held: RwLock::new(None),
             last_lost: RwLock::new(Lost { lease_id: 0, reason: LossReason::Unknown }),
             state: watch::Sender::new(State::Pending),
             trouble: watch::Sender::new(None),
+            observer,
         }
     }
 
@@ -140,11 +159,20 @@ impl Cell {
     }
 
     fn publish(&self, state: State) {
-        self.state.send_if_modified(|before| std::mem::replace(before, state) != state);
+        let is_new = self.state.send_if_modified(|before| std::mem::replace(before, state) != state);
+        if let Some(Observer(tell)) = self.observer.as_ref().filter(|_| is_new) {
+            tell(&state);
+        }
     }
 
     pub(super) fn lease(&self) -> Option<Lease> {
         self.held.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|held| held.lease)
+    }
+
+    /// What is left of the lease by the client's own clock; zero if there is none.
+    pub(super) fn remaining(&self) -> Duration {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().map_or(Duration::ZERO, |held| held.until.since(Moment::now()))
     }
 
     /// The lease, if at least `remaining` is left of it by the client's own clock.
@@ -188,20 +216,20 @@ mod tests {
 
     #[test]
     fn require_fails_from_the_deadline_on_without_any_task() {
-        let cell = Cell::new();
+        let cell = Cell::new(None);
         assert_eq!(cell.require(Duration::ZERO).unwrap_err().lease_id, 0);
         cell.renew(lease(Duration::from_secs(60)), Moment::now());
         assert_eq!(cell.require(Duration::ZERO), Ok(7));
         let (lease_id, reason) = (7, LossReason::Deadline);
         assert_eq!(cell.require(Duration::from_secs(61)), Err(Lost { lease_id, reason }));
-        let cell = Cell::new();
+        let cell = Cell::new(None);
         cell.renew(lease(Duration::ZERO), Moment::now());
         assert_eq!(cell.require(Duration::ZERO), Err(Lost { lease_id, reason }));
     }
 
     #[test]
     fn renewal_that_was_overtaken_does_not_shorten_the_lease() {
-        let (cell, now) = (Cell::new(), Moment::now());
+        let (cell, now) = (Cell::new(None), Moment::now());
         cell.renew(lease(Duration::from_secs(60)), now.after(Duration::from_secs(30)));
         cell.renew(lease(Duration::from_secs(60)), now);
         assert_eq!(cell.require(Duration::from_secs(80)), Ok(7));
@@ -209,12 +237,33 @@ mod tests {
 
     #[test]
     fn lease_is_lost_once_and_its_token_is_cancelled() {
-        let cell = Cell::new();
+        let cell = Cell::new(None);
         cell.renew(lease(Duration::from_secs(60)), Moment::now());
         let token = cell.token();
         assert!(!token.is_cancelled());
         assert!(cell.lose(LossReason::Fenced) && !cell.lose(LossReason::Expired));
         assert!(token.is_cancelled() && cell.token().is_cancelled());
         assert_eq!(cell.require(Duration::ZERO).unwrap_err().reason, LossReason::Fenced);
+    }
+
+    #[test]
+    fn observer_is_told_each_state_once_in_order() {
+        let (seen, told) = std::sync::mpsc::channel();
+        let observe = move |state: &State| seen.send(*state).unwrap();
+        let (cell, lease) = (Cell::new(Some(Observer::new(observe))), lease(Duration::from_secs(60)));
+        cell.renew(lease, Moment::now());
+        cell.renew(lease, Moment::now());
+        cell.lose(LossReason::Fenced);
+        cell.renew(Lease { lease_id: 8, ..lease }, Moment::now());
+        cell.end();
+        let lost = |lease_id, reason| State::Lost(Lost { lease_id, reason });
+        let expected = [
+            State::Held(lease),
+            lost(7, LossReason::Fenced),
+            State::Held(Lease { lease_id: 8, ..lease }),
+            lost(8, LossReason::Closed),
+            State::Ended,
+        ];
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), expected);
     }
 }

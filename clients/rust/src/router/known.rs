@@ -100,6 +100,12 @@ impl Name {
         self.known.read().unwrap_or_else(PoisonError::into_inner).instances.clone()
     }
 
+    /// How long ago a daemon confirmed what is known.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.confirmed.map(|confirmed| confirmed.elapsed())
+    }
+
     pub(super) fn pick(
         &self,
         logical_id: &str,

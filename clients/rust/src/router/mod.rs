@@ -176,6 +176,19 @@ impl Router {
         self.name(logical_id).instances()
     }
 
+    /// As [`Self::instances`], each as if it had been picked.
+    #[must_use]
+    pub fn targets(&self, logical_id: &str) -> Vec<Target> {
+        let target = |instance| Target { instance, router: Arc::downgrade(&self.inner) };
+        self.instances(logical_id).into_iter().map(target).collect()
+    }
+
+    /// How long ago a daemon confirmed what is known of a name; `None` before its first snapshot.
+    #[must_use]
+    pub fn stale_for(&self, logical_id: &str) -> Option<Duration> {
+        self.name(logical_id).age()
+    }
+
     fn name(&self, logical_id: &str) -> Arc<Name> {
         let known = self.inner.names.read().unwrap_or_else(PoisonError::into_inner).get(logical_id).cloned();
         if let Some(name) = known {
