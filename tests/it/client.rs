@@ -159,6 +159,23 @@ fn blocked_runtime_keeps_its_lease() {
 }
 
 #[tokio::test]
+async fn short_lease_beside_long_ones_is_renewed_in_time() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&[&daemon]);
+    let with_ttl = |name, seconds| client.register(organ(name).ttl(Duration::from_secs(seconds)));
+    // The second of them comes while the pause of the first lasts, the short one while the pause of both does.
+    let _long = (with_ttl("a", 300).await.unwrap(), with_ttl("b", 300).await.unwrap());
+    let short = with_ttl("c", 6).await.unwrap();
+    // A lease that was lost may be granted again under the same id.
+    let token = short.token();
+    let is_fresh = || short.remaining() > Duration::from_millis(5_500);
+    wait_until("time has passed", BOUND, async || if is_fresh() { Err(short.remaining()) } else { Ok(()) }).await;
+    wait_until("a beat", BOUND, async || if is_fresh() { Ok(()) } else { Err(short.remaining()) }).await;
+    assert!(!token.is_cancelled());
+}
+
+#[tokio::test]
 async fn rotated_epoch_is_rejoined_unless_the_instance_named_its_epoch() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;

@@ -13,7 +13,7 @@ use std::{
 use futures_util::stream;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::Streaming;
 
@@ -35,6 +35,9 @@ use crate::{
 const LEASES_MAX: usize = 100_000;
 /// When to ask again about a lease that the daemon has not seen yet.
 const NOT_YET_SEEN_PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest pause between two beats: a third of the longest TTL.
+const PAUSE_MAX: Duration = Duration::from_secs(100);
 
 /// What became of a lease at a beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +193,7 @@ async fn beat(leases: &Leases, connection: &Connection, mut answered: impl FnMut
             let _ = requests.send(BeatStreamRequest { lease_ids: Vec::new(), goodbye: true }).await;
             return Ok(());
         }
-        let mut pause = Duration::MAX;
+        let mut pause = PAUSE_MAX;
         for ids in ids.chunks(LEASES_MAX) {
             let sent = Moment::now();
             let limit = rules::answer_limit(leases.shortest_ttl());
@@ -206,15 +209,19 @@ async fn beat(leases: &Leases, connection: &Connection, mut answered: impl FnMut
             let next = rules::next_beat(expected, leases.shortest_remaining(), backoff::random());
             pause = pause.min(if unseen { next.min(NOT_YET_SEEN_PAUSE) } else { next });
         }
-        tokio::select! {
-            () = sleep(pause) => {}
-            // A lease was added or released: a short one may need its beat before this pause ends.
-            () = leases.inner.changed.notified() => {
-                sleep(pause.min(rules::next_beat(Duration::ZERO, leases.shortest_remaining(), 0.0))).await;
-            }
-            // The daemon ends the stream when it leaves; waiting for the next beat would cost a third of the TTL.
-            answer = receive(&mut answers, connection) => {
-                answer?;
+        let mut due = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => break,
+                // A lease was added or released: a short one may need its beat before this pause ends.
+                () = leases.inner.changed.notified() => {
+                    due = due.min(Instant::now() + rules::next_beat(Duration::ZERO, leases.shortest_remaining(), 0.0));
+                }
+                // The daemon ends the stream when it leaves; waiting for the next beat would cost a third of the TTL.
+                answer = receive(&mut answers, connection) => {
+                    answer?;
+                    break;
+                }
             }
         }
     }
