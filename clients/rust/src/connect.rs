@@ -6,6 +6,7 @@
 use std::{
     io,
     net::IpAddr,
+    os::fd::AsRawFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,6 +23,7 @@ use tower::service_fn;
 use crate::{
     address::Address,
     error::Error,
+    sockets::Tracked,
     tls::{self, Tls},
 };
 
@@ -86,12 +88,13 @@ impl Connector {
                 let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or_default())).await?;
                 stream.set_nodelay(true)?;
                 *source.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.local_addr()?.ip().to_canonical());
+                let socket = stream.as_raw_fd();
                 let stream = if is_encrypted {
                     Either::Left(tls::open(&tls, stream, &host, "h2").await.map_err(io::Error::other)?)
                 } else {
                     Either::Right(stream)
                 };
-                io::Result::Ok(TokioIo::new(stream))
+                io::Result::Ok(TokioIo::new(Tracked::new(socket, stream)))
             }
         });
         self.endpoint.connect_with_connector(opened).await

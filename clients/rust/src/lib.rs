@@ -17,7 +17,7 @@
 //! ```text
 //!  address, reason, error, model, cluster            values
 //!  wire                                              generated types, and their translation to values
-//!  tls, connect, daemons                             connections, fail-over, retries
+//!  tls, sockets, connect, daemons                            connections, fail-over, retries
 //!  client, reads, operators, watch, lease, router    what an application calls
 //! ```
 
@@ -35,6 +35,7 @@ mod operators;
 mod reads;
 mod reason;
 mod router;
+mod sockets;
 mod tls;
 mod watch;
 mod wire;
@@ -52,6 +53,7 @@ pub use model::{Death, DeathReason, Filter, Instance, Status};
 pub use reads::{Found, Page, Resolved, ResolvedAll};
 pub use reason::{Kind, Reason};
 pub use router::{NoTarget, Router, RouterSettings, Target};
+pub use sockets::close_inherited_sockets;
 pub use tls::{Tls, TlsFailure};
 pub use watch::{Batch, Change, Step, Watch};
 
