@@ -43,6 +43,10 @@ fix:
 schema:
     MUSTERD_UPDATE_SCHEMA=1 cargo test --locked --test it schema_sql
 
+# Build the Python package, install it into an empty environment, and test it against real daemons.
+python *ARGUMENTS:
+    clients/python/test.sh {{ ARGUMENTS }}
+
 # Build the API documentation, and check the pages that no server is needed for.
 docs:
     RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps

@@ -178,6 +178,8 @@ fn every_layer_is_in_the_table_and_the_table_keeps_the_law() {
 #[test]
 fn files_are_short_and_say_what_they_are_for() {
     let mut sources = [files("src", "rs"), files("tests", "rs"), files("clients/rust", "rs")].concat();
+    sources.extend([files("clients/python/src", "rs"), files("clients/python/python", "py")].concat());
+    sources.extend([files("clients/python/tests", "py"), files("clients/python/examples", "py")].concat());
     sources.push(("build.rs".to_owned(), fs::read_to_string(root().join("build.rs")).unwrap()));
     let mut complaints: Vec<_> = sources.iter().flat_map(|(path, source)| form(path, source)).collect();
     let schema = "migrations/schema.sql";
@@ -213,7 +215,7 @@ fn public_api_of_the_client_names_no_type_of_the_wire() {
 
 #[test]
 fn nothing_outside_tests_panics() {
-    let sources = [files("src", "rs"), files("clients/rust/src", "rs")].concat();
+    let sources = [files("src", "rs"), files("clients/rust/src", "rs"), files("clients/python/src", "rs")].concat();
     let tests = test_files(&sources);
     let code = sources.iter().filter(|(path, _)| !tests.contains(path));
     assert_none(&code.flat_map(|(path, source)| panics(path, source)).collect::<Vec<_>>());

@@ -19,6 +19,9 @@ const PAGES: &[(&str, &[&str])] = &[
     ("docs", &["md", "py", "rs"]),
     ("deploy", &["md", "yaml", "toml", "env", "sh", "json"]),
     ("proto", &["proto"]),
+    ("clients/python/README.md", &["md"]),
+    ("clients/python/python", &["py", "pyi"]),
+    ("clients/python/examples", &["py"]),
 ];
 
 /// The page that names what is banned.
@@ -112,7 +115,8 @@ fn pages_and_protocol_have_no_banned_construction() {
 
 #[test]
 fn texts_of_the_program_have_no_banned_construction() {
-    let sources = [files("src", &["rs"]), files("clients/rust/src", &["rs"])].concat();
+    let sources =
+        [files("src", &["rs"]), files("clients/rust/src", &["rs"]), files("clients/python/src", &["rs"])].concat();
     let sources = sources.into_iter().filter(|path| !path.ends_with("tests.rs") && !path.contains("/tests/"));
     let read = |path: String| {
         let help = path.starts_with("src/cli") || path.starts_with("src/bench");

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Tests the Python package as a user gets it: builds the wheel, installs it into an empty virtual environment, checks types and
+# lints, and runs pytest against real daemons.
+#
+#   clients/python/test.sh [--short] [ARGUMENTS OF PYTEST]
+#
+# --short leaves out the tests that are marked slow.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=deploy/prerequisites.sh
+source deploy/prerequisites.sh
+
+declare -a arguments=()
+if [[ ${1:-} == --short ]]; then
+    shift
+    arguments+=(-m 'not slow')
+fi
+
+need_rust
+need compiler server python
+
+say "Building the daemon"
+cargo build --locked --quiet --bin musterd
+clients/python/build.sh --debug
+cargo clippy --locked --quiet --package musterd-python -- -D warnings
+
+venv=target/python/venv
+python3 -m venv --clear "$venv"
+pip=("$venv/bin/pip" --quiet --disable-pip-version-check)
+"${pip[@]}" install --no-index target/python/dist/*.whl
+# The package needs none of these; its modules for them are tested with them.
+"${pip[@]}" install 'pytest>=8,<10' 'mypy>=1.18,<3' 'httpx>=0.27,<1' 'fastapi>=0.115,<1' 'uvicorn>=0.30,<1'
+
+say "Types"
+(cd clients/python && "../../$venv/bin/mypy" python/musterd && "../../$venv/bin/mypy" tests examples)
+
+say "Tests of the Python package"
+cd clients/python
+exec env "MUSTERD_BIN=$PWD/../../target/debug/musterd" "../../$venv/bin/pytest" -q "${arguments[@]}" "$@"
