@@ -30,7 +30,7 @@ use crate::harness::{
 };
 
 /// How many blocks of all pages are not run.
-const NOT_RUN: usize = 5;
+const NOT_RUN: usize = 6;
 
 /// What commands of the pages need besides musterd, and how to get it.
 const TOOLS: &[(&str, &str)] = &[
@@ -83,11 +83,14 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// README.md and every page in docs/.
+/// README.md and every page in docs/ and docs/clients/.
 fn pages() -> Vec<String> {
-    let entries = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let pages = entries.filter_map(|name| name.into_string().ok()).filter(|name| name.ends_with(".md"));
-    std::iter::once("README.md".to_owned()).chain(pages.map(|name| format!("docs/{name}"))).collect()
+    let of = |folder: &str| {
+        let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        let pages = entries.filter_map(|name| name.into_string().ok()).filter(|name| name.ends_with(".md"));
+        pages.map(|name| format!("{folder}/{name}")).collect::<Vec<_>>()
+    };
+    std::iter::once("README.md".to_owned()).chain(of("docs")).chain(of("docs/clients")).collect()
 }
 
 /// The database, the daemon and the shell of a page.
