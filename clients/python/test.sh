@@ -2,20 +2,23 @@
 # Tests the Python package as a user gets it: builds the wheel, installs it into an empty virtual environment, checks types and
 # lints, and runs pytest against real daemons.
 #
-#   clients/python/test.sh [--short] [ARGUMENTS OF PYTEST]
+#   clients/python/test.sh [--short] [--ray] [ARGUMENTS OF PYTEST]
 #
-# --short leaves out the tests that are marked slow.
+# --short leaves out the tests that are marked slow; --ray installs Ray and tests with it.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=deploy/prerequisites.sh
 source deploy/prerequisites.sh
 
-declare -a arguments=()
-if [[ ${1:-} == --short ]]; then
+declare -a arguments=() more=()
+while [[ ${1:-} == --short || ${1:-} == --ray ]]; do
+    case $1 in
+        --short) arguments+=(-m 'not slow') ;;
+        --ray) more+=('ray>=2.50,<3') ;;
+    esac
     shift
-    arguments+=(-m 'not slow')
-fi
+done
 
 need_rust
 need compiler server python
@@ -30,7 +33,8 @@ python3 -m venv --clear "$venv"
 pip=("$venv/bin/pip" --quiet --disable-pip-version-check)
 "${pip[@]}" install --no-index target/python/dist/*.whl
 # The package needs none of these; its modules for them are tested with them.
-"${pip[@]}" install 'pytest>=8,<10' 'mypy>=1.18,<3' 'httpx>=0.27,<1' 'fastapi>=0.115,<1' 'uvicorn>=0.30,<1'
+"${pip[@]}" install 'pytest>=8,<10' 'mypy>=1.18,<3' 'httpx>=0.27,<1' 'fastapi>=0.115,<1' 'uvicorn>=0.30,<1' \
+    'gunicorn>=22,<28' "${more[@]}"
 
 say "Types"
 (cd clients/python && "../../$venv/bin/mypy" python/musterd && "../../$venv/bin/mypy" tests examples)

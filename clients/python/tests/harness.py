@@ -59,6 +59,7 @@ class Listed:
         self.instance_id, self.lease_id = str(listed["instanceId"]), int(listed["leaseId"])
         self.status = str(listed["status"]).removeprefix("INSTANCE_STATUS_").lower()
         self.suspect, self.labels = bool(listed["suspect"]), dict(listed["labels"])
+        self.pid = int(listed["pid"])
         self.ip, self.port = str(listed["ipAddress"]), int(listed["port"])
         self.node_id, self.version = str(listed["nodeId"]), str(listed["version"])
         self.death = str((listed.get("death") or {}).get("reason", "")).removeprefix("DEATH_REASON_").lower()
@@ -67,10 +68,10 @@ class Listed:
 class Daemon:
     """A running daemon."""
 
-    def __init__(self, directory: Path, database_url: str | None) -> None:
+    def __init__(self, directory: Path, database_url: str | None, *more: str) -> None:
         flags = ["--data-dir", str(directory)] if database_url is None else ["--database-url", database_url]
         self._log = directory / f"daemon-{time.monotonic_ns()}.log"
-        command = [MUSTERD, "serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", *flags]
+        command = [MUSTERD, "serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", *flags, *more]
         environment = {**os.environ, "MUSTERD_CONFIG": "/dev/null"}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen([*command, "--log-format", "json"], stderr=log, env=environment)
@@ -126,10 +127,10 @@ class Registry:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextlib.contextmanager
-    def another(self) -> Iterator[Daemon]:
+    def another(self, *flags: str) -> Iterator[Daemon]:
         """One more daemon on the same PostgreSQL."""
         sockets = quote(str(self.directory / "run"), safe="")
-        daemon = Daemon(self.directory, f"postgresql://musterd@{sockets}:5432/musterd")
+        daemon = Daemon(self.directory, f"postgresql://musterd@{sockets}:5432/musterd", *flags)
         try:
             yield daemon
         finally:

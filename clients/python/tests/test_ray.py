@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import musterd
@@ -47,7 +50,7 @@ def test_actor_joins_and_survives_its_restart(daemon: Daemon, cluster: None) -> 
     actor.die.options(max_task_retries=0).remote()
     wait_until("its broken stream is noticed", lambda: any(one.suspect for one in daemon.instances("ray_organ")))
     router = musterd.Router()
-    target = wait_until("it has a new lease", lambda: next(iter(others(router, lease)), None))
+    [target] = wait_until("it has a new lease", lambda: others(router, lease))
     assert target.labels["ray.io/restarted"] == "true" and target.instance_id != listed.instance_id
     assert ray.get(actor.lease.remote()) == target.lease_id
 
@@ -77,3 +80,9 @@ def test_killed_actor_is_suspect(daemon: Daemon, cluster: None) -> None:
     wait_until("it has expired", lambda: daemon.instances("ray_killed") == [])
     [dead] = daemon.instances("ray_killed", "--all-statuses")
     assert dead.death == "stale"
+
+
+def test_example_runs(daemon: Daemon) -> None:
+    example = Path(__file__).resolve().parents[1] / "examples/ray_actor.py"
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("lease "), done.stderr
