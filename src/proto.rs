@@ -116,6 +116,9 @@ pub mod shared {
         /// The snapshot ends with this response.
         #[prost(bool, tag = "7")]
         pub snapshot_complete: bool,
+        /// Only what the caller may read is told.
+        #[prost(bool, tag = "8")]
+        pub filtered: bool,
     }
 
     /// As `muster.v1.BatchResolveResponse`.

@@ -24,6 +24,7 @@ mod facts;
 mod judge;
 mod problem;
 mod protection;
+mod redaction;
 mod rules;
 #[cfg(test)]
 mod tests;

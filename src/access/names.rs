@@ -23,6 +23,22 @@ struct Listed {
     prefixes: Vec<Box<str>>,
 }
 
+/// The default is everything: a filter that is not given lets everything pass.
+impl Default for Names {
+    fn default() -> Self {
+        Self::everything()
+    }
+}
+
+/// A part of the logical ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range<'a> {
+    /// One name.
+    Exact(&'a str),
+    /// All names that begin so.
+    Prefix(&'a str),
+}
+
 /// A name, or all names that begin so.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pattern {
@@ -58,6 +74,16 @@ impl Names {
     #[must_use]
     pub fn nothing() -> Self {
         Self(Repr::Listed(Arc::default()))
+    }
+
+    /// Those of these patterns, as policies write them.
+    #[cfg(test)]
+    pub(crate) fn written(patterns: &[&str]) -> Self {
+        let pattern = |text: &&str| match text.strip_suffix('*') {
+            Some(prefix) => Pattern::Prefix(prefix.to_owned()),
+            None => Pattern::Exact((*text).to_owned()),
+        };
+        Self::of(patterns.iter().map(pattern).collect())
     }
 
     /// Those of these patterns.
@@ -117,6 +143,17 @@ impl Names {
                 prefix_of(&listed.prefixes, prefix).is_some() || begins(&listed.prefixes) || begins(&listed.exact)
             }
         }
+    }
+
+    /// Them as ranges that do not overlap, in order: names, and prefixes with all that begins so. Everything is the empty prefix.
+    pub fn ranges(&self) -> Vec<Range<'_>> {
+        let Repr::Listed(listed) = &self.0 else { return vec![Range::Prefix("")] };
+        let exact = listed.exact.iter().map(|name| Range::Exact(name));
+        let mut ranges: Vec<_> = exact.chain(listed.prefixes.iter().map(|prefix| Range::Prefix(prefix))).collect();
+        ranges.sort_unstable_by_key(|range| match range {
+            Range::Exact(text) | Range::Prefix(text) => *text,
+        });
+        ranges
     }
 
     /// Whether all logical ids are among them.

@@ -77,7 +77,7 @@ fn filter(query: &Query) -> Result<Filter, InvalidInput> {
         statuses,
         node_id: node.to_owned(),
         labels: query.labels()?,
-        alive_at: None,
+        ..Filter::default()
     })
 }
 

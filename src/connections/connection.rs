@@ -6,6 +6,7 @@
 use std::{
     fmt, io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -21,7 +22,7 @@ use super::{
     addresses::AddressPlace,
     limits::{Peer, Streams},
 };
-use crate::tls::Stream;
+use crate::{access::Certificate, tls::Stream};
 
 /// Length of the HTTP/2 preface, `PRI * HTTP/2.0 ... SM ...`, in bytes.
 pub(crate) const PREFACE_BYTES: usize = 24;
@@ -57,11 +58,12 @@ impl<S: fmt::Debug> fmt::Debug for Connection<S> {
 }
 
 impl<S> Connection<S> {
-    /// A connection whose preface is due at `due`.
-    pub(crate) fn new(stream: S, places: Places, due: Instant, open: &Gauge) -> Self {
+    /// A connection whose client has shown this certificate, and whose preface is due at `due`.
+    pub(crate) fn new(stream: S, certificate: Option<Certificate>, places: Places, due: Instant, open: &Gauge) -> Self {
         open.increment(1.0);
         let preface = Some((PREFACE_BYTES, Box::pin(sleep_until(due))));
-        let peer = Peer { origin: places.of_address.origin(), streams: Streams::default() };
+        let certificate = certificate.map(Arc::new);
+        let peer = Peer { origin: places.of_address.origin(), streams: Streams::default(), certificate };
         Self { stream, preface, peer, open: open.clone(), _places: places }
     }
 

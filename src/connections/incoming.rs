@@ -157,11 +157,12 @@ impl Incoming {
         };
         let places = Places::new(self.place.take()?, of_address);
         let open = self.metrics.connections.clone();
-        let Some(tls) = self.tls.clone() else { return Some(Connection::new(stream.into(), places, due, &open)) };
+        let Some(tls) = self.tls.clone() else { return Some(Connection::new(stream.into(), None, places, due, &open)) };
         self.handshakes.spawn(async move {
             // The acceptor has counted and logged the failure.
             let stream = tls.accept(stream, address, due).await.ok()?;
-            Some(Connection::new(stream, places, due, &open))
+            let certificate = stream.certificate();
+            Some(Connection::new(stream, certificate, places, due, &open))
         });
         None
     }

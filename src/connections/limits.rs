@@ -17,6 +17,7 @@ use http::HeaderMap;
 use tonic::Status;
 
 use crate::{
+    access::Certificate,
     model::Origin,
     wire::{bounds::STREAMS_MAX, failure::Failure},
 };
@@ -37,6 +38,8 @@ pub struct Peer {
     pub(crate) origin: Origin,
     /// Its streams.
     pub(crate) streams: Streams,
+    /// The client certificate it has shown, read once for all calls.
+    pub(crate) certificate: Option<Arc<Certificate>>,
 }
 
 /// One of them, until dropped.

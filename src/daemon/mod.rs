@@ -333,16 +333,17 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_essential(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
     lifecycle.spawn_essential(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
 
-    let stop = lifecycle.token(Stage::Servers);
+    let (stop, access) = (lifecycle.token(Stage::Servers), Security::access());
     let operators = Operators::new(pool.clone(), writer.clone());
     let services = Services {
-        registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone(), stop.clone()),
-        discovery: Discovery::new(view.clone(), Arc::clone(leases), stop.clone()),
+        registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone(), access.clone(), stop.clone()),
+        discovery: Discovery::new(view.clone(), Arc::clone(leases), access.clone(), stop.clone()),
         cluster: Cluster::new(
             view.clone(),
             Epochs::new(pool.clone(), Arc::clone(&parts.name)),
             operators,
             this_daemon(parts),
+            access.clone(),
         ),
     };
     let limits = Limits { per_address: parts.config.grpc_connections_per_address, ..Limits::default() };
@@ -350,7 +351,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");
     let tls = parts.security.acceptor(Port::Grpc);
-    let serving = server::serve(listener, tls, services, limits, parts.readiness.subscribe(), stop);
+    let serving = server::serve(listener, tls, access, services, limits, parts.readiness.subscribe(), stop);
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     let mut ready = parts.readiness.subscribe();
     let Identity { daemon_id, address, .. } = parts.identity.clone();

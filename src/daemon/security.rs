@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use crate::{
+    access::Access,
     clock::Clock,
     config::{Exposure, ServeConfig},
     lifecycle::{Lifecycle, Reload, Stage},
@@ -44,6 +45,11 @@ impl Security {
             lifecycle.spawn_essential(Stage::Servers, "reminder", remind(exposure, lifecycle.token(Stage::Servers)));
         }
         Ok(Self { credentials })
+    }
+
+    /// What callers are authenticated by; open without a policy.
+    pub(super) fn access() -> Access {
+        Access::open()
     }
 
     /// The handshakes of a port; `None` without TLS.

@@ -11,7 +11,7 @@ use futures_util::{Stream, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::reader;
+use super::{permit::Permit, reader, standing::Standing};
 use crate::{
     clock::Clock,
     model::{Epoch, Lease, LeaseId, input::invalid, lease::LeaseState, renewer::StreamId},
@@ -32,14 +32,19 @@ pub type Responses = Pin<Box<dyn Stream<Item = Result<v1::BeatStreamResponse, St
 /// Serves one stream.
 pub(super) fn serve(
     requests: Streaming<v1::BeatStreamRequest>,
+    standing: Standing,
     leases: Arc<Leases>,
     view: View,
     stop: CancellationToken,
 ) -> Responses {
     let clock = view.clock();
+    let permit = Permit::of_stream(standing.caller(), &view);
     let session = Session {
         id: leases.begin_stream(),
         requests,
+        checked: standing.caller().generation(),
+        standing,
+        permit,
         leases,
         view,
         clock,
@@ -60,6 +65,10 @@ pub(super) fn serve(
 struct Session {
     id: StreamId,
     requests: Streaming<v1::BeatStreamRequest>,
+    standing: Standing,
+    permit: Permit,
+    /// Of which policy the rights are by which leases have entered `lists`.
+    checked: u64,
     leases: Arc<Leases>,
     view: View,
     clock: Clock,
@@ -80,10 +89,12 @@ impl Session {
         if self.ended || self.broken {
             return None;
         }
-        let stop = self.stop.clone();
-        let Some(request) = stop.run_until_cancelled(self.requests.message()).await else {
-            self.ended = true;
-            return Some(Err(Failure::Write(WriteError::ShuttingDown).into()));
+        let request = match self.request().await {
+            Ok(request) => request,
+            Err(failure) => {
+                self.ended = true;
+                return Some(Err(failure.into()));
+            }
         };
         let request = match request {
             Ok(request) => request?,
@@ -97,6 +108,31 @@ impl Session {
         let answer = self.renew(&request.lease_ids).await;
         self.ended = goodbye || answer.is_err();
         Some(answer.map_err(Status::from))
+    }
+
+    /// The next request. Fails if the stream has to end, which makes no lease suspect: the client has not broken it.
+    async fn request(&mut self) -> Result<Result<Option<v1::BeatStreamRequest>, Status>, Failure> {
+        let stop = self.stop.clone();
+        let stopped = || Failure::Write(WriteError::ShuttingDown);
+        let request = loop {
+            let requested = async {
+                tokio::select! {
+                    request = self.requests.message() => Ok(Some(request)),
+                    changed = self.standing.changed() => changed.map(|()| None),
+                }
+            };
+            if let Some(request) = stop.run_until_cancelled(requested).await.ok_or_else(stopped)?? {
+                break request;
+            }
+        };
+        self.standing.refresh()?;
+        if self.standing.caller().generation() != self.checked {
+            // Each lease enters its list again, by the rights of now.
+            self.checked = self.standing.caller().generation();
+            self.permit = Permit::of_stream(self.standing.caller(), &self.view);
+            self.forget();
+        }
+        Ok(request)
     }
 
     async fn renew(&mut self, lease_ids: &[u64]) -> Result<v1::BeatStreamResponse, Failure> {
@@ -133,13 +169,18 @@ impl Session {
         let beats = self.leases.beats(self.id, epoch);
         for lease_id in lease_ids {
             let lease_id = LeaseId(*lease_id);
-            if list.get(at).is_none_or(|lease| lease.id != lease_id || lease.state() == LeaseState::Gone) {
+            if list.get(at).is_none_or(|lease| lease.id != lease_id || !self.may_stay(lease)) {
                 // From here on the list is another one than it was.
                 list.truncate(at);
-                match self.leases.get(lease_id) {
-                    Some(lease) => list.push(lease),
-                    None => {
+                match self.enter(lease_id) {
+                    Ok(lease) => list.push(lease),
+                    Err(BeatError::Unknown) => {
                         unknown.push(lease_id);
+                        continue;
+                    }
+                    Err(error) => {
+                        self.leases.count_refused(error);
+                        answer.take(lease_id, Err(error))?;
                         continue;
                     }
                 }
@@ -157,6 +198,18 @@ impl Session {
         Ok(unknown)
     }
 
+    /// Whether a lease of a list needs no look-up: it is there, and its owner is still who it was when it entered the list.
+    fn may_stay(&self, lease: &Lease) -> bool {
+        lease.state() != LeaseState::Gone && (!self.permit.is_enforced() || self.permit.owns(lease))
+    }
+
+    /// A lease that the caller may renew. One that it may not is as unknown as one that does not exist.
+    fn enter(&self, lease_id: LeaseId) -> Result<Arc<Lease>, BeatError> {
+        let lease = self.leases.get(lease_id).ok_or(BeatError::Unknown)?;
+        self.permit.beat(&lease)?;
+        Ok(lease)
+    }
+
     /// Leases that were not known may be too new for this daemon: they are looked up again once it has caught up. One
     /// that may still come is not called unknown, because its owner would give it up.
     async fn renew_late(&mut self, unknown: Vec<LeaseId>, answer: &mut Answer) -> Result<(), Failure> {
@@ -166,7 +219,7 @@ impl Session {
             None => false,
         };
         for lease_id in unknown {
-            let verdict = self.leases.beat(lease_id);
+            let verdict = self.leases.beat_if(lease_id, |lease| self.permit.beat(lease));
             if behind && verdict == Err(BeatError::Unknown) && reader::may_still_come(&self.view, lease_id) {
                 answer.except(lease_id, ErrorReason::NotYetSeen);
             } else {
@@ -182,10 +235,14 @@ impl Session {
         list
     }
 
+    fn forget(&mut self) {
+        self.lists.clear();
+        self.remembered = 0;
+    }
+
     fn remember(&mut self, list: Vec<Arc<Lease>>) {
         if self.remembered + list.len() > REMEMBERED_MAX {
-            self.lists.clear();
-            self.remembered = 0;
+            self.forget();
         }
         if let Some(first) = list.first() {
             self.remembered += list.len();
@@ -233,6 +290,7 @@ impl Answer {
             Err(BeatError::Expired) => ErrorReason::LeaseExpired,
             Err(BeatError::Replaced) => ErrorReason::LeaseReplaced,
             Err(BeatError::Fenced(_)) => ErrorReason::EpochFenced,
+            Err(BeatError::Denied) => ErrorReason::PermissionDenied,
         };
         self.except(lease_id, reason);
         Ok(())

@@ -6,9 +6,10 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::reader;
+use super::{gate, reader};
 use crate::{
-    model::{EpochId, InvalidInput, LeaseId, LogicalId, Revision, Rotation, Verdict, input},
+    access::{Access, Caller, Verb},
+    model::{EpochId, InstanceId, InvalidInput, LeaseId, LogicalId, Revision, Rotation, Verdict, input},
     proto::v1::{self, cluster_service_server::ClusterService},
     registry::{Epochs, Leases, operators::Operators},
     stats::StatsCache,
@@ -56,29 +57,47 @@ pub struct Cluster {
     epochs: Epochs,
     operators: Operators,
     daemon: ThisDaemon,
+    access: Access,
 }
 
 impl Cluster {
-    /// The service of a daemon.
+    /// The service of a daemon; callers are held to `access`.
     #[must_use]
-    pub fn new(view: View, epochs: Epochs, operators: Operators, daemon: ThisDaemon) -> Self {
-        Self { view, epochs, operators, daemon }
+    pub fn new(view: View, epochs: Epochs, operators: Operators, daemon: ThisDaemon, access: Access) -> Self {
+        Self { view, epochs, operators, daemon, access }
     }
 
-    async fn get(&self, request: v1::GetClusterRequest) -> Result<v1::GetClusterResponse, Failure> {
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
+        gate::caller(&self.access, request.extensions())
+    }
+
+    /// The caller of what concerns every instance.
+    fn operator<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
+        let caller = self.caller(request)?;
+        caller.require_everywhere(Verb::Cluster)?;
+        Ok(caller)
+    }
+
+    async fn get(&self, request: v1::GetClusterRequest, caller: &Caller) -> Result<v1::GetClusterResponse, Failure> {
         let unserved_limit = unserved_limit("unserved_limit", request.unserved_limit)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let cluster = snapshot.cluster().ok_or(Failure::NotYetSeen)?;
         let _ = timeout(STATS_BOUND, self.daemon.stats.current()).await;
         let facts = self.daemon.facts.facts();
-        let (status, stale_for) = (judge(&facts), facts.stale_for);
+        let (mut status, stale_for) = (judge(&facts), facts.stale_for);
+        // How many instances there are, of which names, is for those to know who may read all of them.
+        let reads_all = caller.may_everywhere(Verb::Read);
+        let readable = caller.names(Verb::Read);
+        if !reads_all {
+            status = status.without_counts();
+        }
         let hold = facts.hold.as_ref();
         let hold = hold.map(|hold| v1::Hold { remaining: Some(duration(hold.remaining)), reason: hold.reason.clone() });
         let mut room = Room::new();
         let daemons = room.fill(facts.daemons.iter().map(|daemon| convert::daemon(daemon, stale_for)));
         let lost = facts.lost_daemons.iter().map(|lost| convert::lost_daemon(lost, stale_for));
         let lost_daemons = room.fill(lost);
-        let unserved = unserved(&snapshot, unserved_limit);
+        let unserved = unserved(&snapshot, &readable, unserved_limit);
         let unserved = unserved.iter().take_while(|name| room.take(name.as_str().len()));
         Ok(v1::GetClusterResponse {
             cluster_epoch: cluster.epoch.id.to_string(),
@@ -87,11 +106,11 @@ impl Cluster {
             history_id: cluster.history_id.to_string(),
             daemons,
             hold,
-            counts: Some(self.counts(&snapshot)),
+            counts: reads_all.then(|| self.counts(&snapshot)),
             stale_for: Some(duration(stale_for)),
             daemon_id: self.daemon.daemon_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            brake: facts.brake.as_ref().map(convert::brake),
+            brake: facts.brake.as_ref().map(|brake| convert::brake(brake, reads_all)),
             health: Some(self.health(&facts)),
             database_time: Some(convert::timestamp(self.view.database_time(self.view.clock().now_ms()))),
             unserved_logical_ids: unserved.map(LogicalId::to_string).collect(),
@@ -129,14 +148,18 @@ impl Cluster {
         }
     }
 
-    async fn rotate(&self, request: v1::RotateEpochRequest) -> Result<v1::RotateEpochResponse, Failure> {
+    async fn rotate(
+        &self,
+        request: v1::RotateEpochRequest,
+        caller: &Caller,
+    ) -> Result<v1::RotateEpochResponse, Failure> {
         let mut violations = Violations::default();
         let expected = violations.take(input::optional_epoch("expected_epoch", &request.expected_epoch));
         let new = violations.take(input::optional_epoch("new_epoch", &request.new_epoch));
         violations.take(input::plain_text("reason", &request.reason, input::REASON_MAX_BYTES));
         violations.into_result()?;
         let new = new.unwrap_or_else(|| EpochId(Uuid::new_v4()));
-        let rotation = self.epochs.rotate(new, expected, &request.reason).await?;
+        let rotation = self.epochs.rotate(new, expected, &request.reason, identity(caller)).await?;
         let (epoch, revision, previous, rotated) = match rotation {
             Rotation::Rotated { epoch, revision, previous } => (epoch, revision, previous, true),
             Rotation::Unchanged { epoch, revision } => (epoch, revision, None, false),
@@ -154,7 +177,7 @@ impl Cluster {
         })
     }
 
-    async fn hold(&self, request: v1::HoldExpiryRequest) -> Result<v1::HoldExpiryResponse, Failure> {
+    async fn hold(&self, request: v1::HoldExpiryRequest, caller: &Caller) -> Result<v1::HoldExpiryResponse, Failure> {
         let mut violations = Violations::default();
         let for_ = violations.take(convert::operator_duration("duration", request.duration));
         violations.take(input::plain_text("reason", &request.reason, input::REASON_MAX_BYTES));
@@ -162,28 +185,67 @@ impl Cluster {
         let reason = if request.reason.is_empty() { "an operator asked for it" } else { &request.reason };
         let held = self.operators.hold(reason, for_).await?;
         self.shown().await?;
-        tracing::info!(reason, held_ms = held.as_millis(), "an operator holds expiry");
+        let identity = identity(caller);
+        tracing::info!(reason, held_ms = held.as_millis(), identity, "an operator holds expiry");
         Ok(v1::HoldExpiryResponse { remaining: Some(duration(held)) })
     }
 
-    async fn release(&self, request: v1::ReleaseExpiryRequest) -> Result<v1::ReleaseExpiryResponse, Failure> {
+    async fn release(
+        &self,
+        request: v1::ReleaseExpiryRequest,
+        caller: &Caller,
+    ) -> Result<v1::ReleaseExpiryResponse, Failure> {
         let for_ = convert::operator_duration("duration", request.duration)?.unwrap_or(RELEASE_DEFAULT);
         self.operators.release(for_).await?;
         self.shown().await?;
-        tracing::info!(released_ms = for_.as_millis(), "an operator releases expiry");
+        let identity = identity(caller);
+        tracing::info!(released_ms = for_.as_millis(), identity, "an operator releases expiry");
         Ok(v1::ReleaseExpiryResponse {})
     }
 
-    async fn expire(&self, request: v1::ExpireInstanceRequest) -> Result<v1::ExpireInstanceResponse, Failure> {
+    async fn expire(
+        &self,
+        request: v1::ExpireInstanceRequest,
+        caller: &Caller,
+    ) -> Result<v1::ExpireInstanceResponse, Failure> {
         let instance_id = input::instance_id("instance_id", &request.instance_id)?;
         let lease_id = Some(LeaseId(request.lease_id)).filter(|lease_id| lease_id.0 != 0);
-        let outcome = self.operators.expire(instance_id, lease_id).await?;
+        let lease_id = self.lease_to_expire(instance_id, lease_id, caller).await?;
+        let identity = identity(caller).map(Arc::from);
+        let outcome = self.operators.expire(instance_id, lease_id, identity).await?;
         let already_dead = match outcome.verdict {
             Verdict::Set(changed) => !changed,
             _ => return Err(Failure::UnknownInstance),
         };
         self.fenced(outcome.revision).await?;
         Ok(v1::ExpireInstanceResponse { revision: outcome.revision.0, already_dead })
+    }
+
+    /// The lease to end: the one that is named, or under a policy the one of which it is known that the caller may end it. An
+    /// instance of which it may not is as unknown as one that does not exist, after the same wait.
+    async fn lease_to_expire(
+        &self,
+        instance_id: InstanceId,
+        lease_id: Option<LeaseId>,
+        caller: &Caller,
+    ) -> Result<Option<LeaseId>, Failure> {
+        if caller.may_everywhere(Verb::Operate) {
+            return Ok(lease_id);
+        }
+        let found = || {
+            let snapshot = self.view.snapshot();
+            let instance = &snapshot.instance(instance_id)?.instance;
+            let may = caller.may(Verb::Operate, instance.logical_id.as_str());
+            may.then(|| lease_id.unwrap_or(instance.lease_id))
+        };
+        if let Some(lease_id) = found() {
+            return Ok(Some(lease_id));
+        }
+        // It may have been registered elsewhere a moment ago.
+        if !self.view.wait_for_now(READ_YOUR_WRITES).await {
+            return Err(Failure::NotYetSeen);
+        }
+        Ok(Some(found().ok_or(Failure::UnknownInstance)?))
     }
 
     /// Waits until this daemon shows a change that took no revision.
@@ -219,6 +281,25 @@ impl Cluster {
     }
 }
 
+/// The identity that asks; `None` without a policy.
+fn identity(caller: &Caller) -> Option<&str> {
+    caller.is_enforced().then(|| caller.identity().as_str())
+}
+
+fn who_am_i(caller: &Caller) -> v1::WhoAmIResponse {
+    let grants = Verb::ALL.into_iter().filter(|verb| caller.may_anywhere(*verb)).map(|verb| v1::Grant {
+        verb: verb.as_str().to_owned(),
+        logical_ids: if verb.has_names() { caller.names(verb).patterns() } else { Vec::new() },
+    });
+    v1::WhoAmIResponse {
+        identity: caller.identity().to_string(),
+        kind: caller.kind().to_string(),
+        expires_at: caller.expires().map(convert::timestamp),
+        grants: Room::new().fill(grants),
+        enforced: caller.is_enforced(),
+    }
+}
+
 /// Accepts how many logical ids to name.
 fn unserved_limit(field: &str, limit: i32) -> Result<usize, InvalidInput> {
     match usize::try_from(limit) {
@@ -233,35 +314,40 @@ impl ClusterService for Cluster {
         &self,
         request: Request<v1::GetClusterRequest>,
     ) -> Result<Response<v1::GetClusterResponse>, Status> {
-        Ok(Response::new(self.get(request.into_inner()).await?))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.get(request.into_inner(), &caller).await?))
     }
 
     async fn rotate_epoch(
         &self,
         request: Request<v1::RotateEpochRequest>,
     ) -> Result<Response<v1::RotateEpochResponse>, Status> {
-        Ok(Response::new(self.rotate(request.into_inner()).await?))
+        let caller = self.operator(&request)?;
+        Ok(Response::new(self.rotate(request.into_inner(), &caller).await?))
     }
 
     async fn hold_expiry(
         &self,
         request: Request<v1::HoldExpiryRequest>,
     ) -> Result<Response<v1::HoldExpiryResponse>, Status> {
-        Ok(Response::new(self.hold(request.into_inner()).await?))
+        let caller = self.operator(&request)?;
+        Ok(Response::new(self.hold(request.into_inner(), &caller).await?))
     }
 
     async fn release_expiry(
         &self,
         request: Request<v1::ReleaseExpiryRequest>,
     ) -> Result<Response<v1::ReleaseExpiryResponse>, Status> {
-        Ok(Response::new(self.release(request.into_inner()).await?))
+        let caller = self.operator(&request)?;
+        Ok(Response::new(self.release(request.into_inner(), &caller).await?))
     }
 
     async fn expire_instance(
         &self,
         request: Request<v1::ExpireInstanceRequest>,
     ) -> Result<Response<v1::ExpireInstanceResponse>, Status> {
-        Ok(Response::new(self.expire(request.into_inner()).await?))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.expire(request.into_inner(), &caller).await?))
     }
 
     async fn list_epochs(
@@ -269,5 +355,8 @@ impl ClusterService for Cluster {
         request: Request<v1::ListEpochsRequest>,
     ) -> Result<Response<v1::ListEpochsResponse>, Status> {
         Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+    async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
+        Ok(Response::new(who_am_i(&self.caller(&request)?)))
     }
 }

@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{reader, watch};
+use super::{gate, reader, standing::Standing, watch};
 use crate::{
+    access::{Access, Caller, Verb},
     metrics::{RefusedMetrics, ResolveMetrics},
     model::{Epoch, LeaseId, input, lease::LeaseStanding, spread::mix},
     proto::{
@@ -21,7 +22,7 @@ use crate::{
     },
     registry::Leases,
     view::{
-        Snapshot, View,
+        Entry, Snapshot, View,
         list::{Position, page},
         resolve::{Choice, Chosen, Nobody, Policy, resolve},
     },
@@ -38,6 +39,7 @@ use crate::{
 pub struct Discovery {
     view: View,
     leases: Arc<Leases>,
+    access: Access,
     draws: AtomicU64,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
@@ -46,16 +48,18 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// The service on top of the view; streams end on `stop`.
+    /// The service on top of the view; callers are held to `access`, streams end on `stop`.
     #[must_use]
-    pub fn new(view: View, leases: Arc<Leases>, stop: CancellationToken) -> Self {
+    pub fn new(view: View, leases: Arc<Leases>, access: Access, stop: CancellationToken) -> Self {
         let draws = AtomicU64::new(Uuid::new_v4().as_u64_pair().0);
         let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
-        Self { view, leases, draws, watchers, stop, metrics: ResolveMetrics::new(), refused: RefusedMetrics::new() }
+        let (metrics, refused) = (ResolveMetrics::new(), RefusedMetrics::new());
+        Self { view, leases, access, draws, watchers, stop, metrics, refused }
     }
 
-    async fn resolve(&self, request: v1::ResolveRequest) -> Result<v1::ResolveResponse, Failure> {
+    async fn resolve(&self, request: v1::ResolveRequest, caller: &Caller) -> Result<v1::ResolveResponse, Failure> {
         input::required_text("logical_id", &request.logical_id, input::LOGICAL_ID_MAX_BYTES)?;
+        caller.require(Verb::Resolve, &request.logical_id)?;
         let choice = selection::choice(request.choice, self.draw())?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
@@ -74,20 +78,29 @@ impl Discovery {
         })
     }
 
-    async fn batch_resolve(&self, request: v1::BatchResolveRequest) -> Result<shared::BatchResolveResponse, Failure> {
+    async fn batch_resolve(
+        &self,
+        request: v1::BatchResolveRequest,
+        caller: &Caller,
+    ) -> Result<shared::BatchResolveResponse, Failure> {
         selection::names("logical_ids", &request.logical_ids)?;
         let mut choice = selection::choice(request.choice, 0)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let now_ms = self.view.clock().now_ms();
         let mut room = Room::new();
-        let left_out = left_out().encode_to_vec();
+        let left_out = without_instance(v1::ErrorReason::AnswerTooLarge).encode_to_vec();
         room.reserve(request.logical_ids.len(), left_out.len());
         let results = request.logical_ids.iter().map(|name| {
             self.redraw(&mut choice);
-            let chosen = resolve(&snapshot, name, &choice, now_ms);
-            self.count(chosen.as_ref().map(drop).map_err(|nobody| *nobody));
-            let result = self.result(chosen, epoch).encode_to_vec();
+            let result = if caller.may(Verb::Resolve, name) {
+                let chosen = resolve(&snapshot, name, &choice, now_ms);
+                self.count(chosen.as_ref().map(drop).map_err(|nobody| *nobody));
+                self.result(chosen, epoch).encode_to_vec()
+            } else {
+                self.metrics.invalid.increment(1);
+                without_instance(v1::ErrorReason::PermissionDenied).encode_to_vec()
+            };
             if room.take(result.len()) { result.into() } else { left_out.clone().into() }
         });
         Ok(shared::BatchResolveResponse {
@@ -129,10 +142,11 @@ impl Discovery {
         }
     }
 
-    async fn get(&self, request: v1::GetInstanceRequest) -> Result<v1::GetInstanceResponse, Failure> {
+    async fn get(&self, request: v1::GetInstanceRequest, caller: &Caller) -> Result<v1::GetInstanceResponse, Failure> {
         let instance_id = input::instance_id("instance_id", &request.instance_id)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
-        let entry = snapshot.instance(instance_id).ok_or(Failure::UnknownInstance)?;
+        let entry = snapshot.instance(instance_id).filter(|entry| may_read(caller, entry));
+        let entry = entry.ok_or(Failure::UnknownInstance)?;
         Ok(v1::GetInstanceResponse {
             instance: Some(convert::instance(entry, epoch(&snapshot)?, &self.view)),
             revision: snapshot.revision().0,
@@ -140,7 +154,11 @@ impl Discovery {
         })
     }
 
-    async fn check_lease(&self, request: v1::CheckLeaseRequest) -> Result<v1::CheckLeaseResponse, Failure> {
+    async fn check_lease(
+        &self,
+        request: v1::CheckLeaseRequest,
+        caller: &Caller,
+    ) -> Result<v1::CheckLeaseResponse, Failure> {
         if request.lease_id == 0 {
             input::invalid("lease_id", "is 0; give the lease to check")?;
         }
@@ -157,7 +175,8 @@ impl Discovery {
         };
         let epoch = epoch(&snapshot)?;
         let lease = self.leases.get(lease_id).ok_or(Failure::UnknownLease(lease_id))?;
-        let entry = snapshot.instance(lease.instance_id).ok_or(Failure::UnknownLease(lease_id))?;
+        let entry = snapshot.instance(lease.instance_id).filter(|entry| may_read(caller, entry));
+        let entry = entry.ok_or(Failure::UnknownLease(lease_id))?;
         match lease.standing(epoch) {
             LeaseStanding::Live if entry.instance.lease_id == lease_id => {}
             LeaseStanding::Live | LeaseStanding::Replaced => return Err(Failure::LeaseReplaced),
@@ -172,8 +191,13 @@ impl Discovery {
         })
     }
 
-    async fn list(&self, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, Failure> {
-        let (filter, page_size, after) = selection::list(&request)?;
+    async fn list(
+        &self,
+        request: v1::ListInstancesRequest,
+        caller: &Caller,
+    ) -> Result<v1::ListInstancesResponse, Failure> {
+        let (mut filter, page_size, after) = selection::list(&request)?;
+        let filtered = selection::restrict(&mut filter, caller)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let page = page(&snapshot, &filter, after.as_ref(), page_size);
@@ -189,7 +213,12 @@ impl Discovery {
             next_page_token: next.map(|next| page_token::encode(&filter, &next)).unwrap_or_default(),
             revision: snapshot.revision().0,
             stale_for: Some(duration(self.view.stale_for())),
+            filtered,
         })
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
+        gate::caller(&self.access, request.extensions())
     }
 
     fn count(&self, result: Result<(), Nobody>) {
@@ -206,15 +235,19 @@ impl Discovery {
         match failure {
             Failure::UnknownLogicalId(_) => self.count(Err(Nobody::UnknownLogicalId)),
             Failure::NoLiveInstance(..) => self.count(Err(Nobody::NoLiveInstance(0))),
-            Failure::Invalid(_) => self.metrics.invalid.increment(1),
+            Failure::Invalid(_) | Failure::Denied(_) => self.metrics.invalid.increment(1),
             _ => self.metrics.not_yet_seen.increment(1),
         }
     }
 }
 
-/// The result of a name whose instance has no room in the answer.
-fn left_out() -> v1::BatchResolveResult {
-    v1::BatchResolveResult { reason: v1::ErrorReason::AnswerTooLarge.into(), ..Default::default() }
+/// The result of a name that was not resolved.
+fn without_instance(reason: v1::ErrorReason) -> v1::BatchResolveResult {
+    v1::BatchResolveResult { reason: reason.into(), ..Default::default() }
+}
+
+fn may_read(caller: &Caller, entry: &Entry) -> bool {
+    caller.may(Verb::Read, entry.instance.logical_id.as_str())
 }
 
 fn epoch(snapshot: &Snapshot) -> Result<Epoch, Failure> {
@@ -224,7 +257,8 @@ fn epoch(snapshot: &Snapshot) -> Result<Epoch, Failure> {
 #[tonic::async_trait]
 impl DiscoveryService for Discovery {
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
-        let result = self.resolve(request.into_inner()).await;
+        let caller = self.caller(&request)?;
+        let result = self.resolve(request.into_inner(), &caller).await;
         match &result {
             Ok(_) => self.count(Ok(())),
             Err(failure) => self.count_failure(failure),
@@ -236,38 +270,44 @@ impl DiscoveryService for Discovery {
         &self,
         request: Request<v1::BatchResolveRequest>,
     ) -> Result<Response<shared::BatchResolveResponse>, Status> {
-        Ok(Response::new(self.batch_resolve(request.into_inner()).await?))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.batch_resolve(request.into_inner(), &caller).await?))
     }
 
     async fn get_instance(
         &self,
         request: Request<v1::GetInstanceRequest>,
     ) -> Result<Response<v1::GetInstanceResponse>, Status> {
-        Ok(Response::new(self.get(request.into_inner()).await?))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.get(request.into_inner(), &caller).await?))
     }
 
     async fn check_lease(
         &self,
         request: Request<v1::CheckLeaseRequest>,
     ) -> Result<Response<v1::CheckLeaseResponse>, Status> {
-        Ok(Response::new(self.check_lease(request.into_inner()).await?))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.check_lease(request.into_inner(), &caller).await?))
     }
 
     async fn list_instances(
         &self,
         request: Request<v1::ListInstancesRequest>,
     ) -> Result<Response<v1::ListInstancesResponse>, Status> {
-        Ok(Response::new(self.list(request.into_inner()).await?))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.list(request.into_inner(), &caller).await?))
     }
 
     type WatchStream = watch::Responses;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = self.caller(&request)?;
         let permit = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| {
             self.refused.watchers.increment(1);
             Failure::TooManyWatchers
         })?;
-        let watching = watch::begin(request.into_inner(), self.view.clone(), self.stop.clone(), permit);
+        let standing = Standing::new(&self.access, caller, self.view.clock());
+        let watching = watch::begin(request.into_inner(), standing, self.view.clone(), self.stop.clone(), permit);
         Ok(Response::new(watching.await?))
     }
 }

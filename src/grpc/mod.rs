@@ -7,15 +7,21 @@
 //! - [`server`]: puts the services together with health, reflection and counting ([`observe`], `direct`), on the connections
 //!   of [`crate::connections`].
 //!
-//! How to add a call: the method and its comments in `proto/`, a handler in the service's file, conversions in
-//! [`crate::wire::convert`], a test in `tests/it/`.
+//! - `gate`: who calls, and whether it has any right that the method needs; `permit`: what it may do to a lease; `standing`:
+//!   its rights for as long as a stream lasts.
+//!
+//! How to add a call: the method and its comments in `proto/`, a handler in the service's file, its row in the table of `gate`,
+//! conversions in [`crate::wire::convert`], a test in `tests/it/`.
 
 pub mod beat_stream;
 pub mod cluster;
 mod direct;
 pub mod discovery;
+mod gate;
 pub mod observe;
+mod permit;
 mod reader;
 pub mod registry;
 pub mod server;
+mod standing;
 pub mod watch;

@@ -5,12 +5,19 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{beat_stream, reader};
+use super::{
+    beat_stream, gate,
+    permit::{Claim, Permit},
+    reader,
+    standing::Standing,
+};
 use crate::{
+    access::{Access, Caller, Verb},
     connections::limits::Peer,
     metrics::RegistrationMetrics,
     model::{
-        DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Origin, Outcome, StatusChange, Verdict, input,
+        DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Origin, Outcome, Registration, StatusChange,
+        Verdict, input,
     },
     proto::v1::{self, registry_service_server::RegistryService},
     registry::{Accepted, BeatError, Leases, Writer},
@@ -30,8 +37,23 @@ pub struct Registry {
     writer: Writer,
     leases: Arc<Leases>,
     view: View,
+    access: Access,
     stop: CancellationToken,
     metrics: RegistrationMetrics,
+}
+
+/// A call: its caller, and the address that it comes from.
+#[derive(Debug)]
+struct Call {
+    caller: Caller,
+    origin: Option<Origin>,
+}
+
+impl Call {
+    /// The identity that asks for a change; `None` without a policy.
+    fn identity(&self) -> Option<Arc<str>> {
+        self.caller.is_enforced().then(|| self.caller.identity().as_str().into())
+    }
 }
 
 /// An instance named by a caller.
@@ -43,20 +65,23 @@ struct Target {
 }
 
 impl Registry {
-    /// The service on top of the write side; answers wait for `view`, streams end on `stop`.
+    /// The service on top of the write side; answers wait for `view`, callers are held to `access`, streams end on `stop`.
     #[must_use]
-    pub fn new(writer: Writer, leases: Arc<Leases>, view: View, stop: CancellationToken) -> Self {
-        Self { writer, leases, view, stop, metrics: RegistrationMetrics::new() }
+    pub fn new(writer: Writer, leases: Arc<Leases>, view: View, access: Access, stop: CancellationToken) -> Self {
+        Self { writer, leases, view, access, stop, metrics: RegistrationMetrics::new() }
     }
 
-    async fn register(
-        &self,
-        request: v1::RegisterRequest,
-        origin: Option<Origin>,
-    ) -> Result<v1::RegisterResponse, Failure> {
+    fn call<T>(&self, request: &Request<T>) -> Result<Call, Failure> {
+        let origin = request.extensions().get::<Peer>().map(|peer| peer.origin);
+        Ok(Call { caller: gate::caller(&self.access, request.extensions())?, origin })
+    }
+
+    async fn register(&self, request: v1::RegisterRequest, call: &Call) -> Result<v1::RegisterResponse, Failure> {
         let registration = convert::registration(request)?;
+        call.caller.require(Verb::Register, registration.logical_id.as_str())?;
+        let registration = Registration { identity: call.identity(), ..registration };
         let (instance_id, ttl) = (registration.instance_id, registration.ttl);
-        let outcome = self.apply(Operation::Register(Box::new(registration)), origin).await?;
+        let outcome = self.apply(Operation::Register(Box::new(registration)), call.origin).await?;
         let lease_id = outcome.lease_id.ok_or(Failure::Write(crate::registry::Error::Internal))?;
         self.count_accepted(&outcome.verdict);
         let granted = outcome.verdict != Verdict::Renewed;
@@ -75,26 +100,34 @@ impl Registry {
         })
     }
 
-    async fn beat(&self, request: v1::BeatRequest) -> Result<v1::BeatResponse, Failure> {
+    async fn beat(&self, request: v1::BeatRequest, caller: &Caller) -> Result<v1::BeatResponse, Failure> {
+        let permit = Permit::of_call(caller, &self.view);
         let lease_id = if request.instance_id.is_empty() && request.lease_id != 0 {
             LeaseId(request.lease_id)
         } else {
-            self.current_lease(request.lease_id, &request.instance_id).await?
+            self.current_lease(request.lease_id, &request.instance_id, &permit).await?
         };
-        let mut verdict = self.leases.beat(lease_id);
+        let beat = || self.leases.beat_if(lease_id, |lease| permit.beat(lease));
+        let mut verdict = beat();
         if verdict == Err(BeatError::Unknown) && reader::may_still_come(&self.view, lease_id) {
             reader::lease(&self.view, lease_id).await?;
-            verdict = self.leases.beat(lease_id);
+            verdict = beat();
+        }
+        if verdict == Err(BeatError::Denied)
+            && let Some(Claim::Lost(name)) = self.leases.get(lease_id).map(|lease| permit.claim(&lease, Verb::Beat))
+        {
+            return Err(permit.lost(&name));
         }
         beat_response(lease_id, verdict)
     }
 
     /// The lease to beat for a request that names an instance.
-    async fn current_lease(&self, lease_id: u64, instance_id: &str) -> Result<LeaseId, Failure> {
-        let target = self.target(lease_id, instance_id).await?;
+    async fn current_lease(&self, lease_id: u64, instance_id: &str, permit: &Permit) -> Result<LeaseId, Failure> {
+        let target = self.target(lease_id, instance_id, permit, Verb::Beat).await?;
         let snapshot = reader::snapshot(&self.view, 0).await?;
-        let entry = snapshot.instance(target.instance_id).ok_or(Failure::UnknownInstance)?;
-        let current = entry.instance.lease_id;
+        let entry = snapshot.instance(target.instance_id);
+        let entry = entry.filter(|entry| permit.claim(&entry.lease, Verb::Beat) != Claim::None);
+        let current = entry.ok_or(Failure::UnknownInstance)?.instance.lease_id;
         match target.lease_id {
             Some(named) if named < current => Err(Failure::LeaseReplaced),
             Some(named) if named > current => Err(Failure::UnknownLease(named)),
@@ -102,8 +135,9 @@ impl Registry {
         }
     }
 
-    /// Reads whom a request means.
-    async fn target(&self, lease_id: u64, instance_id: &str) -> Result<Target, Failure> {
+    /// Reads whom a request means. A lease that does not exist to the caller, where `verb` is the one for leases of others, is
+    /// not looked at.
+    async fn target(&self, lease_id: u64, instance_id: &str, permit: &Permit, verb: Verb) -> Result<Target, Failure> {
         let (lease_id, instance_id) = convert::target(lease_id, instance_id)?;
         if let Some(lease_id) = lease_id
             && self.leases.get(lease_id).is_none()
@@ -111,7 +145,9 @@ impl Registry {
         {
             reader::lease(&self.view, lease_id).await?;
         }
-        let owner = lease_id.and_then(|lease_id| self.leases.get(lease_id)).map(|lease| lease.instance_id);
+        let lease = lease_id.and_then(|lease_id| self.leases.get(lease_id));
+        let lease = lease.filter(|lease| permit.claim(lease, verb) != Claim::None);
+        let owner = lease.map(|lease| lease.instance_id);
         if instance_id.is_some_and(|named| owner.is_some_and(|owner| owner != named)) {
             input::invalid("lease_id", "is the lease of another instance; give one of the two, or its own")?;
         }
@@ -120,26 +156,33 @@ impl Registry {
         Ok(Target { instance_id, lease_id })
     }
 
+    /// Changes the status of the instance that a request names.
+    ///
+    /// PostgreSQL decides whether the caller owns the instance, so that an instance of another owner and one that does not
+    /// exist are refused after the same work. Only what does not depend on the owner is decided here: on the lease that it was
+    /// decided for.
     async fn change_status(
         &self,
-        target: Target,
+        (lease_id, instance_id): (u64, &str),
         status: InstanceStatus,
-        origin: Option<Origin>,
+        call: &Call,
     ) -> Result<Outcome, Failure> {
-        let Target { instance_id, lease_id } = target;
-        let reason = DeathReason::Deregistered;
-        self.apply(
-            Operation::SetStatus(StatusChange {
-                instance_id,
-                lease_id,
-                status,
-                reason,
-                identity: None,
-                as_operator: false,
-            }),
-            origin,
-        )
-        .await
+        let permit = Permit::of_call(&call.caller, &self.view);
+        let Target { instance_id, mut lease_id } = self.target(lease_id, instance_id, &permit, Verb::Operate).await?;
+        let mut as_operator = false;
+        if permit.is_enforced() {
+            let snapshot = self.view.snapshot();
+            let entry = snapshot.instance(instance_id);
+            let entry = entry.filter(|entry| lease_id.is_none_or(|named| named == entry.instance.lease_id));
+            match entry.map(|entry| (entry, permit.claim(&entry.lease, Verb::Operate))) {
+                Some((_, Claim::Lost(name))) => return Err(permit.lost(&name)),
+                Some((entry, Claim::Other)) => (as_operator, lease_id) = (true, Some(entry.instance.lease_id)),
+                _ => {}
+            }
+        }
+        let (reason, identity) = (DeathReason::Deregistered, call.identity());
+        let change = StatusChange { instance_id, lease_id, status, reason, identity, as_operator };
+        self.apply(Operation::SetStatus(change), call.origin).await
     }
 
     /// Makes a change, and waits for the view to show it.
@@ -165,18 +208,13 @@ impl Registry {
 
     fn count_refused(&self, failure: &Failure) {
         match failure {
-            Failure::Invalid(_) => self.metrics.invalid.increment(1),
+            Failure::Invalid(_) | Failure::Denied(_) => self.metrics.invalid.increment(1),
             Failure::EpochFenced(_) => self.metrics.fenced.increment(1),
             Failure::InstanceIdTaken => self.metrics.taken.increment(1),
             Failure::Write(crate::registry::Error::Full(_)) => self.metrics.full.increment(1),
             _ => self.metrics.failed.increment(1),
         }
     }
-}
-
-/// The address that a call comes from.
-fn origin<T>(request: &Request<T>) -> Option<Origin> {
-    request.extensions().get::<Peer>().map(|peer| peer.origin)
 }
 
 /// What a decision means to the caller, if it is a refusal.
@@ -200,6 +238,8 @@ fn beat_response(lease_id: LeaseId, verdict: Result<Accepted, BeatError>) -> Res
         BeatError::Fenced(epoch) => Failure::EpochFenced(epoch),
         BeatError::NotSaved => Failure::BeatsNotSaved,
         BeatError::NotLoaded => Failure::NotYetSeen,
+        // The instance is gone again, whose name the refusal would tell.
+        BeatError::Denied => Failure::UnknownLease(lease_id),
     })?;
     Ok(v1::BeatResponse {
         ttl: Some(duration(accepted.ttl.as_duration())),
@@ -213,14 +253,15 @@ fn beat_response(lease_id: LeaseId, verdict: Result<Accepted, BeatError>) -> Res
 #[tonic::async_trait]
 impl RegistryService for Registry {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let origin = origin(&request);
-        let registered = self.register(request.into_inner(), origin).await;
+        let call = self.call(&request)?;
+        let registered = self.register(request.into_inner(), &call).await;
         let registered = registered.inspect_err(|failure| self.count_refused(failure));
         Ok(Response::new(registered?))
     }
 
     async fn beat(&self, request: Request<v1::BeatRequest>) -> Result<Response<v1::BeatResponse>, Status> {
-        Ok(Response::new(self.beat(request.into_inner()).await?))
+        let caller = gate::caller(&self.access, request.extensions())?;
+        Ok(Response::new(self.beat(request.into_inner(), &caller).await?))
     }
 
     type BeatStreamStream = beat_stream::Responses;
@@ -229,19 +270,20 @@ impl RegistryService for Registry {
         &self,
         request: Request<Streaming<v1::BeatStreamRequest>>,
     ) -> Result<Response<Self::BeatStreamStream>, Status> {
+        let caller = gate::caller(&self.access, request.extensions())?;
         let (leases, view, stop) = (Arc::clone(&self.leases), self.view.clone(), self.stop.clone());
-        Ok(Response::new(beat_stream::serve(request.into_inner(), leases, view, stop)))
+        let standing = Standing::new(&self.access, caller, view.clock());
+        Ok(Response::new(beat_stream::serve(request.into_inner(), standing, leases, view, stop)))
     }
 
     async fn set_status(
         &self,
         request: Request<v1::SetStatusRequest>,
     ) -> Result<Response<v1::SetStatusResponse>, Status> {
-        let origin = origin(&request);
+        let call = self.call(&request)?;
         let request = request.into_inner();
         let status = convert::set_status(&request)?;
-        let target = self.target(request.lease_id, &request.instance_id).await?;
-        let outcome = self.change_status(target, status, origin).await?;
+        let outcome = self.change_status((request.lease_id, &request.instance_id), status, &call).await?;
         let lease_id = outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default();
         Ok(Response::new(v1::SetStatusResponse { lease_id, revision: outcome.revision.0 }))
     }
@@ -250,10 +292,10 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let origin = origin(&request);
+        let call = self.call(&request)?;
         let request = request.into_inner();
-        let target = self.target(request.lease_id, &request.instance_id).await?;
-        let outcome = self.change_status(target, InstanceStatus::Dead, origin).await?;
+        let target = (request.lease_id, request.instance_id.as_str());
+        let outcome = self.change_status(target, InstanceStatus::Dead, &call).await?;
         Ok(Response::new(v1::DeregisterResponse {
             lease_id: outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default(),
             revision: outcome.revision.0,

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{cluster::Cluster, direct::Direct, discovery::Discovery, observe::Observe, registry::Registry};
+use super::{cluster::Cluster, direct::Direct, discovery::Discovery, gate::Gate, observe::Observe, registry::Registry};
 use crate::{
+    access::Access,
     connections::incoming::{Incoming, Limits},
     metrics::IncomingMetrics,
     proto::{
@@ -56,13 +57,15 @@ pub struct Services {
     pub cluster: Cluster,
 }
 
-/// Serves, with `tls` encrypted connections only, until told to stop, then ends the connections when their calls have ended.
+/// Serves callers whom `access` knows, with `tls` over encrypted connections only, until told to stop, then ends the
+/// connections when their calls have ended.
 ///
 /// # Errors
 /// See [`enum@Error`].
 pub async fn serve(
     listener: TcpListener,
     tls: Option<tls::Acceptor>,
+    access: Access,
     services: Services,
     limits: Limits,
     ready: watch::Receiver<bool>,
@@ -83,6 +86,7 @@ pub async fn serve(
     };
     let served = Server::builder()
         .layer(Observe::new()?)
+        .layer(Gate::new(access))
         .layer(direct)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .http2_max_local_error_reset_streams(Some(PROVOKED_RESETS_MAX))

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::reader;
+use super::{reader, standing::Standing};
 use crate::{
     model::{Cluster, Epoch, Revision},
     proto::{shared::WatchResponse, v1},
@@ -59,11 +59,13 @@ pub type Responses = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + 
 /// Begins to watch.
 pub(super) async fn begin(
     request: v1::WatchRequest,
+    standing: Standing,
     view: View,
     stop: CancellationToken,
     permit: OwnedSemaphorePermit,
 ) -> Result<Responses, Failure> {
-    let (filter, history) = selection::watch(&request)?;
+    let (mut filter, history) = selection::watch(&request)?;
+    let filtered = selection::restrict(&mut filter, standing.caller())?;
     let batches = view.hub().subscribe();
     let resume_after = Revision(request.resume_after);
     let same_history = view.snapshot().cluster().is_some_and(|cluster| Some(cluster.history_id) == history);
@@ -75,7 +77,7 @@ pub(super) async fn begin(
             (Seen { revision: resume_after, history_id, ..now }, Next::Difference { ends_snapshot: false })
         }
     };
-    let watcher = Watcher { view, filter, batches, rest: None, seen, next, stop, _permit: permit };
+    let watcher = Watcher { view, standing, filter, filtered, batches, rest: None, seen, next, stop, _permit: permit };
     Ok(Box::pin(stream::unfold(watcher, async |mut watcher| {
         let response = watcher.respond().await?;
         Some((response.map_err(Status::from), watcher))
@@ -159,7 +161,10 @@ impl Events {
 
 struct Watcher {
     view: View,
+    standing: Standing,
     filter: Filter,
+    /// Whether the caller may not read all that it asked for.
+    filtered: bool,
     batches: Receiver<Arc<Slot>>,
     /// A batch that was too much for one response, and how many of its changes or hints were taken.
     rest: Option<(Arc<Slot>, usize)>,
@@ -172,6 +177,32 @@ struct Watcher {
 
 impl Watcher {
     async fn respond(&mut self) -> Option<Result<WatchResponse, Failure>> {
+        if !matches!(self.next, Next::Nothing) {
+            match self.refresh() {
+                Ok(false) => {}
+                Ok(true) => self.next = Next::Snapshot { after: None, reset: true },
+                Err(failure) => {
+                    self.next = Next::Nothing;
+                    return Some(Err(failure));
+                }
+            }
+        }
+        let response = self.next_response().await?;
+        Some(response.map(|response| WatchResponse { filtered: self.filtered, ..response }))
+    }
+
+    /// Takes over what the caller may read now. Returns whether that is something else than before.
+    fn refresh(&mut self) -> Result<bool, Failure> {
+        if self.standing.refresh()? { self.restrict() } else { Ok(false) }
+    }
+
+    fn restrict(&mut self) -> Result<bool, Failure> {
+        let before = self.filter.readable.clone();
+        self.filtered = selection::restrict(&mut self.filter, self.standing.caller())?;
+        Ok(self.filter.readable != before)
+    }
+
+    async fn next_response(&mut self) -> Option<Result<WatchResponse, Failure>> {
         match std::mem::replace(&mut self.next, Next::Nothing) {
             Next::Snapshot { after, reset } => Some(Ok(self.page(after.as_ref(), reset))),
             Next::Difference { ends_snapshot } => Some(Ok(self.difference(ends_snapshot))),
@@ -247,11 +278,20 @@ impl Watcher {
         loop {
             let mut next = match self.rest.take() {
                 Some(rest) => Some(rest),
-                None => match timeout_at(bookmark_at, self.batches.recv()).await {
-                    Ok(Ok(slot)) => Some((slot, 0)),
-                    Ok(Err(RecvError::Lagged(_))) => return Err(Failure::WatcherTooSlow),
-                    Ok(Err(RecvError::Closed)) => return Err(Failure::Write(WriteError::ShuttingDown)),
-                    Err(_) => break,
+                None => tokio::select! {
+                    received = timeout_at(bookmark_at, self.batches.recv()) => match received {
+                        Ok(Ok(slot)) => Some((slot, 0)),
+                        Ok(Err(RecvError::Lagged(_))) => return Err(Failure::WatcherTooSlow),
+                        Ok(Err(RecvError::Closed)) => return Err(Failure::Write(WriteError::ShuttingDown)),
+                        Err(_) => break,
+                    },
+                    changed = self.standing.changed() => {
+                        changed?;
+                        if self.restrict()? {
+                            return Ok(self.page(None, true));
+                        }
+                        None
+                    }
                 },
             };
             while let Some((slot, taken)) = next {
@@ -305,8 +345,11 @@ impl Watcher {
             return Some(change.put.get_or_init(|| self.event(&change.entry, epoch, true)).clone());
         }
         // As it was written before: it stays known to the watcher until it is told otherwise.
-        let matched = change.before.as_ref().is_some_and(|before| self.filter.matches(before, before.instance.epoch));
-        matched.then(|| change.gone.get_or_init(|| self.event(&change.entry, epoch, false)).clone())
+        let before = change.before.as_ref().filter(|before| self.filter.matches(before, before.instance.epoch))?;
+        if !self.filter.readable.contains(change.entry.instance.logical_id.as_str()) {
+            return Some(moved_away(&change.entry, Some(before), epoch));
+        }
+        Some(change.gone.get_or_init(|| self.event(&change.entry, epoch, false)).clone())
     }
 
     fn hint_event(&self, hint: &Hint, epoch: Epoch) -> Option<Bytes> {
@@ -325,8 +368,26 @@ impl Watcher {
     }
 
     fn event(&self, entry: &Entry, epoch: Epoch, matches: bool) -> Bytes {
+        if !self.filter.readable.contains(entry.instance.logical_id.as_str()) {
+            return moved_away(entry, None, epoch);
+        }
         let kind = if matches { v1::WatchEventType::Put } else { v1::WatchEventType::Gone };
         let instance = convert::instance(entry, epoch, &self.view);
         v1::WatchEvent { r#type: kind.into(), instance: Some(instance) }.encode_to_vec().into()
     }
+}
+
+/// The event of an instance that was registered again under a logical id that the watcher may not read: of what it is now,
+/// nothing is told.
+fn moved_away(entry: &Entry, before: Option<&Arc<Entry>>, epoch: Epoch) -> Bytes {
+    let instance = v1::Instance {
+        instance_id: entry.instance.instance_id.to_string(),
+        logical_id: before.map(|before| before.instance.logical_id.to_string()).unwrap_or_default(),
+        lease_id: before.map(|before| before.instance.lease_id.0).unwrap_or_default(),
+        cluster_epoch: epoch.id.to_string(),
+        epoch_number: epoch.number,
+        status: v1::InstanceStatus::Dead.into(),
+        ..Default::default()
+    };
+    v1::WatchEvent { r#type: v1::WatchEventType::Gone.into(), instance: Some(instance) }.encode_to_vec().into()
 }

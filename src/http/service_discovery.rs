@@ -109,7 +109,7 @@ fn read(query: &Query) -> Result<(Filter, Duration), InvalidInput> {
         statuses: statuses(query)?,
         node_id: text_of("node", NAME_MAX_BYTES)?,
         labels: query.labels()?,
-        alive_at: None,
+        ..Filter::default()
     };
     if !filter.logical_id.is_empty() && !filter.logical_id_prefix.is_empty() {
         return invalid("prefix", "is given together with name; give one of them");

@@ -44,7 +44,7 @@ families! {
     BeatMetrics: Counter = counter!(names::BEATS, "verdict") {
         /// Accepted.
         ok = "ok",
-        /// No such lease or instance on record.
+        /// No such lease or instance on record, or none that the caller has a right to.
         unknown = "unknown",
         /// The lease has ended.
         expired = "expired",
@@ -70,7 +70,7 @@ families! {
         fenced = "fenced",
         /// Another owner's live instance has the id.
         taken = "taken",
-        /// Bad input.
+        /// Bad input, or no right to register under the logical id.
         invalid = "invalid",
         /// The budget of records has no room for it.
         full = "full",
@@ -100,7 +100,7 @@ families! {
         unknown_logical_id = "unknown_logical_id",
         /// Instances are on record, none is alive.
         no_live_instance = "no_live_instance",
-        /// Bad input.
+        /// Bad input, or no right to resolve the logical id.
         invalid = "invalid",
         /// The view is not loaded, or not at the revision asked for.
         not_yet_seen = "not_yet_seen",

@@ -28,16 +28,24 @@ impl Epochs {
         Self { pool, rotated_by }
     }
 
-    /// Begins the epoch `new`, if `expected` is current or not given. Idempotent for the same `new`.
+    /// Begins the epoch `new`, if `expected` is current or not given, for an identity if one asks. Idempotent for the same
+    /// `new`.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn rotate(&self, new: EpochId, expected: Option<EpochId>, reason: &str) -> Result<Rotation, Error> {
+    pub async fn rotate(
+        &self,
+        new: EpochId,
+        expected: Option<EpochId>,
+        reason: &str,
+        identity: Option<&str>,
+    ) -> Result<Rotation, Error> {
+        let by = identity.map(|identity| format!("{} for {identity}", self.rotated_by));
+        let by = by.as_deref().unwrap_or(&self.rotated_by);
         let deadline = Instant::now() + TIMEOUT;
         let mut may_be_applied = false;
         loop {
-            let error = match store::epoch::rotate(&self.pool, new, expected, reason, &self.rotated_by, deadline).await
-            {
+            let error = match store::epoch::rotate(&self.pool, new, expected, reason, by, deadline).await {
                 Ok(rotation) => return Ok(rotation),
                 Err(error) => error,
             };

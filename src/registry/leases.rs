@@ -63,6 +63,8 @@ pub enum BeatError {
     NotSaved,
     /// The daemon has not loaded the registry yet.
     NotLoaded,
+    /// Its owner has lost the right to beat it.
+    Denied,
 }
 
 /// The leases.
@@ -108,7 +110,19 @@ impl Leases {
     /// # Errors
     /// [`BeatError`] says what to do instead.
     pub fn beat(&self, lease_id: LeaseId) -> Result<Accepted, BeatError> {
-        let verdict = self.try_beat(lease_id);
+        self.beat_if(lease_id, |_| Ok(()))
+    }
+
+    /// Renews a lease if the caller may.
+    ///
+    /// # Errors
+    /// What `may` says, or [`BeatError`].
+    pub fn beat_if(
+        &self,
+        lease_id: LeaseId,
+        may: impl FnOnce(&Lease) -> Result<(), BeatError>,
+    ) -> Result<Accepted, BeatError> {
+        let verdict = self.try_beat(lease_id, may);
         match &verdict {
             Ok(_) => self.count_renewed(1),
             Err(error) => self.count_refused(*error),
@@ -116,11 +130,17 @@ impl Leases {
         verdict
     }
 
-    fn try_beat(&self, lease_id: LeaseId) -> Result<Accepted, BeatError> {
+    fn try_beat(
+        &self,
+        lease_id: LeaseId,
+        may: impl FnOnce(&Lease) -> Result<(), BeatError>,
+    ) -> Result<Accepted, BeatError> {
         let Some(epoch) = self.epoch() else { return Err(BeatError::NotLoaded) };
         let leases = self.by_id.pin();
         let beats = self.beats(StreamId::NONE, epoch);
-        leases.get(&lease_id).ok_or(BeatError::Unknown).and_then(|lease| beats.beat(lease))
+        let lease = leases.get(&lease_id).ok_or(BeatError::Unknown)?;
+        may(lease)?;
+        beats.beat(lease)
     }
 
     /// A stream that has just begun.
@@ -158,7 +178,7 @@ impl Leases {
     /// Counts a beat that was refused through [`Leases::beats`].
     pub fn count_refused(&self, error: BeatError) {
         let counter = match error {
-            BeatError::Unknown => &self.metrics.unknown,
+            BeatError::Unknown | BeatError::Denied => &self.metrics.unknown,
             BeatError::Expired => &self.metrics.expired,
             BeatError::Replaced => &self.metrics.replaced,
             BeatError::Fenced(_) => &self.metrics.fenced,

@@ -1,6 +1,6 @@
 //! What an operator may overrule: hold, brake, and the life of one instance.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -47,13 +47,18 @@ impl Operators {
         released.map_err(|error| told("expiry could not be released", &error))
     }
 
-    /// Declares an instance dead, on `lease_id` only if given.
+    /// Declares an instance dead, on `lease_id` only if given, for an identity if one asks.
     ///
     /// # Errors
     /// See [`Error`]. Repeating it is safe.
-    pub async fn expire(&self, instance_id: InstanceId, lease_id: Option<LeaseId>) -> Result<Outcome, Error> {
+    pub async fn expire(
+        &self,
+        instance_id: InstanceId,
+        lease_id: Option<LeaseId>,
+        identity: Option<Arc<str>>,
+    ) -> Result<Outcome, Error> {
         let (status, reason) = (InstanceStatus::Dead, DeathReason::Operator);
-        let change = StatusChange { instance_id, lease_id, status, reason, identity: None, as_operator: true };
+        let change = StatusChange { instance_id, lease_id, status, reason, identity, as_operator: true };
         self.writer.apply(Operation::SetStatus(change), None).await
     }
 }

@@ -11,7 +11,10 @@ use std::{
 use super::{entry::Entry, name::Service, snapshot::Snapshot};
 use chrono::{DateTime, Utc};
 
-use crate::model::{Epoch, InstanceId, InstanceStatus, Labels, LogicalId, Revision};
+use crate::{
+    access::Names,
+    model::{Epoch, InstanceId, InstanceStatus, Labels, LogicalId, Revision},
+};
 
 /// What to list; all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Filter {
     pub labels: Labels,
     /// Alive at this time, instead of by their status now.
     pub alive_at: Option<DateTime<Utc>>,
+    /// What the caller may read: other names do not exist for it.
+    pub readable: Names,
 }
 
 /// Where a page ended.
@@ -60,7 +65,7 @@ pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size
     let Some(cluster) = snapshot.cluster() else { return Page { entries, next: None } };
     let first = after.map_or(filter.first_name(), |after| after.logical_id.as_str());
     let candidates = snapshot
-        .names_from(first)
+        .readable_from(first, &filter.readable)
         .take_while(|(logical_id, _)| filter.names(logical_id))
         .flat_map(|(_, name)| name.all.iter())
         .skip_while(|entry| after.is_some_and(|after| !is_after(entry, after)));
@@ -77,12 +82,12 @@ pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size
     Page { entries, next: None }
 }
 
-/// The first unserved logical ids, at most `limit`, among as many names as one call may look at.
+/// The first unserved logical ids, at most `limit`, among as many `readable` names as one call may look at.
 #[must_use]
-pub fn unserved(snapshot: &Snapshot, limit: usize) -> Vec<LogicalId> {
+pub fn unserved(snapshot: &Snapshot, readable: &Names, limit: usize) -> Vec<LogicalId> {
     let Some(cluster) = snapshot.cluster() else { return Vec::new() };
     let known = usize::try_from(snapshot.counts().logical_ids_unserved).unwrap_or(usize::MAX);
-    let names = snapshot.names_from("").take(EXAMINED_MAX);
+    let names = snapshot.readable_from("", readable).take(EXAMINED_MAX);
     let unserved = names
         .filter(|(_, name)| name.service(cluster.epoch) == Service::Unserved)
         .map(|(logical_id, _)| logical_id.clone());
@@ -109,7 +114,11 @@ pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision, s
         .map(|moved| moved.instance_id)
         .collect();
     let mut changed = Changed { entries: Vec::new(), reached: snapshot.revision() };
-    let named = snapshot.name(&filter.logical_id).map(|name| name.all.as_slice()).unwrap_or_default();
+    let named = snapshot
+        .name(&filter.logical_id)
+        .filter(|_| filter.readable.contains(&filter.logical_id))
+        .map(|name| name.all.as_slice())
+        .unwrap_or_default();
     if !filter.logical_id.is_empty() && named.len() + left.len() <= size {
         // One name, while a million others may have changed: those are not looked at.
         let left = left.iter().filter_map(|instance_id| snapshot.instance(*instance_id));
@@ -136,7 +145,8 @@ pub fn changed_after(snapshot: &Snapshot, filter: &Filter, revision: Revision, s
 /// Whether [`changed_after`] knows all that changed.
 #[must_use]
 pub fn can_tell_changes(snapshot: &Snapshot, filter: &Filter, after: Revision) -> bool {
-    let everything = filter.logical_id.is_empty() && filter.logical_id_prefix.is_empty();
+    let is_unnamed = filter.logical_id.is_empty() && filter.logical_id_prefix.is_empty();
+    let everything = is_unnamed && filter.readable.is_everything();
     let recorded = snapshot.cluster().is_some_and(|cluster| cluster.purged <= after && after <= cluster.revision);
     recorded && snapshot.changes_known_after() <= after && (everything || snapshot.moves_known_after() <= after)
 }
@@ -172,11 +182,12 @@ impl Filter {
 
     /// Whether a logical id can match.
     fn names(&self, logical_id: &LogicalId) -> bool {
-        if self.logical_id.is_empty() {
+        let is_asked_for = if self.logical_id.is_empty() {
             logical_id.as_str().starts_with(&self.logical_id_prefix)
         } else {
             logical_id.as_str() == self.logical_id
-        }
+        };
+        is_asked_for && self.readable.contains(logical_id.as_str())
     }
 }
 

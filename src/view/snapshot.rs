@@ -12,7 +12,10 @@ use super::{
     name::{Name, Service},
     usage::UsageCounts,
 };
-use crate::model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, LogicalId, Origin, Revision, Usage};
+use crate::{
+    access::{Names, names::Range},
+    model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, LogicalId, Origin, Revision, Usage},
+};
 
 /// How many there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,6 +141,22 @@ impl Snapshot {
     /// All logical ids from `first` on, in order, with their instances.
     pub fn names_from(&self, first: &str) -> impl Iterator<Item = (&LogicalId, &Arc<Name>)> {
         self.logical_ids_from(first).filter_map(|logical_id| self.by_name.get_key_value(logical_id))
+    }
+
+    /// Those of them that a caller may read. The others are not looked at, so a caller that may read little costs little.
+    pub fn readable_from<'a>(
+        &'a self,
+        first: &'a str,
+        readable: &'a Names,
+    ) -> impl Iterator<Item = (&'a LogicalId, &'a Arc<Name>)> {
+        readable.ranges().into_iter().flat_map(move |range| {
+            let (text, is_exact) = match range {
+                Range::Exact(name) => (name, true),
+                Range::Prefix(prefix) => (prefix, false),
+            };
+            let of_range = move |name: &str| if is_exact { name == text } else { name.starts_with(text) };
+            self.names_from(first.max(text)).take_while(move |(name, _)| of_range(name.as_str()))
+        })
     }
 
     /// Instances that changed after a revision, by revision.

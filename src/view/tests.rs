@@ -22,10 +22,11 @@ use super::{
     snapshot::CHANGES_MAX,
 };
 use crate::{
+    access::Names,
     clock::Clock,
     model::{
-        Cluster, Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, Lease, LeaseId,
-        LogicalId, Revision, Ttl,
+        Cluster, Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Lease, LeaseId, LogicalId,
+        Revision, Ttl,
         explain::{Candidate, Standing, explain},
         fixture,
         ranking::Rank,
@@ -33,6 +34,8 @@ use crate::{
 };
 
 const NAMES: [&str; 4] = ["", "organ", "organ_1", "other"];
+/// What a caller may read.
+const READABLE: [&[&str]; 5] = [&["*"], &["organ_1"], &["organ*"], &["organ", "ot*"], &[]];
 const NODES: [Option<&str>; 3] = [None, Some("a"), Some("b")];
 /// When the questions are asked.
 const NOW_MS: u64 = 2_000_000;
@@ -227,7 +230,7 @@ impl Both {
         let expected =
             names.into_iter().filter(|name| self.named(name).count() > 0 && self.service(name) == Service::Unserved);
         let expected: Vec<&str> = expected.take(limit).collect();
-        let found = unserved(snapshot, limit);
+        let found = unserved(snapshot, &Names::everything(), limit);
         prop_assert_eq!(found.iter().map(LogicalId::as_str).collect::<Vec<_>>(), expected);
         Ok(())
     }
@@ -249,7 +252,7 @@ impl Both {
     fn check_changes(&self, snapshot: &Snapshot, filter: &Filter, size: usize) -> Result<(), TestCaseError> {
         for begin in 0..=self.revision {
             let since = self.rows.values().filter(|row| row.instance.revision > Revision(begin));
-            let named = since.filter(|row| row.instance.logical_id.as_str().starts_with(&filter.logical_id_prefix));
+            let named = since.filter(|row| may_see(filter, &row.instance));
             let mut expected: Vec<_> = named.map(|row| row.instance.revision).collect();
             expected.sort();
             let (mut told, mut reached) = (Vec::new(), Revision(begin));
@@ -261,7 +264,7 @@ impl Both {
                     revisions.iter().all(|revision| (reached.0 + 1..=changed.reached.0).contains(&revision.0))
                 );
                 let named = changed.entries.iter().map(|entry| &entry.instance);
-                let named = named.filter(|it| it.logical_id.as_str().starts_with(&filter.logical_id_prefix));
+                let named = named.filter(|it| may_see(filter, it));
                 told.extend(named.map(|it| it.revision));
                 reached = changed.reached;
             }
@@ -274,7 +277,7 @@ impl Both {
         let mut expected: Vec<_> = self
             .rows
             .values()
-            .filter(|row| row.instance.logical_id.as_str().starts_with(&filter.logical_id_prefix))
+            .filter(|row| may_see(filter, &row.instance))
             .filter(|row| filter.node_id.is_empty() || row.instance.node_id.as_deref() == Some(&filter.node_id))
             .filter(|row| match self.status(row) {
                 InstanceStatus::Dead if filter.statuses.is_empty() => false,
@@ -301,17 +304,21 @@ impl Both {
     }
 }
 
+/// By the name, whether an instance is of a filter: what the caller may read is tried pattern by pattern.
+fn may_see(filter: &Filter, instance: &Instance) -> bool {
+    let name = instance.logical_id.as_str();
+    let fits = |pattern: &String| pattern.strip_suffix('*').map_or(pattern == name, |prefix| name.starts_with(prefix));
+    name.starts_with(&filter.logical_id_prefix) && filter.readable.patterns().iter().any(fits)
+}
+
 fn filter() -> impl Strategy<Value = Filter> {
     let statuses = prop::collection::btree_set(status(), 0..3);
-    (prop::sample::select(&["", "o", "organ", "organ_1", "z"][..]), statuses, prop::sample::select(&["", "a", "c"][..]))
-        .prop_map(|(prefix, statuses, node)| Filter {
-            logical_id: String::new(),
-            alive_at: None,
-            logical_id_prefix: prefix.to_owned(),
-            statuses,
-            node_id: node.to_owned(),
-            labels: Labels::default(),
-        })
+    let (prefix, node) = (["", "o", "organ", "organ_1", "z"], ["", "a", "c"]);
+    let (prefix, node) = (prop::sample::select(prefix.to_vec()), prop::sample::select(node.to_vec()));
+    (prefix, statuses, node, prop::sample::select(&READABLE[..])).prop_map(|(prefix, statuses, node, readable)| {
+        let (logical_id_prefix, node_id, readable) = (prefix.to_owned(), node.to_owned(), Names::written(readable));
+        Filter { logical_id_prefix, statuses, node_id, readable, ..Filter::default() }
+    })
 }
 
 proptest! {

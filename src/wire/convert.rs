@@ -225,12 +225,14 @@ pub(crate) fn epoch(record: EpochRecord) -> v1::Epoch {
     }
 }
 
-pub(crate) fn brake(brake: &model::Brake) -> v1::Brake {
+/// The brake, with what it counts only for those who may know it.
+pub(crate) fn brake(brake: &model::Brake, counts: bool) -> v1::Brake {
     let mode = match brake.mode {
         model::BrakeMode::Pace => v1::BrakeMode::Pace,
         model::BrakeMode::Protect => v1::BrakeMode::Protect,
     };
-    v1::Brake { mode: mode.into(), overdue: brake.overdue, live: brake.live, since: Some(timestamp(brake.since)) }
+    let (overdue, live) = if counts { (brake.overdue, brake.live) } else { (0, 0) };
+    v1::Brake { mode: mode.into(), overdue, live, since: Some(timestamp(brake.since)) }
 }
 
 /// Accepts for how long an operator overrules something; unset means a default.

@@ -10,6 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::bounds::{REQUEST_MAX_BYTES, STREAMS_MAX};
 use crate::{
+    access::{Denied, Refused},
     model::{Epoch, InstanceStatus, InvalidInput, LeaseId, budget::Full},
     proto::v1::ErrorReason,
     registry,
@@ -74,6 +75,22 @@ pub enum Failure {
     Malformed(String),
     /// No answer in this time.
     DeadlineExceeded(Duration),
+    /// It is not known who calls.
+    Refused(Refused),
+    /// The caller has no right to it.
+    Denied(Denied),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
 }
 
 impl From<InvalidInput> for Failure {
@@ -124,6 +141,10 @@ impl Failure {
             Self::Compressed(_) => (Code::Unimplemented, ErrorReason::UnsupportedCompression),
             Self::Malformed(_) => (Code::InvalidArgument, ErrorReason::MalformedRequest),
             Self::DeadlineExceeded(_) => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
+            Self::Refused(Refused::Unauthenticated(_)) => (Code::Unauthenticated, ErrorReason::Unauthenticated),
+            Self::Refused(Refused::CredentialExpired { .. }) => (Code::Unauthenticated, ErrorReason::CredentialExpired),
+            Self::Refused(Refused::TwoIdentities { .. }) => (Code::Unauthenticated, ErrorReason::TwoIdentities),
+            Self::Denied(_) => (Code::PermissionDenied, ErrorReason::PermissionDenied),
         }
     }
 
@@ -191,6 +212,8 @@ impl Failure {
                 "no answer within {}; a change may have been applied, so repeat the call, which takes effect once",
                 humantime::format_duration(*limit)
             ),
+            Self::Refused(refused) => refused.to_string(),
+            Self::Denied(denied) => denied.to_string(),
         }
     }
 
@@ -205,6 +228,9 @@ impl Failure {
                 ("limit", full.limit.to_string()),
                 ("scope", if full.of_address { "address" } else { "registry" }.to_owned()),
             ],
+            Self::Denied(Denied { identity, verb, name }) => {
+                vec![("identity", identity.to_string()), ("verb", verb.to_string()), ("logicalId", name.clone())]
+            }
             _ => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

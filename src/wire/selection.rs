@@ -10,6 +10,7 @@ use super::{
     page_token,
 };
 use crate::{
+    access::{Caller, Denied, Names, Verb},
     model::{
         InvalidInput, Labels,
         input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, invalid},
@@ -87,8 +88,28 @@ fn filter(
         statuses,
         node_id: node_id.to_owned(),
         labels: violations.take(Labels::from_input("labels", labels)),
-        alive_at: None,
+        ..Filter::default()
     }
+}
+
+/// Holds a list or a watch to what its caller may read. Returns whether there may be other logical ids among those that are
+/// asked for.
+///
+/// # Errors
+/// None of those that are asked for. Known before anything is looked up.
+pub(crate) fn restrict(filter: &mut Filter, caller: &Caller) -> Result<bool, Denied> {
+    let (name, prefix) = (filter.logical_id.as_str(), filter.logical_id_prefix.as_str());
+    let names = caller.names(Verb::Read);
+    let (meets, covers) = match name {
+        "" => (names.meets_prefix(prefix), names.covers_prefix(prefix)),
+        name => (names.contains(name), names.contains(name)),
+    };
+    if !meets {
+        return Err(caller.denied(Verb::Read, &if name.is_empty() { format!("{prefix}*") } else { name.to_owned() }));
+    }
+    // Of what is covered nothing needs to be looked up name by name.
+    filter.readable = if covers { Names::everything() } else { names };
+    Ok(!covers)
 }
 
 /// Accepts the names of a batch.

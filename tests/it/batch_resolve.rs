@@ -176,6 +176,7 @@ fn a_watch_response_is_on_the_wire_what_its_proto_says() {
         epoch_number: 4,
         reset: true,
         snapshot_complete: true,
+        filtered: true,
     };
     let expected = encoded_by_descriptor(
         "WatchResponse",
@@ -187,6 +188,7 @@ fn a_watch_response_is_on_the_wire_what_its_proto_says() {
             ("epoch_number", Value::Number(4)),
             ("reset", Value::Flag),
             ("snapshot_complete", Value::Flag),
+            ("filtered", Value::Flag),
         ],
     );
     assert_eq!(message.encode_to_vec(), expected);

@@ -89,6 +89,14 @@ reasons! {
     TooManyStreams = "TOO_MANY_STREAMS",
     /// The registry has as many records as it may have, or the address of the caller has its share of them.
     RegistryFull = "REGISTRY_FULL",
+    /// The daemon has a policy, and the call has no credential, or one that it does not know.
+    Unauthenticated = "UNAUTHENTICATED",
+    /// The credential has expired.
+    CredentialExpired = "CREDENTIAL_EXPIRED",
+    /// The connection has a client certificate and the call a token.
+    TwoIdentities = "TWO_IDENTITIES",
+    /// The caller has no right to this; the text says which one it needs.
+    PermissionDenied = "PERMISSION_DENIED",
 }
 
 /// What kind of failure it is: what a program goes by where it does not know the reason.

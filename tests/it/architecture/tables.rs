@@ -27,7 +27,8 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("registry", &["admission", "store", "model", "clock", "metrics", "telemetry"]),
     ("feed", &["store", "model", "clock", "metrics", "telemetry"]),
     // Memory: what is known, without a way to ask for more.
-    ("view", &["model", "clock", "metrics"]),
+    // What a caller may not read is not looked at.
+    ("view", &["access", "model", "clock", "metrics"]),
     // What needs a pass over all of it.
     ("stats", &["view", "model"]),
     // The one judgement of health: a pure function of values.

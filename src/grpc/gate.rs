@@ -1,0 +1,188 @@
+//! The gate: which methods there are, who calls, and whether the caller has any right that the method needs.
+//!
+//! It stands outside of [`super::direct`], which finds a service by the beginning of a path: a method that is not in the table
+//! here is refused, whatever a service behind the gate would make of its path, and a test holds the table against the
+//! protocol's descriptors. The caller is found before a byte of the request's body is read, and put beside the request; what it
+//! may do to a logical id or a lease is for the handler to ask, which knows them.
+//!
+//! Without a policy the gate is open, and costs nothing.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::Either;
+use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use crate::{
+    access::{Access, Caller, Verb},
+    connections::limits::Peer,
+    wire::failure::Failure,
+};
+
+/// What a caller needs for a method, whatever it asks for: one of these rights on some logical id; none: to be known.
+type Needs = &'static [Verb];
+
+/// Every method that is served.
+const METHODS: &[(&str, Needs)] = &[
+    ("/muster.v1.RegistryService/Register", &[Verb::Register]),
+    ("/muster.v1.RegistryService/Beat", &[Verb::Register, Verb::Beat]),
+    ("/muster.v1.RegistryService/BeatStream", &[Verb::Register, Verb::Beat]),
+    ("/muster.v1.RegistryService/SetStatus", &[Verb::Register, Verb::Operate]),
+    ("/muster.v1.RegistryService/Deregister", &[Verb::Register, Verb::Operate]),
+    ("/muster.v1.DiscoveryService/Resolve", &[Verb::Resolve]),
+    ("/muster.v1.DiscoveryService/BatchResolve", &[Verb::Resolve]),
+    ("/muster.v1.DiscoveryService/GetInstance", &[Verb::Read]),
+    ("/muster.v1.DiscoveryService/CheckLease", &[Verb::Read]),
+    ("/muster.v1.DiscoveryService/ListInstances", &[Verb::Read]),
+    ("/muster.v1.DiscoveryService/Watch", &[Verb::Read]),
+    ("/muster.v1.ClusterService/GetCluster", &[Verb::Read, Verb::Cluster]),
+    ("/muster.v1.ClusterService/ListEpochs", &[Verb::Read, Verb::Cluster]),
+    ("/muster.v1.ClusterService/RotateEpoch", &[Verb::Cluster]),
+    ("/muster.v1.ClusterService/HoldExpiry", &[Verb::Cluster]),
+    ("/muster.v1.ClusterService/ReleaseExpiry", &[Verb::Cluster]),
+    ("/muster.v1.ClusterService/ExpireInstance", &[Verb::Operate]),
+    ("/muster.v1.ClusterService/WhoAmI", &[]),
+    ("/grpc.health.v1.Health/Check", &[]),
+    ("/grpc.health.v1.Health/Watch", &[]),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &[]),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &[]),
+];
+
+/// The layer. Make it once; clones share the table.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    access: Access,
+    methods: Arc<HashMap<&'static str, Needs>>,
+}
+
+impl Gate {
+    /// Admits whom `access` knows.
+    pub(super) fn new(access: Access) -> Self {
+        Self { access, methods: Arc::new(METHODS.iter().copied().collect()) }
+    }
+
+    fn admit<B>(&self, request: &Request<B>) -> Result<Caller, Failure> {
+        let path = request.uri().path();
+        let needs = self.methods.get(path).ok_or_else(|| Failure::UnknownMethod(path.to_owned()))?;
+        let peer = request.extensions().get::<Peer>();
+        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+        let caller = self.access.authenticate(certificate, authorization(request.headers()))?;
+        match needs.first() {
+            Some(verb) if !needs.iter().any(|verb| has(&caller, *verb)) => Err(caller.denied(*verb, "").into()),
+            _ => Ok(caller),
+        }
+    }
+}
+
+/// Whether a caller has a right on some logical id.
+fn has(caller: &Caller, verb: Verb) -> bool {
+    match verb {
+        // It concerns every instance.
+        Verb::Cluster => caller.may_everywhere(verb),
+        _ => caller.may_anywhere(verb),
+    }
+}
+
+/// What the call says of its identity. What cannot be read, or is there more than once, is read as nothing that is accepted.
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let first = values.next()?;
+    Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or_default() })
+}
+
+/// The caller of a request that has come through the gate.
+///
+/// # Errors
+/// It has not, although there is a policy: a fault of the daemon, which must not open what the policy closes.
+pub(super) fn caller(access: &Access, extensions: &Extensions) -> Result<Caller, Failure> {
+    if !access.is_enforced() {
+        return Ok(Caller::open());
+    }
+    extensions.get::<Caller>().cloned().ok_or(Failure::Write(crate::registry::Error::Internal))
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { inner, gate: self.clone() }
+    }
+}
+
+/// Services behind the gate.
+#[derive(Clone, Debug)]
+pub(super) struct Gated<S> {
+    inner: S,
+    gate: Gate,
+}
+
+impl<S, B> Service<Request<B>> for Gated<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if self.gate.access.is_enforced() {
+            match self.gate.admit(&request) {
+                Ok(caller) => drop(request.extensions_mut().insert(caller)),
+                Err(failure) => return Either::Right(ready(Ok(Status::from(failure).into_http()))),
+            }
+        }
+        Either::Left(self.inner.call(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::proto;
+
+    /// The paths of all methods of a descriptor set.
+    fn paths(descriptors: &[u8]) -> Vec<String> {
+        let descriptors = FileDescriptorSet::decode(descriptors).unwrap();
+        let services = descriptors.file.iter().flat_map(|file| file.service.iter().map(move |service| (file, service)));
+        let methods = services.flat_map(|(file, service)| service.method.iter().map(move |it| (file, service, it)));
+        methods.map(|(file, service, it)| format!("/{}.{}/{}", file.package(), service.name(), it.name())).collect()
+    }
+
+    #[test]
+    fn table_has_each_method_of_the_descriptors_and_no_other() {
+        let reflection =
+            [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
+        let served = [proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET].into_iter().chain(reflection);
+        let served: BTreeSet<String> = served.flat_map(paths).collect();
+        let table: BTreeSet<String> = METHODS.iter().map(|(path, _)| (*path).to_owned()).collect();
+        assert_eq!(table, served);
+        assert_eq!(table.len(), METHODS.len(), "a method is there twice");
+        assert!(served.len() >= 22);
+    }
+
+    #[test]
+    fn authorization_that_is_there_twice_is_read_as_none_that_is_accepted() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(authorization(&headers), None);
+        headers.append(AUTHORIZATION, "Bearer a".parse().unwrap());
+        assert_eq!(authorization(&headers), Some("Bearer a"));
+        headers.append(AUTHORIZATION, "Bearer b".parse().unwrap());
+        assert_eq!(authorization(&headers), Some(""));
+    }
+}

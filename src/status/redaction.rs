@@ -1,0 +1,58 @@
+//! What a caller is told that may not know how many instances there are, or of which logical ids.
+
+use super::{
+    judge::Status,
+    problem::{Code, Problem},
+};
+
+impl Status {
+    /// Without the problems of logical ids, and without the numbers of instances and records in the others.
+    #[must_use]
+    pub fn without_counts(self) -> Self {
+        let told = self.problems.into_iter().filter(|problem| !is_of_names(problem.code)).map(|problem| Problem {
+            summary: if counts(problem.code) { problem.code.brief().to_owned() } else { problem.summary },
+            cause: problem.cause.filter(|cause| !is_of_names(*cause)),
+            ..problem
+        });
+        let problems: Vec<Problem> = told.collect();
+        let severity = problems.iter().map(|problem| problem.severity).max().unwrap_or_default();
+        Self { severity, problems, ..self }
+    }
+}
+
+fn is_of_names(code: Code) -> bool {
+    matches!(code, Code::Unserved | Code::AllSuspect)
+}
+
+fn counts(code: Code) -> bool {
+    matches!(code, Code::BrakePace | Code::BrakeProtect | Code::RegistryFilling)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{facts::Expiry, problem::Severity},
+        *,
+    };
+
+    #[test]
+    fn problems_of_names_and_numbers_are_not_told() {
+        let problem = |code, severity| Problem::new(code, severity, "30 of 40 are there", "Look at them.");
+        let problems = vec![
+            problem(Code::Unserved, Severity::Critical),
+            problem(Code::BrakePace, Severity::Warning),
+            problem(Code::DatabaseSlow, Severity::Warning),
+        ];
+        let status = Status {
+            severity: Severity::Critical,
+            ready: true,
+            expiry: Expiry::Paced,
+            conditions: Vec::new(),
+            problems,
+        };
+        let told = status.without_counts();
+        assert_eq!(told.severity, Severity::Warning, "that of what is told");
+        let summaries: Vec<_> = told.problems.iter().map(|problem| problem.summary.as_str()).collect();
+        assert_eq!(summaries, [Code::BrakePace.brief(), "30 of 40 are there"]);
+    }
+}
