@@ -36,6 +36,7 @@ mod suggest;
 mod tls_args;
 pub mod wait;
 pub mod watch;
+pub mod whoami;
 
 use std::io;
 
@@ -136,6 +137,9 @@ enum Command {
     /// Diagnose the path from here to the database and suggest a fix for each problem
     #[command(after_help = check::HELP)]
     Check(Box<check::CheckArgs>),
+    /// Show which identity the daemon knows the caller by, and what it may do
+    #[command(name = "whoami", after_help = whoami::EXAMPLES)]
+    WhoAmI(whoami::WhoAmIArgs),
     /// Exit with 0 if the local daemon is ready (container probe)
     #[command(after_help = healthcheck::HELP)]
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -268,6 +272,7 @@ impl Cli {
             Command::Wait(args) => wait::run(args, client).await,
             Command::Status(args) => status::run(args, client).await,
             Command::Check(args) => Box::pin(check::run(*args, client)).await,
+            Command::WhoAmI(args) => whoami::run(args, client).await,
             Command::Healthcheck(args) => healthcheck::run(args, client).await,
             Command::Drain(args) => change::run(Change::Drain, args, client).await,
             Command::Undrain(args) => change::run(Change::Undrain, args, client).await,

@@ -246,3 +246,29 @@ pub struct Changed {
     /// Whether it had been dead before.
     pub already_dead: bool,
 }
+
+/// Which identity a daemon knows the client by, and what it may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WhoAmI {
+    /// The identity, as policies name it; `anonymous` without a credential, and for every caller of a daemon without a policy.
+    pub identity: String,
+    /// How it was proven: `certificate`, `token`, `jwt`, `local` or `anonymous`.
+    pub kind: String,
+    /// When the credential expires; `None`: it does not.
+    pub expires_at: Option<SystemTime>,
+    /// What it may do.
+    pub grants: Vec<Grant>,
+    /// Whether the daemon has a policy. Without one every caller may do everything.
+    pub enforced: bool,
+}
+
+/// A right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Grant {
+    /// `register`, `beat`, `resolve`, `read`, `operate`, `cluster` or `metrics`.
+    pub verb: String,
+    /// On which logical ids: names, and prefixes with a final `*`. Empty for `metrics`, which concerns none.
+    pub logical_ids: Vec<String>,
+}

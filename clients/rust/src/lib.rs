@@ -44,8 +44,8 @@ pub use address::{Address, AddressError};
 pub use choice::{Choice, Policy};
 pub use client::{Builder, Client};
 pub use cluster::{
-    Brake, BrakeMode, Changed, Cluster, Counts, Daemon, Epoch, Expiry, Health, Hold, LostDaemon, Problem, Rotated,
-    Severity,
+    Brake, BrakeMode, Changed, Cluster, Counts, Daemon, Epoch, Expiry, Grant, Health, Hold, LostDaemon, Problem,
+    Rotated, Severity, WhoAmI,
 };
 pub use error::{Error, Violation};
 pub use lease::{Lease, LossReason, Lost, OnLost, Register, Registration, State};

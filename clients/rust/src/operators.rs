@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use crate::{
     client::{Client, MAX_ANSWER_BYTES},
-    cluster::{Changed, Cluster, Epoch, Rotated},
+    cluster::{Changed, Cluster, Epoch, Rotated, WhoAmI},
     error::Error,
     model::Status,
     wire::{
         self, DeregisterRequest, ExpireInstanceRequest, GetClusterRequest, HoldExpiryRequest, InstanceStatus,
-        ListEpochsRequest, ReleaseExpiryRequest, RotateEpochRequest, SetStatusRequest,
+        ListEpochsRequest, ReleaseExpiryRequest, RotateEpochRequest, SetStatusRequest, WhoAmIRequest,
         cluster_service_client::ClusterServiceClient, registry_service_client::RegistryServiceClient,
     },
 };
@@ -36,6 +36,15 @@ impl Client {
         let answer = self.call(message, method).await?;
         self.seen().note(answer.revision);
         answer.try_into()
+    }
+
+    /// Which identity the daemon knows this client by, and what it may do.
+    ///
+    /// # Errors
+    /// No daemon answered, or the credential is refused.
+    pub async fn who_am_i(&self) -> Result<WhoAmI, Error> {
+        let method = |channel, request| async { cluster(channel).who_am_i(request).await };
+        Ok(self.call(WhoAmIRequest {}, method).await?.into())
     }
 
     /// All epochs, the newest first. The stream ends after an error.

@@ -249,6 +249,19 @@ fn expiry(wire: ExpiryState) -> cluster::Expiry {
     }
 }
 
+impl From<WhoAmIResponse> for cluster::WhoAmI {
+    fn from(wire: WhoAmIResponse) -> Self {
+        let grant = |wire: Grant| cluster::Grant { verb: wire.verb, logical_ids: wire.logical_ids };
+        Self {
+            identity: wire.identity,
+            kind: wire.kind,
+            expires_at: time(wire.expires_at.as_ref()),
+            grants: wire.grants.into_iter().map(grant).collect(),
+            enforced: wire.enforced,
+        }
+    }
+}
+
 impl TryFrom<Epoch> for cluster::Epoch {
     type Error = Error;
 
