@@ -98,7 +98,7 @@ unpack_prometheus() (
     rm prometheus_*.deb
 )
 
-# Installs missing dependencies: arguments `server`, `compiler`, `client`, `pooler`, `python`, `curl`, `prometheus`, `browser`. To be called in
+# Installs missing dependencies: arguments `server`, `compiler`, `client`, `pooler`, `network`, `python`, `curl`, `prometheus`, `browser`. To be called in
 # the root of the repository.
 need() {
     local -a packages=()
@@ -109,6 +109,7 @@ need() {
             compiler) command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
             browser) want_browser ;;
             pooler) command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || packages+=(pgbouncer) ;;
+            network) command -v iptables >/dev/null || [[ -x /usr/sbin/iptables ]] || packages+=(iptables) ;;
             client) command -v psql >/dev/null || packages+=(postgresql-client) ;;
             python) python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv) ;;
             curl) command -v curl >/dev/null || packages+=(curl) ;;

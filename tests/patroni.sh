@@ -14,7 +14,10 @@ if [[ $(target/patroni/bin/patroni --version 2>/dev/null) != *" $patroni" ]]; th
     # The system's Python, because Patroni runs as another user when the tests are root: one in a home directory is closed.
     python=/usr/bin/python3
     [[ -x $python ]] || { need python && python=$(command -v python3); }
-    "$python" -c 'import ensurepip' 2>/dev/null || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y python3-venv
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        as_root apt-get update -q
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y python3-venv
+    fi
     say "Getting Patroni $patroni below target/"
     rm -rf target/patroni
     mkdir -p target

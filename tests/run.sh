@@ -24,6 +24,8 @@ fi
 
 need_rust
 need server compiler browser pooler
+# Only root can make network namespaces, in which packets are lost.
+[[ $(id -u) -ne 0 ]] || need network
 need_documentation_tools
 if [[ ${MUSTERD_SKIP_PROMETHEUS:-} != 1 ]]; then
     need prometheus

@@ -10,7 +10,7 @@ use super::{
     client::{Client, Registration},
     history::{Answer, Micros, Outcome},
     nemesis::{self, Fault},
-    world::{Population, TTL, World},
+    world::{Population, World},
 };
 
 /// A daemon that acknowledges no change that long after everything is healed has not recovered.
@@ -50,7 +50,7 @@ pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
     world.note_footprints();
     for step in &plan.steps {
         // Whether a fault hurts depends on where everybody is in the rhythm of beats and saves.
-        let phase = world.dice.between(Duration::ZERO, TTL / 3);
+        let phase = world.dice.between(Duration::ZERO, world.ttl / 3);
         sleep(phase).await;
         disrupt(&mut world, step).await;
         calm_down(&world).await;
@@ -61,7 +61,7 @@ pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
 /// Ends the hold once everybody beats again, as an operator would: the next fault has to meet a registry that is not
 /// protected by the one before.
 pub(crate) async fn calm_down(world: &World) {
-    sleep(TTL / 2).await;
+    sleep(world.ttl / 2).await;
     let sql = "DELETE FROM registry_daemon WHERE last_flush < clock_timestamp() - interval '3 seconds';
                UPDATE cluster_metadata SET hold_until = NULL, hold_reason = NULL WHERE hold_until IS NOT NULL";
     world.sql().await.batch_execute(sql).await.unwrap();
@@ -99,7 +99,7 @@ pub(crate) async fn recovery(world: &mut World) -> Micros {
     let client = world.client();
     let mut probes = Vec::new();
     for daemon in 0..world.nodes.len() {
-        probes.push(probe(client.clone(), daemon, world.dice.id()));
+        probes.push(probe(client.clone(), daemon, world.dice.id(), world.ttl));
     }
     if futures_util::future::join_all(probes).await.contains(&false) {
         world.complaints.push(format!("not every daemon has acknowledged a change within {RECOVERY_BOUND:?}"));
@@ -107,7 +107,7 @@ pub(crate) async fn recovery(world: &mut World) -> Micros {
     world.history.now() - began
 }
 
-async fn probe(client: Client, daemon: usize, instance: uuid::Uuid) -> bool {
+async fn probe(client: Client, daemon: usize, instance: uuid::Uuid, ttl: Duration) -> bool {
     let began = Instant::now();
     let asked = Registration {
         instance,
@@ -115,7 +115,7 @@ async fn probe(client: Client, daemon: usize, instance: uuid::Uuid) -> bool {
         content: format!("probe-{instance}"),
         epoch: None,
         status: InstanceStatus::Alive,
-        ttl: TTL,
+        ttl,
     };
     let mut attempt = 0;
     while began.elapsed() < RECOVERY_BOUND {

@@ -9,7 +9,7 @@ use super::{
     audit,
     checker::{self, Demands, Evidence, Figures, Final, Verdict, seconds},
     history::{self, Answer, Disruption, Dump, Micros, Outcome, Row},
-    world::{TTL, World},
+    world::World,
 };
 use crate::harness::registry::get;
 
@@ -50,7 +50,7 @@ impl World {
             finals,
             rows,
             complaints: self.complaints.clone(),
-            ttl: Micros::try_from(TTL.as_micros()).unwrap(),
+            ttl: Micros::try_from(self.ttl.as_micros()).unwrap(),
             clock_error: self.clock.error,
             demands,
         };

@@ -20,7 +20,8 @@
 //!
 //! Faults that change the world for good, or need a world of their own, are tests by themselves: failover to a standby
 //! ([`standby`]), what runs out ([`exhaustion`]), clocks ([`clock`]), hostile peers ([`hostile`]), ten thousand who come
-//! back at once ([`herd`]), failover by Patroni ([`patroni`]), the schema under load ([`schema`]), refused repetitions ([`honesty`]). [`soak`] runs for hours
+//! back at once ([`herd`]), failover by Patroni ([`patroni`]), networks that lose packets
+//! ([`network`]), the schema under load ([`schema`]), refused repetitions ([`honesty`]). [`soak`] runs for hours
 //! and says what grows.
 //!
 //! How to add a fault: a variant of [`nemesis::Fault`], its beginning and its end there, and what proves that it had an
@@ -40,6 +41,7 @@ mod history;
 mod honesty;
 mod hostile;
 mod nemesis;
+mod network;
 pub(crate) mod patroni;
 mod planted;
 pub(crate) mod proxy;

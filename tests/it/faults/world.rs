@@ -36,7 +36,7 @@ use crate::harness::{
     registry::{Registry, get},
 };
 
-/// The TTL of everybody: short, and with room for two beats to be late.
+/// The TTL of every instance, if a world has no other: short, and with room for two beats to be late.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// A link to a database, and the URL that leads through it.
@@ -72,6 +72,13 @@ impl Database {
     }
 }
 
+/// Where a daemon runs, if not beside the test: the command that starts it there, and its flags.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) within: Vec<String>,
+    pub(crate) flags: Vec<String>,
+}
+
 /// A daemon and its links.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -79,6 +86,8 @@ pub(crate) struct Node {
     pub(crate) to_daemon: Link,
     pub(crate) to_database: Link,
     pub(crate) url: String,
+    /// How the daemon is started: in which network.
+    pub(crate) place: Place,
     /// Threads and file descriptors while all was well.
     pub(crate) baseline: Option<(usize, usize)>,
     /// What daemons that are gone wrote to their logs.
@@ -88,7 +97,10 @@ pub(crate) struct Node {
 impl Node {
     /// Starts its daemon and leads the link to it.
     pub(crate) async fn start(&mut self) {
-        let daemon = Daemon::start_with(&["--database-url", &self.url]).await;
+        let flags = self.place.flags.iter().map(String::as_str);
+        let flags: Vec<&str> = ["--database-url", &self.url].into_iter().chain(flags).collect();
+        let daemon = Daemon::spawn_within(&self.place.within, &[], &flags).await;
+        daemon.wait_ready().await;
         self.to_daemon.lead_to(Upstream::Tcp(daemon.grpc_addr.clone()));
         self.daemon = Some(daemon);
     }
@@ -133,6 +145,8 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) history: History,
     pub(crate) dice: Dice,
+    /// The TTL of every instance.
+    pub(crate) ttl: Duration,
     pub(crate) kept: Kept,
     pub(crate) disruptions: Vec<Disruption>,
     pub(crate) clock: DatabaseClock,
@@ -170,6 +184,15 @@ impl World {
         Self::with(Database::Patroni(Box::new(cluster)), places, seed).await
     }
 
+    /// A world with one daemon in another network, which reaches its database directly.
+    pub(crate) async fn elsewhere(cluster: OwnCluster, url: &str, place: Place, seed: u64) -> Self {
+        migrate::up_to(cluster.url(), i32::MAX).await.unwrap();
+        let link = Link::to(Upstream::Tcp("127.0.0.1:1".to_owned())).await;
+        let mut world = Self::with(Database::Own(Box::new(cluster)), vec![(url.to_owned(), link)], seed).await;
+        world.nodes[0].place = place;
+        world
+    }
+
     async fn on(database: Database, daemons: usize, seed: u64) -> Self {
         let mut places = Vec::new();
         for _ in 0..daemons {
@@ -187,13 +210,15 @@ impl World {
         let mut nodes = Vec::new();
         for (url, to_database) in places {
             let to_daemon = Link::to(Upstream::Tcp("127.0.0.1:1".to_owned())).await;
-            nodes.push(Node { daemon: None, to_daemon, to_database, url, baseline: None, old_logs: String::new() });
+            let (place, old_logs) = (Place::default(), String::new());
+            nodes.push(Node { daemon: None, to_daemon, to_database, url, place, baseline: None, old_logs });
         }
         Self {
             database,
             nodes,
             history,
             dice: Dice::new(seed),
+            ttl: TTL,
             kept: Kept::default(),
             disruptions: Vec::new(),
             clock,
@@ -229,7 +254,7 @@ impl World {
 
     fn role(&mut self, stop: &CancellationToken) -> Role {
         let (client, dice) = (self.client(), self.dice.fork());
-        Role { client, dice, stop: stop.clone(), kept: self.kept.clone(), ttl: TTL }
+        Role { client, dice, stop: stop.clone(), kept: self.kept.clone(), ttl: self.ttl }
     }
 
     /// Lets everybody in.

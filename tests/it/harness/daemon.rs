@@ -43,6 +43,21 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// The program under test, started by another command, such as `ip netns exec NAME`.
+fn program_within(within: &[String]) -> Command {
+    let plain = program();
+    let Some((first, rest)) = within.split_first() else { return plain };
+    let mut command = Command::new(first);
+    command.args(rest).arg(plain.get_program()).stdin(Stdio::null());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 /// Gets a path from an address: status and body.
 pub(crate) async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
@@ -87,9 +102,14 @@ impl Daemon {
 
     /// As [`Self::spawn`], with more in its environment.
     pub(crate) async fn spawn_in(environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::spawn_within(&[], environment, flags).await
+    }
+
+    /// As [`Self::spawn_in`], by another command that becomes the daemon.
+    pub(crate) async fn spawn_within(within: &[String], environment: &[(&str, &str)], flags: &[&str]) -> Self {
         let scratch = Scratch::in_memory();
         let log = scratch.path().join("daemon.log");
-        let mut command = program();
+        let mut command = program_within(within);
         command.envs(environment.iter().copied());
         command.args(["serve", "--log-format", "json"]);
         if !flags.contains(&"--log-level") {

@@ -265,6 +265,13 @@ impl OwnCluster {
         .await;
     }
 
+    /// Starts it again by another command, with further settings, as [`spawn_server_within`].
+    pub(crate) async fn restart_within(&mut self, within: &[String], settings: &[String]) {
+        self.end(Signal::SIGINT);
+        self.child = Some(spawn_server_within(within, &self.program, &self.data_dir, settings));
+        self.start().await;
+    }
+
     /// Kills the postmaster; its backends follow by themselves.
     pub(crate) fn kill9(&mut self) {
         self.end(Signal::SIGKILL);
@@ -323,17 +330,30 @@ pub(crate) fn spawn_server(program: &Path, data_dir: &Path) -> Child {
 
 /// As [`spawn_server`], with further settings, each as `NAME=VALUE`, that win over its own.
 pub(crate) fn spawn_server_with(program: &Path, data_dir: &Path, settings: &[String]) -> Child {
+    spawn_server_within(&[], program, data_dir, settings)
+}
+
+/// As [`spawn_server_with`], by another command that becomes the server. It must be started as root.
+pub(crate) fn spawn_server_within(within: &[String], program: &Path, data_dir: &Path, settings: &[String]) -> Child {
     let cluster = data_dir.join("postgres");
     let owner = fs::metadata(&cluster).unwrap();
     let log = File::options().append(true).create(true).open(data_dir.join("postgres.log")).unwrap();
-    let mut command = Command::new(program);
+    let mut command = match within.split_first() {
+        None => Command::new(program),
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg("setpriv").arg(format!("--reuid={}", owner.uid()));
+            command.arg(format!("--regid={}", owner.gid())).arg("--clear-groups").arg(program);
+            command
+        }
+    };
     command.arg("-D").arg(&cluster).args(["-c", "listen_addresses=", "-c", "port=5432", "-c"]);
     command.arg(format!("unix_socket_directories={}", data_dir.join("run").display()));
     for setting in settings {
         command.args(["-c", setting]);
     }
     command.current_dir(&cluster).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-    if geteuid().is_root() {
+    if geteuid().is_root() && within.is_empty() {
         command.uid(owner.uid()).gid(owner.gid());
     }
     command.spawn().unwrap()

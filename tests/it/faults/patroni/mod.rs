@@ -29,6 +29,10 @@ use super::{
 /// How long what is frozen stays so after the election of another leader.
 const FROZEN: Duration = Duration::from_secs(8);
 
+/// The TTL of a few instances, and of as many as keep two cores busy beside three servers.
+const SHORT: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(10);
+
 /// What happens to the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -52,21 +56,22 @@ const ASYNCHRONOUS: [Fault; 3] = [Fault::Switchover, Fault::Kill(Part::Postmaste
 async fn patroni_switchover_and_crash_cost_nothing_that_was_promised() {
     let population = Population { daemons: 2, actors: 30, quitters: 2, writers: 2, routers: 1, watchers: 2 };
     let faults = [Fault::Switchover, Fault::Kill(Part::Node)];
-    hurt("patroni", true, population, &faults).await;
+    hurt("patroni", true, population, SHORT, &faults).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes ten minutes: just patroni"]
 async fn patroni_faults_of_every_kind_cost_nothing_that_was_promised() {
     let population = Population { daemons: 2, actors: 200, quitters: 10, writers: 4, routers: 2, watchers: 4 };
-    hurt("patroni-synchronous", true, population, &SYNCHRONOUS).await;
-    hurt("patroni-asynchronous", false, population, &ASYNCHRONOUS).await;
+    hurt("patroni-synchronous", true, population, LONG, &SYNCHRONOUS).await;
+    hurt("patroni-asynchronous", false, population, LONG, &ASYNCHRONOUS).await;
 }
 
-async fn hurt(name: &'static str, is_synchronous: bool, population: Population, faults: &[Fault]) {
+async fn hurt(name: &'static str, is_synchronous: bool, population: Population, ttl: Duration, faults: &[Fault]) {
     let Some(tools) = Tools::find() else { return };
     let cluster = Cluster::start(tools, is_synchronous).await;
     let mut world = World::patroni(cluster, 5).await;
+    world.ttl = ttl;
     world.start_daemons().await;
     world.populate(population);
     sleep(Duration::from_millis(2_500)).await;

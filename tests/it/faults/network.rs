@@ -1,0 +1,222 @@
+//! Networks that fail below TCP: actors, daemon and PostgreSQL in network namespaces of their own, between which packets are
+//! lost, delayed and cut off. Unlike a link in user space, nobody is told: packets vanish, and TCP sends them again.
+//!
+//! ```text
+//!   test: actors -- 10.231.1.0/24 -- daemon -- 10.231.2.0/24 -- PostgreSQL
+//! ```
+//!
+//! Needs root, `ip` and `iptables`. Where they are not, the test says that it did not run, and fails with
+//! `MUSTERD_REQUIRE_NETWORK=1`, as CI has it. Delay is that of a link: a kernel need not have a queue that delays.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use nix::unistd::geteuid;
+use tokio::time::sleep;
+
+use super::{
+    campaign,
+    proxy::Mode,
+    world::{Place, Population, World},
+};
+use crate::harness::postgres::OwnCluster;
+
+const LASTS: Duration = Duration::from_secs(8);
+const SLOW: Duration = Duration::from_millis(60);
+const ACTORS: &str = "10.231.1.1";
+const DAEMON: &str = "10.231.1.2";
+const DAEMON_INSIDE: &str = "10.231.2.1";
+const POSTGRES: &str = "10.231.2.2";
+
+/// A way between two of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From actors to daemon.
+    Outside,
+    /// From daemon to PostgreSQL.
+    Inside,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// So many packets of a hundred vanish, in each direction.
+    Loss(Way, u32),
+    /// Every packet vanishes.
+    Partition(Way),
+    /// Each direction takes longer.
+    Latency,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault::Loss(Way::Outside, 5),
+    Fault::Loss(Way::Inside, 5),
+    Fault::Latency,
+    Fault::Partition(Way::Outside),
+    Fault::Partition(Way::Inside),
+];
+
+/// Two namespaces, joined to each other and to that of the test. Removed when dropped.
+struct Network {
+    daemon: String,
+    postgres: String,
+}
+
+impl Network {
+    /// Makes them; `None` where that is not possible.
+    fn create() -> Option<Self> {
+        let id = std::process::id() % 100_000;
+        let network = Self { daemon: format!("mud{id}"), postgres: format!("mup{id}") };
+        match network.join(id) {
+            Ok(()) => Some(network),
+            Err(why) => {
+                let required = std::env::var_os("MUSTERD_REQUIRE_NETWORK").is_some_and(|value| value == "1");
+                assert!(!required, "no network can be made: {why}");
+                #[expect(clippy::print_stderr, reason = "a test that checks nothing must say so")]
+                {
+                    eprintln!(
+                        "SKIPPED: no network can be made, so nothing is tested with packets that are lost: {why}"
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    fn join(&self, id: u32) -> Result<(), String> {
+        if !geteuid().is_root() {
+            return Err("only root can make one".to_owned());
+        }
+        let (daemon, postgres) = (&self.daemon, &self.postgres);
+        let (out, within) = (format!("muo{id}"), format!("mui{id}"));
+        for command in [
+            format!("ip netns add {daemon}"),
+            format!("ip netns add {postgres}"),
+            format!("ip link add {out} type veth peer name out netns {daemon}"),
+            format!("ip -n {daemon} link add name in type veth peer name {within} netns {postgres}"),
+            format!("ip addr add {ACTORS}/24 dev {out}"),
+            format!("ip -n {daemon} addr add {DAEMON}/24 dev out"),
+            format!("ip -n {daemon} addr add {DAEMON_INSIDE}/24 dev in"),
+            format!("ip -n {postgres} addr add {POSTGRES}/24 dev {within}"),
+            format!("ip link set {out} up"),
+            format!("ip -n {daemon} link set out up"),
+            format!("ip -n {daemon} link set in up"),
+            format!("ip -n {daemon} link set lo up"),
+            format!("ip -n {postgres} link set {within} up"),
+            format!("ip -n {postgres} link set lo up"),
+            format!("ip netns exec {daemon} iptables -L INPUT"),
+        ] {
+            run(&command)?;
+        }
+        Ok(())
+    }
+
+    fn within(namespace: &str) -> Vec<String> {
+        ["ip", "netns", "exec", namespace].map(str::to_owned).to_vec()
+    }
+
+    /// Lets packets of a way vanish, in both directions: all of a hundred, some, or none.
+    fn lose(&self, way: Way, percent: u32) {
+        let device = if way == Way::Outside { "out" } else { "in" };
+        let which = match percent {
+            100 => String::new(),
+            _ => format!("-m statistic --mode random --probability {}", f64::from(percent) / 100.0),
+        };
+        for (chain, flag) in [("INPUT", "-i"), ("OUTPUT", "-o")] {
+            let iptables = format!("ip netns exec {} iptables", self.daemon);
+            run(&format!("{iptables} -F {chain}")).unwrap();
+            if percent > 0 {
+                run(&format!("{iptables} -A {chain} {flag} {device} {which} -j DROP")).unwrap();
+            }
+        }
+    }
+
+    /// How many packets the rules have dropped.
+    fn dropped(&self) -> u64 {
+        let listed = run(&format!("ip netns exec {} iptables -L -v -x -n", self.daemon)).unwrap();
+        let dropping = listed.lines().filter(|line| line.contains(" DROP "));
+        dropping.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok()).sum()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // With a namespace go its ends of a pair, and with an end the other one.
+        for namespace in [&self.daemon, &self.postgres] {
+            let _ = run(&format!("ip netns del {namespace}"));
+        }
+    }
+}
+
+fn run(command: &str) -> Result<String, String> {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap_or_default()).args(words).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{command}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
+}
+
+/// PostgreSQL in its namespace; the test reaches it by its socket, which no network cuts off.
+async fn database(network: &Network) -> OwnCluster {
+    let mut cluster = OwnCluster::create().await;
+    let rules = cluster.data_dir().join("postgres/pg_hba.conf");
+    let text = fs::read_to_string(&rules).unwrap();
+    let rule = format!("host all all {DAEMON_INSIDE}/32 trust\n");
+    File::create(&rules).unwrap().write_all((rule + &text).as_bytes()).unwrap();
+    cluster.restart_within(&Network::within(&network.postgres), &[format!("listen_addresses={POSTGRES}")]).await;
+    cluster
+}
+
+async fn strike(world: &mut World, network: &Network, fault: Fault) {
+    let from = world.history.now();
+    match fault {
+        Fault::Loss(way, percent) => network.lose(way, percent),
+        Fault::Partition(way) => network.lose(way, 100),
+        Fault::Latency => world.nodes[0].to_daemon.set(Mode::Delay(SLOW)),
+    }
+    sleep(LASTS).await;
+    let effect = match fault {
+        Fault::Latency => format!("{SLOW:?} in each direction"),
+        // The rules are new, and so are their counters.
+        _ => match network.dropped() {
+            0 => String::new(),
+            dropped => format!("{dropped} packets lost"),
+        },
+    };
+    for way in [Way::Outside, Way::Inside] {
+        network.lose(way, 0);
+    }
+    world.nodes[0].to_daemon.set(Mode::Pass);
+    let until = world.history.now();
+    let recovery = campaign::recovery(world).await;
+    world.disrupted(format!("{fault:?}"), from, until, effect, recovery);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_lost_delayed_and_cut_off_cost_nothing_that_was_promised() {
+    let Some(network) = Network::create() else { return };
+    let cluster = database(&network).await;
+    let address = format!("{DAEMON}:0");
+    let flags = ["--grpc-addr", &address, "--http-addr", &address, "--insecure-no-tls", "--insecure-no-auth"];
+    let flags = flags.map(str::to_owned).to_vec();
+    let place = Place { within: Network::within(&network.daemon), flags };
+    let url = format!("postgres://musterd@{POSTGRES}:5432/musterd?sslmode=disable");
+    let mut world = World::elsewhere(cluster, &url, place, 7).await;
+    world.start_daemons().await;
+    let population = Population { daemons: 1, actors: 30, quitters: 2, writers: 2, routers: 1, watchers: 2 };
+    world.populate(population);
+    sleep(Duration::from_millis(2_500)).await;
+    world.note_footprints();
+    for fault in FAULTS {
+        strike(&mut world, &network, fault).await;
+        campaign::calm_down(&world).await;
+    }
+    let (verdict, _) = world.finish("network", 7, campaign::demands(population, FAULTS.len())).await;
+    assert_eq!(verdict.violations, []);
+}
