@@ -385,12 +385,12 @@ AS $function$
 BEGIN
     UPDATE cluster_metadata SET revision = p_revision WHERE id = 1 AND revision < p_revision;
     IF FOUND THEN
-        -- A doorbell only: readers poll the revision itself, once a second at the latest.
+        -- A hint only: readers poll the revision itself, once a second at the latest.
         PERFORM pg_notify('muster', p_revision::text);
     END IF;
 END
 $function$;
-COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision).';
+COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and sends a notification (channel muster, payload the revision).';
 
 --- function muster_apply(jsonb, text, timestamp with time zone, bigint, bigint, integer)
 CREATE OR REPLACE FUNCTION muster_apply(p_operations jsonb, p_decided_by text, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_seen bigint DEFAULT 0, p_after bigint DEFAULT NULL::bigint, p_limit integer DEFAULT 1000)

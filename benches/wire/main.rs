@@ -6,7 +6,7 @@
 //! - **musterd**: the release program, on a private PostgreSQL that syncs every commit;
 //! - **echo**: a bare tonic server in a process of its own, with the daemon's settings, that answers with the very
 //!   messages the daemon gave, and does nothing else. It is what gRPC costs here;
-//! - **seed** and **SQL**: the functions and the view, called directly over many connections; of the seed system as it
+//! - **seed** and **SQL**: the functions and the view, called directly over many connections; of SeedCore as it
 //!   was (migration 012), and of today, where they keep all that the daemons promise.
 //!
 //! At last the same calls are measured beside a fleet of a thousand, and then beside one of a million, both kept alive by a
@@ -220,7 +220,7 @@ fn goals() -> Vec<Goal> {
             ("musterd", "resolve musterd cpu us"),
             0.90,
         ),
-        Goal::ratio("Resolve against the seed system's view", "resolve musterd", ("seed", "resolve seed"), 1.0),
+        Goal::ratio("Resolve against SeedCore's view", "resolve musterd", ("seed", "resolve seed"), 1.0),
         Goal::ratio("Beat, unary, per second", "beat musterd", ("echo", "beat echo"), 0.90),
         Goal::ratio(
             "Beat, processor time of the echo's call, us",
@@ -228,12 +228,12 @@ fn goals() -> Vec<Goal> {
             ("musterd", "beat musterd cpu us"),
             0.90,
         ),
-        Goal::ratio("Beat against the seed system's beat()", "beat musterd", ("seed", "beat seed"), 1.0),
+        Goal::ratio("Beat against SeedCore's beat()", "beat musterd", ("seed", "beat seed"), 1.0),
         Goal::at_least("BatchResolve, names per second", "batch-resolve musterd", 1_000_000.0),
         Goal::at_least("BeatStream, leases per second", "beat-stream musterd", 5_000_000.0),
         Goal::at_least("Register, durable, 64 in flight, per second", "register musterd", 20_000.0),
         Goal::ratio(
-            "Register against the seed system's register_instance()",
+            "Register against SeedCore's register_instance()",
             "register musterd",
             ("seed", "register seed"),
             1.0,

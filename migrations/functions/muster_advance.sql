@@ -1,4 +1,4 @@
--- muster_advance: Moves the revision on and rings the doorbell (channel muster, payload the revision). The caller
+-- muster_advance: Moves the revision on and sends a notification (channel muster, payload the revision). The caller
 -- holds the cluster row.
 
 CREATE OR REPLACE FUNCTION muster_advance(p_revision bigint)
@@ -9,10 +9,10 @@ AS $$
 BEGIN
     UPDATE cluster_metadata SET revision = p_revision WHERE id = 1 AND revision < p_revision;
     IF FOUND THEN
-        -- A doorbell only: readers poll the revision itself, once a second at the latest.
+        -- A hint only: readers poll the revision itself, once a second at the latest.
         PERFORM pg_notify('muster', p_revision::text);
     END IF;
 END
 $$;
 
-COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and rings the doorbell (channel muster, payload the revision).';
+COMMENT ON FUNCTION muster_advance(bigint) IS 'Moves the revision on and sends a notification (channel muster, payload the revision).';

@@ -20,34 +20,34 @@ use tokio::{
 };
 
 use super::{
-    board::{Board, STREAMS_MAX},
     error::ApiError,
+    status_cache::{STREAMS_MAX, StatusCache},
 };
 
 /// How soon a browser connects again when the stream has ended.
 const RETRY: Bytes = Bytes::from_static(b"retry: 2000\n\n");
 
 struct Stream {
-    board: Board,
+    cache: StatusCache,
     next: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
 
 /// `GET /api/v1/events`.
-pub(super) async fn events(State(board): State<Board>) -> Result<Response, ApiError> {
-    let Ok(place) = std::sync::Arc::clone(board.streams()).try_acquire_owned() else {
+pub(super) async fn events(State(cache): State<StatusCache>) -> Result<Response, ApiError> {
+    let Ok(place) = std::sync::Arc::clone(cache.streams()).try_acquire_owned() else {
         let problem = format!("{STREAMS_MAX} streams are open, which is the limit; ask for /api/v1/summary instead");
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", problem));
     };
-    let stream = stream::unfold(Stream { board, next: None, _place: place }, |mut stream| async {
+    let stream = stream::unfold(Stream { cache, next: None, _place: place }, |mut stream| async {
         let Some(next) = stream.next else {
             stream.next = Some(Instant::now());
             return Some((Ok::<_, Infallible>(RETRY), stream));
         };
-        let stop = stream.board.stop().clone();
+        let stop = stream.cache.stop().clone();
         let published = stop.run_until_cancelled(async {
             sleep_until(next).await;
-            stream.board.summary().await
+            stream.cache.summary().await
         });
         // Told to stop: the stream ends, so that leaving need not wait for it.
         let published = published.await?.ok()?;

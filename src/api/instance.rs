@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{board::Board, value::duration};
+use super::{status_cache::StatusCache, value::duration};
 use crate::{
     json::value::{long, time},
     model::{Death, DeathReason, Epoch, InstanceStatus},
@@ -17,12 +17,12 @@ use crate::{
 };
 
 /// One instance, as seen in the current epoch.
-pub(super) fn instance(board: &Board, entry: &Arc<Entry>, epoch: Epoch, now_ms: u64) -> Value {
+pub(super) fn instance(cache: &StatusCache, entry: &Arc<Entry>, epoch: Epoch, now_ms: u64) -> Value {
     let (instance, lease) = (&entry.instance, &entry.lease);
     let status = instance.status_in(epoch);
     let live = status != InstanceStatus::Dead;
     let remaining = Duration::from_millis(if live { lease.remaining_ms(now_ms) } else { 0 });
-    let last_beat = board.view().database_time(lease.heard_ms()).max(instance.started_at);
+    let last_beat = cache.view().database_time(lease.heard_ms()).max(instance.started_at);
     let labels: Map<String, Value> =
         instance.labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
     json!({

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{json, limit},
-    board::Board,
     error::ApiError,
     instance::instance,
     query::Query,
+    status_cache::StatusCache,
     value,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     },
     view::{
         Entry, Name, Snapshot,
-        list::{Filter, Position, page},
+        list::{Cursor, Filter, page},
         resolve::{Choice, resolve},
     },
 };
@@ -38,19 +38,19 @@ use crate::{
 const RANKED_MAX: usize = 2_000;
 
 /// `GET /api/v1/instances?name=&prefix=&status=&node=&label=k=v&limit=&after=`.
-pub(super) async fn list(State(board): State<Board>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn list(State(cache): State<StatusCache>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "prefix", "status", "node", "label", "limit", "after"])?;
     let (filter, limit, after) = (filter(&query)?, limit(&query)?, position(query.text("after")?)?);
-    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.now());
+    let (snapshot, now) = (Arc::clone(&cache.view().snapshot()), cache.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let page = page(&snapshot, &filter, after.as_ref(), limit);
-    let rows: Vec<Value> = page.entries.iter().map(|entry| instance(&board, entry, epoch, now.now_ms)).collect();
+    let rows: Vec<Value> = page.entries.iter().map(|entry| instance(&cache, entry, epoch, now.now_ms)).collect();
     let next = page.next.map_or(String::new(), |next| format!("{}:{}", next.instance_id, next.logical_id));
     let body = json!({
         "instances": rows,
         "next": next,
         "revision": long(snapshot.revision()),
-        "staleFor": value::duration(board.view().stale_for()),
+        "staleFor": value::duration(cache.view().stale_for()),
     });
     Ok(json(body.to_string()))
 }
@@ -81,13 +81,13 @@ fn filter(query: &Query) -> Result<Filter, InvalidInput> {
     })
 }
 
-fn position(text: &str) -> Result<Option<Position>, InvalidInput> {
+fn position(text: &str) -> Result<Option<Cursor>, InvalidInput> {
     if text.is_empty() {
         return Ok(None);
     }
     let position = text.split_once(':').and_then(|(id, name)| {
         let instance_id = input::instance_id("after", id).ok()?;
-        Some(Position { logical_id: LogicalId::from_record(name), instance_id })
+        Some(Cursor { logical_id: LogicalId::from_record(name), instance_id })
     });
     match position {
         Some(position) => Ok(Some(position)),
@@ -96,11 +96,11 @@ fn position(text: &str) -> Result<Option<Position>, InvalidInput> {
 }
 
 /// `GET /api/v1/explain?name=&limit=`.
-pub(super) async fn explain(State(board): State<Board>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn explain(State(cache): State<StatusCache>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "limit"])?;
     let (logical_id, limit) = (query.text("name")?, limit(&query)?);
     input::required_text("name", logical_id, LOGICAL_ID_MAX_BYTES)?;
-    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.now());
+    let (snapshot, now) = (Arc::clone(&cache.view().snapshot()), cache.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let Some(name) = snapshot.name(logical_id) else {
         let problem = format!("no instance of {logical_id} is on record; check the spelling");
@@ -113,7 +113,7 @@ pub(super) async fn explain(State(board): State<Board>, RawQuery(raw): RawQuery)
     let rows = explained.iter().take(limit).filter_map(|it| {
         let entry = entries.get(&it.instance_id)?;
         let silent_for = value::silent_for(&entry.lease, now.now_ms);
-        Some(row(it, instance(&board, entry, epoch, now.now_ms), silent_for))
+        Some(row(it, instance(&cache, entry, epoch, now.now_ms), silent_for))
     });
     let body = json!({
         "logicalId": logical_id,
@@ -122,7 +122,7 @@ pub(super) async fn explain(State(board): State<Board>, RawQuery(raw): RawQuery)
         "instances": name.all.len(),
         "complete": name.all.len() <= entries.len().min(limit),
         "revision": long(snapshot.revision()),
-        "staleFor": value::duration(board.view().stale_for()),
+        "staleFor": value::duration(cache.view().stale_for()),
     });
     Ok(json(body.to_string()))
 }

@@ -4,38 +4,38 @@
 //! prints it. The rest follows the same conventions: lowerCamelCase, durations like `1.5s`, times in RFC 3339; counts are
 //! plain numbers. Fields are added, never renamed or removed.
 //!
-//! - [`board`]: the one summary that every reader shares, written by [`summary`]; [`events`] pushes it; [`beats`]: the rate of
+//! - [`status_cache`]: the one summary that every reader shares, written by [`summary`]; [`events`] pushes it; [`beats`]: the rate of
 //!   beats in it.
 //! - [`names`], [`instances`]: pages of logical ids and of instances; [`instance`], [`value`]: their JSON.
 //! - [`query`], [`error`]: what a request may ask, and how it is refused.
 
 mod answer;
 pub mod beats;
-pub mod board;
 pub mod error;
 pub mod events;
 pub mod instance;
 pub mod instances;
 pub mod names;
 pub mod query;
+pub mod status_cache;
 pub mod summary;
 pub mod value;
 
 use axum::{Router, extract::State, response::Response, routing::get};
 
-use self::{answer::json, board::Board, error::ApiError};
+use self::{answer::json, error::ApiError, status_cache::StatusCache};
 
 /// The routes of the API.
-pub(crate) fn router(board: Board) -> Router {
+pub(crate) fn router(cache: StatusCache) -> Router {
     Router::new()
         .route("/api/v1/summary", get(summary))
         .route("/api/v1/names", get(names::names))
         .route("/api/v1/instances", get(instances::list))
         .route("/api/v1/explain", get(instances::explain))
         .route("/api/v1/events", get(events::events))
-        .with_state(board)
+        .with_state(cache)
 }
 
-async fn summary(State(board): State<Board>) -> Result<Response, ApiError> {
-    Ok(json(board.summary().await?.json.clone()))
+async fn summary(State(cache): State<StatusCache>) -> Result<Response, ApiError> {
+    Ok(json(cache.summary().await?.json.clone()))
 }

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{ROWS_MAX, json, limit},
-    board::Board,
     error::ApiError,
     instance,
     query::Query,
+    status_cache::StatusCache,
     value,
 };
 use crate::{
@@ -24,18 +24,18 @@ use crate::{
     },
     stats::{
         NameState, Timestamps,
-        names::{NameFilter, NameRow, NamesPage, Place, named, names as page},
+        names::{Cursor, NameFilter, NameRow, NamesPage, named, names as page},
         search::{Found, Search},
     },
     view::Entry,
 };
 
 /// `GET /api/v1/names?search=&filter=&state=&limit=&after=`, or `GET /api/v1/names?name=`.
-pub(super) async fn names(State(board): State<Board>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn names(State(cache): State<StatusCache>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "search", "filter", "state", "limit", "after"])?;
     let asked = asked(&query)?;
-    let stats = Arc::clone(&board.summary().await?.stats);
-    let (snapshot, now) = (Arc::clone(&board.view().snapshot()), board.now());
+    let stats = Arc::clone(&cache.summary().await?.stats);
+    let (snapshot, now) = (Arc::clone(&cache.view().snapshot()), cache.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let page = match asked {
         Asked::Named(names) => {
@@ -53,7 +53,7 @@ pub(super) async fn names(State(board): State<Board>, RawQuery(raw): RawQuery) -
         "names": rows,
         "next": page.next.map_or(String::new(), |place| format!("{}:{}", place.state.as_str(), place.logical_id)),
         "revision": long(snapshot.revision()),
-        "staleFor": value::duration(board.view().stale_for()),
+        "staleFor": value::duration(cache.view().stale_for()),
     });
     Ok(json(body.to_string()))
 }
@@ -63,7 +63,7 @@ enum Asked {
     /// These names.
     Named(Vec<String>),
     /// A page of those that a filter finds.
-    Page { filter: NameFilter, limit: usize, after: Option<Place> },
+    Page { filter: NameFilter, limit: usize, after: Option<Cursor> },
 }
 
 fn asked(query: &Query) -> Result<Asked, InvalidInput> {
@@ -107,12 +107,12 @@ fn filter(query: &Query) -> Result<NameFilter, InvalidInput> {
     Ok(NameFilter { search, state })
 }
 
-fn place(text: &str) -> Result<Option<Place>, InvalidInput> {
+fn place(text: &str) -> Result<Option<Cursor>, InvalidInput> {
     if text.is_empty() {
         return Ok(None);
     }
     let place = text.split_once(':').and_then(|(state, name)| {
-        Some(Place { state: NameState::from_word(state)?, logical_id: LogicalId::from_record(name) })
+        Some(Cursor { state: NameState::from_word(state)?, logical_id: LogicalId::from_record(name) })
     });
     match place {
         Some(place) => Ok(Some(place)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{beats::Beats, board::Sources, instance, value::duration};
+use super::{beats::Beats, instance, status_cache::Sources, value::duration};
 use crate::{
     json::value::{long, time},
     model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},

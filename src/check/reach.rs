@@ -23,7 +23,7 @@ const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// How many bytes tell.
 const TELLING: usize = 9;
 /// No answer within so long is none.
-const PATIENCE: Duration = Duration::from_secs(2);
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What answers at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ fn recognize(answer: &[u8]) -> Speaks {
 /// Looks at an address. Returns what was found, and whether it makes sense to go on.
 pub(crate) async fn look(addr: &Address, tls: &Tls, limit: Duration) -> (Vec<Finding>, bool) {
     let authority = &format!("{}:{}", addr.host(), addr.port());
-    let limit = limit.min(PATIENCE.max(limit / 2));
+    let limit = limit.min(WAIT_MAX.max(limit / 2));
     let began = Instant::now();
     let stream = match timeout(limit, TcpStream::connect(authority)).await {
         Ok(Ok(stream)) => stream,

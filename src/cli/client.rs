@@ -84,24 +84,24 @@ impl ClientArgs {
     /// No daemon can be reached. One that is reached and still loads the registry then says so at the first call.
     pub(super) async fn connect(&self) -> Result<Client, Error> {
         let client = self.client()?;
-        let patience = self.patience();
-        if patience.is_zero() {
+        let wait_limit = self.wait_limit();
+        if wait_limit.is_zero() {
             return Ok(client);
         }
         let began = Instant::now();
         let mut is_told = false;
         loop {
             // A daemon that starts has accepted the connection, and answers once it is ready.
-            let left = patience.saturating_sub(began.elapsed());
+            let left = wait_limit.saturating_sub(began.elapsed());
             let Err(error) = client.ready(left.max(self.timeout)).await else { return Ok(client) };
             let is_loading = error.reason() == Reason::NotYetSeen;
             // Unless it was asked for, only a daemon on this machine is waited for, and only while nothing listens there.
             let may_come = self.wait.is_some() || error.is_refused() || is_loading;
-            if !may_come || began.elapsed() + PAUSE >= patience {
+            if !may_come || began.elapsed() + PAUSE >= wait_limit {
                 return if is_loading { Ok(client) } else { Err(error.into()) };
             }
             if began.elapsed() > TOLD_AFTER && !std::mem::replace(&mut is_told, true) {
-                let wait = humantime::format_duration(patience);
+                let wait = humantime::format_duration(wait_limit);
                 output::note(&format!("waiting up to {wait} for a daemon at {}", self.addr));
             }
             sleep(PAUSE).await;
@@ -134,7 +134,7 @@ impl ClientArgs {
     }
 
     /// How long a daemon that is not there yet is waited for.
-    fn patience(&self) -> Duration {
+    fn wait_limit(&self) -> Duration {
         self.wait.unwrap_or(if self.is_local() { LOOPBACK_WAIT } else { Duration::ZERO })
     }
 }
@@ -226,15 +226,15 @@ mod tests {
 
     #[test]
     fn only_a_daemon_on_this_machine_is_waited_for_unless_asked() {
-        let patience = |words: &[&str]| {
+        let wait_limit = |words: &[&str]| {
             let words = [&["x"], words].concat();
-            <Only as clap::Parser>::try_parse_from(words).expect("arguments").args.patience()
+            <Only as clap::Parser>::try_parse_from(words).expect("arguments").args.wait_limit()
         };
-        assert_eq!(patience(&["--addr", "127.0.0.1:1"]), LOOPBACK_WAIT);
-        assert_eq!(patience(&["--addr", "db:1,localhost:2"]), LOOPBACK_WAIT);
-        assert_eq!(patience(&["--addr", "db:1"]), Duration::ZERO);
-        assert_eq!(patience(&["--addr", "db:1", "--wait", "30s"]), Duration::from_secs(30));
-        assert_eq!(patience(&["--addr", "127.0.0.1:1", "--wait", "0s"]), Duration::ZERO);
+        assert_eq!(wait_limit(&["--addr", "127.0.0.1:1"]), LOOPBACK_WAIT);
+        assert_eq!(wait_limit(&["--addr", "db:1,localhost:2"]), LOOPBACK_WAIT);
+        assert_eq!(wait_limit(&["--addr", "db:1"]), Duration::ZERO);
+        assert_eq!(wait_limit(&["--addr", "db:1", "--wait", "30s"]), Duration::from_secs(30));
+        assert_eq!(wait_limit(&["--addr", "127.0.0.1:1", "--wait", "0s"]), Duration::ZERO);
     }
 
     #[test]

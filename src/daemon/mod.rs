@@ -29,7 +29,7 @@ pub use self::error::Error;
 use self::{applier::Applier, parts::Parts, security::Security};
 use crate::{
     api::{
-        board::{Board, Sources},
+        status_cache::{Sources, StatusCache},
         summary,
     },
     clock::{Clock, DatabaseClock},
@@ -63,15 +63,15 @@ use crate::{
         suspicion::Suspicions,
     },
     stats::StatsCache,
-    store::{self, Database, Lane, Pool, prefetch::Prefetch},
+    store::{self, Database, Pool, PoolRole, prefetch::Prefetch},
     telemetry::{self, chain},
     tls::Port,
     view::{View, ViewWriter},
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How long the farewell to PostgreSQL may take.
-const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long removing this daemon's row may take.
+const SIGN_OFF_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The listeners of gRPC and HTTP, and what protects them.
 type Ports = (TcpListener, TcpListener, Security);
@@ -227,9 +227,9 @@ async fn start(
 
 fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
-    let board = Board::new(sources(parts), summary::render, stop.clone());
+    let cache = StatusCache::new(sources(parts), summary::render, stop.clone());
     let tls = parts.security.acceptor(Port::Http);
-    let routes = Http::new(handle.clone(), parts.readiness.clone(), board, hosts(parts), gauges(parts));
+    let routes = Http::new(handle.clone(), parts.readiness.clone(), cache, hosts(parts), gauges(parts));
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, tls, routes, stop.clone()));
     parts.lifecycle.spawn_essential(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
 }
@@ -267,7 +267,7 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
     let (feed, log, lineage) = (FeedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
     let database = parts.database.clone();
     let credentials = parts.security.credentials().cloned();
-    let lanes = [(Lane::Engine, PoolMetrics::engine()), (Lane::Operator, PoolMetrics::operator())];
+    let pools = [(PoolRole::Engine, PoolMetrics::engine()), (PoolRole::Operator, PoolMetrics::operator())];
     move || {
         feed.lag_seconds.set(view.stale_for().as_secs_f64());
         log.dropped.absolute(telemetry::dropped());
@@ -277,8 +277,8 @@ fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
         if let Some(credentials) = &credentials {
             credentials.measure();
         }
-        for (lane, metrics) in &lanes {
-            let status = pool.status(*lane);
+        for (role, metrics) in &pools {
+            let status = pool.status(*role);
             let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
             metrics.size.set(count(status.size));
             metrics.available.set(count(status.available));
@@ -370,8 +370,8 @@ async fn run_until_shutdown(parts: &Parts) -> Result<(), Error> {
     for stage in [Stage::Readiness, Stage::Servers, Stage::Engine] {
         parts.lifecycle.end(stage, stage.budget()).await;
     }
-    let farewell = Instant::now() + FAREWELL_TIMEOUT;
-    if let Err(error) = store::expiry::daemon_stopped(&parts.pool, parts.identity.daemon_id, farewell).await {
+    let until = Instant::now() + SIGN_OFF_TIMEOUT;
+    if let Err(error) = store::expiry::daemon_stopped(&parts.pool, parts.identity.daemon_id, until).await {
         tracing::warn!(error = %chain(&error), "this daemon could not be taken off the list of daemons");
     }
     parts.pool.close();

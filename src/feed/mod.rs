@@ -1,7 +1,7 @@
 //! The feed: brings what changed in PostgreSQL into memory, in order, without a gap.
 //!
 //! ```text
-//!   connect, LISTEN --> load everything --> wait for the doorbell, or a second --> read what changed --+
+//!   connect, LISTEN --> load everything --> wait for a notification, or a second --> read what changed --+
 //!        ^                   ^                          ^                              |               |
 //!        |                   +---- history changed, or --------------------------------+               |
 //!        |                         tombstones missed    +----------------------------------------------+
@@ -11,7 +11,7 @@
 //! State-based: there is no log of events. The rows with a revision above the one applied *are* what changed, because
 //! revisions become visible in the order of their commits (`migrations/013`). A lost connection is always followed by
 //! loading everything anew, so a wrong view cannot last. The rows that come with the outcomes of this daemon's own changes
-//! are taken like an answer to the feed itself, if they continue what is applied. The notification is a doorbell only;
+//! are taken like an answer to the feed itself, if they continue what is applied. A notification is a hint only;
 //! where there is none, everything works all the same within [`POLL_PERIOD`], and at once for those who wait for a
 //! revision.
 
@@ -38,14 +38,14 @@ use crate::{
     telemetry::{Repeated, chain},
 };
 
-/// How often PostgreSQL is asked when no doorbell rings. Also what detects a dead connection.
+/// How often PostgreSQL is asked when no notification arrives. Also what detects a dead connection.
 pub const POLL_PERIOD: Duration = Duration::from_secs(1);
 /// How long a read that somebody asks for is put off: those who ask meanwhile share it.
 const ASKED_PAUSE: Duration = Duration::from_millis(10);
 /// How many answers of the writer may wait to be taken. The next group brings what a missing one had.
 pub const PREFETCHED_MAX: usize = 4;
-/// How long a doorbell waits for the writer, if a change of its own is under way.
-const PREFETCH_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a notification waits for the writer, if a change of its own is under way.
+const PREFETCH_WAIT: Duration = Duration::from_millis(20);
 /// How often the list of daemons is read.
 const DAEMONS_PERIOD: Duration = Duration::from_secs(2);
 /// Most instances of one read.
@@ -213,12 +213,12 @@ impl<S: Sink> Feed<S> {
                     self.ask_at = Some(Instant::now() + ASKED_PAUSE);
                 }
                 Some(changes) = self.prefetched.recv() => return Wake::Take(changes),
-                revision = connection.rung() => {
+                revision = connection.notified() => {
                     if revision <= self.applied {
                         continue;
                     }
                     if self.is_under_way()
-                        && let Ok(Some(changes)) = timeout(PREFETCH_PATIENCE, self.prefetched.recv()).await
+                        && let Ok(Some(changes)) = timeout(PREFETCH_WAIT, self.prefetched.recv()).await
                         && changes.cluster.revision >= revision
                     {
                         return Wake::Take(changes);

@@ -37,7 +37,7 @@ use crate::{
     view::{
         Entry, Snapshot, View,
         hub::{Batch, Change, Hint, Slot},
-        list::{Changed, Filter, Page, Position, can_tell_changes, changed_after, page},
+        list::{Changed, Cursor, Filter, Page, can_tell_changes, changed_after, page},
     },
     wire::{convert, failure::Failure, selection},
 };
@@ -88,7 +88,7 @@ pub(super) async fn begin(
 enum Next {
     /// The instances after a position, by name. Those before it were told as of `seen` or later.
     Snapshot {
-        after: Option<Position>,
+        after: Option<Cursor>,
         reset: bool,
     },
     /// What changed after `seen`.
@@ -227,7 +227,7 @@ impl Watcher {
         (snapshot, now)
     }
 
-    fn page(&mut self, after: Option<&Position>, reset: bool) -> WatchResponse {
+    fn page(&mut self, after: Option<&Cursor>, reset: bool) -> WatchResponse {
         let (snapshot, now) = self.current();
         if after.is_none() {
             self.seen = now;
@@ -235,7 +235,7 @@ impl Watcher {
         let Page { entries, next } = page(&snapshot, &self.filter, after, PAGE);
         let mut events = Events::default();
         let taken = entries.iter().take_while(|entry| events.take(|| self.event(entry, now.epoch, true))).count();
-        let next = if taken < entries.len() { entries[..taken].last().map(|last| Position::of(last)) } else { next };
+        let next = if taken < entries.len() { entries[..taken].last().map(|last| Cursor::of(last)) } else { next };
         let complete = next.is_none() && now.is_at(self.seen);
         self.next = match next {
             Some(after) => Next::Snapshot { after: Some(after), reset: false },

@@ -23,7 +23,7 @@ use super::{
     service_discovery,
 };
 use crate::{
-    api::{self, board::Board, summary::problem},
+    api::{self, status_cache::StatusCache, summary::problem},
     lifecycle::Readiness,
     metrics::{Handle, ReadyMetrics, RefusedMetrics},
     status::{State as Condition, Status},
@@ -53,7 +53,7 @@ musterd
 pub struct Http {
     metrics: Handle,
     readiness: Readiness,
-    board: Board,
+    cache: StatusCache,
     hosts: Hosts,
     ready: ReadyMetrics,
     refused: RefusedMetrics,
@@ -67,18 +67,18 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// Answers from `metrics`, `readiness` and `board`, under the names of `hosts`. `refresh` is called before each rendering
+    /// Answers from `metrics`, `readiness` and `cache`, under the names of `hosts`. `refresh` is called before each rendering
     /// of the metrics and sets the gauges that change by themselves; it must not block.
     #[must_use]
     pub fn new(
         metrics: Handle,
         readiness: Readiness,
-        board: Board,
+        cache: StatusCache,
         hosts: Hosts,
         refresh: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let (ready, refused) = (ReadyMetrics::new(), RefusedMetrics::new());
-        Self { metrics, readiness, board, hosts, ready, refused, refresh: Arc::new(refresh) }
+        Self { metrics, readiness, cache, hosts, ready, refused, refresh: Arc::new(refresh) }
     }
 
     /// Counts what this port refuses.
@@ -89,8 +89,8 @@ impl Http {
 
     /// Returns the routes.
     pub fn router(self) -> Router {
-        let (page, api) = (page::router(), api::router(self.board.clone()));
-        let view = self.board.view().clone();
+        let (page, api) = (page::router(), api::router(self.cache.clone()));
+        let view = self.cache.view().clone();
         let checks = Guard { hosts: self.hosts.clone(), refused: self.refused.clone() };
         let (logical_ids, service_discovery) = (logical_ids::router(view.clone()), service_discovery::router(view));
         Router::new()
@@ -119,7 +119,7 @@ async fn metrics(State(http): State<Http>) -> Response {
 }
 
 async fn readyz(State(http): State<Http>, headers: HeaderMap) -> Response {
-    let status = http.board.status(STATS_BOUND).await;
+    let status = http.cache.status(STATS_BOUND).await;
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if wants_json(&headers) { respond(code, JSON, as_json(&status)) } else { text(code, as_text(&status)) }
 }

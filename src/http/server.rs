@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::board::{Board, Sources},
+        api::status_cache::{Sources, StatusCache},
         clock::Clock,
         http::host::Hosts,
         lifecycle::{Condition, Readiness},
@@ -98,9 +98,9 @@ mod tests {
             beats_received: Arc::new(|| 0),
             epoch: Arc::new(|| Box::pin(async { None })),
         };
-        let board = Board::new(sources, crate::api::summary::render, token.clone());
+        let cache = StatusCache::new(sources, crate::api::summary::render, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {
-            Http::new(handle, readiness.clone(), board, Hosts::default(), move || {
+            Http::new(handle, readiness.clone(), cache, Hosts::default(), move || {
                 counter.fetch_add(1, Ordering::SeqCst);
             })
         });

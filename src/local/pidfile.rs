@@ -22,7 +22,7 @@ use super::error::{Context, Error};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
     /// There is no file, or its process is gone.
-    Nobody,
+    NoProcess,
     /// A PostgreSQL on this cluster.
     Server(Pid),
     /// A PostgreSQL of another user; on which cluster cannot be seen.
@@ -40,12 +40,12 @@ pub(super) fn holder(cluster: &Path) -> Result<Holder, Error> {
     let path = path(cluster);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holder::Nobody),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holder::NoProcess),
         Err(source) => return Err(Error::Io { action: "read", path, source }),
     };
-    let Some(pid) = parse_pid(&text) else { return Ok(Holder::Nobody) };
+    let Some(pid) = parse_pid(&text) else { return Ok(Holder::NoProcess) };
     Ok(match signal::kill(pid, None) {
-        Err(Errno::ESRCH) => Holder::Nobody,
+        Err(Errno::ESRCH) => Holder::NoProcess,
         Err(_) => match name_of(pid) {
             Some(name) if !is_postgres(&name) => Holder::Stranger(pid),
             _ => Holder::Foreign(pid),

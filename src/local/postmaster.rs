@@ -174,7 +174,7 @@ impl Drop for Postmaster {
 pub(super) async fn stop_orphan(cluster: &Path) -> Result<bool, Error> {
     let crashed = pidfile::path(cluster).exists();
     let pid = match pidfile::holder(cluster)? {
-        Holder::Nobody => return Ok(crashed),
+        Holder::NoProcess => return Ok(crashed),
         Holder::Stranger(_) => {
             pidfile::disown(cluster)?;
             return Ok(crashed);

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 /// One numbered file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Migration {
-    /// Its number; numbers 1 to 10 belong to other layers of the seed system.
+    /// Its number; numbers 1 to 10 belong to other layers of SeedCore.
     pub(super) version: i32,
     /// Its name, without number and ending.
     pub(super) name: &'static str,

@@ -1,6 +1,6 @@
 //! Puts back what others have overwritten.
 //!
-//! The seed system runs its own migration scripts again at every deployment: `CREATE OR REPLACE FUNCTION`, `CREATE OR
+//! SeedCore runs its own migration scripts again at every deployment: `CREATE OR REPLACE FUNCTION`, `CREATE OR
 //! REPLACE VIEW`, `CREATE INDEX IF NOT EXISTS`. After that its `beat` revives the dead again, its view is empty when
 //! beats are late, and its index on `last_heartbeat` makes every beat write to all indexes. Those three kinds of object
 //! hold no data, so they can be put back without asking. Anything else that deviates is left to `musterd migrate verify`
@@ -15,7 +15,7 @@ use super::{
     transaction::{begin, lock},
 };
 
-/// The indexes that are ours to remove: 011 makes them as the seed system does, 013 removes them.
+/// The indexes that are ours to remove: 011 makes them as SeedCore does, 013 removes them.
 const SEED_INDEXES: [&str; 2] = ["idx_instance_logical_id", "idx_instance_status_heartbeat"];
 
 /// Compares functions and views with the snapshot and creates anew those that deviate. Returns what it did, by object.

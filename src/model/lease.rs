@@ -30,7 +30,7 @@ const GONE: u8 = 3;
 /// The stream it beat on broke, and it has not beaten here since.
 const LOST: u8 = 1;
 /// Another daemon has lost contact, and nobody is known to have heard of it since.
-const DOUBTED: u8 = 2;
+const MARKED: u8 = 2;
 /// The stream it beat on broke, and another daemon may know that it beats there.
 const UNCONFIRMED: u8 = 4;
 
@@ -74,7 +74,7 @@ pub enum Loss {
 }
 
 /// Not to be looked at.
-const NO_LOOK: u32 = u32::MAX;
+const UNSCHEDULED: u32 = u32::MAX;
 
 /// One lease.
 #[derive(Debug)]
@@ -87,18 +87,18 @@ pub struct Lease {
     epoch_number: u32,
     /// The lease of the same instance id whose place it took; zero, which is none: it took nobody's.
     replaces: LeaseId,
-    /// When it is to be looked at, as the agenda of the registry counts.
-    look_slot: AtomicU32,
+    /// When it is to be looked at, as the schedule of the registry counts.
+    scheduled_slot: AtomicU32,
     ttl_ms: AtomicU32,
     state: AtomicU8,
     heard_ms: AtomicU64,
     /// The latest beat that arrived here; zero: none did.
     here_ms: AtomicU64,
-    /// [`LOST`], [`DOUBTED`] and [`UNCONFIRMED`], as far as they hold.
+    /// [`LOST`], [`MARKED`] and [`UNCONFIRMED`], as far as they hold.
     contact: AtomicU8,
     renewer: Renewer,
     /// What was last told about its suspicion.
-    told_suspect: AtomicBool,
+    published_suspect: AtomicBool,
     dirty: AtomicBool,
     saved_ms: AtomicU64,
     /// The hash of [`Origin`]; zero: none.
@@ -123,14 +123,14 @@ impl Lease {
             instance_id,
             epoch_number: low_half(epoch_number),
             replaces: replaces.unwrap_or(LeaseId(0)),
-            look_slot: AtomicU32::new(NO_LOOK),
+            scheduled_slot: AtomicU32::new(UNSCHEDULED),
             ttl_ms: AtomicU32::new(ttl.as_millis()),
             state: AtomicU8::new(LIVE),
             heard_ms: AtomicU64::new(heard_ms),
             here_ms: AtomicU64::new(0),
             contact: AtomicU8::new(0),
             renewer: Renewer::default(),
-            told_suspect: AtomicBool::new(false),
+            published_suspect: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             saved_ms: AtomicU64::new(heard_ms),
             origin: AtomicU32::new(0),
@@ -212,14 +212,14 @@ impl Lease {
     }
 
     /// Is to be looked at in this slot. Returns whether that is sooner than agreed.
-    pub fn look_by(&self, slot: u32) -> bool {
-        self.look_slot.fetch_min(slot, Ordering::Relaxed) > slot
+    pub fn schedule_by(&self, slot: u32) -> bool {
+        self.scheduled_slot.fetch_min(slot, Ordering::Relaxed) > slot
     }
 
     /// Returns whether it is to be looked at by this slot; then it is so no more.
-    pub fn take_look(&self, slot: u32) -> bool {
-        let taken = |agreed| (agreed <= slot).then_some(NO_LOOK);
-        self.look_slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    pub fn take_scheduled(&self, slot: u32) -> bool {
+        let taken = |agreed| (agreed <= slot).then_some(UNSCHEDULED);
+        self.scheduled_slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     /// A beat arrived here at `now_ms`, on this stream or by a call of Beat. Returns true if the lease has to be queued
@@ -252,7 +252,7 @@ impl Lease {
 
     /// The stream it beat on until `last_ms` broke: it is suspect until it is heard of again. One that has beaten here
     /// since, because its owner has connected anew, is not touched. Returns whether it was.
-    pub fn lose_contact(&self, last_ms: u64) -> bool {
+    pub fn mark_contact_lost(&self, last_ms: u64) -> bool {
         let silent = self.here_ms.load(Ordering::Relaxed) <= last_ms;
         if silent {
             self.contact.fetch_or(LOST, Ordering::Relaxed);
@@ -263,7 +263,7 @@ impl Lease {
     /// A stream that renewed it, the latest time at `last_ms` or before, has broken. See [`Loss`].
     pub fn lose_stream(&self, stream: StreamId, last_ms: u64) -> Loss {
         match self.renewer.alone(stream, self.here_ms(), self.ttl().beat_interval_ms()) {
-            Some(Alone { granted_here: true }) if self.lose_contact(last_ms) => Loss::Lost,
+            Some(Alone { granted_here: true }) if self.mark_contact_lost(last_ms) => Loss::Lost,
             Some(Alone { granted_here: false }) if self.here_ms() <= last_ms => {
                 self.contact.fetch_or(UNCONFIRMED, Ordering::Relaxed);
                 Loss::Unconfirmed
@@ -282,19 +282,19 @@ impl Lease {
     }
 
     /// Another daemon has lost contact, and none objects: it is suspect until some daemon has heard of it later.
-    pub fn doubt(&self) {
-        self.contact.fetch_or(DOUBTED, Ordering::Relaxed);
+    pub fn mark_suspect(&self) {
+        self.contact.fetch_or(MARKED, Ordering::Relaxed);
     }
 
     /// Some daemon has heard of it since contact was lost.
-    pub fn trust(&self) {
+    pub fn clear_suspect(&self) {
         self.contact.store(0, Ordering::Relaxed);
     }
 
     /// Two of its beats are overdue: if they were due here, contact is lost as when a stream breaks. Returns whether it
     /// is; no other daemon can know.
     pub fn lose_overdue(&self, now_ms: u64) -> bool {
-        self.beats_here() && self.is_suspect(now_ms) && self.lose_contact(self.here_ms())
+        self.beats_here() && self.is_suspect(now_ms) && self.mark_contact_lost(self.here_ms())
     }
 
     /// The latest beat that arrived here; zero if none did.
@@ -338,7 +338,7 @@ impl Lease {
         let silent_ms = now_ms.saturating_sub(self.heard_ms());
         let beats_here = self.beats_here();
         let contact = self.contact.load(Ordering::Relaxed);
-        if contact & DOUBTED != 0 || beats_here && contact & LOST != 0 {
+        if contact & MARKED != 0 || beats_here && contact & LOST != 0 {
             return true;
         }
         let limit_ms = if beats_here { 2 * ttl.beat_interval_ms() } else { ttl.as_millis().into() };
@@ -346,16 +346,16 @@ impl Lease {
     }
 
     /// Whether suspicion has changed since it was last told, and to what; whoever gets an answer has to tell it.
-    pub fn suspicion_to_tell(&self, now_ms: u64) -> Option<bool> {
+    pub fn suspicion_to_publish(&self, now_ms: u64) -> Option<bool> {
         let suspect = self.is_suspect(now_ms);
         // Looked at first without a write: for most it has not changed.
-        let changed = self.told_suspect.load(Ordering::Relaxed) != suspect;
-        (changed && self.told_suspect.swap(suspect, Ordering::Relaxed) != suspect).then_some(suspect)
+        let changed = self.published_suspect.load(Ordering::Relaxed) != suspect;
+        (changed && self.published_suspect.swap(suspect, Ordering::Relaxed) != suspect).then_some(suspect)
     }
 
     /// Whether it was told to be suspect, and that was not taken back.
-    pub fn is_told_suspect(&self) -> bool {
-        self.told_suspect.load(Ordering::Relaxed)
+    pub fn is_published_suspect(&self) -> bool {
+        self.published_suspect.load(Ordering::Relaxed)
     }
 
     /// Whether the latest beat arrived here. What PostgreSQL tells of our own beats is later by the time it took to

@@ -2,7 +2,7 @@
 //!
 //! "Best" is whom a router should stay with, so the order rests on what does not change while an instance lives: not
 //! suspect before suspect, then the longest serving, then the lowest instance id as a tie-break. The SQL view
-//! `active_instance` has the same order; a test holds the two against each other. The ancestor ranked by the latest
+//! `active_instance` has the same order; a test holds the two against each other. SeedCore ranked by the latest
 //! beat, and its answer flipped between two healthy instances every few seconds.
 
 use std::cmp::Ordering;

@@ -7,7 +7,7 @@
 //! - A session whose database is another one, and not behind, becomes the measure: all other sessions end, and the
 //!   registry is loaded again, under a hold ([`super::change`]).
 //! - A session whose database is *behind* (an older timeline, or a lower revision than this daemon has committed or
-//!   read) is refused. It is accepted when the known database has not confirmed itself for [`PATIENCE`]: it is gone then,
+//!   read) is refused. It is accepted when the known database has not confirmed itself for [`GONE_AFTER`]: it is gone then,
 //!   and its changes are lost. The database behind begins a new history above all revisions that this daemon has seen.
 //!
 //! A session cannot change its server, and a primary cannot become a standby without ending its sessions, so system id
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio_postgres::SimpleQueryRow;
 
 /// How long the known database may be silent before one that is behind it is accepted. The feed polls once a second.
-const PATIENCE: Duration = Duration::from_secs(2);
+const GONE_AFTER: Duration = Duration::from_secs(2);
 /// For how long a refusal is reported.
 const REPORTED: Duration = Duration::from_secs(5);
 
@@ -229,7 +229,7 @@ impl Lineage {
     /// Whether the known database has been silent for long enough to go on with one that is behind.
     pub(super) fn is_lost(&self) -> bool {
         let state = self.state();
-        let is_long_ago = |at: Option<Instant>| at.is_none_or(|at| at.elapsed() >= PATIENCE);
+        let is_long_ago = |at: Option<Instant>| at.is_none_or(|at| at.elapsed() >= GONE_AFTER);
         state.behind_since.is_some() && is_long_ago(state.behind_since) && is_long_ago(state.confirmed_at)
     }
 
@@ -296,7 +296,7 @@ mod tests {
         let found = identity("s", 1, "h", 7);
         lineage.fit(&found, 0);
         assert!(!lineage.is_lost(), "none was refused");
-        let long_ago = Instant::now().checked_sub(PATIENCE);
+        let long_ago = Instant::now().checked_sub(GONE_AFTER);
         lineage.refuse("host".to_owned(), &found);
         assert!(!lineage.is_lost(), "not for long enough");
         lineage.state().behind_since = long_ago;

@@ -22,4 +22,4 @@ mod tls;
 pub use database::Database;
 pub use error::Error;
 pub use lineage::Behind;
-pub use pool::{Lane, Pool};
+pub use pool::{Pool, PoolRole};

@@ -1,6 +1,6 @@
 //! Connections to PostgreSQL: bounded, with a deadline on every call.
 //!
-//! Two lanes, so that no number of operators' calls can keep the engine (writer, flusher, reapers) from a connection.
+//! Two roles, each with connections of its own, so that no number of operators' calls can keep the engine (writer, flusher, reapers) from a connection.
 //! Lists and lookups need none: they are answered from memory. The feed has a connection of its own
 //! ([`crate::store::feed`]), because a pooled one would drop notifications.
 //!
@@ -42,20 +42,20 @@ struct Session {
     client: Client,
     generation: u64,
 }
-type Lanes = managed::Pool<Sessions>;
+type RolePool = managed::Pool<Sessions>;
 
 /// Whose call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
+pub enum PoolRole {
     /// Writer, flusher, reapers.
     Engine,
     /// Operators' calls.
     Operator,
 }
 
-/// How the connections of a lane stand.
+/// The connections of a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneStatus {
+pub struct PoolStatus {
     /// Open connections.
     pub size: usize,
     /// Of these, unused.
@@ -68,8 +68,8 @@ pub struct LaneStatus {
 #[derive(Clone, Debug)]
 pub struct Pool {
     database: Database,
-    engine: Lanes,
-    operator: Lanes,
+    engine: RolePool,
+    operator: RolePool,
     /// The generation of sessions to which the idle ones belong.
     generation: Arc<AtomicU64>,
 }
@@ -108,34 +108,34 @@ impl Pool {
     /// # Errors
     /// [`Error::Unreachable`] if the pool cannot be made.
     pub fn new(database: &Database) -> Result<Self, Error> {
-        let (engine, operator) = (lane(database, ENGINE_CONNECTIONS)?, lane(database, OPERATOR_CONNECTIONS)?);
+        let (engine, operator) = (pool(database, ENGINE_CONNECTIONS)?, pool(database, OPERATOR_CONNECTIONS)?);
         Ok(Self { database: database.clone(), engine, operator, generation: Arc::default() })
     }
 
-    /// Runs one call on a connection of the lane, until `deadline`.
+    /// Runs one call on a connection of the role, until `deadline`.
     ///
     /// # Errors
     /// [`Error::Unreachable`] if no connection was had in time: the call was not made. Otherwise what the call
     /// returned, or [`Error::Unanswered`] if the deadline passed or the daemon changed to another database.
     pub async fn run<T>(
         &self,
-        lane: Lane,
+        role: PoolRole,
         deadline: Instant,
         call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
-        self.run_known(lane, deadline, call, |_| None).await
+        self.run_known(role, deadline, call, |_| None).await
     }
 
     /// As [`Self::run`], for a call whose answer tells the revision of the database.
     pub(crate) async fn run_known<T>(
         &self,
-        lane: Lane,
+        role: PoolRole,
         deadline: Instant,
         call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
         revision: impl FnOnce(&T) -> Option<u64>,
     ) -> Result<T, Error> {
         self.end_superseded();
-        let pool = self.lane(lane);
+        let pool = self.of(role);
         let session = match timeout_at(deadline, pool.get()).await {
             Ok(Ok(session)) => session,
             Ok(Err(PoolError::Backend(error))) => return Err(error.into()),
@@ -160,7 +160,7 @@ impl Pool {
         if let Err(error) = &answer
             && !matches!(error, Error::Refused(_) | Error::Denied { .. })
         {
-            self.database.doubt();
+            self.database.request_search();
             drop(Object::take(session));
         }
         answer
@@ -170,8 +170,8 @@ impl Pool {
     fn end_superseded(&self) {
         let current = self.database.lineage().map_or(0, Lineage::generation);
         if self.generation.swap(current, Ordering::AcqRel) != current {
-            for lane in [&self.engine, &self.operator] {
-                drop(lane.retain(|session, _| session.generation == current));
+            for pool in [&self.engine, &self.operator] {
+                drop(pool.retain(|session, _| session.generation == current));
             }
         }
     }
@@ -188,11 +188,11 @@ impl Pool {
         self.database.seen()
     }
 
-    /// How a lane stands.
+    /// The connections of a role.
     #[must_use]
-    pub fn status(&self, lane: Lane) -> LaneStatus {
-        let status = self.lane(lane).status();
-        LaneStatus { size: status.size, available: status.available, waiting: status.waiting }
+    pub fn status(&self, role: PoolRole) -> PoolStatus {
+        let status = self.of(role).status();
+        PoolStatus { size: status.size, available: status.available, waiting: status.waiting }
     }
 
     /// Closes all connections once they are unused, and refuses new calls.
@@ -201,15 +201,15 @@ impl Pool {
         self.operator.close();
     }
 
-    fn lane(&self, lane: Lane) -> &Lanes {
-        match lane {
-            Lane::Engine => &self.engine,
-            Lane::Operator => &self.operator,
+    fn of(&self, role: PoolRole) -> &RolePool {
+        match role {
+            PoolRole::Engine => &self.engine,
+            PoolRole::Operator => &self.operator,
         }
     }
 }
 
-fn lane(database: &Database, connections: usize) -> Result<Lanes, Error> {
+fn pool(database: &Database, connections: usize) -> Result<RolePool, Error> {
     managed::Pool::builder(Sessions { database: database.clone() })
         .max_size(connections)
         .runtime(deadpool::Runtime::Tokio1)

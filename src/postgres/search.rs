@@ -25,7 +25,7 @@ pub async fn run(database: Database, stop: CancellationToken) -> Result<(), Infa
     loop {
         let pause = async {
             sleep(SEARCH_PAUSE).await;
-            let _ = timeout(SEARCH_PERIOD, database.doubted()).await;
+            let _ = timeout(SEARCH_PERIOD, database.search_requested()).await;
         };
         if stop.run_until_cancelled(pause).await.is_none() {
             return Ok(());

@@ -18,7 +18,7 @@ use crate::{
 /// How often it is checked, in memory, whether a change waits. A call waits 1.9 s at most, so there is time for a question.
 const PERIOD: Duration = Duration::from_millis(250);
 /// A change that waits for longer may be blocked.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ASK_AFTER: Duration = Duration::from_secs(1);
 /// The least pause between two questions.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a question may take.
@@ -30,7 +30,7 @@ pub async fn run(pool: Pool, health: Arc<Health>, stop: CancellationToken) {
     let mut pause = PERIOD;
     while stop.run_until_cancelled(sleep(pause)).await.is_some() {
         pause = PERIOD;
-        if let Some(suspect) = health.suspect(PATIENCE) {
+        if let Some(suspect) = health.suspect(ASK_AFTER) {
             pause = PAUSE;
             let found = store::blocking::find(&pool, suspect.known.as_deref(), Instant::now() + TIMEOUT).await;
             match found {

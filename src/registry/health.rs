@@ -165,12 +165,12 @@ impl Health {
         changes.blocker = None;
     }
 
-    /// Whether to ask what blocks changes: one waits for longer than `patience`, or something was found to block them.
-    pub(super) fn suspect(&self, patience: Duration) -> Option<Suspect> {
+    /// Whether to ask what blocks changes: one waits for longer than `limit`, or something was found to block them.
+    pub(super) fn suspect(&self, limit: Duration) -> Option<Suspect> {
         let (changes, now_ms) = (self.changes(), self.clock.now_ms());
         let waited_ms = changes.waiting_ms.iter().map(|began_ms| now_ms.saturating_sub(*began_ms)).max();
         let known = changes.blocker.as_ref().map(|(found, _)| found.transaction.clone());
-        let is_long = waited_ms.is_some_and(|waited_ms| Duration::from_millis(waited_ms) > patience);
+        let is_long = waited_ms.is_some_and(|waited_ms| Duration::from_millis(waited_ms) > limit);
         (is_long || known.is_some()).then_some(Suspect { known, passed: changes.passed })
     }
 

@@ -22,7 +22,7 @@ use papaya::HashMap;
 use tokio::sync::Notify;
 
 pub(super) use self::lost::Lost;
-use super::agenda::Agenda;
+use super::schedule::Schedule;
 use crate::{
     clock::Clock,
     metrics::BeatMetrics,
@@ -72,7 +72,7 @@ pub enum BeatError {
 pub struct Leases {
     clock: Clock,
     by_id: HashMap<LeaseId, Arc<Lease>>,
-    agenda: Agenda,
+    schedule: Schedule,
     epoch: ArcSwapOption<Epoch>,
     unsaved: [Mutex<Vec<Arc<Lease>>>; SHARDS],
     /// Leases of broken streams that the other daemons are yet to hear of.
@@ -92,7 +92,7 @@ impl Leases {
         Self {
             clock,
             by_id: HashMap::new(),
-            agenda: Agenda::default(),
+            schedule: Schedule::default(),
             epoch: ArcSwapOption::empty(),
             unsaved: Default::default(),
             lost: Mutex::default(),
@@ -208,7 +208,7 @@ impl Leases {
         if dead {
             lease.end(false);
         } else {
-            self.agenda.put(Arc::clone(&lease), lease.overdue_ms());
+            self.schedule.put(Arc::clone(&lease), lease.overdue_ms());
         }
         if let Some(replaced) = instance.replaces {
             self.replace(replaced, instance);
@@ -261,12 +261,12 @@ impl Leases {
         let mut found = Look::default();
         let Some(epoch) = self.epoch() else { return found };
         let mut suspects = 0;
-        for lease in self.agenda.take_due(now_ms) {
-            // What has ended does not come back; should its row do so, it is put on the agenda by that.
+        for lease in self.schedule.take_due(now_ms) {
+            // What has ended does not come back; should its row do so, it is put on the schedule by that.
             if lease.standing(epoch) != LeaseStanding::Live {
                 continue;
             }
-            match lease.suspicion_to_tell(now_ms) {
+            match lease.suspicion_to_publish(now_ms) {
                 Some(true) => found.suspect.push(Arc::clone(&lease)),
                 Some(false) => found.recovered.push(Arc::clone(&lease)),
                 None => {}
@@ -274,13 +274,13 @@ impl Leases {
             if lease.is_overdue(now_ms) {
                 found.overdue.push(lease.id);
             }
-            if lease.is_told_suspect() {
+            if lease.is_published_suspect() {
                 suspects += 1;
-                self.agenda.put_first(lease);
+                self.schedule.put_first(lease);
             } else {
                 // Of one that is overdue this has passed: it is looked at the next time.
                 let at_ms = lease.overdue_ms();
-                self.agenda.put(lease, at_ms);
+                self.schedule.put(lease, at_ms);
             }
         }
         self.suspects.store(suspects, Ordering::Relaxed);

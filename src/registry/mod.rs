@@ -3,7 +3,7 @@
 //! - [`writer`]: registrations and status changes, many to a commit, as far as [`crate::admission`] takes them in.
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
 //! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
-//! - [`overdue`]: looks at leases when the `agenda` says so, and learns of beats that arrived elsewhere; [`suspicion`]: tells
+//! - [`overdue`]: looks at leases when the `schedule` says so, and learns of beats that arrived elsewhere; [`suspicion`]: tells
 //!   other daemons of those that do not arrive.
 //! - [`epochs`] rotates the epoch.
 //! - [`blocking`] finds the session of PostgreSQL that changes wait for.
@@ -12,7 +12,6 @@
 //! How to add a reaper: one SQL function that does a bounded batch and returns what it did, one function in
 //! `store/expiry.rs`, one loop in [`reaper`], one name in `metrics/`.
 
-mod agenda;
 pub mod blocking;
 mod epochs;
 pub mod error;
@@ -22,6 +21,7 @@ pub mod leases;
 pub mod operators;
 pub mod overdue;
 pub mod reaper;
+mod schedule;
 pub mod suspicion;
 pub mod writer;
 

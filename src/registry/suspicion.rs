@@ -68,7 +68,7 @@ impl Suspicions {
     pub async fn run(mut self, tell: impl Fn(&[Arc<Lease>], bool) + Send + Sync + 'static, stop: CancellationToken) {
         loop {
             let nap = async {
-                let _ = timeout(self.patience(), self.leases.losing()).await;
+                let _ = timeout(self.wait(), self.leases.losing()).await;
                 sleep(GATHERING).await;
             };
             if stop.run_until_cancelled(nap).await.is_none() {
@@ -98,7 +98,7 @@ impl Suspicions {
     }
 
     /// How long to wait for something to tell: until what was told can be followed, if that is sooner than usual.
-    fn patience(&self) -> Duration {
+    fn wait(&self) -> Duration {
         let waiting = self.told.values().filter(|told| !told.stands).map(|told| told.at + OBJECTIONS).min();
         let wait = waiting.map(|due| due.saturating_duration_since(Instant::now()).saturating_sub(GATHERING));
         wait.unwrap_or(PERIOD).min(PERIOD)
@@ -148,7 +148,7 @@ impl Suspicions {
             let at = before.remove(&lease_id).map_or(now, |told| told.at);
             let stands = now >= at + OBJECTIONS;
             if stands {
-                lease.doubt();
+                lease.mark_suspect();
                 self.leases.follow(&lease);
             }
             self.told.insert(lease_id, Told { lease, at, stands });
@@ -156,10 +156,10 @@ impl Suspicions {
         // Contact was found again: by this daemon, by another one, or by what was saved.
         let withdrawn: Vec<_> = before.into_values().map(|told| told.lease).collect();
         for lease in &withdrawn {
-            lease.trust();
+            lease.clear_suspect();
         }
         let now_ms = self.clock.now_ms();
-        let changed = |lease: &&Arc<Lease>, to: bool| lease.suspicion_to_tell(now_ms) == Some(to);
+        let changed = |lease: &&Arc<Lease>, to: bool| lease.suspicion_to_publish(now_ms) == Some(to);
         let stand = self.told.values().filter(|told| told.stands).map(|told| &told.lease);
         let suspect: Vec<_> = stand.filter(|lease| changed(lease, true)).cloned().collect();
         let recovered: Vec<_> = withdrawn.iter().filter(|lease| changed(lease, false)).cloned().collect();

@@ -33,7 +33,7 @@ pub struct NameFilter {
 
 /// Where a page ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Cursor {
     /// In the names of this state; [`NameState::Served`] means every name that the statistics do not list.
     pub state: NameState,
     /// After this name.
@@ -57,7 +57,7 @@ pub struct NamesPage {
     /// The names.
     pub rows: Vec<NameRow>,
     /// Where it ended, if more may follow.
-    pub next: Option<Place>,
+    pub next: Option<Cursor>,
 }
 
 /// Lists at most `size` names after `after`.
@@ -66,7 +66,7 @@ pub fn names(
     snapshot: &Snapshot,
     stats: &RegistryStats,
     filter: &NameFilter,
-    after: Option<&Place>,
+    after: Option<&Cursor>,
     size: usize,
     now: Timestamps,
 ) -> NamesPage {
@@ -98,14 +98,14 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn page(&self, after: Option<&Place>, size: usize) -> NamesPage {
+    fn page(&self, after: Option<&Cursor>, size: usize) -> NamesPage {
         let exact = self.exact();
         let mut page = NamesPage::default();
         if after.is_none() {
             page.rows.extend(exact.clone());
         }
         if page.rows.len() == size {
-            page.next = Some(Place { state: NameState::Unserved, logical_id: LogicalId::from_record("") });
+            page.next = Some(Cursor { state: NameState::Unserved, logical_id: LogicalId::from_record("") });
             return page;
         }
         let first = after.map_or(NameState::Unserved, |place| place.state);
@@ -118,7 +118,7 @@ impl Walk<'_> {
                 }
                 examined += 1;
                 if page.rows.len() == size || examined >= EXAMINED_MAX {
-                    page.next = Some(Place { state, logical_id: logical_id.clone() });
+                    page.next = Some(Cursor { state, logical_id: logical_id.clone() });
                     return page;
                 }
             }

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{
-    Error, Lane, Pool,
+    Error, Pool, PoolRole,
     row::{signed, unsigned},
 };
 use crate::{model::LeaseId, postgres::pool::Client};
@@ -43,7 +43,7 @@ pub async fn flush(
         client.query_one(&statement, &[&daemon_id, &lease_ids, &ages_ms, &saved_up_to]).await
     };
     let revision = |row: &Row| row.try_get::<_, Option<i64>>(2).ok().flatten().map(unsigned);
-    let row = pool.run_known(Lane::Engine, deadline, flush, revision).await?;
+    let row = pool.run_known(PoolRole::Engine, deadline, flush, revision).await?;
     Ok(Flushed { entered: row.try_get(0)?, read_at: row.try_get(1)? })
 }
 
@@ -55,7 +55,7 @@ pub async fn flush(
 pub async fn ages(pool: &Pool, leases: &[LeaseId], deadline: Instant) -> Result<Vec<(LeaseId, u64)>, Error> {
     let lease_ids: Vec<i64> = leases.iter().map(|lease_id| signed(lease_id.0)).collect();
     let rows = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             let statement = client
                 .prepare_cached(
                     // A subquery for each lease: a plan for a table that was never analysed might read all instances.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Error, Lane, Pool};
+use super::{Error, Pool, PoolRole};
 use crate::model::{Blocker, blocker::Details};
 
 /// Begins at sessions of this role and application name that wait for a lock and have locked rows of `cluster_metadata`
@@ -78,7 +78,7 @@ pub struct Found {
 #[tracing::instrument(level = "debug", name = "db.blocking_session", skip_all)]
 pub async fn find(pool: &Pool, known: Option<&str>, deadline: Instant) -> Result<Option<Found>, Error> {
     let row = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             let statement = client.prepare_cached(FIND).await?;
             client.query_opt(&statement, &[&known]).await
         })

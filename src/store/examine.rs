@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a notification may be on its way.
-const DOORBELL_TIMEOUT: Duration = Duration::from_secs(2);
+const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long each question may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -189,9 +189,9 @@ async fn soon<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>)
     }
 }
 
-/// Whether a listening connection hears the doorbell. Daemons hear it too, look once more, and find nothing new.
+/// Whether a listening connection receives notifications. Daemons receive this one too, query once more, and find nothing new.
 async fn notifies(database: &Database, client: &Client) -> Result<bool, Error> {
     let listener = feed::Connection::open(database).await?;
     client.execute("SELECT pg_notify('muster', revision::text) FROM cluster_metadata WHERE id = 1", &[]).await?;
-    Ok(timeout(DOORBELL_TIMEOUT, listener.rung()).await.is_ok())
+    Ok(timeout(NOTIFICATION_TIMEOUT, listener.notified()).await.is_ok())
 }

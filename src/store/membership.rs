@@ -13,7 +13,7 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    Error, Lane, Pool,
+    Error, Pool, PoolRole,
     feed::{COLUMNS, Changes, cluster, instance_of},
     prefetch::Question,
     row::{signed, unsigned},
@@ -63,7 +63,7 @@ pub async fn apply(
         let parameters: [&(dyn ToSql + Sync); 6] = [&arguments, &decided_by, &until, &seen, &after, &READ_MAX];
         client.query(&statement, &parameters).await
     };
-    let rows = pool.run_known(Lane::Engine, deadline, applied, |rows| highest_revision(rows)).await?;
+    let rows = pool.run_known(PoolRole::Engine, deadline, applied, |rows| highest_revision(rows)).await?;
     let mut outcomes = Vec::with_capacity(arguments.len());
     for row in &rows {
         outcomes.extend(outcome(row)?);

@@ -16,4 +16,4 @@ mod row;
 pub mod suspicion;
 mod texts;
 
-pub use crate::postgres::{Database, Error, Lane, Pool};
+pub use crate::postgres::{Database, Error, Pool, PoolRole};

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{
-    Error, Lane, Pool,
+    Error, Pool, PoolRole,
     row::{signed, unsigned},
 };
 use crate::model::LeaseId;
@@ -24,7 +24,7 @@ pub async fn exchange(
     let ages_ms: Vec<i64> = lost.iter().map(|(_, age_ms)| signed(*age_ms)).collect();
     let heard_ids: Vec<i64> = heard.iter().map(|lease_id| signed(lease_id.0)).collect();
     let rows = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             let sql = "SELECT lease_id, age_ms FROM muster_exchange_suspicions($1, $2, $3)";
             let statement = client.prepare_cached(sql).await?;
             client.query(&statement, &[&lost_ids, &ages_ms, &heard_ids]).await

@@ -37,7 +37,7 @@ pub struct Filter {
 
 /// Where a page ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
+pub struct Cursor {
     /// Logical id of the last instance shown.
     pub logical_id: LogicalId,
     /// Its instance id.
@@ -50,7 +50,7 @@ pub struct Page {
     /// The instances.
     pub entries: Vec<Arc<Entry>>,
     /// Where it ended, if more may follow.
-    pub next: Option<Position>,
+    pub next: Option<Cursor>,
 }
 
 /// Most instances looked at for one page: a filter that finds little ends its page early instead of holding a thread.
@@ -60,7 +60,7 @@ const CHANGES_EXAMINED_MAX: usize = 20_000;
 
 /// Lists at most `size` instances after `after`.
 #[must_use]
-pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size: usize) -> Page {
+pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Cursor>, size: usize) -> Page {
     let mut entries: Vec<Arc<Entry>> = Vec::new();
     let Some(cluster) = snapshot.cluster() else { return Page { entries, next: None } };
     let first = after.map_or(filter.first_name(), |after| after.logical_id.as_str());
@@ -72,7 +72,7 @@ pub fn page(snapshot: &Snapshot, filter: &Filter, after: Option<&Position>, size
     let mut examined: Option<&Arc<Entry>> = None;
     for (count, entry) in candidates.enumerate() {
         if entries.len() == size || count == EXAMINED_MAX {
-            return Page { entries, next: examined.map(|entry| Position::of(entry)) };
+            return Page { entries, next: examined.map(|entry| Cursor::of(entry)) };
         }
         if filter.matches(entry, cluster.epoch) {
             entries.push(Arc::clone(entry));
@@ -151,7 +151,7 @@ pub fn can_tell_changes(snapshot: &Snapshot, filter: &Filter, after: Revision) -
     recorded && snapshot.changes_known_after() <= after && (everything || snapshot.moves_known_after() <= after)
 }
 
-impl Position {
+impl Cursor {
     /// After an instance.
     #[must_use]
     pub fn of(entry: &Entry) -> Self {
@@ -191,6 +191,6 @@ impl Filter {
     }
 }
 
-fn is_after(entry: &Entry, position: &Position) -> bool {
+fn is_after(entry: &Entry, position: &Cursor) -> bool {
     (&entry.instance.logical_id, entry.instance.instance_id) > (&position.logical_id, position.instance_id)
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long a revision is waited for before it is asked for: where notifications arrive, it is here by then.
-const PATIENCE: Duration = Duration::from_millis(50);
+const REQUEST_AFTER: Duration = Duration::from_millis(50);
 
 /// The registry as this daemon knows it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -181,7 +181,7 @@ impl View {
         let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= revision));
         pin!(reached);
         let asking = async {
-            if let Ok(reached) = timeout(PATIENCE, &mut reached).await {
+            if let Ok(reached) = timeout(REQUEST_AFTER, &mut reached).await {
                 return reached.is_ok();
             }
             self.wanted.notify_one();

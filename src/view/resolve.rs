@@ -45,7 +45,7 @@ pub struct Chosen {
 
 /// Nobody to talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nobody {
+pub enum ResolveError {
     /// No instance of this name is on record.
     UnknownLogicalId,
     /// None of those on record is a candidate; with how many there are.
@@ -56,9 +56,9 @@ pub enum Nobody {
 ///
 /// # Errors
 /// [`Nobody`] says whether the name is known.
-pub fn resolve(snapshot: &Snapshot, logical_id: &str, choice: &Choice, now_ms: u64) -> Result<Chosen, Nobody> {
+pub fn resolve(snapshot: &Snapshot, logical_id: &str, choice: &Choice, now_ms: u64) -> Result<Chosen, ResolveError> {
     let (Some(name), Some(cluster)) = (snapshot.name(logical_id), snapshot.cluster()) else {
-        return Err(Nobody::UnknownLogicalId);
+        return Err(ResolveError::UnknownLogicalId);
     };
     let candidates = || name.alive.iter().filter(|entry| choice.admits(entry, cluster.epoch));
     let count = candidates().count();
@@ -68,7 +68,7 @@ pub fn resolve(snapshot: &Snapshot, logical_id: &str, choice: &Choice, now_ms: u
         Some(entry) => Some(entry),
         None => choice.policy.choose(candidates),
     };
-    let entry = chosen.ok_or(Nobody::NoLiveInstance(name.all.len()))?;
+    let entry = chosen.ok_or(ResolveError::NoLiveInstance(name.all.len()))?;
     Ok(Chosen { entry: Arc::clone(entry), alternatives: count - 1 })
 }
 

@@ -18,7 +18,7 @@ use super::{
     Counts, Entry, Service, Snapshot, View, ViewWriter,
     fixture::service,
     list::{Filter, can_tell_changes, changed_after, page, unserved},
-    resolve::{Choice, Nobody, resolve},
+    resolve::{Choice, ResolveError, resolve},
     snapshot::CHANGES_MAX,
 };
 use crate::{
@@ -211,8 +211,8 @@ impl Both {
             };
             let expected = match (self.alive(name).min_by_key(|row| rank(row)), self.named(name).count()) {
                 (Some(row), _) => Ok((row.instance.instance_id, self.alive(name).count() - 1)),
-                (None, 0) => Err(Nobody::UnknownLogicalId),
-                (None, on_record) => Err(Nobody::NoLiveInstance(on_record)),
+                (None, 0) => Err(ResolveError::UnknownLogicalId),
+                (None, on_record) => Err(ResolveError::NoLiveInstance(on_record)),
             };
             let resolved = resolve(snapshot, name, &Choice::default(), NOW_MS);
             let resolved = resolved.map(|best| (best.entry.instance.instance_id, best.alternatives));
@@ -366,7 +366,7 @@ fn a_snapshot_that_a_reader_holds_does_not_change() {
     };
     assert_eq!(seen(&held), Ok(InstanceId(Uuid::from_u128(2))));
     assert_eq!((held.counts().alive, held.revision()), (1, Revision(1)));
-    assert_eq!(seen(&both.view.snapshot()), Err(Nobody::NoLiveInstance(2)));
+    assert_eq!(seen(&both.view.snapshot()), Err(ResolveError::NoLiveInstance(2)));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{
         InstanceId, InvalidInput, LogicalId,
         input::{LOGICAL_ID_MAX_BYTES, invalid},
     },
-    view::list::{Filter, Position},
+    view::list::{Cursor, Filter},
 };
 
 const FINGERPRINT_BYTES: usize = 8;
@@ -24,7 +24,7 @@ type Fingerprint = [u8; FINGERPRINT_BYTES];
 
 /// Makes the token of the page after `position`.
 #[must_use]
-pub fn encode(filter: &Filter, position: &Position) -> String {
+pub fn encode(filter: &Filter, position: &Cursor) -> String {
     let mut bytes = fingerprint(filter).to_vec();
     bytes.extend_from_slice(position.instance_id.0.as_bytes());
     bytes.extend_from_slice(position.logical_id.as_str().as_bytes());
@@ -35,7 +35,7 @@ pub fn encode(filter: &Filter, position: &Position) -> String {
 ///
 /// # Errors
 /// Not a token of this query.
-pub fn decode(field: &str, filter: &Filter, token: &str) -> Result<Option<Position>, InvalidInput> {
+pub fn decode(field: &str, filter: &Filter, token: &str) -> Result<Option<Cursor>, InvalidInput> {
     if token.is_empty() {
         return Ok(None);
     }
@@ -69,14 +69,14 @@ pub fn decode_epoch(field: &str, token: &str) -> Result<u64, InvalidInput> {
     }
 }
 
-fn parse(token: &str) -> Option<(Fingerprint, Position)> {
+fn parse(token: &str) -> Option<(Fingerprint, Cursor)> {
     if token.len() > TOKEN_MAX_BYTES {
         return None;
     }
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (fingerprint, rest) = bytes.split_first_chunk::<FINGERPRINT_BYTES>()?;
     let (instance_id, logical_id) = rest.split_first_chunk::<UUID_BYTES>()?;
-    let position = Position {
+    let position = Cursor {
         logical_id: LogicalId::from_record(std::str::from_utf8(logical_id).ok()?),
         instance_id: InstanceId(Uuid::from_bytes(*instance_id)),
     };
@@ -124,8 +124,7 @@ mod tests {
 
     #[test]
     fn the_token_of_another_query_is_refused() {
-        let position =
-            Position { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
+        let position = Cursor { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
         let token = encode(&filter("a"), &position);
         assert_eq!(decode("page_token", &filter("a"), &token), Ok(Some(position)));
         assert!(decode("page_token", &filter("b"), &token).is_err());
@@ -137,7 +136,7 @@ mod tests {
         #[test]
         fn a_token_leads_back_to_its_position(name in "\\PC{0,60}", id in any::<u128>(), prefix in "[a-z]{0,5}") {
             let position =
-                Position { logical_id: LogicalId::from_record(&name), instance_id: InstanceId(Uuid::from_u128(id)) };
+                Cursor { logical_id: LogicalId::from_record(&name), instance_id: InstanceId(Uuid::from_u128(id)) };
             let token = encode(&filter(&prefix), &position);
             prop_assert_eq!(decode("page_token", &filter(&prefix), &token), Ok(Some(position)));
         }
@@ -153,7 +152,7 @@ mod tests {
         #[test]
         fn a_token_that_was_changed_leads_to_no_other_query(at in 0..FINGERPRINT_BYTES, change in 1..=u8::MAX) {
             let position =
-                Position { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
+                Cursor { logical_id: LogicalId::from_record("a"), instance_id: InstanceId(Uuid::from_u128(1)) };
             let mut bytes = URL_SAFE_NO_PAD.decode(encode(&filter("a"), &position)).unwrap();
             bytes[at] ^= change;
             prop_assert!(decode("page_token", &filter("a"), &URL_SAFE_NO_PAD.encode(bytes)).is_err());

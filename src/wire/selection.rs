@@ -17,7 +17,7 @@ use crate::{
     },
     proto::v1,
     view::{
-        list::{Filter, Position},
+        list::{Cursor, Filter},
         resolve::{Choice, Policy},
     },
 };
@@ -30,7 +30,7 @@ const NAMES_MAX: usize = 1_000;
 const KEY_MAX_BYTES: usize = 1_024;
 
 /// What to list: the conditions, the size of the page, and where it begins.
-pub(crate) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize, Option<Position>), Failure> {
+pub(crate) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize, Option<Cursor>), Failure> {
     let mut violations = Violations::default();
     let prefix = &request.logical_id_prefix;
     let filter = filter(&mut violations, "", prefix, &request.statuses, &request.node_id, &request.labels);

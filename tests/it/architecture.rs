@@ -28,7 +28,7 @@ const ROOM_MAX_FILES: usize = 25;
 const CLI_MAX_LINES: usize = 6_500;
 const CLI_MAX_FILES: usize = 45;
 
-/// Where the ancestor's session lock is kept as it was, for databases that have it.
+/// Where SeedCore's session lock is kept as it was, for databases that have it.
 const SESSION_LOCKS_STAY_IN: &str = "migrations/012_runtime_registry_functions.sql";
 
 fn table<'a>(table: &[(&str, &'a [&'a str])], key: &str) -> &'a [&'a str] {

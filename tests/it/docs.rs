@@ -71,7 +71,7 @@ enum Before {
     Nothing,
     /// A daemon on an empty registry, at the usual ports.
     Daemon,
-    /// A database as the seed system has made it, and no daemon.
+    /// A database as SeedCore has made it, and no daemon.
     SeedDatabase,
 }
 

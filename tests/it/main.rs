@@ -33,7 +33,7 @@ mod failover;
 mod faults;
 mod hand_changed_rows;
 mod harness;
-mod hostile_doorbell;
+mod hostile_notifications;
 mod http_port;
 mod interleavings;
 mod listing;

@@ -11,7 +11,7 @@ use crate::harness::{
     wait::wait_until,
 };
 
-/// The seed system's own migration scripts, as far as they concern the registry.
+/// SeedCore's own migration scripts, as far as they concern the registry.
 const SEED: [&str; 2] = [
     include_str!("../../migrations/011_add_runtime_registry.sql"),
     include_str!("../../migrations/012_runtime_registry_functions.sql"),
@@ -31,7 +31,7 @@ fn head() -> i32 {
     *versions().last().unwrap()
 }
 
-/// What a deployment of the seed system does to the database, every time.
+/// What a deployment of SeedCore does to the database, every time.
 async fn deploy_seed_system(client: &Client) {
     for script in SEED {
         run(client, script).await;
@@ -109,7 +109,7 @@ async fn daemons_that_start_together_migrate_once() {
     assert_eq!(get::<i64>(&client, left).await, 0);
 }
 
-/// What the seed system knows of its rows, as text.
+/// What SeedCore knows of its rows, as text.
 const SEED_ROWS: &str = "
     SELECT concat_ws('|', instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, stopped_at, last_heartbeat) FROM registry_instance
@@ -117,7 +117,7 @@ const SEED_ROWS: &str = "
     UNION ALL SELECT concat_ws('|', instance_id, note) FROM organ_note
     ORDER BY 1";
 
-/// A database as the seed system leaves it: three epochs, all statuses, and a table of another layer.
+/// A database as SeedCore leaves it: three epochs, all statuses, and a table of another layer.
 async fn seed_database() -> TestDatabase {
     let database = TestDatabase::create().await;
     let client = connect(database.url()).await;

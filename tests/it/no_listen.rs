@@ -1,6 +1,6 @@
 //! Where no notification arrives: everything works all the same, by asking once a second.
 //!
-//! LISTEN cannot be taken away from a role, but the doorbell can be muted: then nothing rings, as behind a pooler or on
+//! LISTEN cannot be taken away from a role, but its notifications can be muted: then none arrives, as behind a pooler or on
 //! an engine that takes LISTEN and never notifies.
 
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ async fn without_notifications_changes_show_everywhere_within_about_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_doorbell_that_is_muted_is_muted() {
+async fn muted_notifications_do_not_arrive() {
     let (sql, one, _other) = muted().await;
     let listener = NotificationCount::start(sql.database.url()).await;
     Caller::of(&one).register(alive("organ", TTL)).await.unwrap();

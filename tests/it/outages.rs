@@ -286,7 +286,7 @@ async fn a_daemon_whose_connections_are_cut_connects_again_and_misses_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_doorbell_changes_show_by_polling() {
+async fn without_notifications_changes_show_by_polling() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);

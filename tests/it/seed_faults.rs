@@ -1,6 +1,6 @@
-//! The known faults of the seed system's SQL, one test each.
+//! The known faults of SeedCore's SQL, one test each.
 //!
-//! Each test runs the same calls on a database that stopped at migration 012, which behaves as the seed system does, and
+//! Each test runs the same calls on a database that stopped at migration 012, which behaves as SeedCore does, and
 //! on one with all migrations. It asserts the fault on the one and the remedy on the other: so it is known that the
 //! test would notice the fault.
 
@@ -248,7 +248,7 @@ async fn discovery_does_not_empty_when_beats_are_late() {
     for client in [&old.client, &new.client] {
         make_alive(client, 1, "organ", 100).await;
         silence(client, 1, 20).await;
-        // Nobody has expired it: the view of the seed system decides on its own.
+        // Nobody has expired it: the view of SeedCore decides on its own.
         assert_eq!(get::<i32>(client, "SELECT expire_stale_instances(60)").await, 0);
         visible.push((
             get::<i64>(client, "SELECT count(*) FROM active_instance").await,

@@ -1,4 +1,4 @@
-//! The seed system's way of use: SQL alone, on a database that a daemon is serving.
+//! SeedCore's way of use: SQL alone, on a database that a daemon is serving.
 //!
 //! What SQL callers change shows in the daemon's answers within a second when nothing else is going on. Machines under
 //! load are given [`BOUND`].

@@ -332,7 +332,7 @@ async fn the_best_instance_is_not_overdue_then_longest_serving() {
 }
 
 #[tokio::test]
-async fn each_change_rings_the_doorbell_once_with_its_revision() {
+async fn each_change_sends_one_notification_with_its_revision() {
     let registry = registry().await;
     let (listener, mut connection) = tokio_postgres::connect(registry.database.url(), NoTls).await.unwrap();
     let (sender, mut rings) = tokio::sync::mpsc::channel(100);

@@ -62,13 +62,13 @@ impl Lease {
         }
     }
 
-    /// Waits for the first lease, for one attempt at least; after `patience`, and at the latest after `limit`, CMD starts
+    /// Waits for the first lease, for one attempt at least; after `wait`, and at the latest after `limit`, CMD starts
     /// without one, which is told.
     ///
     /// # Errors
     ///
     /// The registry refuses the registration.
-    pub(super) async fn open(&mut self, patience: Duration, limit: Duration) -> Result<(), Error> {
+    pub(super) async fn open(&mut self, wait: Duration, limit: Duration) -> Result<(), Error> {
         let began = Instant::now();
         let settled = async {
             loop {
@@ -77,7 +77,7 @@ impl Lease {
                 }
                 match self.troubles.borrow_and_update().clone() {
                     Some(error) if !error.is_retryable() => return Err(Error::from(error)),
-                    Some(_) if began.elapsed() >= patience => return Ok(false),
+                    Some(_) if began.elapsed() >= wait => return Ok(false),
                     _ => {}
                 }
                 tokio::select! {
@@ -86,7 +86,7 @@ impl Lease {
                 }
             }
         };
-        match timeout(patience.max(limit), settled).await.unwrap_or(Ok(false))? {
+        match timeout(wait.max(limit), settled).await.unwrap_or(Ok(false))? {
             true => self.tell_address(),
             false => {
                 let trouble = self.troubles.borrow().clone();

@@ -207,7 +207,7 @@ fn is_on_ours(object: &Object, expected: &[Object]) -> bool {
 }
 
 /// The lines of one table's text that the other lacks, and the other way round. Their order does not count: a database
-/// of the seed system may have made its columns in another one.
+/// of SeedCore may have made its columns in another one.
 fn table_lines(expected: &str, live: &str) -> Vec<String> {
     fn lines(text: &str) -> Vec<&str> {
         text.lines().map(|line| line.trim().trim_end_matches(',')).collect()

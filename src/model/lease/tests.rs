@@ -48,11 +48,11 @@ fn suspicion_comes_after_two_beats_here_and_after_the_ttl_elsewhere() {
 fn a_broken_stream_makes_it_suspect_until_the_next_beat() {
     let lease = lease();
     lease.beat(ONE, 2_000);
-    lease.lose_contact(2_000);
+    lease.mark_contact_lost(2_000);
     assert!(lease.is_suspect(2_001));
     lease.beat(ONE, 2_500);
     assert!(!lease.is_suspect(2_501));
-    lease.lose_contact(2_000);
+    lease.mark_contact_lost(2_000);
     assert!(!lease.is_suspect(2_501), "it has beaten elsewhere since");
 }
 
@@ -60,14 +60,14 @@ fn a_broken_stream_makes_it_suspect_until_the_next_beat() {
 fn lease_doubted_by_another_daemon_is_suspect_until_heard_of() {
     let lease = lease();
     assert!(lease.agrees(2_000), "it never beat here");
-    lease.doubt();
+    lease.mark_suspect();
     assert!(lease.is_suspect(2_001) && !lease.lose_overdue(2_001), "that is not for this daemon to tell");
-    lease.trust();
+    lease.clear_suspect();
     assert!(!lease.is_suspect(2_001));
-    lease.doubt();
+    lease.mark_suspect();
     lease.beat(ONE, 2_500);
     assert!(!lease.is_suspect(2_501));
-    lease.lose_contact(2_500);
+    lease.mark_contact_lost(2_500);
     assert!(lease.agrees(2_400), "what was found here is no sign of life, however rough the times are");
     assert!(lease.is_suspect(2_501));
     lease.beat(ONE, 3_000);

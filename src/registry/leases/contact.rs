@@ -9,7 +9,7 @@ use crate::model::{Lease, lease::Loss, renewer::StreamId};
 impl Leases {
     /// Has a lease that became suspect otherwise than by the passing of time looked at until it no longer is.
     pub(in crate::registry) fn follow(&self, lease: &Arc<Lease>) {
-        self.agenda.put_first(Arc::clone(lease));
+        self.schedule.put_first(Arc::clone(lease));
     }
 
     /// The stream these beat on until `last_ms` broke. Returns those that have become suspect by it and were not told
@@ -29,7 +29,7 @@ impl Leases {
                 Loss::Unconfirmed => {}
                 Loss::Lost => {
                     self.follow(lease);
-                    if lease.suspicion_to_tell(now_ms) == Some(true) {
+                    if lease.suspicion_to_publish(now_ms) == Some(true) {
                         told.push(Arc::clone(lease));
                     }
                 }

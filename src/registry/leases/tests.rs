@@ -1,4 +1,4 @@
-//! Looking at leases by the agenda finds what looking at all of them would.
+//! Looking at leases by the schedule finds what looking at all of them would.
 
 use proptest::prelude::*;
 
@@ -21,8 +21,8 @@ enum Event {
     Beats(u16),
     BeatsElsewhere(u16),
     StreamBreaks(u16),
-    AnotherDaemonDoubts(u16),
-    AnotherDaemonTrusts(u16),
+    AnotherDaemonMarks(u16),
+    AnotherDaemonClears(u16),
     TtlBecomes(u16, u32),
     Dies(u16),
     RowGoes(u16),
@@ -37,9 +37,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => lease.clone().prop_map(Event::Beats),
         2 => lease.clone().prop_map(Event::BeatsElsewhere),
         2 => lease.clone().prop_map(Event::StreamBreaks),
-        2 => lease.clone().prop_map(Event::AnotherDaemonDoubts),
-        2 => lease.clone().prop_map(Event::AnotherDaemonTrusts),
-        // A third of it falls on a slot of the agenda, so that nothing is rounded.
+        2 => lease.clone().prop_map(Event::AnotherDaemonMarks),
+        2 => lease.clone().prop_map(Event::AnotherDaemonClears),
+        // A third of it falls on a slot of the schedule, so that nothing is rounded.
         2 => (lease.clone(), 7..=100_u32).prop_map(|(lease, ttl)| Event::TtlBecomes(lease, 300 * ttl)),
         1 => lease.clone().prop_map(Event::Dies),
         1 => lease.clone().prop_map(Event::RowGoes),
@@ -87,8 +87,8 @@ impl World {
             Event::Beats(number)
             | Event::BeatsElsewhere(number)
             | Event::StreamBreaks(number)
-            | Event::AnotherDaemonDoubts(number)
-            | Event::AnotherDaemonTrusts(number)
+            | Event::AnotherDaemonMarks(number)
+            | Event::AnotherDaemonClears(number)
             | Event::TtlBecomes(number, _)
             | Event::Dies(number)
             | Event::RowGoes(number)
@@ -112,13 +112,13 @@ impl World {
             Event::Beats(_) => self.beat(&lease),
             Event::BeatsElsewhere(_) => lease.heard_elsewhere(self.now_ms),
             Event::StreamBreaks(_) => drop(self.leases.lose_stream(STREAM, [&lease].into_iter(), self.now_ms)),
-            Event::AnotherDaemonDoubts(_) => {
+            Event::AnotherDaemonMarks(_) => {
                 if lease.agrees(self.now_ms) {
-                    lease.doubt();
+                    lease.mark_suspect();
                     self.leases.follow(&lease);
                 }
             }
-            Event::AnotherDaemonTrusts(_) => lease.trust(),
+            Event::AnotherDaemonClears(_) => lease.clear_suspect(),
             Event::TtlBecomes(_, ttl_ms) => {
                 row.ttl = Ttl::from_record(Some(i64::from(*ttl_ms)));
                 self.leases.track(row, 0);
@@ -139,7 +139,7 @@ impl World {
         let suspects = live.iter().filter(|lease| lease.is_suspect(self.now_ms)).count();
         prop_assert_eq!(self.leases.suspects(), u64::try_from(suspects).unwrap());
         for lease in live {
-            let (told, suspect) = (lease.is_told_suspect(), lease.is_suspect(self.now_ms));
+            let (told, suspect) = (lease.is_published_suspect(), lease.is_suspect(self.now_ms));
             prop_assert_eq!(told, suspect, "{:?} at {}", lease, self.now_ms);
             let overdue = lease.is_overdue(self.now_ms);
             prop_assert_eq!(found.overdue.contains(&lease.id), overdue, "{:?} at {}", lease, self.now_ms);
@@ -175,11 +175,11 @@ fn who_beats_in_time_is_looked_at_once_an_interval() {
         for number in 1..=LEASES {
             beats.beat(&world.lease(number).unwrap()).unwrap();
         }
-        let due = world.leases.agenda.take_due(now_ms);
+        let due = world.leases.schedule.take_due(now_ms);
         looks += due.len();
         for lease in due {
             let at_ms = lease.overdue_ms();
-            world.leases.agenda.put(lease, at_ms);
+            world.leases.schedule.put(lease, at_ms);
         }
     }
     let intervals = usize::try_from(60_000 / interval_ms).unwrap();

@@ -276,7 +276,7 @@ async fn to_hand_out_the_roles_again_changes_nothing() {
     assert_eq!(migrate::verify(registry.database.url()).await.unwrap(), [""; 0]);
 }
 
-/// A database that the seed system has made as a user without special rights, with rows.
+/// A database that SeedCore has made as a user without special rights, with rows.
 async fn seed_system(owner: &str) -> TestDatabase {
     let database = TestDatabase::create().await;
     let admin = connect(database.url()).await;
@@ -316,7 +316,7 @@ async fn callers_of_the_seed_system_keep_their_rights_whoever_migrates() {
     let client = connect(&url_for(&database, &stranger)).await;
     assert_eq!(refusal(&client, "SELECT set_current_epoch(gen_random_uuid())").await, NOT_ALLOWED);
 
-    // With the roles on top, the seed system can still deploy, and its faults are repaired as before.
+    // With the roles on top, SeedCore can still deploy, and its faults are repaired as before.
     give_roles(&admin).await;
     let theirs = connect(&url_for(&database, &owner)).await;
     run(&theirs, &text("migrations/012_runtime_registry_functions.sql")).await;

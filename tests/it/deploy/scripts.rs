@@ -1,4 +1,4 @@
-//! `init-db.sh` and `verify-db.sh`, run as an operator runs them: on databases that are empty, the seed system's, ours, and
+//! `init-db.sh` and `verify-db.sh`, run as an operator runs them: on databases that are empty, SeedCore's, ours, and
 //! damaged.
 
 use std::process::Stdio;

@@ -97,7 +97,7 @@ async fn functions_that_are_put_back_under_load_disturb_nobody() {
     let traffic = Traffic::begin().await;
     let url = traffic.sql.database.url();
     for round in 0..5 {
-        // As when the seed system runs its own migrations again, and worse: also those that every change goes through.
+        // As when SeedCore runs its own migrations again, and worse: also those that every change goes through.
         for function in ["muster_apply", "muster_flush_beats", "muster_reap_stale", "beat"] {
             let definition: String =
                 get(&traffic.sql.client, &format!("SELECT pg_get_functiondef('{function}'::regproc)")).await;

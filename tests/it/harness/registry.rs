@@ -26,7 +26,7 @@ impl Registry {
         Self::copy_of(TEMPLATE.get_or_init(|| migrated(i32::MAX)).await).await
     }
 
-    /// The schema as the seed system has it, known faults included.
+    /// The schema as SeedCore has it, known faults included.
     pub(crate) async fn seed() -> Self {
         static TEMPLATE: OnceCell<TestDatabase> = OnceCell::const_new();
         Self::copy_of(TEMPLATE.get_or_init(|| migrated(12)).await).await

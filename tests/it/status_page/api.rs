@@ -247,7 +247,7 @@ async fn events_carry_the_summary_until_the_daemon_leaves_in_time() {
 async fn streams_are_bounded_and_who_comes_too_late_is_told_what_to_do() {
     let served = Served::start().await;
     let mut open = Vec::new();
-    for number in 0..musterd::api::board::STREAMS_MAX {
+    for number in 0..musterd::api::status_cache::STREAMS_MAX {
         let last = 2 + u8::try_from(number / musterd::http::places::MAX_PER_ADDRESS).unwrap();
         let mut lines = stream_from(&served.daemon, last).await;
         assert!(next_summary(&mut lines).await.is_some());

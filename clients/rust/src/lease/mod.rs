@@ -3,7 +3,7 @@
 //! ```text
 //!  Registration  the application's handle: state, fencing check, status, close
 //!      |  commands
-//!  keeper        one task per registration: registers, decides about loss, registers again
+//!  lease_keeper  one task per registration: registers, decides about loss, registers again
 //!      |  hold, release
 //!  beats         one task per client: renews all leases over one stream, on any daemon
 //! ```
@@ -13,7 +13,7 @@
 
 mod beats;
 mod clock;
-mod keeper;
+mod lease_keeper;
 mod register;
 mod registration;
 mod rules;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    keeper::{Keeper, Leave},
+    lease_keeper::{LeaseKeeper, Leave},
     register::Register,
     state::{Cell, Lease, LossReason, Lost, State},
     thread::BeatThread,
@@ -66,7 +66,7 @@ impl Registration {
         let desired = Arc::new(Mutex::new(register));
         let (leave, leaving) = mpsc::channel(1);
         let (shared, wanted) = (Arc::clone(&cell), Arc::clone(&desired));
-        thread.keep(Keeper {
+        thread.keep(LeaseKeeper {
             desired: wanted,
             cell: shared,
             leave: leaving,

@@ -11,12 +11,12 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     beats::{self, Leases},
-    keeper::Keeper,
+    lease_keeper::LeaseKeeper,
 };
 use crate::{daemons::Daemons, error::Error};
 
 /// How long the leases that are left are given back for, when the last user is gone.
-const FAREWELL: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running thread. It ends when this is dropped and the keepers that were told to leave have left.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl BeatThread {
                     () = async {
                         let _ = stopped.await;
                         remaining.close();
-                        let _ = timeout(FAREWELL, remaining.wait()).await;
+                        let _ = timeout(SHUTDOWN_TIMEOUT, remaining.wait()).await;
                     } => {}
                 }
             });
@@ -56,7 +56,7 @@ impl BeatThread {
     }
 
     /// Runs a keeper on the thread.
-    pub(super) fn keep(&self, keeper: Keeper) {
+    pub(super) fn keep(&self, keeper: LeaseKeeper) {
         let task = keeper.run(self.leases.clone(), Arc::clone(&self.daemons));
         self.keepers.spawn_on(task, &self.runtime);
     }

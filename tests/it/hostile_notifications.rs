@@ -1,4 +1,4 @@
-//! Whatever is sent to the doorbell, a daemon believes the database alone: a notification is a hint.
+//! Whatever a notification says, a daemon believes the database alone: a notification is a hint.
 
 use std::time::Duration;
 

@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 
 /// The services, each of which also knows what to say to a method that it does not have.
 #[derive(Clone, Debug)]
-pub(super) struct Direct<R, D, C> {
+pub(super) struct FastPath<R, D, C> {
     /// For actors.
     pub(super) registry: R,
     /// For routers.
@@ -26,29 +26,29 @@ pub(super) struct Direct<R, D, C> {
     pub(super) cluster: C,
 }
 
-impl<S, R: Clone, D: Clone, C: Clone> Layer<S> for Direct<R, D, C> {
-    type Service = Directed<S, R, D, C>;
+impl<S, R: Clone, D: Clone, C: Clone> Layer<S> for FastPath<R, D, C> {
+    type Service = FastPathService<S, R, D, C>;
 
     fn layer(&self, router: S) -> Self::Service {
-        Directed { router, services: self.clone() }
+        FastPathService { router, services: self.clone() }
     }
 }
 
 /// The services in front of the router.
 #[derive(Clone, Debug)]
-pub(super) struct Directed<S, R, D, C> {
+pub(super) struct FastPathService<S, R, D, C> {
     router: S,
-    services: Direct<R, D, C>,
+    services: FastPath<R, D, C>,
 }
 
 type Answer = Result<Response<Body>, Infallible>;
 
-impl<S, R, D, C> Service<Request<Body>> for Directed<S, R, D, C>
+impl<S, R, D, C> Service<Request<Body>> for FastPathService<S, R, D, C>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    R: Own,
-    D: Own,
-    C: Own,
+    R: OwnService,
+    D: OwnService,
+    C: OwnService,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -74,13 +74,13 @@ where
 }
 
 /// A service as it is generated.
-pub(super) trait Own:
+pub(super) trait OwnService:
     NamedService
     + Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = BoxFuture<'static, Answer>>
 {
 }
 
-impl<T> Own for T where
+impl<T> OwnService for T where
     T: NamedService
         + Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = BoxFuture<'static, Answer>>
 {

@@ -39,7 +39,7 @@ pub(super) type Leave = oneshot::Sender<Result<(), Error>>;
 
 /// Keeps one registration.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct LeaseKeeper {
     /// As the application wants it now; a registration after a loss takes it over.
     pub(super) desired: Arc<Mutex<Register>>,
     pub(super) cell: Arc<Cell>,
@@ -53,7 +53,7 @@ pub(super) struct Keeper {
     pub(super) may_be_registered: bool,
 }
 
-impl Keeper {
+impl LeaseKeeper {
     /// Keeps the registration until the application leaves or the lease is lost for good.
     pub(super) async fn run(mut self, leases: Leases, daemons: Arc<Daemons>) {
         let left = loop {

@@ -43,10 +43,10 @@ pub const STREAMS_MAX: usize = 32;
 /// Asks for the current entry of the history of epochs.
 pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Send + Sync>;
 
-/// Writes the summary, as JSON. The board decides when, and knows nothing of its form.
+/// Writes the summary, as JSON. The cache decides when, and knows nothing of its form.
 pub type Render = fn(&Sources, Beats, &RegistryStats, Option<&EpochRecord>, Timestamps) -> String;
 
-/// Where the board reads from; the composition root hands it over.
+/// Where the cache reads from; the composition root hands it over.
 #[derive(Clone)]
 pub struct Sources {
     /// The registry.
@@ -84,9 +84,9 @@ pub struct Published {
     pub event: Bytes,
 }
 
-/// The board. Clones share it.
+/// The cache. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Board {
+pub struct StatusCache {
     inner: Arc<Inner>,
 }
 
@@ -107,8 +107,8 @@ struct State {
     beats: BeatHistory,
 }
 
-impl Board {
-    /// A board over these sources, whose summaries `render` writes. Streams of events end when `stop` is cancelled.
+impl StatusCache {
+    /// A cache over these sources, whose summaries `render` writes. Streams of events end when `stop` is cancelled.
     #[must_use]
     pub fn new(sources: Sources, render: Render, stop: CancellationToken) -> Self {
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
@@ -155,9 +155,9 @@ impl Board {
             return Ok(published);
         }
         // In a task of its own: one who goes away while it is made must not make the next one begin anew.
-        let board = self.clone();
+        let cache = self.clone();
         #[expect(clippy::disallowed_methods, reason = "waited for right here, which learns of its panic")]
-        let published = tokio::spawn(async move { board.publish().await });
+        let published = tokio::spawn(async move { cache.publish().await });
         published.await.map_err(|error| ApiError::fault("the summary", &error))
     }
 

@@ -19,13 +19,13 @@ const SLOT_MS: u64 = 100;
 
 /// Leases by when they are to be looked at.
 #[derive(Debug, Default)]
-pub(super) struct Agenda(Mutex<BTreeMap<u32, Vec<Arc<Lease>>>>);
+pub(super) struct Schedule(Mutex<BTreeMap<u32, Vec<Arc<Lease>>>>);
 
-impl Agenda {
-    /// Has a lease looked at by the first [`Agenda::take_due`] at or after `at_ms`, if not sooner.
+impl Schedule {
+    /// Has a lease looked at by the first [`Schedule::take_due`] at or after `at_ms`, if not sooner.
     pub(super) fn put(&self, lease: Arc<Lease>, at_ms: u64) {
         let slot = slot(at_ms.saturating_add(SLOT_MS - 1));
-        if lease.look_by(slot) {
+        if lease.schedule_by(slot) {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(slot).or_default().push(lease);
         }
     }
@@ -35,7 +35,7 @@ impl Agenda {
         self.put(lease, 0);
     }
 
-    /// Takes those that are to be looked at by now. They are on the agenda no more.
+    /// Takes those that are to be looked at by now. They are on the schedule no more.
     pub(super) fn take_due(&self, now_ms: u64) -> Vec<Arc<Lease>> {
         let now = slot(now_ms);
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +43,7 @@ impl Agenda {
         let due = std::mem::replace(&mut *slots, later);
         drop(slots);
         // All of them before the first is put back: a place left behind must not be taken for the new one.
-        due.into_values().flatten().filter(|lease| lease.take_look(now)).collect()
+        due.into_values().flatten().filter(|lease| lease.take_scheduled(now)).collect()
     }
 }
 
@@ -66,37 +66,37 @@ mod tests {
         Arc::new(Lease::new(LeaseId(id), instance_id, 1, None, ttl, 0))
     }
 
-    fn due(agenda: &Agenda, now_ms: u64) -> Vec<u64> {
-        agenda.take_due(now_ms).iter().map(|lease| lease.id.0).collect()
+    fn due(schedule: &Schedule, now_ms: u64) -> Vec<u64> {
+        schedule.take_due(now_ms).iter().map(|lease| lease.id.0).collect()
     }
 
     #[test]
     fn each_is_due_once_at_its_time_and_never_before() {
-        let agenda = Agenda::default();
+        let schedule = Schedule::default();
         for (id, at_ms) in [(1, 5_000), (2, 5_001), (3, 0), (4, 9_900)] {
-            agenda.put(lease(id), at_ms);
+            schedule.put(lease(id), at_ms);
         }
-        assert_eq!(due(&agenda, 0), [3]);
-        assert_eq!(due(&agenda, 4_999), NONE);
-        assert_eq!(due(&agenda, 5_000), [1]);
-        assert_eq!(due(&agenda, 5_099), NONE);
-        assert_eq!(due(&agenda, 60_000), [2, 4]);
-        assert_eq!(due(&agenda, 60_000), NONE);
+        assert_eq!(due(&schedule, 0), [3]);
+        assert_eq!(due(&schedule, 4_999), NONE);
+        assert_eq!(due(&schedule, 5_000), [1]);
+        assert_eq!(due(&schedule, 5_099), NONE);
+        assert_eq!(due(&schedule, 60_000), [2, 4]);
+        assert_eq!(due(&schedule, 60_000), NONE);
     }
 
     #[test]
     fn who_is_to_be_looked_at_sooner_is_and_only_then() {
-        let (agenda, lease) = (Agenda::default(), lease(7));
-        agenda.put(Arc::clone(&lease), 9_000);
-        agenda.put(Arc::clone(&lease), 20_000);
-        agenda.put(Arc::clone(&lease), 3_000);
-        agenda.put_first(Arc::clone(&lease));
-        agenda.put_first(Arc::clone(&lease));
-        assert_eq!(due(&agenda, 0), [7], "once, however often it was asked for");
-        agenda.put(Arc::clone(&lease), 10_000);
-        assert_eq!(due(&agenda, 9_500), NONE, "its former places are passed over");
-        assert_eq!(due(&agenda, 10_000), [7]);
-        agenda.put(lease, 11_000);
-        assert_eq!(due(&agenda, 20_000), [7]);
+        let (schedule, lease) = (Schedule::default(), lease(7));
+        schedule.put(Arc::clone(&lease), 9_000);
+        schedule.put(Arc::clone(&lease), 20_000);
+        schedule.put(Arc::clone(&lease), 3_000);
+        schedule.put_first(Arc::clone(&lease));
+        schedule.put_first(Arc::clone(&lease));
+        assert_eq!(due(&schedule, 0), [7], "once, however often it was asked for");
+        schedule.put(Arc::clone(&lease), 10_000);
+        assert_eq!(due(&schedule, 9_500), NONE, "its former places are passed over");
+        assert_eq!(due(&schedule, 10_000), [7]);
+        schedule.put(lease, 11_000);
+        assert_eq!(due(&schedule, 20_000), [7]);
     }
 }
