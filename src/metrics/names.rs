@@ -91,11 +91,11 @@ metrics! {
     Gauge REAPER_CONSECUTIVE_FAILURES = "musterd_reaper_consecutive_failures":
         "Runs of a reaper that have failed since the last one that succeeded.";
     Counter REAPED = "musterd_reaped_total":
-        "Instances declared dead (stale, old_epoch) or purged from the record (purge) by this daemon.";
+        "Leases expired (stale, old_epoch) or records purged (purge) by this daemon.";
     Gauge EXPIRY_HELD = "musterd_expiry_held":
         "1 while expiry is on hold, 0 otherwise.";
     Gauge EXPIRY_BRAKE = "musterd_expiry_brake":
-        "1 for the way in which expiry is braked because so many are overdue at once (mode: pace, protect), else 0.";
+        "1 while this mode of the expiry rate limit is on (mode: pace slows expiry, protect stops it), 0 otherwise.";
 
     Histogram WRITER_GROUP_SIZE = "musterd_writer_group_size":
         "Changes committed together.";
@@ -117,7 +117,7 @@ metrics! {
     Gauge GRPC_CONNECTIONS = "musterd_grpc_connections":
         "Open gRPC connections.";
     Counter GRPC_ACCEPT_ERRORS = "musterd_grpc_accept_errors_total":
-        "Connections that could not be accepted, usually for want of file descriptors.";
+        "Connections that could not be accepted, usually because file descriptors ran out.";
     Counter REFUSED = "musterd_refused_total":
         "Connections, streams and requests refused because of a limit or a check, by reason.";
     Counter TLS_HANDSHAKES = "musterd_tls_handshakes_total":
@@ -144,7 +144,7 @@ pub mod per_logical_id {
 
     metrics! {
         Gauge INSTANCES = "musterd_logical_id_instances":
-            "Living instances of a logical id, by status.";
+            "Live instances of a logical id, by status.";
         Gauge SUSPECT = "musterd_logical_id_suspect":
             "Alive instances of a logical id that are suspect on this daemon.";
         Gauge BEST_LEASE = "musterd_logical_id_best_lease":
