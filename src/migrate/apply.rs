@@ -38,12 +38,12 @@ pub(super) async fn open(url: &str, want: Want) -> Result<(Database, Driven), Er
 /// Applies what is pending up to `last`.
 pub(super) async fn apply_up_to(client: &mut Client, last: i32, applied_by: &str) -> Result<Vec<Applied>, Error> {
     let mut applied = Vec::new();
-    let mut patience = Patience::default();
+    let mut budget = RetryBudget::default();
     loop {
         match apply_next(client, last, applied_by).await {
             Ok(Some(step)) => applied.push(step),
             Ok(None) => return Ok(applied),
-            Err(error) => patience.after(error).await?,
+            Err(error) => budget.after(error).await?,
         }
     }
 }
@@ -70,12 +70,12 @@ async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<
 
 /// Counts attempts that met a lock of somebody else's. To repeat an attempt is safe: it is one transaction.
 #[derive(Default)]
-pub(super) struct Patience {
+pub(super) struct RetryBudget {
     tries: u32,
 }
 
-impl Patience {
-    /// Waits before the next attempt, or returns the error if it is of another kind or patience is at its end.
+impl RetryBudget {
+    /// Waits before the next attempt, or returns the error if it is of another kind or the budget is used up.
     pub(super) async fn after(&mut self, error: Error) -> Result<(), Error> {
         self.tries += 1;
         if !error.is_worth_retrying() || self.tries >= ATTEMPTS {

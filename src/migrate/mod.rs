@@ -14,7 +14,7 @@
 //! - **The search path is pinned** to the schema the connection works in. The functions carry it along
 //!   (`SET search_path FROM CURRENT`), so a caller cannot put another `registry_instance` before ours.
 //!
-//! The database may be shared with the seed system, which runs its own migration scripts again at every deployment and
+//! The database may be shared with SeedCore, which runs its own migration scripts again at every deployment and
 //! so puts its functions and views back in the place of ours, faults included. No checksum notices that. Therefore [`up`]
 //! ends by comparing functions and views with `migrations/schema.sql` and creates anew those that differ, and [`verify`]
 //! compares everything.
@@ -40,7 +40,7 @@ pub use self::{
     history::{State, Status},
 };
 use self::{
-    apply::{Patience, apply_up_to, open},
+    apply::{RetryBudget, apply_up_to, open},
     transaction::begin,
 };
 use crate::postgres::{Database, server::Want};
@@ -205,11 +205,11 @@ pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
 }
 
 async fn repair(client: &mut Client) -> Result<Vec<String>, Error> {
-    let mut patience = Patience::default();
+    let mut budget = RetryBudget::default();
     loop {
         match repair::run(client).await {
             Ok(repaired) => return Ok(repaired),
-            Err(error) => patience.after(error).await?,
+            Err(error) => budget.after(error).await?,
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// Which database the sessions belong to; set once it has a registry.
     lineage: OnceLock<Lineage>,
     /// Wakes the search for a newer primary.
-    doubted: Notify,
+    search_requested: Notify,
     state: Mutex<State>,
 }
 
@@ -75,8 +75,9 @@ impl Database {
         let server = Arc::new(Server::new(&source.current()));
         let state =
             State { server, last_good: None, failing: BTreeSet::new(), is_loss_logged: false, unreadable: None };
-        let (schema, lineage, doubted, kept) = (OnceLock::new(), OnceLock::new(), Notify::new(), Mutex::default());
-        Self { shared: Arc::new(Shared { source, schema, lineage, doubted, kept, state: Mutex::new(state) }) }
+        let (schema, lineage, search_requested, kept) =
+            (OnceLock::new(), OnceLock::new(), Notify::new(), Mutex::default());
+        Self { shared: Arc::new(Shared { source, schema, lineage, search_requested, kept, state: Mutex::new(state) }) }
     }
 
     /// The database at a URL that does not change.
@@ -170,13 +171,13 @@ impl Database {
     }
 
     /// A call was not answered: a newer primary may exist.
-    pub(super) fn doubt(&self) {
-        self.shared.doubted.notify_one();
+    pub(super) fn request_search(&self) {
+        self.shared.search_requested.notify_one();
     }
 
-    /// Waits for [`Self::doubt`].
-    pub(super) fn doubted(&self) -> impl Future<Output = ()> + '_ {
-        self.shared.doubted.notified()
+    /// Waits for [`Self::request_search`].
+    pub(super) fn search_requested(&self) -> impl Future<Output = ()> + '_ {
+        self.shared.search_requested.notified()
     }
 
     /// Opens a session; its connection is not driven yet. Its parts are boxed: large and rare.

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Row, types::Type};
 
 use super::{
-    Error, Lane, Pool,
+    Error, Pool, PoolRole,
     row::{Time, signed, unsigned},
 };
 use crate::{
@@ -32,7 +32,7 @@ pub async fn rotate(
     deadline: Instant,
 ) -> Result<Rotation, Error> {
     let row = pool
-        .run(Lane::Operator, deadline, async |client| {
+        .run(PoolRole::Operator, deadline, async |client| {
             client
                 .query_one(
                     "SELECT verdict, cluster_epoch, epoch_number, revision, previous_epoch \
@@ -52,7 +52,7 @@ pub async fn rotate(
 #[tracing::instrument(level = "debug", name = "db.list_epochs", skip_all)]
 pub async fn list(pool: &Pool, before: u64, limit: u32, deadline: Instant) -> Result<Vec<EpochRecord>, Error> {
     let rows = pool
-        .run(Lane::Operator, deadline, async |client| {
+        .run(PoolRole::Operator, deadline, async |client| {
             client
                 .query(
                     "SELECT cluster_epoch, epoch_number, started_at, started_revision, reason, rotated_by \

@@ -8,7 +8,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{
-    Error, Lane, Pool, epoch,
+    Error, Pool, PoolRole, epoch,
     row::{signed, unsigned},
 };
 use crate::model::{BrakeMode, Hold, input::TTL_DEFAULT};
@@ -52,7 +52,7 @@ pub async fn reap_stale(
 ) -> Result<StaleReport, Error> {
     let default_ttl_ms = i64::try_from(TTL_DEFAULT.as_millis()).unwrap_or(i64::MAX);
     let row = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             let statement = client
                 .prepare_cached(
                     "SELECT reaped, next_in_ms, held_for_ms, hold_reason, brake, read_at \
@@ -84,7 +84,7 @@ pub async fn reap_stale(
 #[tracing::instrument(level = "debug", name = "db.reap_old_epoch", skip_all)]
 pub async fn reap_old_epoch(pool: &Pool, limit: i32, by: &str, deadline: Instant) -> Result<u64, Error> {
     let row = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             let statement = client.prepare_cached("SELECT muster_reap_old_epoch($1, $2)").await?;
             client.query_one(&statement, &[&limit, &by]).await
         })
@@ -100,7 +100,7 @@ pub async fn reap_old_epoch(pool: &Pool, limit: i32, by: &str, deadline: Instant
 pub async fn purge_dead(pool: &Pool, keep: Duration, limit: i32, deadline: Instant) -> Result<u64, Error> {
     let keep_ms = signed(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
     let row = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             client.query_one("SELECT muster_purge_dead($1, $2)", &[&keep_ms, &limit]).await
         })
         .await?;
@@ -120,7 +120,7 @@ pub async fn hold_expiry(
 ) -> Result<Duration, Error> {
     let for_ms = for_.map(|for_| i64::try_from(for_.as_millis()).unwrap_or(i64::MAX));
     let row = pool
-        .run(Lane::Operator, deadline, async |client| {
+        .run(PoolRole::Operator, deadline, async |client| {
             client.query_one("SELECT muster_hold_expiry($1, $2)", &[&reason, &for_ms]).await
         })
         .await?;
@@ -135,7 +135,7 @@ pub async fn hold_expiry(
 #[tracing::instrument(level = "debug", name = "db.note_disruption", skip_all)]
 pub async fn note_disruption(pool: &Pool, reason: &str, deadline: Instant) -> Result<Duration, Error> {
     let row = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             client.query_one("SELECT muster_note_disruption($1)", &[&reason]).await
         })
         .await?;
@@ -149,7 +149,7 @@ pub async fn note_disruption(pool: &Pool, reason: &str, deadline: Instant) -> Re
 #[tracing::instrument(level = "debug", name = "db.release_expiry", skip_all)]
 pub async fn release_expiry(pool: &Pool, for_: Duration, deadline: Instant) -> Result<(), Error> {
     let for_ms = i64::try_from(for_.as_millis()).unwrap_or(i64::MAX);
-    pool.run(Lane::Operator, deadline, async |client| {
+    pool.run(PoolRole::Operator, deadline, async |client| {
         client.execute("SELECT muster_release_expiry($1)", &[&for_ms]).await.map(drop)
     })
     .await
@@ -182,7 +182,7 @@ pub async fn daemon_started(
 ) -> Result<Duration, Error> {
     let DaemonEntry { daemon_id, address, version, host } = daemon;
     let row = pool
-        .run(Lane::Engine, deadline, async |client| {
+        .run(PoolRole::Engine, deadline, async |client| {
             let epoch = async {
                 let Some(by) = epoch_by else { return Ok(()) };
                 epoch::ensure(client, by).await
@@ -204,7 +204,7 @@ pub async fn daemon_started(
 /// As [`Pool::run`]. Repeating the call is safe.
 #[tracing::instrument(level = "debug", name = "db.daemon_stopped", skip_all)]
 pub async fn daemon_stopped(pool: &Pool, daemon_id: Uuid, deadline: Instant) -> Result<(), Error> {
-    pool.run(Lane::Engine, deadline, async |client| {
+    pool.run(PoolRole::Engine, deadline, async |client| {
         client.execute("SELECT muster_daemon_stopped($1)", &[&daemon_id]).await.map(drop)
     })
     .await

@@ -1,4 +1,4 @@
-//! The feed's connection: the doorbell, the cluster row, and the rows that changed.
+//! The feed's connection: notifications, the cluster row, and the rows that changed.
 //!
 //! A connection of its own, because a pooled one drops notifications. A notification is a hint, never the truth:
 //! [`Connection::changes`] reads what there is. Where LISTEN does not exist or is lost on the way (a distributed
@@ -54,22 +54,22 @@ pub struct Changes {
     pub at_ms: u64,
 }
 
-/// The doorbell: that it rang, and the highest revision it rang for.
+/// Notifications that arrived: that there was one, and the highest revision they named.
 #[derive(Debug, Default)]
-struct Doorbell {
-    rang: Notify,
+struct Notifications {
+    arrived: Notify,
     revision: AtomicU64,
 }
 
-impl Doorbell {
-    fn ring(&self, revision: Revision) {
+impl Notifications {
+    fn note(&self, revision: Revision) {
         self.revision.fetch_max(revision.0, Ordering::AcqRel);
-        self.rang.notify_one();
+        self.arrived.notify_one();
     }
 }
 
 /// For which revision it rings. What is no revision may be any.
-fn rung_for(notification: &Notification) -> Revision {
+fn revision_of(notification: &Notification) -> Revision {
     Revision(notification.payload().parse().unwrap_or(u64::MAX))
 }
 
@@ -80,7 +80,7 @@ pub struct Connection {
     generation: u64,
     client: Client,
     changes: Statement,
-    doorbell: Arc<Doorbell>,
+    notifications: Arc<Notifications>,
     driver: JoinHandle<()>,
 }
 
@@ -99,15 +99,15 @@ impl Connection {
     pub async fn open(database: &Database) -> Result<Self, Error> {
         let opened = database.open(Want::Primary, ANSWER_TIMEOUT).await?;
         let Opened { client, mut connection, target, generation, .. } = opened;
-        let doorbell = Arc::new(Doorbell::default());
-        let bell = Arc::clone(&doorbell);
+        let notifications = Arc::new(Notifications::default());
+        let received = Arc::clone(&notifications);
         let (database, driven) = (database.clone(), database.clone());
         #[expect(clippy::disallowed_methods, reason = "belongs to the connection, whose calls fail when it has ended")]
         let driver = tokio::spawn(async move {
             // Ends when the connection does; the next call then fails, and the feed connects again.
             while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
                 match message {
-                    Ok(AsyncMessage::Notification(notification)) => bell.ring(rung_for(&notification)),
+                    Ok(AsyncMessage::Notification(notification)) => received.note(revision_of(&notification)),
                     Ok(_) => {}
                     Err(error) => {
                         driven.connection_lost(&target, &error);
@@ -115,11 +115,11 @@ impl Connection {
                     }
                 }
             }
-            bell.ring(Revision(u64::MAX));
+            received.note(Revision(u64::MAX));
         });
         // Sent one behind the other: one round trip.
         match tokio::try_join!(biased; listen(&client), answer(client.prepare(&CHANGES))) {
-            Ok(((), changes)) => Ok(Self { database, generation, client, changes, doorbell, driver }),
+            Ok(((), changes)) => Ok(Self { database, generation, client, changes, notifications, driver }),
             Err(error) => {
                 driver.abort();
                 Err(error)
@@ -168,9 +168,9 @@ impl Connection {
 
     /// Waits until something changed, as far as notifications tell, and returns up to which revision. Also returns when
     /// the connection is lost.
-    pub async fn rung(&self) -> Revision {
-        self.doorbell.rang.notified().await;
-        Revision(self.doorbell.revision.swap(0, Ordering::AcqRel))
+    pub async fn notified(&self) -> Revision {
+        self.notifications.arrived.notified().await;
+        Revision(self.notifications.revision.swap(0, Ordering::AcqRel))
     }
 
     /// The cluster row, and at most `limit` instances changed after `after`. `None` without an epoch.
