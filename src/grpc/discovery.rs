@@ -23,8 +23,8 @@ use crate::{
     registry::Leases,
     view::{
         Entry, Snapshot, View,
-        list::{Position, page},
-        resolve::{Choice, Chosen, Nobody, Policy, resolve},
+        list::{Cursor, page},
+        resolve::{Choice, Chosen, Policy, ResolveError, resolve},
     },
     wire::{
         answer_size::Room,
@@ -64,9 +64,9 @@ impl Discovery {
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
         let epoch = epoch(&snapshot)?;
         let now_ms = self.view.clock().now_ms();
-        let chosen = resolve(&snapshot, &request.logical_id, &choice, now_ms).map_err(|nobody| match nobody {
-            Nobody::UnknownLogicalId => Failure::UnknownLogicalId(request.logical_id),
-            Nobody::NoLiveInstance(count) => Failure::NoLiveInstance(request.logical_id, count),
+        let chosen = resolve(&snapshot, &request.logical_id, &choice, now_ms).map_err(|error| match error {
+            ResolveError::UnknownLogicalId => Failure::UnknownLogicalId(request.logical_id),
+            ResolveError::NoLiveInstance(count) => Failure::NoLiveInstance(request.logical_id, count),
         })?;
         Ok(v1::ResolveResponse {
             instance: Some(convert::instance(&chosen.entry, epoch, &self.view)),
@@ -95,7 +95,7 @@ impl Discovery {
             self.redraw(&mut choice);
             let result = if caller.may(Verb::Resolve, name) {
                 let chosen = resolve(&snapshot, name, &choice, now_ms);
-                self.count(chosen.as_ref().map(drop).map_err(|nobody| *nobody));
+                self.count(chosen.as_ref().map(drop).map_err(|error| *error));
                 self.result(chosen, epoch).encode_to_vec()
             } else {
                 self.metrics.invalid.increment(1);
@@ -112,18 +112,18 @@ impl Discovery {
         })
     }
 
-    fn result(&self, chosen: Result<Chosen, Nobody>, epoch: Epoch) -> v1::BatchResolveResult {
+    fn result(&self, chosen: Result<Chosen, ResolveError>, epoch: Epoch) -> v1::BatchResolveResult {
         match chosen {
             Ok(Chosen { entry, alternatives }) => v1::BatchResolveResult {
                 instance: Some(convert::instance(&entry, epoch, &self.view)),
                 reason: v1::ErrorReason::Unspecified.into(),
                 alternatives: u32::try_from(alternatives).unwrap_or(u32::MAX),
             },
-            Err(nobody) => v1::BatchResolveResult {
+            Err(error) => v1::BatchResolveResult {
                 instance: None,
-                reason: match nobody {
-                    Nobody::UnknownLogicalId => v1::ErrorReason::UnknownLogicalId,
-                    Nobody::NoLiveInstance(_) => v1::ErrorReason::NoLiveInstance,
+                reason: match error {
+                    ResolveError::UnknownLogicalId => v1::ErrorReason::UnknownLogicalId,
+                    ResolveError::NoLiveInstance(_) => v1::ErrorReason::NoLiveInstance,
                 }
                 .into(),
                 alternatives: 0,
@@ -205,7 +205,7 @@ impl Discovery {
         let instances = Room::new().fill(instances);
         let ended_early = page.entries.get(..instances.len()).filter(|taken| taken.len() < page.entries.len());
         let next = match ended_early {
-            Some(taken) => taken.last().map(|last| Position::of(last)),
+            Some(taken) => taken.last().map(|last| Cursor::of(last)),
             None => page.next,
         };
         Ok(v1::ListInstancesResponse {
@@ -221,11 +221,11 @@ impl Discovery {
         gate::caller(&self.access, request.extensions())
     }
 
-    fn count(&self, result: Result<(), Nobody>) {
+    fn count(&self, result: Result<(), ResolveError>) {
         let counter = match result {
             Ok(()) => &self.metrics.found,
-            Err(Nobody::UnknownLogicalId) => &self.metrics.unknown_logical_id,
-            Err(Nobody::NoLiveInstance(_)) => &self.metrics.no_live_instance,
+            Err(ResolveError::UnknownLogicalId) => &self.metrics.unknown_logical_id,
+            Err(ResolveError::NoLiveInstance(_)) => &self.metrics.no_live_instance,
         };
         counter.increment(1);
     }
@@ -233,8 +233,8 @@ impl Discovery {
     /// Counts the call of Resolve that came to nothing before or at its choice.
     fn count_failure(&self, failure: &Failure) {
         match failure {
-            Failure::UnknownLogicalId(_) => self.count(Err(Nobody::UnknownLogicalId)),
-            Failure::NoLiveInstance(..) => self.count(Err(Nobody::NoLiveInstance(0))),
+            Failure::UnknownLogicalId(_) => self.count(Err(ResolveError::UnknownLogicalId)),
+            Failure::NoLiveInstance(..) => self.count(Err(ResolveError::NoLiveInstance(0))),
             Failure::Invalid(_) | Failure::Denied(_) => self.metrics.invalid.increment(1),
             _ => self.metrics.not_yet_seen.increment(1),
         }

@@ -4,7 +4,7 @@
 //!   translated in [`crate::wire`].
 //! - [`beat_stream`], [`watch`]: the streams of two of them.
 //! - `reader`: the view as calls read it.
-//! - [`server`]: puts the services together with health, reflection and counting ([`observe`], `direct`), on the connections
+//! - [`server`]: puts the services together with health, reflection and counting ([`observe`], `fast_path`), on the connections
 //!   of [`crate::connections`].
 //!
 //! - `gate`: who calls, and whether it has any right that the method needs; `permit`: what it may do to a lease; `standing`:
@@ -15,8 +15,8 @@
 
 pub mod beat_stream;
 pub mod cluster;
-mod direct;
 pub mod discovery;
+mod fast_path;
 mod gate;
 pub mod observe;
 mod permit;

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{cluster::Cluster, direct::Direct, discovery::Discovery, gate::Gate, observe::Observe, registry::Registry};
+use super::{
+    cluster::Cluster, discovery::Discovery, fast_path::FastPath, gate::Gate, observe::Observe, registry::Registry,
+};
 use crate::{
     access::Access,
     connections::incoming::{Incoming, Limits},
@@ -79,7 +81,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let incoming = Incoming::new(listener, tls, limits, IncomingMetrics::new());
-    let direct = Direct {
+    let fast_path = FastPath {
         registry: RegistryServiceServer::new(services.registry).max_decoding_message_size(REQUEST_MAX_BYTES),
         discovery: DiscoveryServiceServer::new(services.discovery).max_decoding_message_size(REQUEST_MAX_BYTES),
         cluster: ClusterServiceServer::new(services.cluster).max_decoding_message_size(REQUEST_MAX_BYTES),
@@ -87,7 +89,7 @@ pub async fn serve(
     let served = Server::builder()
         .layer(Observe::new()?)
         .layer(Gate::new(access))
-        .layer(direct)
+        .layer(fast_path)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .http2_max_local_error_reset_streams(Some(PROVOKED_RESETS_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
