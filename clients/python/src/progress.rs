@@ -54,7 +54,7 @@ impl Progress {
 }
 
 /// Sets an instance DRAINING when its application has not ticked for `limit`, and ALIVE when it ticks again, until the
-/// registration is gone. A change that no daemon takes is tried again.
+/// registration is gone. A change that no daemon takes is tried again; a lease that follows a loss meanwhile is drained too.
 pub(crate) async fn watch(
     process: &'static Process,
     token: u64,
@@ -63,18 +63,29 @@ pub(crate) async fn watch(
     limit: Duration,
 ) {
     let pause = (limit / 8).clamp(PAUSE_MIN, PAUSE_MAX);
-    let mut is_stalled = false;
+    // The lease that was drained; it stays after a loss, so that the end of the stall is told.
+    let mut drained = None;
     loop {
         sleep(pause).await;
         let (Some(registration), Some(progress)) = (registration.upgrade(), progress.upgrade()) else { return };
-        let stalls = progress.idle_for() > limit;
-        if stalls == is_stalled || progress.wanted() != Status::Alive {
+        if progress.wanted() != Status::Alive {
+            drained = None;
             continue;
         }
-        let status = if stalls { Status::Draining } else { Status::Alive };
-        if registration.set_status(status).await.is_ok() {
-            is_stalled = stalls;
-            process.events.push(Event::Stalled(token, stalls));
+        let Some(lease) = registration.lease().map(|lease| lease.lease_id) else { continue };
+        let stalls = progress.idle_for() > limit;
+        let was_told = drained.is_some();
+        let change = match drained {
+            Some(_) if !stalls => Status::Alive,
+            Some(of) if of == lease => continue,
+            None if !stalls => continue,
+            _ => Status::Draining,
+        };
+        if registration.set_status_of_lease(change).await.is_ok() {
+            drained = stalls.then_some(lease);
+            if was_told != stalls {
+                process.events.push(Event::Stalled(token, stalls));
+            }
         }
     }
 }

@@ -111,6 +111,19 @@ def test_manual_tick_is_the_only_progress_that_counts(daemon: Daemon) -> None:
         assert isinstance(events.get(60), musterd.Resumed)
 
 
+def test_stalled_instance_that_loses_its_lease_rejoins_and_is_drained_again(daemon: Daemon) -> None:
+    with musterd.register("stalled_twice", port=1, ttl=3, stall_after=0.5, tick="manual") as registration:
+        events, lease = registration.events(), registration.require()
+        assert isinstance(events.get(60), musterd.Stalled)
+        expire(daemon, registration)
+        kinds = [type(events.get(60)) for _ in range(2)]
+        assert kinds == [Lost, Rejoined] and registration.require() > lease
+        wait_until("it is drained", lambda: [one.status for one in daemon.instances("stalled_twice")] == ["draining"])
+        registration.tick()
+        assert isinstance(events.get(60), musterd.Resumed)
+        wait_until("it is alive", lambda: [one.status for one in daemon.instances("stalled_twice")] == ["alive"])
+
+
 def test_lease_is_lost_by_our_own_clock_while_no_daemon_answers(daemon: Daemon) -> None:
     proxy = Proxy(daemon.address)
     calls: list[Lost] = []

@@ -144,6 +144,8 @@ def test_registration_without_waiting_catches_up_when_a_daemon_comes(daemon: Dae
     proxy.cut()
     registration = musterd.register("offline", daemons=[proxy.address], wait=False)
     assert registration.state is State.PENDING
+    with pytest.raises(musterd.Unavailable):
+        registration.wait_held(0.1)
     with pytest.raises(musterd.LeaseLost) as none:
         registration.require()
     assert none.value.lost is None
@@ -219,7 +221,7 @@ def cycles(daemon: Daemon, count: int) -> None:
         process = _process.current()
         print(size() == before, len(process.registrations), len(process._calls), (pages() - memory) * 4)
     """
-    output = run(text, daemon.address, str(count), within=600).split()
+    output = run(text, daemon.address, str(count), within=1800).split()
     assert output[:3] == ["True", "0", "0"], output
     assert int(output[3]) < 20_000, f"{output[3]} KiB more"
     wait_until("all are gone", lambda: daemon.instances("cycles") == [])

@@ -89,7 +89,7 @@ def register(
     }
     client = process.client(daemons, ca, cert, key)
     try:
-        registration = Registration(client, settings, timeout, on_lost if callable(on_lost) else None)
+        registration = Registration(client, settings, timeout, wait, on_lost if callable(on_lost) else None)
     except (ValueError, OverflowError) as error:
         if isinstance(error, InvalidField):
             raise

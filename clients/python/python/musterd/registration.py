@@ -35,10 +35,13 @@ class Registration:
         client: _core.Client,
         settings: _core.Settings,
         timeout: float,
+        waits: bool,
         on_lost: Callable[[Lost], None] | None,
     ) -> None:
         process = _process.current()
         self._pid, self._process, self._timeout, self._on_lost = os.getpid(), process, timeout, on_lost
+        # Whether it is given up when the first lease is not granted in time.
+        self._waits = waits
         self._logical_id, self._lease = settings["logical_id"], None
         self._held: Future[None] = Future()
         self._last_lost: Lost | None = None
@@ -122,12 +125,15 @@ class Registration:
     # ---- Waiting ----
 
     def wait_held(self, timeout: float | None = None) -> Registration:
-        """Waits until the first lease is held. `register()` does so already, unless it was told not to wait."""
+        """Waits until the first lease is held. `register()` does so already, unless it was told not to wait.
+
+        After the timeout a registration that was begun with `wait=False` goes on in the background.
+        """
         self._mine()
         try:
             self._held.result(self._timeout if timeout is None else timeout)
         except FutureTimeout:
-            raise self._late() from None
+            raise self._late(self._timeout if timeout is None else timeout) from None
         return self
 
     def __await__(self) -> Generator[Any, None, Registration]:
@@ -140,7 +146,7 @@ class Registration:
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._held)), self._timeout)
         except asyncio.TimeoutError:
-            raise self._late() from None
+            raise self._late(self._timeout) from None
         return self
 
     def wait_lost(self, timeout: float | None = None) -> Lost | None:
@@ -265,11 +271,13 @@ class Registration:
             raise Error("INVALID_FIELD", str(error)) from None
 
     def _leave(self, drain: float) -> Future[None]:
-        if self._closing is None:
+        with self._lock:
+            if self._closing is not None:
+                return self._closing
             native = self._mine()
-            self._closing = self._process.call(lambda token: native.leave(token, drain))
-            self._closing.add_done_callback(self._left)
-        return self._closing
+            closing = self._closing = self._process.call(lambda token: native.leave(token, drain))
+        closing.add_done_callback(self._left)
+        return closing
 
     def _left(self, _: Future[None]) -> None:
         self._process.registrations.pop(self._token, None)
@@ -278,11 +286,12 @@ class Registration:
         if not self._held.done():
             self._held.set_exception(Error("CLOSED", f"the registration of {self._logical_id} was closed"))
 
-    def _late(self) -> Error:
-        """The first lease was not granted in time: takes the attempt back."""
+    def _late(self, timeout: float) -> Error:
+        """The first lease was not granted in time: the attempt is taken back, unless it was to go on."""
         trouble = self.trouble
-        self._leave(0.0)
-        text = f"{self._logical_id} was not registered within {self._timeout} s; check that a daemon can be reached"
+        if self._waits:
+            self._leave(0.0)
+        text = f"{self._logical_id} was not registered within {timeout} s; check that a daemon can be reached"
         return trouble or Unavailable("UNAVAILABLE", text, True)
 
     def _receive(self, kind: str, value: Any) -> None:
@@ -319,6 +328,8 @@ class Registration:
     def _end(self) -> None:
         if not self._held.done():
             trouble = self.trouble or Error("CLOSED", f"the registration of {self._logical_id} has ended")
+            if self._closing is None:
+                _process.log.warning("%s is not registered: %s", self._logical_id, trouble)
             self._held.set_exception(trouble)
         self._publish(Ended())
         self._ended.set()

@@ -151,6 +151,15 @@ impl Registration {
             return Err(Error::invalid("status", "must not be dead; close the registration"));
         }
         self.desired.lock().unwrap_or_else(PoisonError::into_inner).status = status;
+        self.set_status_of_lease(status).await
+    }
+
+    /// Changes the status of the lease that is held. A registration after a loss begins with the status that
+    /// [`Self::set_status`] set last.
+    ///
+    /// # Errors
+    /// As [`Self::set_status`].
+    pub async fn set_status_of_lease(&self, status: Status) -> Result<(), Error> {
         let Some(lease) = self.lease() else { return Ok(()) };
         let request = SetStatusRequest {
             lease_id: lease.lease_id,
