@@ -19,9 +19,11 @@ if [[ ! -x $tools/bin/maturin ]]; then
     "$tools/bin/pip" install --quiet --disable-pip-version-check 'maturin>=1.9,<2' ziglang
 fi
 
+# The wheel for release is built from the source distribution. That has a part of this workspace, so cargo leaves out of its
+# Cargo.lock what it does not need, which --locked would refuse; the versions stay.
 declare -a options=(--release --sdist)
 if [[ ${1:-} == --debug ]]; then
-    options=(--profile dev)
+    options=(--profile dev --locked)
 elif [[ $(uname -s) == Linux ]]; then
     options+=(--zig --compatibility manylinux2014)
 fi
@@ -30,5 +32,5 @@ dist=target/python/dist
 rm -rf "$dist"
 say "Building the Python package"
 # maturin finds zig beside itself.
-PATH=$PWD/$tools/bin:$PATH maturin build --quiet --locked --manifest-path clients/python/Cargo.toml --out "$dist" "${options[@]}"
+PATH=$PWD/$tools/bin:$PATH maturin build --quiet --manifest-path clients/python/Cargo.toml --out "$dist" "${options[@]}"
 ls "$dist"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 import socket
 import threading
 import uuid
+from pathlib import Path
 
 import musterd
 import pytest
 from harness import Daemon, Proxy, run, wait_until
-from musterd import State, Status
+from musterd import State, Status, errors
 
 
 def test_register_blocks_until_the_lease_is_held(daemon: Daemon) -> None:
@@ -129,6 +131,18 @@ def test_refusals_have_types_of_their_own(daemon: Daemon) -> None:
     assert not fenced.value.retryable
     with musterd.register("taken", port=1) as registration, pytest.raises(musterd.InstanceIdTaken):
         musterd.register("taken_by_another", port=2, instance_id=registration.instance_id)
+
+
+def test_reasons_with_types_of_their_own_are_those_of_the_protocol() -> None:
+    protocol = Path(__file__).resolve().parents[3] / "proto/muster/v1/error.proto"
+    reasons = set(re.findall(r"ERROR_REASON_(\w+) = ", protocol.read_text()))
+    # What only a router says.
+    assert set(errors._BY_REASON) - reasons == {"STALE"}
+    for reason, kind in errors._BY_REASON.items():
+        error = errors.from_native((reason, "text", False, None, [("field", "why")], False, None))
+        assert type(error) is kind and (error.reason, error.violations[0].field) == (reason, "field")
+    assert type(errors.from_native(("OVERLOADED", "text", True, 2.0, [], False, None))) is musterd.Unavailable
+    assert type(errors.from_native(("INTERNAL", "text", False, None, [], True, "d"))) is musterd.Error
 
 
 def test_registry_that_is_not_there_is_unavailable_and_nothing_is_kept() -> None:

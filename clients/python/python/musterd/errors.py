@@ -80,6 +80,14 @@ class InstanceIdTaken(Error):
     """A live instance of another owner has this instance id. Take a new one, or leave it out."""
 
 
+class Unauthenticated(Error):
+    """The daemon does not know the caller: no credential, or one that it refuses. Give or renew the credential."""
+
+
+class PermissionDenied(Error):
+    """The caller has no right to this. Ask the operator of the registry for a rule."""
+
+
 class ForeignProcess(Error):
     """The registration belongs to the parent of this process. Register in this process."""
 
@@ -103,6 +111,10 @@ _BY_REASON: dict[str, type[Error]] = {
     "STALE": Stale,
     "EPOCH_FENCED": EpochFenced,
     "INSTANCE_ID_TAKEN": InstanceIdTaken,
+    "UNAUTHENTICATED": Unauthenticated,
+    "CREDENTIAL_EXPIRED": Unauthenticated,
+    "TWO_IDENTITIES": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
 }
 
 
