@@ -20,6 +20,17 @@
 
 BEGIN;
 
+-- From PostgreSQL 16 on, the creator of a role is a member that may grant it and may not become it: what is asked for is the
+-- right to become it.
+DO $$
+BEGIN
+    PERFORM set_config('musterd.member',
+        CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END, true);
+    PERFORM set_config('musterd.options',
+        CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN ' WITH SET TRUE, INHERIT TRUE' ELSE '' END, true);
+END
+$$;
+
 -- Roles belong to the whole server, and another session may create the same roles concurrently for another database.
 DO $$
 DECLARE
@@ -44,12 +55,12 @@ BEGIN
             ALTER ROLE musterd_reader SET default_transaction_read_only = on;
         END IF;
     END LOOP;
-    IF NOT pg_has_role('musterd_migrator', 'musterd_owner', 'MEMBER') THEN
-        GRANT musterd_owner TO musterd_migrator;
+    IF NOT pg_has_role('musterd_migrator', 'musterd_owner', current_setting('musterd.member')) THEN
+        EXECUTE 'GRANT musterd_owner TO musterd_migrator' || current_setting('musterd.options');
     END IF;
-    -- REASSIGN OWNED requires membership in the new owner.
-    IF NOT pg_has_role('musterd_owner', 'MEMBER') THEN
-        EXECUTE format('GRANT musterd_owner TO %I', current_user);
+    -- ALTER ... OWNER requires the right to become the new owner.
+    IF NOT pg_has_role('musterd_owner', current_setting('musterd.member')) THEN
+        EXECUTE format('GRANT musterd_owner TO %I', current_user) || current_setting('musterd.options');
     END IF;
 END
 $$;
@@ -61,6 +72,13 @@ DECLARE
     v_schema text := quote_ident(current_schema());
 BEGIN
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO musterd_migrator, musterd_daemon, musterd_reader', current_database());
+    IF EXISTS (
+        SELECT FROM pg_namespace AS space CROSS JOIN LATERAL aclexplode(coalesce(space.nspacl, acldefault('n', space.nspowner))) AS acl
+        WHERE space.oid = v_schema::regnamespace AND acl.grantee = 0 AND acl.privilege_type = 'CREATE'
+    ) THEN
+        RAISE WARNING 'PUBLIC loses the right to create objects in schema %', v_schema
+            USING HINT = format('If other applications create objects there, grant it to their roles: GRANT CREATE ON SCHEMA %s TO ...', v_schema);
+    END IF;
     EXECUTE format('REVOKE CREATE ON SCHEMA %s FROM PUBLIC', v_schema);
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO musterd_owner', v_schema);
     EXECUTE format('GRANT USAGE ON SCHEMA %s TO musterd_migrator, musterd_daemon, musterd_reader, musterd_application', v_schema);
@@ -94,8 +112,8 @@ BEGIN
               'expire_old_epoch_instances', 'assert_lease', 'alive_at'))
     LOOP
         IF v_object.owner <> 'musterd_owner'::regrole THEN
-            IF NOT pg_has_role(v_object.owner, 'musterd_owner', 'MEMBER') THEN
-                EXECUTE format('GRANT musterd_owner TO %s', v_object.owner::regrole);
+            IF NOT pg_has_role(v_object.owner, 'musterd_owner', current_setting('musterd.member')) THEN
+                EXECUTE format('GRANT musterd_owner TO %s', v_object.owner::regrole) || current_setting('musterd.options');
             END IF;
             EXECUTE format('ALTER %s %s OWNER TO musterd_owner', v_object.kind, v_object.name);
         END IF;

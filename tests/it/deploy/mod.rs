@@ -1,6 +1,7 @@
 //! What is shipped in `deploy/`: roles, scripts, units, images, manifests and pages, each held against the program and
 //! against the tools of those who will use it.
 
+mod createrole;
 mod image;
 mod kubernetes;
 mod package;

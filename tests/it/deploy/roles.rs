@@ -21,7 +21,7 @@ use crate::harness::{
 const NOT_ALLOWED: &str = "42501";
 
 /// Who owns what is in the schema.
-const OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
+pub(super) const OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
                       WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
                       UNION SELECT pg_get_userbyid(proowner)::text FROM pg_proc
                       WHERE pronamespace = 'public'::regnamespace";
