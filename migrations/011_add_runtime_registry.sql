@@ -3,6 +3,8 @@
 -- The foundation shared with SeedCore: a database that system has already prepared holds all of these objects, so
 -- everything here is conditional and a database with rows passes through unchanged. Numbers 001 to 010 belong to
 -- other layers of that system. What musterd needs beyond it begins at 013.
+--
+-- Oldest head: 019.
 
 CREATE TABLE IF NOT EXISTS cluster_metadata (
     id            integer     PRIMARY KEY DEFAULT 1,

@@ -5,6 +5,8 @@
 -- that a database stopped at 012 behaves as its callers know it. Later migrations replace every body: 014
 -- set_current_epoch; 016 register_instance, set_instance_status and beat; 017 expire_stale_instances and
 -- expire_old_epoch_instances. The tests run each fault against this state to prove that they would notice it.
+--
+-- Oldest head: 019.
 
 CREATE OR REPLACE FUNCTION set_current_epoch(new_epoch uuid)
 RETURNS void

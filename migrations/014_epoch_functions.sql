@@ -6,6 +6,8 @@
 -- Errors that callers can tell apart by SQLSTATE:
 --   MU001 no epoch yet          MU002 epoch fenced           MU003 instance id taken      MU004 unknown instance
 --   MU005 lease expired         MU006 invalid transition     MU007 epoch mismatch         MU008 epoch reused
+--
+-- Oldest head: 019.
 
 -- From here on the functions that change something run with the rights of their owner, and PUBLIC may not call them.
 -- Roles that could make SeedCore's functions work until now keep that right.

@@ -3,6 +3,8 @@
 -- There is one way to change membership, muster_apply, for daemons and for SQL callers alike. It takes a group of
 -- operations, so that a daemon can make many of them durable with one commit, and answers each with a verdict instead
 -- of an error, so that one refused operation does not undo the others of its group.
+--
+-- Oldest head: 019.
 
 CREATE TYPE muster_operation AS (
     op            text,

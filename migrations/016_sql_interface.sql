@@ -1,6 +1,8 @@
 -- 016: the functions and views SQL callers know, on top of what 014 and 015 define.
 --
 -- Signatures as in 012; the bodies are new.
+--
+-- Oldest head: 019.
 
 \ir functions/muster_hidden_character.sql
 \ir functions/muster_check_text.sql

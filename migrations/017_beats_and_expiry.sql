@@ -2,6 +2,8 @@
 --
 -- Any number of daemons may call these at the same time. Each decides by the database clock, works on a bounded batch,
 -- and re-checks on the row it locks what it read before.
+--
+-- Oldest head: 019.
 
 \ir functions/muster_flush_beats.sql
 
@@ -19,6 +21,7 @@ ALTER TABLE registry_suspicion SET (autovacuum_vacuum_scale_factor = 0, autovacu
 \ir functions/muster_exchange_suspicions.sql
 \ir functions/muster_saved_horizon.sql
 \ir functions/muster_heard_as_of.sql
+\ir functions/muster_may_expire.sql
 \ir functions/muster_count_leases.sql
 \ir functions/muster_repair_beats.sql
 \ir functions/muster_expiry_report.sql

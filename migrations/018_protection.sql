@@ -3,6 +3,8 @@
 --
 -- An outage of the registry must not expire instances. Expiry is on *hold* while beats may not have arrived, and limited
 -- by the *brake* when so many leases are silent at once that a network fault is more likely than as many crashes.
+--
+-- Oldest head: 019.
 
 -- Lost daemons ---------------------------------------------------------------------------------------------------
 

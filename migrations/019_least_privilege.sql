@@ -3,6 +3,8 @@
 -- Each function that changes something runs with the rights of its owner (SECURITY DEFINER), so that the right to call it
 -- is all that a daemon, a SQL caller or an application needs. Its file pins its search path, with pg_temp last, and takes
 -- the right to call it from PUBLIC. deploy/roles.sql hands those rights out; existing writers receive them here and in 014.
+--
+-- Oldest head: 019.
 
 DO $$
 DECLARE

@@ -108,6 +108,7 @@ CREATE TABLE muster_migration (
     applied_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
     applied_by text NOT NULL,
     duration_ms bigint NOT NULL,
+    oldest_head integer,
     CONSTRAINT muster_migration_pkey PRIMARY KEY (version)
 );
 COMMENT ON TABLE muster_migration IS 'The migrations of musterd that this database has gone through.';
@@ -117,6 +118,7 @@ COMMENT ON COLUMN muster_migration.checksum IS 'SHA-256 of its text (LF line end
 COMMENT ON COLUMN muster_migration.applied_at IS 'When it was applied, by the database clock.';
 COMMENT ON COLUMN muster_migration.applied_by IS 'Who applied it.';
 COMMENT ON COLUMN muster_migration.duration_ms IS 'How long its statements took, in milliseconds.';
+COMMENT ON COLUMN muster_migration.oldest_head IS 'Daemons that know the migrations up to this one may still serve, without migrating. Null: only those that know the migration itself.';
 
 --- table registry_daemon
 CREATE TABLE registry_daemon (
@@ -1289,6 +1291,32 @@ END
 $function$;
 COMMENT ON FUNCTION muster_lock_cluster() IS 'Locks the cluster row, which orders all membership changes, and returns it.';
 
+--- function muster_may_expire(registry_instance, cluster_metadata, timestamp with time zone)
+CREATE OR REPLACE FUNCTION muster_may_expire(p_row registry_instance, p_cluster cluster_metadata, p_now timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+    SELECT p_row.cluster_epoch <> p_cluster.current_epoch
+        OR NOT coalesce(p_cluster.held_until > p_now AND p_cluster.hold_until > p_now, false)
+       AND muster_deadline(
+               coalesce(
+                   greatest(
+                       CASE WHEN p_row.ttl_ms IS NOT NULL THEN p_row.last_heartbeat END,
+                       muster_heard_as_of(p_now, p_cluster.hold_until, p_cluster.disrupted_at),
+                       (
+                           SELECT max(daemon.last_flush) FROM registry_daemon AS daemon
+                           WHERE daemon.last_flush <= p_now + limits.evicted_after_ms * interval '1 millisecond'
+                       ) + (limits.evicted_after_ms + limits.grace_ms) * interval '1 millisecond'
+                   ),
+                   '-infinity'
+               ),
+               p_row.ttl_ms
+           ) < p_now
+    FROM muster_limits() AS limits;
+$function$;
+COMMENT ON FUNCTION muster_may_expire(registry_instance, cluster_metadata, timestamp with time zone) IS 'Whether a lease may be declared dead for silence by a statement that is not musterd''s.';
+
 --- function muster_moves(registry_instance, muster_operation)
 CREATE OR REPLACE FUNCTION muster_moves(p_row registry_instance, p_op muster_operation)
  RETURNS boolean
@@ -1949,6 +1977,8 @@ CREATE OR REPLACE FUNCTION muster_stamp_row()
 AS $function$
 DECLARE
     v_cluster cluster_metadata;
+    v_stack   text;
+    v_silent  boolean := false;
 BEGIN
     -- Before anything waits for the cluster row. A replicated beat comes here too, with every column named.
     IF TG_OP = 'UPDATE' THEN
@@ -1965,8 +1995,23 @@ BEGIN
                 USING ERRCODE = muster_error_code('invalid'),
                       HINT = 'Change cluster_epoch, or call register_instance() in the current epoch.';
         END IF;
+        IF NEW.status = 'dead' AND OLD.status <> 'dead' THEN
+            GET DIAGNOSTICS v_stack = PG_CONTEXT;
+            -- The name alone: the text around it is in the language of the server's messages.
+            v_silent := v_stack ~ '\mexpire_stale_instances\M';
+            IF v_silent THEN
+                -- Without the lock: the loop of SeedCore looks at all silent rows again and again.
+                SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
+                IF NOT muster_may_expire(OLD, v_cluster, muster_now()) THEN
+                    RETURN NULL;
+                END IF;
+            END IF;
+        END IF;
     END IF;
     v_cluster := muster_lock_cluster();
+    IF v_silent AND NOT muster_may_expire(OLD, v_cluster, muster_now()) THEN
+        RETURN NULL;
+    END IF;
     IF TG_OP = 'UPDATE' AND NEW.instance_id <> OLD.instance_id THEN
         UPDATE cluster_metadata SET history_id = gen_random_uuid() WHERE id = 1;
     END IF;
@@ -1983,7 +2028,14 @@ BEGIN
     END IF;
     IF NEW.status = 'dead' AND NEW.death_reason IS NULL THEN
         NEW.stopped_at := coalesce(NEW.stopped_at, muster_now());
-        NEW.death_reason := 'operator';
+        NEW.death_reason := CASE
+            WHEN NOT v_silent THEN 'operator'
+            WHEN NEW.cluster_epoch <> v_cluster.current_epoch THEN 'old_epoch'
+            ELSE 'stale'
+        END;
+        IF v_silent THEN
+            NEW.death_deadline := muster_deadline(OLD.last_heartbeat, OLD.ttl_ms);
+        END IF;
         NEW.death_decided_by := muster_sql_caller();
     END IF;
     NEW.revision := v_cluster.revision + 1;

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod handles;
 pub mod names;
 pub mod rpc;
+pub mod schema;
 pub mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -27,6 +28,7 @@ pub use handles::{
     WriterMetrics, publish_version,
 };
 pub use rpc::MethodMetrics;
+pub use schema::SchemaMetrics;
 pub use tls::{CertificateMetrics, HandshakeMetrics};
 
 /// How often [`upkeep`] sorts samples into buckets.
@@ -130,7 +132,7 @@ mod tests {
             let _ = (ReaperMetrics::stale(), ReaperMetrics::old_epoch(), ReaperMetrics::purge());
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
             let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
-            let _ = (BudgetMetrics::new(), InsecureMetrics::new(), TlsReloadMetrics::new());
+            let _ = (BudgetMetrics::new(), InsecureMetrics::new(), TlsReloadMetrics::new(), SchemaMetrics::new());
             let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server());
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));

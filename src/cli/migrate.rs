@@ -87,7 +87,7 @@ async fn up(args: Args) -> Result<u8, Error> {
         || {
             let applied = |a: &migrate::Applied| json!({ "version": a.version, "name": a.name, "durationSeconds": a.duration.as_secs_f64() });
             let applied: Vec<Value> = report.applied.iter().map(applied).collect();
-            json!({ "applied": applied, "current": report.current })
+            json!({ "applied": applied, "current": report.current, "repaired": report.repaired, "left": report.left })
         },
         || report.applied.iter().map(|applied| applied.name.clone()).collect(),
         || {
@@ -100,6 +100,9 @@ async fn up(args: Args) -> Result<u8, Error> {
     )?;
     if !format.is_table() {
         return Ok(exit::OK);
+    }
+    for view in &report.left {
+        output::note(&format!("not restored: {view}; drop the view with what depends on it, and run it again"));
     }
     output::note(&format!("the database is at {}, {} applied now", number(report.current), report.applied.len()));
     Ok(exit::OK)

@@ -9,6 +9,7 @@
 
 mod applier;
 mod budget;
+mod drift;
 mod error;
 mod facts;
 mod parts;
@@ -301,6 +302,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let feed = Feed::new(parts.database.clone(), applier, *clock, view.wanted(), prefetched);
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
+    drift::start(parts, stop.clone());
     let searching = search::run(parts.database.clone(), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "search for a newer primary", searching);
     let (name, health) = (Arc::clone(&parts.name), Arc::clone(&parts.health));

@@ -77,6 +77,9 @@ metrics! {
     Counter ROWS_UNREADABLE = "musterd_rows_unreadable_total":
         "Rows with a value that this daemon cannot read, each counted once; the value is left out.";
 
+    Gauge SCHEMA_DRIFT = "musterd_schema_drift_objects":
+        "Functions, views and indexes of the registry that another program has changed, as last compared; the daemon restores them.";
+
     Gauge FLUSH_LAG = "musterd_flush_lag_seconds":
         "By how much saving beats is late: time since all due beats were last saved, beyond the flush period of 1 s.";
     Histogram FLUSH_LEASES = "musterd_flush_leases":

@@ -6,16 +6,21 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use super::{
+    adoption, blocker,
+    embedded::{FIRST, HEAD},
     error::Error,
-    history,
-    transaction::{begin, lock},
+    history::{self, Standing},
+    transaction::{LOCK_KEY, begin, hold_leases, lock, may_become},
 };
 use crate::postgres::{Database, connect::ConnectError, kept::Driven, server::Want};
 
 /// How often a migration that met somebody else's lock is tried, with [`PAUSE`] times the attempt in between: about
-/// half a minute for locks on tables, several minutes in the queue of daemons.
+/// half a minute.
 const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(250);
+/// How often a daemon asks for its turn, and for how long.
+const QUEUE_PAUSE: Duration = Duration::from_millis(100);
+const QUEUE_PATIENCE: Duration = Duration::from_secs(240);
 
 /// One migration that was applied.
 #[derive(Debug, Clone)]
@@ -35,54 +40,108 @@ pub(super) async fn open(url: &str, want: Want) -> Result<(Database, Driven), Er
     Ok((database, session))
 }
 
-/// Applies what is pending up to `last`.
-pub(super) async fn apply_up_to(client: &mut Client, last: i32, applied_by: &str) -> Result<Vec<Applied>, Error> {
+/// Applies what is pending up to `last`. Also returns how the database then relates to this binary.
+pub(super) async fn apply_up_to(
+    client: &mut Client,
+    last: i32,
+    applied_by: &str,
+) -> Result<(Vec<Applied>, Standing), Error> {
     let mut applied = Vec::new();
     let mut budget = RetryBudget::default();
     loop {
         match apply_next(client, last, applied_by).await {
-            Ok(Some(step)) => applied.push(step),
-            Ok(None) => return Ok(applied),
-            Err(error) => budget.after(error).await?,
+            Ok(Step::Applied(step)) => applied.push(step),
+            Ok(Step::Last(standing)) => return Ok((applied, standing)),
+            Err(error) => budget.after(client, error).await?,
         }
     }
 }
 
+/// What one transaction did.
+enum Step {
+    Applied(Applied),
+    /// There was nothing to apply.
+    Last(Standing),
+}
+
 /// Applies the first pending migration up to `last`, if there is one.
-async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<Option<Applied>, Error> {
+async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<Step, Error> {
     let transaction = begin(client, "migrating").await?;
     lock(&transaction).await?;
     let statuses = history::read(&transaction).await?;
-    history::accept(&statuses)?;
+    let standing = history::accept(&statuses)?;
     let Some(migration) = history::missing(&statuses).next().filter(|migration| migration.version <= last) else {
-        return Ok(None);
+        return Ok(Step::Last(standing));
     };
+    if let Standing::Ahead(_) = standing {
+        // What it lacks was left out by the newer binary, and must not be made by this one.
+        return Err(history::pending(&statuses));
+    }
     let doing = format!("migration {} ({})", migration.version, migration.name);
     history::ensure(&transaction).await?;
     let started = Instant::now();
     transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing.clone()))?;
+    if migration.version == FIRST {
+        adoption::check(&transaction).await?;
+    }
+    if migration.version == HEAD {
+        hold_leases(&transaction).await?;
+    }
     let duration = started.elapsed();
     history::record(&transaction, migration, applied_by, duration).await?;
     transaction.commit().await.map_err(Error::during(doing))?;
     tracing::info!(version = migration.version, name = migration.name, ?duration, "applied a migration");
-    Ok(Some(Applied { version: migration.version, name: migration.name.to_owned(), duration }))
+    Ok(Step::Applied(Applied { version: migration.version, name: migration.name.to_owned(), duration }))
 }
 
-/// Counts attempts that met a lock of somebody else's. To repeat an attempt is safe: it is one transaction.
+/// Counts attempts that met a lock of another session. To repeat an attempt is safe: it is one transaction.
 #[derive(Default)]
 pub(super) struct RetryBudget {
     tries: u32,
+    queued_since: Option<Instant>,
 }
 
 impl RetryBudget {
-    /// Waits before the next attempt, or returns the error if it is of another kind or the budget is used up.
-    pub(super) async fn after(&mut self, error: Error) -> Result<(), Error> {
-        self.tries += 1;
-        if !error.is_worth_retrying() || self.tries >= ATTEMPTS {
-            return Err(error);
+    /// Waits before the next attempt, or returns the error, with what can be found out about it, if it is of another kind or
+    /// the budget is used up.
+    pub(super) async fn after(&mut self, client: &Client, error: Error) -> Result<(), Error> {
+        match error {
+            Error::Queued => {
+                if self.queued_since.get_or_insert_with(Instant::now).elapsed() < QUEUE_PATIENCE {
+                    sleep(QUEUE_PAUSE).await;
+                    return Ok(());
+                }
+                let blocker = blocker::of_turn(client, LOCK_KEY).await.map(Box::new);
+                Err(Error::Busy { doing: "waiting for another migration".to_owned(), blocker })
+            }
+            Error::Busy { doing, .. } if self.tries + 1 >= ATTEMPTS => {
+                let blocker = blocker::of_tables(client).await.map(Box::new);
+                Err(Error::Busy { doing, blocker })
+            }
+            Error::Busy { .. } => {
+                self.tries += 1;
+                tracing::info!(attempt = self.tries, %error, "migration met a lock, trying again");
+                sleep(PAUSE * self.tries).await;
+                Ok(())
+            }
+            Error::MissingRights { doing, message, .. } => {
+                let owner = foreign_owner(client).await.map(Box::new);
+                Err(Error::MissingRights { doing, message, owner })
+            }
+            error => Err(error),
         }
-        tracing::info!(attempt = self.tries, %error, "migration met a lock, trying again");
-        sleep(PAUSE * self.tries).await;
-        Ok(())
     }
+}
+
+/// The owner of the registry's tables and the role of the session, if it is another one that may not become the owner.
+async fn foreign_owner(client: &Client) -> Option<(String, String)> {
+    let query = format!(
+        "SELECT pg_get_userbyid(class.relowner)::text, current_user::text
+         FROM pg_class AS class
+         WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
+           AND class.relowner <> quote_ident(current_user)::regrole AND NOT {}",
+        may_become("class.relowner")
+    );
+    let rows = client.query_typed(&query, &[]).await.ok()?;
+    rows.first().and_then(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?)))
 }

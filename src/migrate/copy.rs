@@ -97,7 +97,7 @@ async fn copy_between(original: &mut Client, copy: &mut Client) -> Result<Copied
     else {
         return Ok(Copied { instances: 0, epoch_number: None, revision: None });
     };
-    apply_up_to(copy, version, "musterd local upgrade").await?;
+    apply_up_to(copy, version, "musterd local upgrade").await.map(drop)?;
 
     let writing = begin(copy, "copying the registry").await?;
     // Triggers and constraints have had their say when the rows were written first.

@@ -62,6 +62,9 @@ pub(super) fn function_names() -> impl Iterator<Item = &'static str> {
     FUNCTIONS.iter().map(|(file, _)| file.trim_end_matches(".sql"))
 }
 
+/// The version that adopts what SeedCore has made.
+pub(super) const FIRST: i32 = MIGRATIONS[0].version;
+
 /// The newest version this binary knows.
 pub(super) const HEAD: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
@@ -75,6 +78,14 @@ impl Migration {
     /// The text of the numbered file, with LF line ends.
     fn text(&self) -> String {
         self.text.replace("\r\n", "\n")
+    }
+
+    /// Binaries that know the migrations up to this one may work with a database that has this migration; its header says
+    /// which. Without that line only those that know it themselves.
+    pub(super) fn oldest_head(&self) -> i32 {
+        let mut lines = self.text.lines().take_while(|line| line.starts_with("--"));
+        let stated = lines.find_map(|line| line.trim_end().strip_prefix("-- Oldest head: "));
+        stated.and_then(|stated| stated.trim_end_matches('.').parse().ok()).unwrap_or(self.version)
     }
 
     /// SHA-256 of the numbered file, in hexadecimal.
@@ -127,6 +138,16 @@ mod tests {
             assert!(text.starts_with(&format!("-- {name}")), "{file} does not open with its contract");
             assert!(text.contains(&format!("CREATE OR REPLACE FUNCTION {name}(")), "{file} defines another function");
             assert!(text.contains(&format!("COMMENT ON FUNCTION {name}(")), "{file} has no COMMENT ON FUNCTION");
+        }
+    }
+
+    #[test]
+    fn every_migration_states_the_oldest_head_that_can_live_with_it() {
+        for each in MIGRATIONS {
+            let header: Vec<_> = each.text.lines().take_while(|line| line.starts_with("--")).collect();
+            assert!(header.iter().any(|line| line.starts_with("-- Oldest head: ")), "{} does not", each.name);
+            // The first release has migrations up to 019.
+            assert!((19..=each.version.max(19)).contains(&each.oldest_head()), "{}: {}", each.name, each.oldest_head());
         }
     }
 

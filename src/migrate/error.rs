@@ -2,6 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
+use super::blocker::Blocker;
 use crate::postgres::connect::ConnectError;
 
 /// Why the schema could not be brought up to date, or should not be used.
@@ -18,7 +19,8 @@ pub enum Error {
     },
     /// The database was migrated by a newer musterd.
     #[error(
-        "the database is newer than this binary: it has migration {found} ({name}), this binary knows up to {known}; install the musterd that made it, or a newer one"
+        "the database is newer than this binary: it has migration {found} ({name}) and needs a binary that knows migration \
+         {needed}, this binary knows up to {known}; install the musterd that made it, or a newer one"
     )]
     Newer {
         /// The highest version in the database.
@@ -27,6 +29,8 @@ pub enum Error {
         name: String,
         /// The highest version of this binary.
         known: i32,
+        /// The version that a binary has to know.
+        needed: i32,
     },
     /// A migration that was applied has another text in this binary.
     #[error(
@@ -53,15 +57,25 @@ pub enum Error {
         "the database user has no schema to work in: none of its search_path exists; create one, or set the search_path of the user"
     )]
     NoSchema,
-    /// The user lacks rights.
+    /// A table or type of the registry exists already and has another shape.
     #[error(
-        "missing rights for {doing}: {message}; run it as the owner of the registry's tables, or grant CREATE on the schema"
+        "the database has tables of another shape under the names of the registry: {}; \
+         change them to that shape, or use another schema (search_path) or database",
+        differences.join("; ")
     )]
+    Foreign {
+        /// What differs, by table.
+        differences: Vec<String>,
+    },
+    /// The user lacks rights.
+    #[error("missing rights for {doing}: {message}; {}", rights_fix(.owner.as_deref()))]
     MissingRights {
         /// What was under way.
         doing: String,
         /// What the server said.
         message: String,
+        /// The owner of the registry's tables and this role, if it is another one and may not become the owner.
+        owner: Option<Box<(String, String)>>,
     },
     /// The server takes no writes any more: sessions are read-write, so it has become a standby.
     #[error(
@@ -72,13 +86,16 @@ pub enum Error {
         /// What was under way.
         doing: String,
     },
-    /// Somebody else holds the tables, or migrates, for longer than we wait.
-    #[error(
-        "gave up {doing} because others held the locks it needs for too long; end long transactions on the registry's tables and run it again"
-    )]
+    /// Another session has the turn to migrate.
+    #[error("another session migrates this database")]
+    Queued,
+    /// Another session holds the tables, or migrates, for longer than we wait.
+    #[error("gave up {doing} because {}", held(.blocker.as_deref()))]
     Busy {
         /// What was under way.
         doing: String,
+        /// The session, if it was found.
+        blocker: Option<Box<Blocker>>,
     },
     /// A database that is to be copied holds more than the registry.
     #[error(
@@ -129,9 +146,10 @@ impl Error {
             | Self::Changed { .. }
             | Self::Pending { .. }
             | Self::NoSchema
+            | Self::Foreign { .. }
             | Self::MissingRights { .. }
             | Self::Others { .. } => 78,
-            Self::CopyDiffers { .. } | Self::Busy { .. } | Self::Sql { .. } | Self::Driver { .. } => 1,
+            Self::Queued | Self::CopyDiffers { .. } | Self::Busy { .. } | Self::Sql { .. } | Self::Driver { .. } => 1,
         }
     }
 
@@ -150,19 +168,35 @@ impl Error {
             };
             let message = refusal.message().replace('\n', " ");
             match *refusal.code() {
-                SqlState::INSUFFICIENT_PRIVILEGE => Self::MissingRights { doing, message },
+                SqlState::INSUFFICIENT_PRIVILEGE => Self::MissingRights { doing, message, owner: None },
                 SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly { doing },
                 SqlState::LOCK_NOT_AVAILABLE
                 | SqlState::T_R_DEADLOCK_DETECTED
-                | SqlState::T_R_SERIALIZATION_FAILURE => Self::Busy { doing },
+                | SqlState::T_R_SERIALIZATION_FAILURE => Self::Busy { doing, blocker: None },
                 SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN => Self::Lost { doing },
                 _ => Self::Sql { doing, message, code: refusal.code().code().to_owned() },
             }
         }
     }
+}
 
-    /// Whether the same attempt may succeed a moment later.
-    pub(super) const fn is_worth_retrying(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+fn held(blocker: Option<&Blocker>) -> String {
+    match blocker {
+        Some(blocker) => format!(
+            "{blocker}; end its transaction, for example with SELECT pg_terminate_backend({}), and run it again",
+            blocker.pid
+        ),
+        None => {
+            "others held the locks it needs for too long; end long transactions on the registry's tables and run it \
+                 again"
+                .to_owned()
+        }
+    }
+}
+
+fn rights_fix(owner: Option<&(String, String)>) -> String {
+    match owner {
+        Some((owner, role)) => format!("the tables belong to {owner}: GRANT {owner} TO {role}, or run it as {owner}"),
+        None => "run it as the owner of the registry's tables, or grant CREATE on the schema".to_owned(),
     }
 }

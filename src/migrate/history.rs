@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use tokio_postgres::GenericClient;
+use tokio_postgres::{GenericClient, types::Type};
 
 use super::{
     embedded::{HEAD, MIGRATIONS, Migration},
@@ -19,7 +19,8 @@ CREATE TABLE muster_migration (
     checksum    text        NOT NULL,
     applied_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     applied_by  text        NOT NULL,
-    duration_ms bigint      NOT NULL
+    duration_ms bigint      NOT NULL,
+    oldest_head integer
 );
 COMMENT ON TABLE muster_migration IS 'The migrations of musterd that this database has gone through.';
 COMMENT ON COLUMN muster_migration.version IS 'Number of the migration.';
@@ -28,6 +29,7 @@ COMMENT ON COLUMN muster_migration.checksum IS 'SHA-256 of its text (LF line end
 COMMENT ON COLUMN muster_migration.applied_at IS 'When it was applied, by the database clock.';
 COMMENT ON COLUMN muster_migration.applied_by IS 'Who applied it.';
 COMMENT ON COLUMN muster_migration.duration_ms IS 'How long its statements took, in milliseconds.';
+COMMENT ON COLUMN muster_migration.oldest_head IS 'Daemons that know the migrations up to this one may still serve, without migrating. Null: only those that know the migration itself.';
 ";
 
 /// What the database and this binary say about one migration.
@@ -58,16 +60,19 @@ pub struct Status {
     pub applied_by: Option<String>,
     /// How long its statements took.
     pub duration: Option<Duration>,
+    /// Binaries that know the migrations up to this one may work with the database; `None`: only those that know this
+    /// migration.
+    pub oldest_head: Option<i32>,
 }
 
 /// Reads where every migration stands, those of this binary and those of the database, by number.
 pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Error> {
     let mut statuses: BTreeMap<i32, Status> =
-        MIGRATIONS.iter().map(|migration| (migration.version, pending(migration))).collect();
+        MIGRATIONS.iter().map(|migration| (migration.version, unapplied(migration))).collect();
     if exists(client).await? {
         let rows = client
             .query_typed(
-                "SELECT version, name, checksum, applied_at, applied_by, duration_ms FROM muster_migration",
+                "SELECT version, name, checksum, applied_at, applied_by, duration_ms, oldest_head FROM muster_migration",
                 &[],
             )
             .await
@@ -87,6 +92,7 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Err
                 applied_at: row.get("applied_at"),
                 applied_by: row.get("applied_by"),
                 duration: u64::try_from(row.get::<_, i64>("duration_ms")).ok().map(Duration::from_millis),
+                oldest_head: row.get("oldest_head"),
             };
             statuses.insert(version, status);
         }
@@ -94,7 +100,7 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Err
     Ok(statuses.into_values().collect())
 }
 
-fn pending(migration: &Migration) -> Status {
+fn unapplied(migration: &Migration) -> Status {
     Status {
         version: migration.version,
         name: migration.name.to_owned(),
@@ -102,18 +108,45 @@ fn pending(migration: &Migration) -> Status {
         applied_at: None,
         applied_by: None,
         duration: None,
+        oldest_head: Some(migration.oldest_head()),
     }
 }
 
+/// How the history of a database relates to this binary, where it may work with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing is applied that this binary does not know.
+    Known,
+    /// A newer binary has migrated it up to this version, and admits this one: it may serve, and must neither migrate nor
+    /// restore objects, because its own are older.
+    Ahead(i32),
+}
+
 /// Refuses a history that this binary must not work with.
-pub(super) fn accept(statuses: &[Status]) -> Result<(), Error> {
-    if let Some(newest) = statuses.iter().rev().find(|status| status.state == State::Unknown) {
-        return Err(Error::Newer { found: newest.version, name: newest.name.clone(), known: HEAD });
+pub(super) fn accept(statuses: &[Status]) -> Result<Standing, Error> {
+    // A lower number that is not known says nothing about what is newer.
+    let newer = || statuses.iter().filter(|status| status.state == State::Unknown && status.version > HEAD);
+    let newest = newer().next_back();
+    let needed = newer().map(|status| status.oldest_head.unwrap_or(status.version)).max();
+    if let (Some(newest), Some(needed)) = (newest, needed.filter(|needed| *needed > HEAD)) {
+        return Err(Error::Newer { found: newest.version, name: newest.name.clone(), known: HEAD, needed });
     }
     match statuses.iter().find(|status| status.state == State::Changed) {
         Some(changed) => Err(Error::Changed { version: changed.version, name: changed.name.clone() }),
-        None => Ok(()),
+        None => Ok(newest.map_or(Standing::Known, |newest| Standing::Ahead(newest.version))),
     }
+}
+
+/// Reads the migrations that are newer than all of this binary, and how they relate to it. The table must be there.
+pub(super) async fn standing(client: &impl GenericClient) -> Result<Result<Standing, Error>, tokio_postgres::Error> {
+    let query = "SELECT version, name, oldest_head FROM muster_migration WHERE version > $1 ORDER BY version";
+    let rows = client.query_typed(query, &[(&HEAD, Type::INT4)]).await?;
+    let newer = rows.iter().map(|row| {
+        let (state, applied_at, applied_by, duration) = (State::Unknown, None, None, None);
+        let (version, name, oldest_head) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok(Status { version, name, state, applied_at, applied_by, duration, oldest_head })
+    });
+    Ok(accept(&newer.collect::<Result<Vec<_>, tokio_postgres::Error>>()?))
 }
 
 /// The migrations that are still to be applied, in order.
@@ -121,6 +154,13 @@ pub(super) fn missing(statuses: &[Status]) -> impl Iterator<Item = &'static Migr
     MIGRATIONS.iter().filter(|migration| {
         statuses.iter().any(|status| status.version == migration.version && status.state == State::Pending)
     })
+}
+
+/// The error that names what is missing.
+pub(super) fn pending(statuses: &[Status]) -> Error {
+    let count = missing(statuses).count();
+    let (first, name) = missing(statuses).next().map_or((0, ""), |first| (first.version, first.name));
+    Error::Pending { count, first, name }
 }
 
 /// Records that `migration` was applied, making the table first if this is the first one.
@@ -133,8 +173,16 @@ pub(super) async fn record(
     let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
     client
         .execute(
-            "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms) VALUES ($1, $2, $3, $4, $5)",
-            &[&migration.version, &migration.name, &migration.checksum(), &applied_by, &duration_ms],
+            "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms, oldest_head)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            &[
+                &migration.version,
+                &migration.name,
+                &migration.checksum(),
+                &applied_by,
+                &duration_ms,
+                &migration.oldest_head(),
+            ],
         )
         .await
         .map_err(Error::during("recording a migration"))?;
@@ -155,4 +203,36 @@ async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
         .await
         .map_err(Error::during("looking for the migration history"))?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unknown(version: i32, oldest_head: Option<i32>) -> Status {
+        let (applied_at, applied_by, duration) = (None, None, None);
+        Status {
+            version,
+            name: "later".to_owned(),
+            state: State::Unknown,
+            applied_at,
+            applied_by,
+            duration,
+            oldest_head,
+        }
+    }
+
+    #[test]
+    fn newer_schema_is_accepted_down_to_the_oldest_head_of_all_its_migrations() {
+        let standing = |rows: &[Status]| accept(rows).map_err(|error| error.to_string());
+        assert_eq!(standing(&[]), Ok(Standing::Known));
+        assert_eq!(standing(&[unknown(5, None)]), Ok(Standing::Known), "a lower number");
+        let (next, later) = (HEAD + 1, HEAD + 2);
+        let both = [unknown(next, Some(HEAD)), unknown(later, Some(HEAD - 1))];
+        assert_eq!(standing(&both), Ok(Standing::Ahead(later)));
+        for refused in [vec![unknown(next, None)], vec![unknown(next, Some(next)), unknown(later, Some(HEAD))]] {
+            let error = standing(&refused).unwrap_err();
+            assert!(error.contains(&format!("needs a binary that knows migration {next}")), "{error}");
+        }
+    }
 }

@@ -6,9 +6,9 @@
 //! Four decisions carry the rest:
 //!
 //! - **One transaction for each migration**, its entry in the history included: it has happened or it has not.
-//! - **A transaction-level advisory lock**, never a session-level one, and the history read again under it. Daemons
-//!   that start together queue up, the first one migrates, the others find nothing to do. Nothing is left behind when a
-//!   daemon dies on the way.
+//! - **A transaction-level advisory lock**, never a session-level one, and the history read again under it. Of daemons
+//!   that start together the first one migrates, the others ask again until it has finished, and find nothing to do. Nothing
+//!   is left behind when a daemon dies on the way.
 //! - **Everything is made by the owner of the registry's tables**, whichever of its members, or superuser, runs the
 //!   migration: the functions act with the rights of their owner, which must be those over the tables.
 //! - **The search path is pinned** to the schema the connection works in. The functions carry it along
@@ -16,11 +16,14 @@
 //!
 //! The database may be shared with SeedCore, which runs its own migration scripts again at every deployment and
 //! so puts its functions and views back in the place of ours, faults included. No checksum notices that. Therefore [`up`]
-//! ends by comparing functions and views with `migrations/schema.sql` and creates anew those that differ, and [`verify`]
-//! compares everything.
+//! ends by comparing functions and views with `migrations/schema.sql` and creates those that differ again, running daemons
+//! do the same every few seconds ([`drift`]), and [`verify`] compares everything.
 
+mod adoption;
 mod apply;
+mod blocker;
 mod copy;
+mod drift;
 mod embedded;
 mod error;
 mod history;
@@ -35,12 +38,16 @@ use tokio_postgres::Client;
 
 pub use self::{
     apply::Applied,
+    blocker::Blocker,
     copy::{Copied, copy},
+    drift::{Drift, drift},
     error::Error,
     history::{State, Status},
 };
 use self::{
     apply::{RetryBudget, apply_up_to, open},
+    history::Standing,
+    repair::Repair,
     transaction::begin,
 };
 use crate::postgres::{Database, server::Want};
@@ -59,7 +66,10 @@ pub struct Report {
     pub applied: Vec<Applied>,
     /// Functions, views and the like that others had changed and that it put back, by name.
     pub repaired: Vec<String>,
-    /// The highest version the database has now; 0 for none.
+    /// Views that it could not put back, each with the reason. No daemon reads them.
+    pub left: Vec<String>,
+    /// The highest version the database has now; 0 for none. Higher than what this binary knows if a newer one has migrated
+    /// it and admits this one: then nothing is applied or put back.
     pub current: i32,
 }
 
@@ -91,18 +101,43 @@ pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Erro
 async fn bring_up(client: &mut Client, applied_by: &str) -> Result<Report, Error> {
     // What keeps this from being answered is met again below, with all rights and locks.
     if is_up_to_date(client).await.unwrap_or(false) {
-        return Ok(Report { applied: Vec::new(), repaired: Vec::new(), current: embedded::HEAD });
+        let (repaired, left) = (Vec::new(), Vec::new());
+        return Ok(Report { applied: Vec::new(), repaired, left, current: embedded::HEAD });
     }
-    let applied = apply_up_to(client, embedded::HEAD, applied_by).await?;
-    let repaired = repair(client).await?;
-    Ok(Report { applied, repaired, current: embedded::HEAD })
+    let (applied, standing) = apply_up_to(client, embedded::HEAD, applied_by).await?;
+    let (current, repair) = match standing {
+        Standing::Known => (embedded::HEAD, repair(client).await?),
+        Standing::Ahead(version) => {
+            tracing::warn!(
+                version,
+                known = embedded::HEAD,
+                "schema is newer than this binary, serving without migrating"
+            );
+            (version, Repair::default())
+        }
+    };
+    Ok(Report { applied, repaired: repair.done, left: repair.left, current })
+}
+
+/// Puts back what [`drift`] finds, and nothing else, over a session of its own.
+///
+/// # Errors
+///
+/// As [`up`].
+pub async fn restore_in(database: &Database) -> Result<(), Error> {
+    let mut session = database.open_driven(Want::Primary, Duration::MAX).await?;
+    let outcome = repair(&mut session.client).await;
+    database.close(session).await;
+    outcome.map(drop)
 }
 
 /// Whether there is nothing to apply and nothing to put back: the usual answer at a daemon's start, had without a lock and
 /// in two round trips.
 async fn is_up_to_date(client: &Client) -> Result<bool, Error> {
-    let (statuses, deviating) = try_join!(history::read(client), repair::deviating(client))?;
-    Ok(deviating.is_empty() && statuses.iter().all(|status| status.state == State::Applied))
+    let differences =
+        async { repair::differences(client).await.map_err(Error::during("comparing functions and views")) };
+    let (statuses, differences) = try_join!(history::read(client), differences)?;
+    Ok(differences.is_empty() && statuses.iter().all(|status| status.state == State::Applied))
 }
 
 /// Applies migrations up to `version` only, and repairs nothing. Tests use it to see what an earlier state does, and to
@@ -113,13 +148,13 @@ async fn is_up_to_date(client: &Client) -> Result<bool, Error> {
 /// As [`up`].
 pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
     let (database, mut session) = open(url, Want::Primary).await?;
-    let applied = apply_up_to(&mut session.client, version, "musterd").await?;
+    let (applied, _) = apply_up_to(&mut session.client, version, "musterd").await?;
     let transaction = begin(&mut session.client, "reading the migration history").await?;
     let statuses = history::read(&transaction).await?;
     drop(transaction);
     database.close(session).await;
     let current = statuses.iter().filter(|status| status.state == State::Applied).map(|status| status.version).max();
-    Ok(Report { applied, repaired: Vec::new(), current: current.unwrap_or(0) })
+    Ok(Report { applied, repaired: Vec::new(), left: Vec::new(), current: current.unwrap_or(0) })
 }
 
 /// Tells where every migration stands, by number.
@@ -139,7 +174,8 @@ async fn read_history(client: &mut Client) -> Result<Vec<Status>, Error> {
     history::read(&transaction).await
 }
 
-/// Refuses a database that is not exactly where this binary needs it: for a daemon that was told not to migrate.
+/// Refuses a database that is not where this binary needs it, or newer and closed to it: for a daemon that was told not to
+/// migrate.
 ///
 /// # Errors
 ///
@@ -162,11 +198,7 @@ pub async fn check_in(database: &Database) -> Result<(), Error> {
 
 fn is_where_needed(statuses: &[Status]) -> Result<(), Error> {
     history::accept(statuses)?;
-    let count = history::missing(statuses).count();
-    match history::missing(statuses).next() {
-        Some(first) => Err(Error::Pending { count, first: first.version, name: first.name }),
-        None => Ok(()),
-    }
+    if history::missing(statuses).next().is_some() { Err(history::pending(statuses)) } else { Ok(()) }
 }
 
 /// Compares the live schema with what the migrations make, object by object, and returns one line for each difference.
@@ -204,12 +236,12 @@ pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
     Ok(lines)
 }
 
-async fn repair(client: &mut Client) -> Result<Vec<String>, Error> {
+async fn repair(client: &mut Client) -> Result<Repair, Error> {
     let mut budget = RetryBudget::default();
     loop {
         match repair::run(client).await {
-            Ok(repaired) => return Ok(repaired),
-            Err(error) => budget.after(error).await?,
+            Ok(repair) => return Ok(repair),
+            Err(error) => budget.after(client, error).await?,
         }
     }
 }

@@ -1,4 +1,8 @@
 //! How a transaction of the migrations begins, and how the daemons that migrate take turns.
+//!
+//! A daemon that waits for its turn asks again and again, each time in a transaction of its own. A waiter with an open
+//! transaction would hold a snapshot, which the concurrent build of an index waits for: if the daemon whose turn it is builds
+//! one, they wait for each other.
 
 use std::time::Duration;
 
@@ -9,10 +13,7 @@ use super::{error::Error, schema};
 
 /// Key of the advisory lock under which migrations run. Any number will do as long as it stays; this one reads "muster"
 /// in ASCII.
-const LOCK_KEY: i64 = 0x6d75_7374_6572;
-
-/// How long a waiting daemon gives the one that migrates before it tries again.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const LOCK_KEY: i64 = 0x6d75_7374_6572;
 
 /// How long a statement of a migration may wait for a lock. While it waits for a table, beats of SQL callers queue up
 /// behind it: this must stay well below a TTL.
@@ -39,34 +40,48 @@ pub(super) async fn begin<'a>(client: &'a mut Client, doing: &str) -> Result<Tra
     if schema.is_none() { Err(Error::NoSchema) } else { Ok(transaction) }
 }
 
-/// Waits for the daemons that are migrating, then limits how long the migration itself may wait.
+/// Takes the turn to migrate, until the end of the transaction, and limits how long its statements may wait for a lock.
+///
+/// # Errors
+/// [`Error::Queued`] if another session has the turn.
 pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
     let lock = async {
-        let locked = transaction.query_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
-        locked.map(drop).map_err(Error::during("waiting for another migration"))
+        let locked = transaction.query_typed("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
+        locked.map_err(Error::during("waiting for another migration"))
     };
     // Sent at once and run in this order; what follows a failure fails as well.
-    try_join!(
-        biased;
-        set_lock_timeout(transaction, QUEUE_TIMEOUT),
-        lock,
-        set_lock_timeout(transaction, LOCK_TIMEOUT),
-        become_owner(transaction),
+    let (locked, (), ()) = try_join!(biased; lock, set_lock_timeout(transaction), become_owner(transaction))?;
+    if locked.first().is_some_and(|row| row.get(0)) { Ok(()) } else { Err(Error::Queued) }
+}
+
+/// Whether the session's role may become the role in a column: since PostgreSQL 16, a member need not have that right.
+pub(super) fn may_become(column: &str) -> String {
+    format!(
+        "pg_has_role({column}, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)"
     )
-    .map(drop)
 }
 
 /// Goes on as the owner of the registry's tables, until the end of the transaction, if they are another's.
 async fn become_owner(transaction: &Transaction<'_>) -> Result<(), Error> {
-    let statement = "SELECT set_config('role', pg_get_userbyid(class.relowner), true)
-                  FROM pg_class AS class
-                  WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
-                    AND class.relowner <> quote_ident(current_user)::regrole
-                    AND pg_has_role(class.relowner, 'MEMBER')";
-    transaction.query_typed(statement, &[]).await.map(drop).map_err(Error::during("migrating"))
+    let statement = format!(
+        "SELECT set_config('role', pg_get_userbyid(class.relowner), true)
+         FROM pg_class AS class
+         WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
+           AND class.relowner <> quote_ident(current_user)::regrole
+           AND {}",
+        may_become("class.relowner")
+    );
+    transaction.query_typed(&statement, &[]).await.map(drop).map_err(Error::during("migrating"))
 }
 
-async fn set_lock_timeout(transaction: &Transaction<'_>, limit: Duration) -> Result<(), Error> {
-    let statement = format!("SET LOCAL lock_timeout = {}", limit.as_millis());
+async fn set_lock_timeout(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let statement = format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis());
     transaction.batch_execute(&statement).await.map_err(Error::during("migrating"))
+}
+
+/// Gives each lease its TTL and a few seconds from now on. A migration can hold locks for so long that no beat is saved, and
+/// without a daemon there is no brake.
+pub(super) async fn hold_leases(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let hold = "SELECT muster_note_disruption('the schema was migrated') FROM cluster_metadata WHERE id = 1";
+    transaction.batch_execute(hold).await.map_err(Error::during("putting expiry on hold"))
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 #![expect(clippy::disallowed_methods, reason = "tests have no Lifecycle to start tasks with")]
 
+mod adoption;
 mod answer_size;
 mod architecture;
 mod assert_lease;

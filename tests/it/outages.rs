@@ -288,7 +288,8 @@ async fn a_daemon_whose_connections_are_cut_connects_again_and_misses_nothing() 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_notifications_changes_show_by_polling() {
     let database = TestDatabase::create().await;
-    let daemon = Daemon::start(database.url()).await;
+    musterd::migrate::up(database.url(), "test").await.unwrap();
+    let daemon = Daemon::start_without_migrating(database.url()).await;
     let caller = Caller::of(&daemon);
     let client = connect(database.url()).await;
     let mute = "CREATE OR REPLACE FUNCTION muster_advance(p_revision bigint) RETURNS void LANGUAGE plpgsql AS $$

@@ -191,7 +191,8 @@ async fn another_daemon_of_another_version_or_lost_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_and_a_clock_that_were_changed_are_named() {
     let database = TestDatabase::create().await;
-    let daemon = Daemon::start(database.url()).await;
+    musterd::migrate::up(database.url(), "test").await.unwrap();
+    let daemon = Daemon::start_without_migrating(database.url()).await;
     let client = connect(database.url()).await;
     let look = async || {
         let ended =

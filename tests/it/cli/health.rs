@@ -72,7 +72,8 @@ async fn agree(daemon: &Daemon, client: Option<&Client>, sql: &str, code: &str, 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_surfaces_agree_on_each_induced_problem() {
     let cluster = OwnCluster::create().await;
-    let daemon = Daemon::start(cluster.url()).await;
+    musterd::migrate::up(cluster.url(), "test").await.unwrap();
+    let daemon = Daemon::start_without_migrating(cluster.url()).await;
     let client = connect(cluster.url()).await;
     let caller = Caller::of(&daemon);
     for (name, ttl) in [("kept", 300), ("also", 300), ("third", 300), ("gone", 300), ("silent", 2)] {

@@ -38,7 +38,8 @@ async fn go_on(actors: &[Actor], beats: u64) {
 async fn a_database_clock_that_is_stepped_again_and_again_kills_nobody_who_beats() {
     let sql = Registry::head().await;
     let url = sql.database.url();
-    let daemons: [Daemon; 2] = tokio::join!(Daemon::start(url), Daemon::start(url)).into();
+    let daemons: [Daemon; 2] =
+        tokio::join!(Daemon::start_without_migrating(url), Daemon::start_without_migrating(url)).into();
     let callers = [Caller::of(&daemons[0]), Caller::of(&daemons[1])];
     let mut actors = Vec::new();
     for number in 0..6 {
@@ -80,7 +81,8 @@ async fn dead(sql: &Registry, logical_id: &str) -> i64 {
 async fn a_daemon_that_stands_still_and_goes_on_kills_nobody_with_what_it_believed() {
     let sql = Registry::head().await;
     let url = sql.database.url();
-    let daemons: [Daemon; 2] = tokio::join!(Daemon::start(url), Daemon::start(url)).into();
+    let daemons: [Daemon; 2] =
+        tokio::join!(Daemon::start_without_migrating(url), Daemon::start_without_migrating(url)).into();
     let callers = [Caller::of(&daemons[1]), Caller::of(&daemons[0])];
     let mut actors = Vec::new();
     for _ in 0..4 {

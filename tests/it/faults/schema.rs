@@ -105,12 +105,12 @@ async fn functions_that_are_put_back_under_load_disturb_nobody() {
             run(&traffic.sql.client, &format!("{head}BEGIN /* overwritten in round {round} */{body}")).await;
         }
         traffic.flows(10, 1).await;
-        let report = migrate::up(url, "the test").await.unwrap();
-        assert!(format!("{report:?}").contains("muster_apply"), "{report:?}");
+        // Unless a running daemon is first.
+        migrate::up(url, "the test").await.unwrap();
+        let left = "SELECT count(*) FROM pg_proc WHERE prosrc LIKE '%overwritten in round%'";
+        assert_eq!(get::<i64>(&traffic.sql.client, left).await, 0);
         traffic.flows(10, 1).await;
     }
-    let left = "SELECT count(*) FROM pg_proc WHERE prosrc LIKE '%overwritten in round%'";
-    assert_eq!(get::<i64>(&traffic.sql.client, left).await, 0);
     traffic.end().await;
 }
 

@@ -88,6 +88,11 @@ impl Daemon {
         Self::start_with(&["--database-url", database_url]).await
     }
 
+    /// Starts a daemon that leaves the schema as the test has changed it. The database must be migrated.
+    pub(crate) async fn start_without_migrating(database_url: &str) -> Self {
+        Self::start_with(&["--database-url", database_url, "--no-migrate"]).await
+    }
+
     /// Starts a daemon with these flags of `serve` and waits until it is ready.
     pub(crate) async fn start_with(flags: &[&str]) -> Self {
         let daemon = Self::spawn(flags).await;

@@ -1,0 +1,102 @@
+//! Compares the functions of the registry with those of this binary, and puts them back, while the daemon runs.
+//!
+//! A deployment of SeedCore restores its own functions at any time: its `beat` renews what has ended, and its expiry knows
+//! neither TTL nor hold. Until they are put back the trigger of the table keeps the worst away (`muster_stamp_row`).
+
+use std::{convert::Infallible, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::parts::Parts;
+use crate::{
+    lifecycle::{Condition, Readiness, Stage},
+    metrics::SchemaMetrics,
+    migrate::{self, Drift},
+    postgres::{Database, Pool},
+    telemetry::{Repeated, chain},
+};
+
+/// How often the schema is compared: two comparisons fit into 15 s.
+const PERIOD: Duration = Duration::from_secs(7);
+/// How long a comparison may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Starts to compare.
+pub(super) fn start(parts: &Parts, stop: CancellationToken) {
+    let comparing = run(Comparison::of(parts), stop);
+    parts.lifecycle.spawn_essential(Stage::Engine, "comparison of the schema", comparing);
+}
+
+/// What the comparison needs of the daemon.
+struct Comparison {
+    database: Database,
+    pool: Pool,
+    readiness: Readiness,
+    /// Whether what differs is put back.
+    restores: bool,
+}
+
+/// Compares until told to stop, and puts back what differs.
+///
+/// # Errors
+/// None: it goes on through every outage.
+async fn run(comparison: Comparison, stop: CancellationToken) -> Result<(), Infallible> {
+    let (metrics, mut trouble) = (SchemaMetrics::new(), Repeated::default());
+    while stop.run_until_cancelled(sleep(PERIOD)).await.is_some() {
+        let comparing = comparison.compare(&metrics, &mut trouble);
+        if stop.run_until_cancelled(Box::pin(comparing)).await.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Comparison {
+    /// Of this daemon.
+    fn of(parts: &Parts) -> Self {
+        let Parts { database, pool, readiness, config, .. } = parts;
+        let (database, pool, readiness) = (database.clone(), pool.clone(), readiness.clone());
+        Self { database, pool, readiness, restores: config.migrate }
+    }
+
+    async fn compare(&self, metrics: &SchemaMetrics, trouble: &mut Repeated) {
+        let objects = match migrate::drift(&self.pool, Instant::now() + TIMEOUT).await {
+            Ok(Drift::Objects(objects)) => objects,
+            Ok(Drift::Ahead(_)) => Vec::new(),
+            Ok(Drift::Refused(error)) => {
+                let error = chain(&error);
+                self.readiness.set(Condition::Schema, false, error.clone());
+                if let Some(told) = trouble.failed() {
+                    tracing::error!(error, lasting_ms = told.lasting_ms(), "schema is too new for this daemon");
+                }
+                return;
+            }
+            // That the database is away is reported by the feed.
+            Err(error) => return tracing::debug!(error = chain(&error), "schema could not be compared"),
+        };
+        self.readiness.set(Condition::Schema, true, "up to date");
+        metrics.drift.set(f64::from(u32::try_from(objects.len()).unwrap_or(u32::MAX)));
+        if objects.is_empty() {
+            if let Some(over) = trouble.works() {
+                tracing::info!(
+                    failures = over.failures,
+                    lasting_ms = over.lasting_ms(),
+                    "schema is as it should be again"
+                );
+            }
+            return;
+        }
+        let error = match self.restores {
+            false => "this daemon was started with --no-migrate".to_owned(),
+            true => match migrate::restore_in(&self.database).await {
+                Ok(()) => return,
+                Err(error) => chain(&error),
+            },
+        };
+        if let Some(told) = trouble.failed() {
+            let (failures, lasting_ms) = (told.failures, told.lasting_ms());
+            tracing::warn!(?objects, error, failures, lasting_ms, "schema objects differ and were not restored");
+        }
+    }
+}
