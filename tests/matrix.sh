@@ -11,7 +11,10 @@ source deploy/prerequisites.sh
 need_rust
 tests/postgresql.sh "$@"
 # Without the tests of standbys: the package has no pg_basebackup.
-declare -a filters=(sql_ migrations:: migration_errors:: local_postgres:: main_loop:: expiry:: registration:: beats:: watch::)
+declare -a filters=(
+    sql_callers:: sql_concurrency:: sql_expiry:: sql_interface:: sql_owners:: sql_plans:: sql_rules::
+    migrations:: migration_errors:: local_postgres:: main_loop:: registration::
+)
 declare -a failed=()
 for major in "$@"; do
     say "PostgreSQL $major"

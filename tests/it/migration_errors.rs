@@ -134,7 +134,8 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up() {
 async fn a_wrong_or_missing_password_is_refused_without_being_told() {
     let cluster = OwnCluster::create().await;
     let client = connect(cluster.url()).await;
-    run(&client, "CREATE ROLE asked LOGIN PASSWORD 'right'").await;
+    // PostgreSQL 13 stores passwords as MD5 if it is not told otherwise.
+    run(&client, "SET password_encryption = 'scram-sha-256'; CREATE ROLE asked LOGIN PASSWORD 'right'").await;
     let rules: String = get(&client, "SHOW hba_file").await;
     let ask = format!(
         "COPY (VALUES ('local all asked scram-sha-256'), ('local all unwanted reject'), ('local all all trust')) TO '{rules}';

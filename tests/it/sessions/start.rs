@@ -52,7 +52,8 @@ async fn daemon_that_waits_leaves_when_it_is_told_to() {
 async fn changed_password_is_read_again_from_its_file() {
     let (cluster, url) = owned_by_app().await;
     let admin = connect(&with_database(cluster.url(), "registry")).await;
-    run(&admin, "ALTER ROLE app PASSWORD 'old'").await;
+    // PostgreSQL 13 stores passwords as MD5 if it is not told otherwise.
+    run(&admin, "SET password_encryption = 'scram-sha-256'; ALTER ROLE app PASSWORD 'old'").await;
     let rules: String = get(&admin, "SHOW hba_file").await;
     let ask = format!(
         "COPY (VALUES ('local all app scram-sha-256'), ('local all all trust')) TO '{rules}'; SELECT pg_reload_conf()"
