@@ -24,12 +24,12 @@ pub use budget::{BudgetMetrics, UsageMetrics};
 pub use handles::{
     BeatMetrics, DatabaseMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics,
     InsecureMetrics, InstanceMetrics, LogMetrics, LogicalIdMetrics, PoolMetrics, ReadyMetrics, ReaperMetrics,
-    RefusedMetrics, RegistrationMetrics, ResolveMetrics, ResyncMetrics, RowMetrics, TlsReloadMetrics, ViewMetrics,
-    WriterMetrics, publish_version,
+    RefusedMetrics, RegistrationMetrics, ResolveMetrics, ResyncMetrics, RowMetrics, ViewMetrics, WriterMetrics,
+    publish_version,
 };
 pub use rpc::MethodMetrics;
 pub use schema::SchemaMetrics;
-pub use tls::{CertificateMetrics, HandshakeMetrics};
+pub use tls::{CertificateMetrics, HandshakeMetrics, ReloadMetrics};
 
 /// How often [`upkeep`] sorts samples into buckets.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -132,7 +132,7 @@ mod tests {
             let _ = (ReaperMetrics::stale(), ReaperMetrics::old_epoch(), ReaperMetrics::purge());
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
             let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
-            let _ = (BudgetMetrics::new(), InsecureMetrics::new(), TlsReloadMetrics::new(), SchemaMetrics::new());
+            let _ = (BudgetMetrics::new(), InsecureMetrics::new(), ReloadMetrics::tls(), SchemaMetrics::new());
             let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server());
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));

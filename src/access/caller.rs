@@ -38,6 +38,14 @@ impl Caller {
         Self(None)
     }
 
+    /// A caller that may do nothing: without a credential, or with one that is no good, where that is answered all the same.
+    #[must_use]
+    pub fn without_rights() -> Self {
+        let grants = Arc::new(Grants::of(Default::default()));
+        let (identity, kind) = (Identity::anonymous(), Kind::Anonymous);
+        Self::known(Known { identity, kind, token: None, expires: None, generation: 0, grants })
+    }
+
     pub(super) fn known(known: Known) -> Self {
         Self(Some(Arc::new(known)))
     }

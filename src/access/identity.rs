@@ -10,7 +10,7 @@
 //! | `local` | the user of the daemon, on its machine |
 //! | `anonymous` | no credential |
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
@@ -187,6 +187,14 @@ impl Identity {
             Some(("cert" | "spiffe:", _)) => Kind::Certificate,
             Some(_) => Kind::Jwt,
         }
+    }
+}
+
+impl FromStr for Identity {
+    type Err = InvalidIdentity;
+
+    fn from_str(text: &str) -> Result<Self, InvalidIdentity> {
+        Self::parse(text)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Identities, rights, and the policy that grants them: pure rules, which know neither gRPC nor HTTP nor files.
+//! Identities, rights, and the policy that grants them: rules that know neither gRPC nor HTTP. [`files`] alone reads files.
 //!
 //! A port asks [`Access`] for the [`Caller`] of a connection's certificate and a call's `Authorization`, and asks the caller
 //! what it may: one [`Verb`] on one logical id. A caller is a snapshot: it keeps the rights it was made with. What lives
@@ -17,6 +17,7 @@
 
 pub mod caller;
 pub mod certificate;
+pub mod files;
 mod grants;
 pub mod identity;
 mod live;
@@ -28,6 +29,7 @@ mod verb;
 
 pub use caller::Caller;
 pub use certificate::Certificate;
+pub use files::{FileError, Files, Keeper, read_policy};
 pub use identity::{Identity, InvalidIdentity, Kind};
 pub use live::{Access, Changes};
 pub use names::Names;

@@ -5,7 +5,10 @@ use std::fmt;
 use chrono::{DateTime, SecondsFormat, Utc};
 use thiserror::Error;
 
-use super::{identity::Identity, verb::Verb};
+use super::{
+    identity::{Identity, Kind},
+    verb::Verb,
+};
 
 /// Why it is not known what a caller is. No text holds a part of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -69,7 +72,7 @@ impl From<Cause> for Refused {
 
 fn noun(identity: &Identity) -> &'static str {
     match identity.kind() {
-        super::Kind::Certificate => "certificate",
+        Kind::Certificate => "certificate",
         _ => "token",
     }
 }

@@ -1,6 +1,6 @@
 //! What a rule can grant: seven verbs, closed and in one order, so that a table over them is an array.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// A right, as policies name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +55,14 @@ impl Verb {
     /// Its place in [`Self::ALL`].
     pub(super) const fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl FromStr for Verb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::from_word(text).ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
 

@@ -25,6 +25,17 @@ impl ApiError {
         Self { status, reason, field: None, message }
     }
 
+    /// It as plain text, for paths that answer in text.
+    pub(crate) fn into_text(self) -> Response {
+        let body = format!("{}\n", self.message);
+        (self.status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+    }
+
+    /// Whether a credential may help.
+    pub(crate) fn is_unauthenticated(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     /// A fault in the program, which the log has.
     #[must_use]
     pub fn fault(what: &str, error: &tokio::task::JoinError) -> Self {

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
@@ -20,8 +21,10 @@ use tokio::{
 };
 
 use super::{
+    asker::Asker,
     error::ApiError,
     status_cache::{STREAMS_MAX, StatusCache},
+    summary::restricted,
 };
 
 /// How soon a browser connects again when the stream has ended.
@@ -29,17 +32,21 @@ const RETRY: Bytes = Bytes::from_static(b"retry: 2000\n\n");
 
 struct Stream {
     cache: StatusCache,
+    asker: Asker,
     next: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
 
 /// `GET /api/v1/events`.
-pub(super) async fn events(State(cache): State<StatusCache>) -> Result<Response, ApiError> {
+pub(super) async fn events(
+    State(cache): State<StatusCache>,
+    Extension(asker): Extension<Asker>,
+) -> Result<Response, ApiError> {
     let Ok(place) = std::sync::Arc::clone(cache.streams()).try_acquire_owned() else {
         let problem = format!("{STREAMS_MAX} streams are open, which is the limit; ask for /api/v1/summary instead");
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", problem));
     };
-    let stream = stream::unfold(Stream { cache, next: None, _place: place }, |mut stream| async {
+    let stream = stream::unfold(Stream { cache, asker, next: None, _place: place }, |mut stream| async {
         let Some(next) = stream.next else {
             stream.next = Some(Instant::now());
             return Some((Ok::<_, Infallible>(RETRY), stream));
@@ -52,7 +59,14 @@ pub(super) async fn events(State(cache): State<StatusCache>) -> Result<Response,
         // Told to stop: the stream ends, so that leaving need not wait for it.
         let published = published.await?.ok()?;
         stream.next = Some(Instant::from_std(published.due));
-        Some((Ok(published.event.clone()), stream))
+        // Who may read nothing any more, or whose credential has ended, is told no more.
+        stream.asker = stream.asker.present()?;
+        let names = stream.asker.names();
+        if names.is_everything() {
+            return Some((Ok(published.event.clone()), stream));
+        }
+        let event = format!("event: summary\ndata: {}\n\n", restricted(&published.json, &names)?);
+        Some((Ok(Bytes::from(event)), stream))
     });
     let mut response = Body::from_stream(stream).into_response();
     let headers = response.headers_mut();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     extract::{RawQuery, State},
     http::StatusCode,
     response::Response,
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{json, limit},
+    asker::Asker,
     error::ApiError,
     instance::instance,
     query::Query,
@@ -38,9 +40,15 @@ use crate::{
 const RANKED_MAX: usize = 2_000;
 
 /// `GET /api/v1/instances?name=&prefix=&status=&node=&label=k=v&limit=&after=`.
-pub(super) async fn list(State(cache): State<StatusCache>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(cache): State<StatusCache>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "prefix", "status", "node", "label", "limit", "after"])?;
-    let (filter, limit, after) = (filter(&query)?, limit(&query)?, position(query.text("after")?)?);
+    let (mut filter, limit, after) = (filter(&query)?, limit(&query)?, position(query.text("after")?)?);
+    let readable = asker.readable(&filter.logical_id, &filter.logical_id_prefix)?;
+    filter.readable = readable.names;
     let (snapshot, now) = (Arc::clone(&cache.view().snapshot()), cache.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let page = page(&snapshot, &filter, after.as_ref(), limit);
@@ -51,6 +59,7 @@ pub(super) async fn list(State(cache): State<StatusCache>, RawQuery(raw): RawQue
         "next": next,
         "revision": long(snapshot.revision()),
         "staleFor": value::duration(cache.view().stale_for()),
+        "filtered": readable.is_filtered,
     });
     Ok(json(body.to_string()))
 }
@@ -96,10 +105,15 @@ fn position(text: &str) -> Result<Option<Cursor>, InvalidInput> {
 }
 
 /// `GET /api/v1/explain?name=&limit=`.
-pub(super) async fn explain(State(cache): State<StatusCache>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn explain(
+    State(cache): State<StatusCache>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "limit"])?;
     let (logical_id, limit) = (query.text("name")?, limit(&query)?);
     input::required_text("name", logical_id, LOGICAL_ID_MAX_BYTES)?;
+    asker.readable(logical_id, "")?;
     let (snapshot, now) = (Arc::clone(&cache.view().snapshot()), cache.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
     let Some(name) = snapshot.name(logical_id) else {

@@ -7,9 +7,10 @@
 //! - [`status_cache`]: the one summary that every reader shares, written by [`summary`]; [`events`] pushes it; [`beats`]: the rate of
 //!   beats in it.
 //! - [`names`], [`instances`]: pages of logical ids and of instances; [`instance`], [`value`]: their JSON.
-//! - [`query`], [`error`]: what a request may ask, and how it is refused.
+//! - [`asker`]: who asks, and what it may read; [`query`], [`error`]: what a request may ask, and how it is refused.
 
 mod answer;
+pub(crate) mod asker;
 pub mod beats;
 pub mod error;
 pub mod events;
@@ -21,9 +22,9 @@ pub mod status_cache;
 pub mod summary;
 pub mod value;
 
-use axum::{Router, extract::State, response::Response, routing::get};
+use axum::{Extension, Router, extract::State, http::StatusCode, response::Response, routing::get};
 
-use self::{answer::json, error::ApiError, status_cache::StatusCache};
+use self::{answer::json, asker::Asker, error::ApiError, status_cache::StatusCache};
 
 /// The routes of the API.
 pub(crate) fn router(cache: StatusCache) -> Router {
@@ -36,6 +37,12 @@ pub(crate) fn router(cache: StatusCache) -> Router {
         .with_state(cache)
 }
 
-async fn summary(State(cache): State<StatusCache>) -> Result<Response, ApiError> {
-    Ok(json(cache.summary().await?.json.clone()))
+async fn summary(State(cache): State<StatusCache>, Extension(asker): Extension<Asker>) -> Result<Response, ApiError> {
+    let (summary, names) = (cache.summary().await?, asker.names());
+    if names.is_everything() {
+        return Ok(json(summary.json.clone()));
+    }
+    let broken =
+        || ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the summary cannot be read".to_owned());
+    summary::restricted(&summary.json, &names).map(json).ok_or_else(broken)
 }

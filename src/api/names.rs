@@ -3,6 +3,7 @@
 use std::{num::NonZeroU16, sync::Arc};
 
 use axum::{
+    Extension,
     extract::{RawQuery, State},
     response::Response,
 };
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{ROWS_MAX, json, limit},
+    asker::Asker,
     error::ApiError,
     instance,
     query::Query,
@@ -17,6 +19,7 @@ use super::{
     value,
 };
 use crate::{
+    access::Names,
     json::value::long,
     model::{
         Epoch, InvalidInput, LogicalId,
@@ -31,9 +34,15 @@ use crate::{
 };
 
 /// `GET /api/v1/names?search=&filter=&state=&limit=&after=`, or `GET /api/v1/names?name=`.
-pub(super) async fn names(State(cache): State<StatusCache>, RawQuery(raw): RawQuery) -> Result<Response, ApiError> {
+pub(super) async fn names(
+    State(cache): State<StatusCache>,
+    Extension(asker): Extension<Asker>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, ApiError> {
     let query = Query::read(raw.as_deref(), &["name", "search", "filter", "state", "limit", "after"])?;
-    let asked = asked(&query)?;
+    let readable = asker.names();
+    let is_filtered = !readable.is_everything();
+    let asked = asked(&query, readable)?;
     let stats = Arc::clone(&cache.summary().await?.stats);
     let (snapshot, now) = (Arc::clone(&cache.view().snapshot()), cache.now());
     let epoch = snapshot.cluster().ok_or_else(ApiError::not_yet_seen)?.epoch;
@@ -54,6 +63,7 @@ pub(super) async fn names(State(cache): State<StatusCache>, RawQuery(raw): RawQu
         "next": page.next.map_or(String::new(), |place| format!("{}:{}", place.state.as_str(), place.logical_id)),
         "revision": long(snapshot.revision()),
         "staleFor": value::duration(cache.view().stale_for()),
+        "filtered": is_filtered,
     });
     Ok(json(body.to_string()))
 }
@@ -66,10 +76,10 @@ enum Asked {
     Page { filter: NameFilter, limit: usize, after: Option<Cursor> },
 }
 
-fn asked(query: &Query) -> Result<Asked, InvalidInput> {
-    let names: Vec<String> = query.all("name").map(str::to_owned).collect();
+fn asked(query: &Query, readable: Names) -> Result<Asked, InvalidInput> {
+    let mut names: Vec<String> = query.all("name").map(str::to_owned).collect();
     if names.is_empty() {
-        let (filter, limit, after) = (filter(query)?, limit(query)?, place(query.text("after")?)?);
+        let (filter, limit, after) = (filter(query, readable)?, limit(query)?, place(query.text("after")?)?);
         return Ok(Asked::Page { filter, limit, after });
     }
     for other in ["search", "filter", "state", "limit", "after"] {
@@ -83,10 +93,11 @@ fn asked(query: &Query) -> Result<Asked, InvalidInput> {
     if names.len() > ROWS_MAX {
         return invalid("name", format!("is given {} times; give it at most {ROWS_MAX} times", names.len()));
     }
+    names.retain(|name| readable.contains(name));
     Ok(Asked::Named(names))
 }
 
-fn filter(query: &Query) -> Result<NameFilter, InvalidInput> {
+fn filter(query: &Query, readable: Names) -> Result<NameFilter, InvalidInput> {
     let (text, filter) = (query.text("search")?, query.text("filter")?);
     input::plain_text("search", text, LOGICAL_ID_MAX_BYTES)?;
     input::plain_text("filter", filter, LOGICAL_ID_MAX_BYTES)?;
@@ -104,7 +115,7 @@ fn filter(query: &Query) -> Result<NameFilter, InvalidInput> {
             }
         },
     };
-    Ok(NameFilter { search, state })
+    Ok(NameFilter { search, state, readable })
 }
 
 fn place(text: &str) -> Result<Option<Cursor>, InvalidInput> {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{beats::Beats, instance, status_cache::Sources, value::duration};
 use crate::{
+    access::Names,
     json::value::{long, time},
     model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
     stats::{LATELY, NameState, RegistryStats, Timestamps},
@@ -65,8 +66,34 @@ pub(crate) fn render(
         },
         "latest": latest(view, stats, epoch),
         "statsAge": duration(Duration::from_millis(now.now_ms.saturating_sub(stats.taken_ms))),
+        "filtered": false,
     })
     .to_string()
+}
+
+/// A summary for a reader of some names only: without counts, which are of all names, and without other names.
+pub(crate) fn restricted(summary: &[u8], names: &Names) -> Option<String> {
+    let mut summary: Value = serde_json::from_slice(summary).ok()?;
+    let is_readable = |name: &Value| name.as_str().is_none_or(|name| names.contains(name));
+    for counts in ["counts", "names", "deathsLately"] {
+        for count in summary.get_mut(counts)?.as_object_mut()?.values_mut().filter(|count| count.is_number()) {
+            *count = Value::Null;
+        }
+    }
+    summary.get_mut("unserved")?.as_array_mut()?.retain(is_readable);
+    summary.get_mut("latest")?.as_array_mut()?.retain(|change| change.get("logicalId").is_none_or(is_readable));
+    let problems = summary.get_mut("problems")?.as_array_mut()?;
+    let of_names = [Code::Unserved, Code::AllSuspect].map(Code::as_str);
+    problems.retain(|problem| problem.get("code").and_then(Value::as_str).is_none_or(|code| !of_names.contains(&code)));
+    let severities = problems.iter().filter_map(|problem| problem.get("severity")?.as_str());
+    let rank = |word: &&str| ["ok", "warning", "critical"].iter().position(|known| known == word);
+    let severity = severities.max_by_key(rank).unwrap_or("ok").to_owned();
+    let summary = summary.as_object_mut().map(|fields| {
+        fields.insert("severity".to_owned(), severity.into());
+        fields.insert("filtered".to_owned(), true.into());
+        &*fields
+    });
+    serde_json::to_string(summary?).ok()
 }
 
 fn cluster_json(cluster: &Cluster, epoch: Option<&EpochRecord>) -> Value {

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use musterd_client::{Address, AddressError, Client, Reason, Tls};
+use musterd_client::{Address, AddressError, Client, Reason, Tls, Token};
 use tokio::time::{Instant, sleep};
 
 use super::exit::Error;
@@ -61,6 +61,16 @@ pub struct ClientArgs {
     /// Key of that certificate [default: the file of --cert]
     #[arg(long, global = true, env = "MUSTERD_CERT_KEY", value_name = "FILE", requires = "cert")]
     pub cert_key: Option<PathBuf>,
+
+    /// File with the token of this client; MUSTERD_TOKEN may hold the token itself
+    ///
+    /// The file is read again while the command runs. A token is sent with TLS, or to this machine, only.
+    #[arg(long, global = true, env = "MUSTERD_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Send the token without TLS to other machines, too: everything on its way can read it
+    #[arg(long, global = true, env = "MUSTERD_INSECURE_SEND_TOKEN", value_parser = clap::builder::BoolishValueParser::new())]
+    pub insecure_send_token: bool,
 }
 
 impl ClientArgs {
@@ -73,7 +83,7 @@ impl ClientArgs {
     pub(super) fn client(&self) -> Result<Client, Error> {
         let daemons = self.addr.0.iter().map(Address::to_string);
         let builder = Client::builder().daemons(daemons).timeout(self.timeout).retry_for(Duration::ZERO);
-        let builder = builder.tls(self.tls());
+        let builder = builder.tls(self.tls()).token(self.token()).insecure_send_token(self.insecure_send_token);
         Ok(builder.application(concat!("musterd/", env!("CARGO_PKG_VERSION"))).build()?)
     }
 
@@ -120,6 +130,12 @@ impl ClientArgs {
         let tls = self.ca.iter().fold(Tls::new(), |tls, file| tls.ca(file));
         let key = self.cert_key.as_ref().or(self.cert.as_ref());
         self.cert.iter().zip(key).fold(tls, |tls, (certificate, key)| tls.identity(certificate, key))
+    }
+
+    /// The token.
+    pub(super) fn token(&self) -> Token {
+        // The variable that holds a token has no flag: arguments can be read by every user of the machine.
+        self.token_file.as_ref().map_or_else(Token::from_env, Token::file)
     }
 
     /// For a command whose time limit is for all of it: a daemon on this machine may take all of that to come.

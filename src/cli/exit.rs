@@ -1,7 +1,7 @@
 //! How a command ends: one error type, one exit code each, one way to say it.
 //!
 //! Scripts depend on these codes, so there is one table and it is here. A code tells what to do next: 2 and 78 need a
-//! person, 3 is worth a retry, 4 and 5 are answers, 1 is everything else.
+//! person, 3 is worth a retry, 4, 5 and 6 are answers, 1 is everything else.
 //!
 //! | code | meaning |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | 3 | the registry cannot be reached |
 //! | 4 | not found |
 //! | 5 | a precondition does not hold, for example a stale epoch |
+//! | 6 | the daemon does not know the caller, or the caller may not do this |
 //! | 78 | the configuration of the daemon is wrong |
 //!
 //! `run` passes on the exit code of its command instead, with the shell's 126, 127 and 128 + signal.
@@ -24,7 +25,8 @@ use musterd_client::{Kind, Reason};
 
 use super::flags;
 use crate::{
-    config::ConfigError, daemon, migrate, postgres::connect::ConnectError, telemetry, terminal::output, tls, upgrade,
+    access, config::ConfigError, daemon, migrate, postgres::connect::ConnectError, provision, telemetry,
+    terminal::output, tls, upgrade,
 };
 
 /// Everything went well.
@@ -39,6 +41,8 @@ pub const UNREACHABLE: u8 = 3;
 pub const NOT_FOUND: u8 = 4;
 /// A precondition does not hold.
 pub const PRECONDITION: u8 = 5;
+/// The daemon does not know the caller, or the caller may not do this.
+pub const REFUSED: u8 = 6;
 /// The configuration is wrong (`EX_CONFIG`).
 pub const CONFIG: u8 = 78;
 
@@ -57,6 +61,12 @@ pub enum Error {
     /// A file for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// The policy or the tokens cannot be used.
+    #[error(transparent)]
+    Access(#[from] access::FileError),
+    /// A file for security cannot be made.
+    #[error(transparent)]
+    Provision(#[from] provision::Error),
     /// The database cannot be used as its URL says.
     #[error(transparent)]
     Database(#[from] ConnectError),
@@ -110,9 +120,9 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => USAGE,
+            Self::Usage(_) | Self::Provision(_) => USAGE,
             Self::Precondition(_) => PRECONDITION,
-            Self::Config(_) | Self::Tls(_) => CONFIG,
+            Self::Config(_) | Self::Tls(_) | Self::Access(_) => CONFIG,
             Self::Timeout { .. } => UNREACHABLE,
             Self::Registry(error) => registry_code(error.kind()),
             Self::Database(error) => error.exit_code(),
@@ -192,7 +202,8 @@ fn registry_code(kind: Kind) -> u8 {
         Kind::NotFound => NOT_FOUND,
         Kind::Precondition => PRECONDITION,
         Kind::Invalid => USAGE,
-        Kind::Unreachable | Kind::Silent | Kind::Broken | Kind::Unauthenticated => UNREACHABLE,
+        Kind::Unreachable | Kind::Silent | Kind::Broken => UNREACHABLE,
+        Kind::Unauthenticated | Kind::Denied => REFUSED,
         // A daemon that says that it cannot take the call was reached.
         _ => NEGATIVE,
     }
@@ -257,11 +268,13 @@ mod tests {
             (Kind::Failed, Reason::InstanceIdTaken, NEGATIVE),
             (Kind::Unavailable, Reason::DatabaseUnavailable, NEGATIVE),
             (Kind::Failed, Reason::Internal, NEGATIVE),
+            (Kind::Unauthenticated, Reason::Internal, REFUSED),
+            (Kind::Denied, Reason::Internal, REFUSED),
         ] {
             let error = Error::from(musterd_client::Error::new(kind, reason, "text"));
             assert_eq!((error.exit_code(), error.reason()), (expected, Some(reason.name())));
         }
-        for kind in [Kind::Unreachable, Kind::Silent, Kind::Broken, Kind::Unauthenticated] {
+        for kind in [Kind::Unreachable, Kind::Silent, Kind::Broken] {
             let error = Error::from(musterd_client::Error::new(kind, Reason::Unavailable, "text"));
             assert_eq!((error.exit_code(), error.reason()), (UNREACHABLE, None), "{kind:?}");
         }

@@ -35,6 +35,10 @@ pub struct HealthcheckArgs {
     #[arg(long, env = "MUSTERD_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 
+    /// Directory of the files for security, as told to serve: if there is one, the port is asked with TLS
+    #[arg(long, env = "MUSTERD_SECURITY_DIR", value_name = "DIR")]
+    security_dir: Option<PathBuf>,
+
     /// Ask whether the process runs, not whether it is ready for callers
     #[arg(long)]
     live: bool,
@@ -43,7 +47,7 @@ pub struct HealthcheckArgs {
 pub(super) async fn run(args: HealthcheckArgs, client: &ClientArgs) -> Result<u8, Error> {
     let authority = http::reachable(args.http_addr).to_string();
     let path = if args.live { "/livez" } else { "/readyz" };
-    let wire = if args.tls_cert.is_some() { Wire::Unchecked } else { Wire::Plain };
+    let wire = if args.tls_cert.is_some() || args.security_dir.is_some() { Wire::Unchecked } else { Wire::Plain };
     let reason = match http::get(&authority, path, client.timeout, wire).await {
         Ok((200, _)) => return Ok(exit::OK),
         Ok((status, body)) => format!("{path} answers {status}: {}", missing(&body)),

@@ -27,13 +27,14 @@ mod instances;
 pub mod lease;
 pub mod list;
 pub mod migrate;
+pub mod policy;
 pub mod redraw;
 pub mod resolve;
 pub mod run;
 pub mod serve;
 pub mod status;
 mod suggest;
-mod tls_args;
+pub mod token;
 pub mod wait;
 pub mod watch;
 pub mod whoami;
@@ -84,6 +85,7 @@ Exit codes:
   3   the registry cannot be reached
   4   not found
   5   a precondition does not hold, for example a stale epoch
+  6   the daemon does not know the caller, or refuses it this right
   78  bad configuration
 
 Every flag of serve, and --addr, --timeout and --color, can also be given as an
@@ -104,6 +106,12 @@ enum Command {
     /// Make, renew and show certificates
     #[command(subcommand, after_help = cert::EXAMPLES)]
     Cert(cert::CertCommand),
+    /// Make, list and revoke tokens
+    #[command(subcommand, after_help = token::EXAMPLES)]
+    Token(token::TokenCommand),
+    /// Check a policy, or test what it allows
+    #[command(subcommand, after_help = policy::EXAMPLES)]
+    Policy(policy::PolicyCommand),
     /// Bring the schema of the database up to date, or look at it
     #[command(subcommand, after_help = MIGRATE_EXAMPLES)]
     Migrate(migrate::MigrateCommand),
@@ -262,6 +270,8 @@ impl Cli {
             Command::Config(command) => config::run(command),
             Command::Security(command) => cert::security(command),
             Command::Cert(command) => cert::run(command),
+            Command::Token(command) => token::run(command),
+            Command::Policy(command) => policy::run(command),
             Command::Migrate(command) => Box::pin(migrate::run(command)).await,
             Command::Local(command) => Box::pin(upgrade::run(command)).await.map(|()| exit::OK).map_err(Error::from),
             Command::Resolve(args) => resolve::run(*args, client).await,

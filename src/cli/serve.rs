@@ -12,7 +12,6 @@ use nix::unistd::geteuid;
 use super::{
     database::{self, DatabaseArgs},
     exit::{self, Error},
-    tls_args::TlsArgs,
 };
 use crate::{
     clock::Clock,
@@ -20,6 +19,7 @@ use crate::{
         LogFormat, MAX_RECORD_BYTES_MIN, ServeConfig, Source,
         layered::{Layered, Setting},
         memory,
+        security::TlsArgs,
     },
     daemon,
     model::Budget,
@@ -168,6 +168,7 @@ impl ServeArgs {
             http_addr: self.http_addr,
             http_hosts: self.http_host.as_deref().map(names).unwrap_or_default(),
             tls: self.tls.files()?,
+            access: self.tls.access()?,
             insecure_no_tls: self.tls.insecure_no_tls.unwrap_or_default(),
             insecure_no_auth: self.tls.insecure_no_auth.unwrap_or_default(),
             // PostgreSQL is started with another working directory.
@@ -200,6 +201,9 @@ pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, V
     let config = layered.into_args().into_config(url)?;
     if let Some(files) = config.tls.clone() {
         tls::Credentials::load(files, Clock::new())?;
+    }
+    if let Some(files) = &config.access {
+        files.check()?;
     }
     if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {
         setting.value = Some(config.data_dir.display().to_string());

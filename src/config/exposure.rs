@@ -40,10 +40,10 @@ impl Exposure {
 
     /// The way to have it.
     pub(super) const fn remedy(self) -> &'static str {
-        if self.without_tls {
-            "give --tls-cert and --tls-key (musterd security init DIR makes both)"
-        } else {
-            "let a firewall keep other machines away"
+        match (self.without_tls, self.without_auth) {
+            (true, true) => "give --security-dir DIR (musterd security init DIR makes its files)",
+            (true, false) => "give --tls-cert and --tls-key (musterd security init DIR makes both)",
+            _ => "give --policy and --tokens (musterd security init DIR makes both)",
         }
     }
 }
@@ -62,10 +62,20 @@ pub(super) fn first_open(addresses: [(&'static str, SocketAddr); 2]) -> Option<(
 #[cfg(test)]
 mod tests {
     use super::super::{ServeConfig, tests::config};
-    use crate::tls::Files;
+    use crate::{access::Files as AccessFiles, tls::Files};
 
     fn tls() -> Option<Files> {
-        Some(Files { certificate: "c".into(), key: "k".into(), client_ca: None, client_crl: None })
+        Some(Files {
+            certificate: "c".into(),
+            key: "k".into(),
+            client_ca: None,
+            client_crl: None,
+            client_optional: false,
+        })
+    }
+
+    fn access() -> Option<AccessFiles> {
+        Some(AccessFiles { policy: "p".into(), tokens: Some("t".into()) })
     }
 
     #[test]
@@ -73,20 +83,22 @@ mod tests {
         let (local, open) = ("127.0.0.1:1", "0.0.0.0:1");
         for grpc in [local, open, "[::1]:1", "[::]:1", "[::ffff:127.0.0.1]:1", "10.0.0.1:1"] {
             for http in ["127.0.0.1:2", "0.0.0.0:2"] {
-                for bits in 0..8_u8 {
+                for bits in 0..16_u8 {
                     let (has_tls, no_tls, no_auth) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+                    let has_auth = bits & 8 > 0;
                     let config = ServeConfig {
                         grpc_addr: grpc.parse().unwrap(),
                         http_addr: http.parse().unwrap(),
                         tls: tls().filter(|_| has_tls),
+                        access: access().filter(|_| has_auth),
                         insecure_no_tls: no_tls,
                         insecure_no_auth: no_auth,
                         ..config()
                     };
                     let is_local = |at: &str| at.contains("127.0.0.1") || at.contains("[::1]");
-                    let expected = is_local(grpc) && is_local(http) || (has_tls || no_tls) && no_auth;
+                    let expected = is_local(grpc) && is_local(http) || (has_tls || no_tls) && (has_auth || no_auth);
                     let found = config.validate();
-                    assert_eq!(found.is_ok(), expected, "{grpc} {http} {has_tls} {no_tls} {no_auth}: {found:?}");
+                    assert_eq!(found.is_ok(), expected, "{grpc} {http} {bits:b}: {found:?}");
                 }
             }
         }
@@ -98,8 +110,8 @@ mod tests {
         assert_eq!(
             open.clone().validate().unwrap_err().to_string(),
             "--grpc-addr 0.0.0.0:7717 can be reached from other machines without TLS and authentication; bind 127.0.0.1, \
-             or give --tls-cert and --tls-key (musterd security init DIR makes both), or accept the risk with \
-             --insecure-no-tls --insecure-no-auth"
+             or give --security-dir DIR (musterd security init DIR makes its files), or accept the risk with --insecure-no-tls \
+             --insecure-no-auth"
         );
         let half = ServeConfig { insecure_no_auth: true, ..open.clone() }.validate().unwrap_err().to_string();
         assert!(half.contains("without TLS; ") && half.ends_with("accept the risk with --insecure-no-tls"), "{half}");

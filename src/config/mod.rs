@@ -12,16 +12,18 @@ pub mod file;
 pub(crate) mod layered;
 pub mod memory;
 pub mod secret;
+pub(crate) mod security;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::exposure::Exposure;
-use crate::{database_url::UrlError, model::Budget};
 pub use crate::{
+    access::Files as AccessFiles,
     database_url::{DatabaseUrl, Source},
     telemetry::LogFormat,
     tls::Files as TlsFiles,
 };
+use crate::{database_url::UrlError, model::Budget};
 
 /// The shortest time for which dead instances may be kept.
 pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
@@ -62,6 +64,8 @@ pub struct ServeConfig {
     pub http_hosts: Vec<String>,
     /// The files for TLS, with which both ports are served. `None`: neither is encrypted.
     pub tls: Option<TlsFiles>,
+    /// The policy and the tokens. `None`: callers are not authenticated, and may do everything.
+    pub access: Option<AccessFiles>,
     /// Whether an address that other machines can reach may be served without TLS: names, addresses and labels can be read
     /// on the network, and answers changed.
     pub insecure_no_tls: bool,
@@ -126,6 +130,9 @@ pub enum ConfigError {
         /// The flag that it needs.
         needed: &'static str,
     },
+    /// No caller could show what it is.
+    #[error("--policy is given, and no caller can show what it is; give --tokens, or --tls-client-ca")]
+    NoCredentials,
     /// The same thing was said in two ways, in the same place.
     #[error("{first} and {second} are both given; leave one out")]
     Both {
@@ -182,7 +189,7 @@ impl ServeConfig {
         if self.first_open().is_none() {
             return Exposure::default();
         }
-        Exposure { without_tls: self.tls.is_none(), without_auth: true }
+        Exposure { without_tls: self.tls.is_none(), without_auth: self.access.is_none() }
     }
 
     /// Everything that is missing must be waived.
@@ -232,6 +239,10 @@ impl ServeConfig {
         if self.grpc_addr == self.http_addr && self.grpc_addr.port() != 0 {
             return Err(ConfigError::SameAddress(self.grpc_addr));
         }
+        let has_certificates = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if self.access.as_ref().is_some_and(|access| access.tokens.is_none()) && !has_certificates {
+            return Err(ConfigError::NoCredentials);
+        }
         self.check_exposure()?;
         Ok(self)
     }
@@ -266,6 +277,7 @@ mod tests {
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7718)),
             http_hosts: Vec::new(),
             tls: None,
+            access: None,
             insecure_no_tls: false,
             insecure_no_auth: false,
             data_dir: PathBuf::from("/var/lib/musterd"),

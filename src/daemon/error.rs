@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use thiserror::Error;
 
-use crate::{local, metrics, migrate, postgres::connect::ConnectError, store, telemetry, tls};
+use crate::{access, local, metrics, migrate, postgres::connect::ConnectError, store, telemetry, tls};
 
 /// Why the daemon ended.
 #[derive(Debug, Error)]
@@ -18,6 +18,9 @@ pub enum Error {
     /// A file for TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// The policy or the tokens cannot be used.
+    #[error(transparent)]
+    Access(#[from] access::FileError),
     /// An address could not be listened on.
     #[error("cannot listen on {address}; is another musterd running? choose another --grpc-addr or --http-addr")]
     Bind {
@@ -57,7 +60,7 @@ impl Error {
                 cause.downcast_ref::<ConnectError>().map_or(3, ConnectError::exit_code)
             }
             Self::Database(store::Error::Unanswered(_)) => 3,
-            Self::Telemetry(telemetry::Error::Filter { .. }) | Self::Local(_) | Self::Tls(_) => 78,
+            Self::Telemetry(telemetry::Error::Filter { .. }) | Self::Local(_) | Self::Tls(_) | Self::Access(_) => 78,
             Self::Telemetry(_) | Self::Metrics(_) | Self::Bind { .. } | Self::Database(_) => 1,
             Self::Io(_) | Self::Panicked(_) | Self::Ended(_) => 1,
         }

@@ -44,7 +44,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
             hold: cluster.and_then(|cluster| view.hold(cluster)),
             brake: cluster.and_then(|cluster| cluster.brake.clone()),
             certificates: security.certificates(),
-            tls_failure: security.failure(),
+            security_failures: security.failures(),
             usage: snapshot.usage(),
             budget,
             daemons: daemons.present.clone(),

@@ -230,7 +230,13 @@ fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
     let stop = parts.lifecycle.token(Stage::Servers);
     let cache = StatusCache::new(sources(parts), summary::render, stop.clone());
     let tls = parts.security.acceptor(Port::Http);
-    let routes = Http::new(handle.clone(), parts.readiness.clone(), cache, hosts(parts), gauges(parts));
+    let routes = Http::new(
+        handle.clone(),
+        parts.readiness.clone(),
+        cache,
+        (hosts(parts), parts.security.access()),
+        gauges(parts),
+    );
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, tls, routes, stop.clone()));
     parts.lifecycle.spawn_essential(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
 }
@@ -335,7 +341,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     lifecycle.spawn_essential(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
     lifecycle.spawn_essential(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
 
-    let (stop, access) = (lifecycle.token(Stage::Servers), Security::access());
+    let (stop, access) = (lifecycle.token(Stage::Servers), parts.security.access());
     let operators = Operators::new(pool.clone(), writer.clone());
     let services = Services {
         registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone(), access.clone(), stop.clone()),

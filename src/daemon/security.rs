@@ -1,4 +1,5 @@
-//! What protects the ports of this daemon: the files for TLS, kept up to date, and the word about what is missing.
+//! What protects the ports of this daemon: the files for TLS, the policy and the tokens, kept up to date, and the word about
+//! what is missing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use crate::{
-    access::Access,
+    access::{Access, Keeper},
     clock::Clock,
     config::{Exposure, ServeConfig},
     lifecycle::{Lifecycle, Reload, Stage},
@@ -23,6 +24,7 @@ const REMINDER_PERIOD: Duration = Duration::from_secs(60 * 60);
 #[derive(Clone, Debug)]
 pub(super) struct Security {
     credentials: Option<Arc<Credentials>>,
+    policy: Option<Keeper>,
 }
 
 impl Security {
@@ -38,18 +40,27 @@ impl Security {
             let keeping = Arc::clone(credentials).keep_current(lifecycle.token(Stage::Servers));
             lifecycle.spawn_essential(Stage::Servers, "TLS files", keeping);
         }
+        let policy = config.access.clone().map(|files| files.open(Clock::new())).transpose()?;
+        if let Some(policy) = &policy {
+            let reread = policy.clone();
+            lifecycle.on_reload("policy", move || {
+                reread.reload().map(|changed| if changed { Reload::Changed } else { Reload::Unchanged })
+            });
+            let keeping = policy.clone().keep_current(lifecycle.token(Stage::Servers));
+            lifecycle.spawn_essential(Stage::Servers, "policy", keeping);
+        }
         let (exposure, metrics) = (config.exposure(), InsecureMetrics::new());
         metrics.tls.set(f64::from(u8::from(exposure.without_tls)));
         metrics.auth.set(f64::from(u8::from(exposure.without_auth)));
         if exposure != Exposure::default() {
             lifecycle.spawn_essential(Stage::Servers, "reminder", remind(exposure, lifecycle.token(Stage::Servers)));
         }
-        Ok(Self { credentials })
+        Ok(Self { credentials, policy })
     }
 
     /// What callers are authenticated by; open without a policy.
-    pub(super) fn access() -> Access {
-        Access::open()
+    pub(super) fn access(&self) -> Access {
+        self.policy.as_ref().map_or_else(Access::open, Keeper::access)
     }
 
     /// The handshakes of a port; `None` without TLS.
@@ -72,9 +83,10 @@ impl Security {
         std::iter::once(server).chain(client_ca).collect()
     }
 
-    /// Why the files on disk are not in use, if they are not.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.credentials.as_ref()?.condition().failure
+    /// Why files on disk are not in use.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let of_tls = self.credentials.as_ref().and_then(|credentials| credentials.condition().failure);
+        of_tls.into_iter().chain(self.policy.as_ref().and_then(Keeper::failure)).collect()
     }
 
     /// The files in use; `None` without TLS.

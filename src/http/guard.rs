@@ -3,6 +3,7 @@
 //!
 //! - A connection over the limits is answered on the paths of probes alone ([`super::places`]).
 //! - The host that a request names must be this daemon ([`super::host`]).
+//! - The caller must be known, and may ask this ([`super::admit`]).
 //! - Only `GET` and `HEAD` read; `OPTIONS` tells so with 204, which is what the default check of HAProxy asks for. Other
 //!   methods are refused with 405.
 //! - Answers hold what strangers wrote (names, labels, reasons). Whatever a browser takes an answer for, it may not guess
@@ -22,12 +23,13 @@ use axum::{
 };
 
 use super::{
+    admit::admit,
     host::{Hosts, Refused},
     listener::Peer,
     places::Admission,
     respond::text,
 };
-use crate::metrics::RefusedMetrics;
+use crate::{access::Access, metrics::RefusedMetrics};
 
 /// The methods that are served.
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -41,15 +43,22 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     pub(super) hosts: Hosts,
+    pub(super) access: Access,
     pub(super) refused: RefusedMetrics,
 }
 
 /// The layer.
-pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let admission = request.extensions().get::<ConnectInfo<Peer>>().map_or(Admission::Full, |info| info.0.admission);
+pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>();
+    let admission = peer.map_or(Admission::Full, |info| info.0.admission);
     let mut response = match guard.refuse(admission, &request) {
         Some(refusal) => refusal,
-        None if [Method::GET, Method::HEAD].contains(request.method()) => next.run(request).await,
+        None if [Method::GET, Method::HEAD].contains(request.method()) => {
+            match admit(&guard.access, &mut request, &guard.refused) {
+                Ok(()) => next.run(request).await,
+                Err(refusal) => refusal,
+            }
+        }
         None if request.method() == Method::OPTIONS => (StatusCode::NO_CONTENT, [(ALLOW, METHODS)]).into_response(),
         None => {
             let refusal = format!("{} is not served; use one of {METHODS}\n", request.method());

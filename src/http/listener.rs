@@ -12,6 +12,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,6 +29,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::places::{Admission, MAX_CONNECTIONS, MAX_PER_ADDRESS, Place, Places};
 use crate::{
+    access::Certificate,
     metrics::RefusedMetrics,
     tls::{self, Stream},
 };
@@ -141,15 +143,18 @@ impl axum::serve::Listener for Listener {
 }
 
 /// What a route may know of the connection that a request came by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// What the connection is for.
     pub admission: Admission,
+    /// What the certificate of the client says of it, if it has shown one.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 impl Connected<IncomingStream<'_, Listener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
-        Self { admission: stream.io().place.admission }
+        let connection = stream.io();
+        Self { admission: connection.place.admission, certificate: connection.stream.certificate().map(Arc::new) }
     }
 }
 

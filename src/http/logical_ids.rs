@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{StatusCode, Uri},
     response::Response,
@@ -17,7 +17,11 @@ use axum::{
 
 use super::respond::{PROMETHEUS, respond, text};
 use crate::{
-    api::query::{Query, quoted},
+    api::{
+        asker::Asker,
+        error::ApiError,
+        query::{Query, quoted},
+    },
     metrics::names::per_logical_id::{ALL, BEST_LEASE, INSTANCES, OMITTED, SUSPECT},
     model::{
         InvalidInput,
@@ -39,10 +43,14 @@ pub fn router<S>(view: View) -> Router<S> {
     Router::new().route("/metrics/logical-ids", get(answer)).with_state(view)
 }
 
-async fn answer(State(view): State<View>, uri: Uri) -> Response {
+async fn answer(State(view): State<View>, Extension(asker): Extension<Asker>, uri: Uri) -> Response {
     let (prefix, limit) = match Query::read(uri.query(), PARAMETERS).and_then(|query| read(&query)) {
         Ok(read) => read,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    let readable = match asker.readable("", &prefix) {
+        Ok(readable) => readable,
+        Err(denied) => return ApiError::from(denied).into_text(),
     };
     if view.applied().is_none() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the registry is not loaded yet\n".to_owned());
@@ -50,8 +58,12 @@ async fn answer(State(view): State<View>, uri: Uri) -> Response {
     let (snapshot, now_ms) = (std::sync::Arc::clone(&view.snapshot()), view.clock().now_ms());
     // Of a million logical ids this takes a while: not on a thread that serves actors.
     let rendered = tokio::task::spawn_blocking(move || {
-        let (counts, omitted) = worst(&snapshot, &prefix, limit, now_ms);
-        render(&counts, omitted)
+        let (counts, omitted) = worst(&snapshot, (&prefix, &readable.names), limit, now_ms);
+        let mut body = render(&counts, omitted);
+        if readable.is_filtered {
+            body.push_str("# filtered: names that the caller may not read are left out\n");
+        }
+        body
     });
     match rendered.await {
         Ok(body) => respond(StatusCode::OK, PROMETHEUS, body),

@@ -2,12 +2,14 @@
 //!
 //! - [`routes`]: metrics, probes, and which path has which answer.
 //! - [`listener`], [`places`]: how many connections there may be, and for how long one may do nothing.
-//! - [`guard`]: what every request passes first, and the headers of every answer; [`host`]: the names of this daemon.
+//! - [`guard`]: what every request passes first, and the headers of every answer; [`admit`]: who asks; [`host`]: the names of
+//!   this daemon.
 //! - [`logical_ids`], [`service_discovery`]: for Prometheus.
 //! - [`page`]: the status page, as files in the binary; it knows nothing but the API.
 //!
 //! What the page shows comes from [`crate::api`].
 
+mod admit;
 mod guard;
 pub mod host;
 pub mod listener;

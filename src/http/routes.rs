@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{HeaderMap, StatusCode, header::ACCEPT},
     middleware::from_fn_with_state,
@@ -23,7 +23,8 @@ use super::{
     service_discovery,
 };
 use crate::{
-    api::{self, status_cache::StatusCache, summary::problem},
+    access::Access,
+    api::{self, asker::Asker, status_cache::StatusCache, summary::problem},
     lifecycle::Readiness,
     metrics::{Handle, ReadyMetrics, RefusedMetrics},
     status::{State as Condition, Status},
@@ -55,6 +56,7 @@ pub struct Http {
     readiness: Readiness,
     cache: StatusCache,
     hosts: Hosts,
+    access: Access,
     ready: ReadyMetrics,
     refused: RefusedMetrics,
     refresh: Arc<dyn Fn() + Send + Sync>,
@@ -67,18 +69,18 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// Answers from `metrics`, `readiness` and `cache`, under the names of `hosts`. `refresh` is called before each rendering
+    /// Answers from `metrics`, `readiness` and `cache`, under the names of `hosts`, what `access` allows. `refresh` is called before each rendering
     /// of the metrics and sets the gauges that change by themselves; it must not block.
     #[must_use]
     pub fn new(
         metrics: Handle,
         readiness: Readiness,
         cache: StatusCache,
-        hosts: Hosts,
+        (hosts, access): (Hosts, Access),
         refresh: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let (ready, refused) = (ReadyMetrics::new(), RefusedMetrics::new());
-        Self { metrics, readiness, cache, hosts, ready, refused, refresh: Arc::new(refresh) }
+        Self { metrics, readiness, cache, hosts, access, ready, refused, refresh: Arc::new(refresh) }
     }
 
     /// Counts what this port refuses.
@@ -91,7 +93,7 @@ impl Http {
     pub fn router(self) -> Router {
         let (page, api) = (page::router(), api::router(self.cache.clone()));
         let view = self.cache.view().clone();
-        let checks = Guard { hosts: self.hosts.clone(), refused: self.refused.clone() };
+        let checks = Guard { hosts: self.hosts.clone(), access: self.access.clone(), refused: self.refused.clone() };
         let (logical_ids, service_discovery) = (logical_ids::router(view.clone()), service_discovery::router(view));
         Router::new()
             .route("/", get(index))
@@ -118,8 +120,12 @@ async fn metrics(State(http): State<Http>) -> Response {
     respond(StatusCode::OK, PROMETHEUS, http.metrics.render())
 }
 
-async fn readyz(State(http): State<Http>, headers: HeaderMap) -> Response {
-    let status = http.cache.status(STATS_BOUND).await;
+async fn readyz(State(http): State<Http>, Extension(asker): Extension<Asker>, headers: HeaderMap) -> Response {
+    let mut status = http.cache.status(STATS_BOUND).await;
+    if !asker.may_see_details() {
+        // Names and addresses are for readers.
+        (status.conditions, status.problems) = (Vec::new(), Vec::new());
+    }
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if wants_json(&headers) { respond(code, JSON, as_json(&status)) } else { text(code, as_text(&status)) }
 }

@@ -61,6 +61,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        access::Access,
         api::status_cache::{Sources, StatusCache},
         clock::Clock,
         http::host::Hosts,
@@ -100,7 +101,7 @@ mod tests {
         };
         let cache = StatusCache::new(sources, crate::api::summary::render, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {
-            Http::new(handle, readiness.clone(), cache, Hosts::default(), move || {
+            Http::new(handle, readiness.clone(), cache, (Hosts::default(), Access::open()), move || {
                 counter.fetch_add(1, Ordering::SeqCst);
             })
         });

@@ -16,7 +16,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, Bytes},
     extract::State,
     http::{StatusCode, Uri, header},
@@ -27,7 +27,11 @@ use serde::Serialize;
 
 use super::respond::{JSON, text};
 use crate::{
-    api::query::{Query, quoted},
+    api::{
+        asker::Asker,
+        error::ApiError,
+        query::{Query, quoted},
+    },
     model::{
         Epoch, InstanceStatus, InvalidInput, Labels,
         input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, invalid},
@@ -55,15 +59,25 @@ const CHUNK: usize = 1_000;
 /// Instances looked at before the filter is asked whether that was enough.
 const PAGE: usize = 10_000;
 
+/// Says that targets which the caller may not read are left out: the form of the list has no place for it.
+const FILTERED: header::HeaderName = header::HeaderName::from_static("musterd-filtered");
+
 /// The route.
 pub fn router<S>(view: View) -> Router<S> {
     Router::new().route("/sd/prometheus", get(answer)).with_state(view)
 }
 
-async fn answer(State(view): State<View>, uri: Uri) -> Response {
-    let (filter, max_stale) = match Query::read(uri.query(), PARAMETERS).and_then(|query| read(&query)) {
+async fn answer(State(view): State<View>, Extension(asker): Extension<Asker>, uri: Uri) -> Response {
+    let (mut filter, max_stale) = match Query::read(uri.query(), PARAMETERS).and_then(|query| read(&query)) {
         Ok(read) => read,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    let is_filtered = match asker.readable(&filter.logical_id, &filter.logical_id_prefix) {
+        Ok(readable) => {
+            filter.readable = readable.names;
+            readable.is_filtered
+        }
+        Err(denied) => return ApiError::from(denied).into_text(),
     };
     if let Some(problem) = unsure(&view, max_stale) {
         return text(StatusCode::SERVICE_UNAVAILABLE, problem);
@@ -72,6 +86,7 @@ async fn answer(State(view): State<View>, uri: Uri) -> Response {
     // Of a million instances this takes a while: not on a thread that serves actors.
     let found = tokio::task::spawn_blocking(move || Targets::find(&snapshot, &filter, TARGETS_MAX)).await;
     match found {
+        Ok(Some(targets)) if is_filtered => ([(FILTERED, "true")], targets.into_response()).into_response(),
         Ok(Some(targets)) => targets.into_response(),
         Ok(None) => {
             let problem = format!("more than {TARGETS_MAX} targets; narrow them with name, prefix, label, node\n");

@@ -138,16 +138,12 @@ families! {
         http_connections_of_address = "http_connections_of_address",
         /// The head of an HTTP request was not complete in time.
         http_slow_head = "http_slow_head",
+        /// The credential of a caller is missing, or no good.
+        unauthenticated = "unauthenticated",
+        /// The caller may not do what it asked for.
+        permission_denied = "permission_denied",
         /// An HTTP request named no host, or another one than this daemon.
         http_host = "http_host",
-    }
-
-    /// `musterd_tls_reloads_total`, by outcome.
-    TlsReloadMetrics: Counter = counter!(names::TLS_RELOADS, "outcome") {
-        /// Other contents are in use.
-        changed = "changed",
-        /// The files cannot be used.
-        failed = "failed",
     }
 
     /// `musterd_insecure`, by what is missing.

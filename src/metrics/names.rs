@@ -125,8 +125,8 @@ metrics! {
         "Connections, streams and requests refused because of a limit or a check, by reason.";
     Counter TLS_HANDSHAKES = "musterd_tls_handshakes_total":
         "TLS handshakes of clients, by port and outcome.";
-    Counter TLS_RELOADS = "musterd_tls_reloads_total":
-        "Reloads of the TLS files that changed something or failed, by outcome; while they fail, the previous files are used.";
+    Counter SECURITY_RELOADS = "musterd_security_reloads_total":
+        "Reloads of the files for TLS or for the policy that changed something or failed, by files (what: tls, policy) and outcome; while they fail, the previous files are used.";
     Gauge CERTIFICATE_EXPIRY = "musterd_certificate_expiry_seconds":
         "Time until a certificate expires, 0 if it has expired; only with TLS.";
     Gauge CERTIFICATE_LIFETIME = "musterd_certificate_lifetime_seconds":

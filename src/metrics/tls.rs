@@ -1,4 +1,4 @@
-//! The metrics of TLS on the daemon's own ports: handshakes, and how long the certificates are still valid.
+//! The metrics of what protects the daemon's own ports: handshakes, how long the certificates are still valid, and reloads.
 
 use metrics::{Counter, Gauge, counter, gauge};
 
@@ -31,6 +31,34 @@ impl HandshakeMetrics {
     fn of(port: &'static str) -> Self {
         let outcome = |outcome: &'static str| counter!(names::TLS_HANDSHAKES, "port" => port, "outcome" => outcome);
         Self { ok: outcome("ok"), failed: outcome("failed"), timed_out: outcome("timed_out") }
+    }
+}
+
+/// For the reloads of one set of files: `musterd_security_reloads_total`. Made only with such files.
+#[derive(Clone, Debug)]
+pub struct ReloadMetrics {
+    /// Other contents are in use.
+    pub changed: Counter,
+    /// The files cannot be used.
+    pub failed: Counter,
+}
+
+impl ReloadMetrics {
+    /// For certificates, keys, CAs and revocation lists.
+    #[must_use]
+    pub fn tls() -> Self {
+        Self::of("tls")
+    }
+
+    /// For the policy and the tokens.
+    #[must_use]
+    pub fn policy() -> Self {
+        Self::of("policy")
+    }
+
+    fn of(what: &'static str) -> Self {
+        let outcome = |outcome: &'static str| counter!(names::SECURITY_RELOADS, "what" => what, "outcome" => outcome);
+        Self { changed: outcome("changed"), failed: outcome("failed") }
     }
 }
 

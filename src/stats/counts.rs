@@ -3,6 +3,7 @@
 use std::collections::BinaryHeap;
 
 use crate::{
+    access::Names,
     model::{Epoch, InstanceStatus, LeaseId, LogicalId},
     view::{Name, Service, Snapshot},
 };
@@ -49,11 +50,17 @@ fn count<T>(items: impl Iterator<Item = T>) -> u64 {
     items.map(|_| 1).sum()
 }
 
-/// The worst served logical ids with a prefix, at most `limit`, worst first, and how many others there are.
+/// The worst served logical ids with a prefix, at most `limit`, worst first, and how many others of those `readable` there are.
 #[must_use]
-pub fn worst(snapshot: &Snapshot, prefix: &str, limit: usize, now_ms: u64) -> (Vec<ServiceCounts>, u64) {
+pub fn worst(
+    snapshot: &Snapshot,
+    (prefix, readable): (&str, &Names),
+    limit: usize,
+    now_ms: u64,
+) -> (Vec<ServiceCounts>, u64) {
     let Some(cluster) = snapshot.cluster() else { return (Vec::new(), 0) };
-    let names = snapshot.names_from(prefix).take_while(|(logical_id, _)| logical_id.as_str().starts_with(prefix));
+    let names =
+        snapshot.readable_from(prefix, readable).take_while(|(logical_id, _)| logical_id.as_str().starts_with(prefix));
     let mut omitted = 0;
     // Its greatest is the best served of those kept: the one that gives way.
     let mut kept = BinaryHeap::new();
@@ -86,14 +93,14 @@ mod tests {
             (instance(8, "nobody", Draining), 0),
             (instance(9, "gone", Dead), 0),
         ]);
-        let (counts, omitted) = worst(&view.snapshot(), "", 10, START_MS);
+        let (counts, omitted) = worst(&view.snapshot(), ("", &Names::everything()), 10, START_MS);
         let told: Vec<_> = counts.iter().map(|each| (each.logical_id.as_str(), each.trusted, each.alive)).collect();
         let order = [("gone", 0, 0), ("nobody", 0, 0), ("suspect", 0, 1), ("one", 1, 1), ("one and a suspect", 1, 2)];
         assert_eq!((told, omitted), ([&order[..], &[("two", 2, 2)]].concat(), 0));
         assert_eq!((counts[1].starting, counts[1].draining), (1, 1));
         let best: Vec<_> = counts.iter().map(|each| each.best.map_or(0, |lease| lease.0)).collect();
         assert_eq!(best, [0, 0, 6, 3, 5, 1], "a suspect one only where there is no other");
-        let (kept, omitted) = worst(&view.snapshot(), "", 2, START_MS);
+        let (kept, omitted) = worst(&view.snapshot(), ("", &Names::everything()), 2, START_MS);
         assert_eq!((&kept[..], omitted), (&counts[..2], 4));
     }
 }

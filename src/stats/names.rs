@@ -14,6 +14,7 @@ use super::{
     search::{Found, Search},
 };
 use crate::{
+    access::Names,
     model::{Epoch, LogicalId},
     view::{Entry, Snapshot},
 };
@@ -29,6 +30,8 @@ pub struct NameFilter {
     pub search: Search,
     /// Those in this state.
     pub state: Option<NameState>,
+    /// What the caller may read: other names do not exist for it.
+    pub readable: Names,
 }
 
 /// Where a page ended.
@@ -134,7 +137,7 @@ impl Walk<'_> {
             None => of_id()
                 .and_then(|entry| self.row(&entry.instance.logical_id, Some((Found::InstanceId, Arc::clone(entry)))))?,
         };
-        self.is_wanted(&row).then_some(row)
+        (self.is_wanted(&row) && self.filter.readable.contains(row.logical_id.as_str())).then_some(row)
     }
 
     /// Whether names of the filter may be in the section of a state. The statistics list so many of each state and no more;
@@ -183,11 +186,12 @@ impl Walk<'_> {
         after: Option<&'s LogicalId>,
     ) -> Box<dyn Iterator<Item = &'s LogicalId> + 's> {
         if state == NameState::Served {
-            let names = self.snapshot.logical_ids_from(after.map_or("", LogicalId::as_str));
+            let first = after.map_or("", LogicalId::as_str);
+            let names = self.snapshot.readable_from(first, &self.filter.readable).map(|(name, _)| name);
             return Box::new(names.filter(move |name| Some(*name) != after && !self.stats.lists(name)));
         }
         let listed = self.stats.listed(state);
         let from = after.map_or(0, |after| listed.partition_point(|name| name <= after));
-        Box::new(listed.iter().skip(from))
+        Box::new(listed.iter().skip(from).filter(|name| self.filter.readable.contains(name.as_str())))
     }
 }

@@ -137,8 +137,8 @@ pub struct Facts {
     pub brake: Option<Brake>,
     /// The certificates of this daemon; none without TLS.
     pub certificates: Vec<Certificate>,
-    /// Why the files for TLS on disk are not in use, if they are not.
-    pub tls_failure: Option<String>,
+    /// Why files for TLS or for the policy on disk are not in use, if they are not.
+    pub security_failures: Vec<String>,
     /// What the records of the registry use.
     pub usage: Usage,
     /// What they may use by the settings of this daemon.
@@ -168,7 +168,7 @@ impl Default for Facts {
             hold: None,
             brake: None,
             certificates: Vec::new(),
-            tls_failure: None,
+            security_failures: Vec::new(),
             usage: Usage::default(),
             budget: Budget { records: u64::MAX, bytes: u64::MAX },
             daemons: Vec::new(),

@@ -59,8 +59,8 @@ pub enum Code {
     VersionsDiffer,
     /// A certificate of this daemon expires soon, or has expired.
     CertificateExpiring,
-    /// The files for TLS on disk cannot be used.
-    TlsNotReloaded,
+    /// Files for TLS or for the policy on disk cannot be used.
+    SecurityNotReloaded,
     /// The records use most of the budget, or all of it.
     RegistryFilling,
     /// Logical ids have no live instance.
@@ -88,7 +88,7 @@ impl Code {
         Self::DaemonUnlisted,
         Self::VersionsDiffer,
         Self::CertificateExpiring,
-        Self::TlsNotReloaded,
+        Self::SecurityNotReloaded,
         Self::RegistryFilling,
         Self::Unserved,
         Self::AllSuspect,
@@ -114,7 +114,7 @@ impl Code {
             Self::DaemonUnlisted => "daemon_unlisted",
             Self::VersionsDiffer => "versions_differ",
             Self::CertificateExpiring => "certificate_expiring",
-            Self::TlsNotReloaded => "tls_not_reloaded",
+            Self::SecurityNotReloaded => "security_not_reloaded",
             Self::RegistryFilling => "registry_filling",
             Self::Unserved => "unserved",
             Self::AllSuspect => "all_suspect",
@@ -141,7 +141,7 @@ impl Code {
             Self::DaemonUnlisted => "this daemon is not on the list",
             Self::VersionsDiffer => "daemons of several versions",
             Self::CertificateExpiring => "a certificate expires",
-            Self::TlsNotReloaded => "the TLS files on disk are not in use",
+            Self::SecurityNotReloaded => "files that protect the daemon are not in use",
             Self::RegistryFilling => "the registry is filling up",
             Self::Unserved => "logical ids without a live instance",
             Self::AllSuspect => "logical ids with suspect instances only",

@@ -24,10 +24,10 @@ pub(super) fn protection(facts: &Facts, found: &mut Vec<Problem>) {
         let problem = Problem::new(Code::CertificateExpiring, severity, summary, action);
         found.push(problem.with_command("musterd cert server"));
     }
-    if let Some(failure) = &facts.tls_failure {
-        let summary = format!("The files for TLS on disk are not in use: {failure}");
-        let action = "The previous files stay in use until they expire. Correct the files; the daemon takes them within \
-                      seconds.";
-        found.push(Problem::new(Code::TlsNotReloaded, Severity::Warning, summary, action));
+    for failure in &facts.security_failures {
+        let summary = format!("Files on disk that protect this daemon are not in use: {failure}");
+        let action = "The previous files stay in use; certificates until they expire. Correct the files; the daemon takes them \
+                      within seconds.";
+        found.push(Problem::new(Code::SecurityNotReloaded, Severity::Warning, summary, action));
     }
 }

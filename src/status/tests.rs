@@ -213,10 +213,10 @@ fn of_cluster() -> Vec<Row> {
         ),
         (Facts { certificates: vec![certificate(0)], ..healthy() }, Critical, "certificate_expiring", "has expired at"),
         (
-            Facts { tls_failure: Some("--tls-cert: no".to_owned()), ..healthy() },
+            Facts { security_failures: vec!["--tls-cert: no".to_owned()], ..healthy() },
             Warning,
-            "tls_not_reloaded",
-            "The files for TLS on disk are not in use: --tls-cert: no",
+            "security_not_reloaded",
+            "Files on disk that protect this daemon are not in use: --tls-cert: no",
         ),
         (registry(801, 0), Warning, "registry_filling", "filling up: it uses 801 of 1000 records"),
         (registry(1_000, 0), Critical, "registry_filling", "full: it uses 1000 of 1000 records"),

@@ -31,6 +31,8 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
     /// The client certificates that were revoked.
     pub client_crl: Option<PathBuf>,
+    /// Whether a gRPC client may come without a certificate, because it may show a token instead.
+    pub client_optional: bool,
 }
 
 /// A port of the daemon.
@@ -177,8 +179,8 @@ impl Clients {
         let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
         let builder = builder.with_crls(self.revoked.iter().cloned());
         let builder = match port {
-            Port::Grpc => builder,
-            Port::Http => builder.allow_unauthenticated(),
+            Port::Grpc if !files.client_optional => builder,
+            Port::Grpc | Port::Http => builder.allow_unauthenticated(),
         };
         // The roots are not empty, so what is refused here is the list.
         let path = files.client_crl.as_ref().or(files.client_ca.as_ref()).unwrap_or(&files.certificate);

@@ -7,7 +7,7 @@
 //! | | gRPC | HTTP |
 //! |---|---|---|
 //! | protocol (ALPN) | `h2` | `http/1.1` |
-//! | client certificate, with `--tls-client-ca` | required | checked if the client shows one: probes have none |
+//! | client certificate, with `--tls-client-ca` | required; with tokens as with HTTP | checked if the client shows one: probes have none |
 //!
 //! TLS 1.2 and 1.3 by rustls with ring, which offers ECDHE with AEAD only, and neither renegotiation nor compression. Early
 //! data is off. A client that is asked for its certificate cannot resume a session: rustls restores the certificate of a

@@ -5,6 +5,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 #![expect(clippy::disallowed_methods, reason = "tests have no Lifecycle to start tasks with")]
 
+mod access;
 mod adoption;
 mod answer_size;
 mod architecture;

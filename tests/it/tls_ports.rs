@@ -150,7 +150,7 @@ async fn certificate_replaced_under_load_is_shown_on_both_ports_without_a_failed
         caller.await.unwrap();
     }
     assert!(registered.ready(Duration::from_secs(5)).await.is_ok());
-    assert_eq!(secured.metric("musterd_tls_reloads_total{outcome=\"changed\"}").await, Some(2.0));
+    assert_eq!(secured.metric("musterd_security_reloads_total{what=\"tls\",outcome=\"changed\"}").await, Some(2.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +158,7 @@ async fn files_that_cannot_be_used_leave_the_previous_ones_in_use_and_are_a_prob
     let secured = Secured::start(false, &[]).await;
     let problem = async |text: &str| {
         let status = secured.operator(&["status", "-o", "json"]).await;
-        status.stdout.contains("tls_not_reloaded") && status.stdout.contains(text)
+        status.stdout.contains("security_not_reloaded") && status.stdout.contains(text)
     };
     let good = fs::read(secured.path("server.pem")).unwrap();
     let (foreign, _) = Authority::new("another CA").sign(&["localhost"], "x", false);
@@ -181,7 +181,7 @@ async fn files_that_cannot_be_used_leave_the_previous_ones_in_use_and_are_a_prob
     let log = secured.daemon.log();
     let lines = log.lines().filter(|line| line.contains("TLS files not reloaded")).count();
     assert_eq!(lines, 2, "each failure is logged once: {log}");
-    assert!(secured.metric("musterd_tls_reloads_total{outcome=\"failed\"}").await.unwrap() >= 2.0);
+    assert!(secured.metric("musterd_security_reloads_total{what=\"tls\",outcome=\"failed\"}").await.unwrap() >= 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,14 +9,16 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
 
 use crate::{
     address::{Address, parse_list},
+    connect::Channel,
     daemons::{Daemons, Limits, Seen},
     error::Error,
     lease::{BeatThread, Register, Registration},
     tls::Tls,
+    token::Token,
     wire::{GetClusterRequest, cluster_service_client::ClusterServiceClient},
 };
 
@@ -37,6 +39,8 @@ pub struct Builder {
     retry_for: Option<Duration>,
     user_agent: String,
     tls: Tls,
+    token: Token,
+    may_send_token_in_clear: bool,
 }
 
 impl Builder {
@@ -70,6 +74,20 @@ impl Builder {
         self
     }
 
+    /// The token that tells a daemon what this client is. Default: none.
+    #[must_use]
+    pub fn token(mut self, token: Token) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// Allows the token to be sent without TLS to another machine, where everything on its way can read it.
+    #[must_use]
+    pub fn insecure_send_token(mut self, is_allowed: bool) -> Self {
+        self.may_send_token_in_clear = is_allowed;
+        self
+    }
+
     /// Name and version of the application, put before those of this crate in the user agent.
     #[must_use]
     pub fn application(mut self, name: &str) -> Self {
@@ -84,7 +102,15 @@ impl Builder {
     pub fn build(self) -> Result<Client, Error> {
         let addresses = self.daemons.iter().map(|text| text.parse::<Address>()).collect::<Result<Vec<_>, _>>();
         let addresses = addresses.map_err(|error| Error::address("daemons", &error))?;
-        let daemons = Daemons::new(&addresses, &self.user_agent, &self.tls, Seen::default())?;
+        let in_clear = |address: &&Address| !address.is_encrypted() && !address.is_loopback();
+        if let Some(address) = addresses.iter().find(in_clear)
+            && self.token.is_given()
+            && !self.may_send_token_in_clear
+        {
+            let problem = format!("would be sent to {address} unencrypted; use an https:// address");
+            return Err(Error::invalid("token", problem));
+        }
+        let daemons = Daemons::new(&addresses, &self.user_agent, &self.tls, &self.token, Seen::default())?;
         let inner = Inner { daemons, addresses, settings: self, beats: OnceLock::new() };
         Ok(Client { inner: Arc::new(inner) })
     }
@@ -113,11 +139,19 @@ impl Client {
     #[must_use]
     pub fn builder() -> Builder {
         let daemons = vec![DEFAULT.to_owned()];
-        Builder { daemons, timeout: TIMEOUT, retry_for: None, user_agent: user_agent(), tls: Tls::new() }
+        Builder {
+            daemons,
+            timeout: TIMEOUT,
+            retry_for: None,
+            user_agent: user_agent(),
+            tls: Tls::new(),
+            token: Token::default(),
+            may_send_token_in_clear: false,
+        }
     }
 
     /// A client of the daemons that `MUSTERD_ADDR` names, separated by commas; without it, of `127.0.0.1:7717`. `MUSTERD_CA`,
-    /// `MUSTERD_CERT` and `MUSTERD_CERT_KEY` are the files for `https://` addresses.
+    /// `MUSTERD_CERT` and `MUSTERD_CERT_KEY` are the files for `https://` addresses, `MUSTERD_TOKEN_FILE` has the token.
     ///
     /// # Errors
     /// [`Reason::InvalidField`](crate::Reason::InvalidField): an address cannot be read.
@@ -125,7 +159,11 @@ impl Client {
         let text = env::var(VARIABLE).unwrap_or_default();
         let text = if text.trim().is_empty() { DEFAULT } else { &text };
         let daemons = parse_list(text).map_err(|error| Error::address(VARIABLE, &error))?;
-        Self::builder().daemons(daemons.iter().map(Address::to_string)).tls(Tls::from_env()).build()
+        Self::builder()
+            .daemons(daemons.iter().map(Address::to_string))
+            .tls(Tls::from_env())
+            .token(Token::from_env())
+            .build()
     }
 
     /// Registers an instance and keeps its lease until the [`Registration`] is closed or dropped.
@@ -210,6 +248,12 @@ impl Client {
         &self.inner.settings.tls
     }
 
+    /// The token.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.inner.settings.token
+    }
+
     pub(crate) fn daemons(&self) -> &Daemons {
         &self.inner.daemons
     }
@@ -241,8 +285,8 @@ impl Client {
         }
         // Connections of its own: those above belong to the application's runtime, which may be blocked or gone.
         let seen = self.seen().clone();
-        let Builder { user_agent, tls, .. } = &self.inner.settings;
-        let daemons = Daemons::new(&self.inner.addresses, user_agent, tls, seen)?;
+        let Builder { user_agent, tls, token, .. } = &self.inner.settings;
+        let daemons = Daemons::new(&self.inner.addresses, user_agent, tls, token, seen)?;
         let started = BeatThread::start(daemons)?;
         // Two callers at once: the second thread ends at once, because no registration uses it.
         Ok(Arc::clone(self.inner.beats.get_or_init(|| Arc::new(started))))

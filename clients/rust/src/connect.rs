@@ -16,7 +16,8 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_util::either::Either;
 use tonic::{
     codegen::http::Uri,
-    transport::{self, Channel, Endpoint},
+    service::interceptor::InterceptedService,
+    transport::{self, Endpoint},
 };
 use tower::service_fn;
 
@@ -25,7 +26,11 @@ use crate::{
     error::Error,
     sockets::Tracked,
     tls::{self, Tls},
+    token::Token,
 };
+
+/// A connection, over which every call shows the token.
+pub(crate) type Channel = InterceptedService<transport::Channel, Token>;
 
 /// How long a connection may take. The operating system would try for minutes.
 pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -40,13 +45,14 @@ pub(crate) struct Connector {
     address: Address,
     endpoint: Endpoint,
     tls: Tls,
+    token: Token,
     /// The address of this machine in the latest connection.
     source: Arc<Mutex<Option<IpAddr>>>,
 }
 
 impl Connector {
     /// Connects to nothing yet.
-    pub(crate) fn new(address: &Address, user_agent: &str, tls: &Tls) -> Result<Self, Error> {
+    pub(crate) fn new(address: &Address, user_agent: &str, tls: &Tls, token: &Token) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(address.to_string())
             .map_err(|_| Error::invalid("daemons", format!("{address} is no address; give host:port")))?
             .user_agent(user_agent)
@@ -55,7 +61,8 @@ impl Connector {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        Ok(Self { address: address.clone(), endpoint, tls: tls.clone(), source: Arc::default() })
+        let (tls, token) = (tls.clone(), token.clone());
+        Ok(Self { address: address.clone(), endpoint, tls, token, source: Arc::default() })
     }
 
     /// The daemon.
@@ -73,12 +80,13 @@ impl Connector {
         let within = within.min(CONNECT_MAX);
         // The limit of the endpoint covers TCP alone, not the resolution of the name.
         match timeout(within, self.open()).await {
-            Ok(channel) => channel.map_err(|error| Error::unreachable(&self.address, &error)),
+            Ok(Ok(channel)) => Ok(InterceptedService::new(channel, self.token.clone())),
+            Ok(Err(error)) => Err(Error::unreachable(&self.address, &error)),
             Err(_) => Err(Error::silent(&self.address, within)),
         }
     }
 
-    async fn open(&self) -> Result<Channel, transport::Error> {
+    async fn open(&self) -> Result<transport::Channel, transport::Error> {
         let (source, tls) = (Arc::clone(&self.source), self.tls.clone());
         let is_encrypted = self.address.is_encrypted();
         let opened = service_fn(move |uri: Uri| {

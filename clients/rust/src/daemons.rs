@@ -18,15 +18,16 @@ use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout},
 };
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 
 use crate::{
     address::Address,
     backoff::Backoff,
-    connect::{CONNECT_MAX, Connector},
+    connect::{CONNECT_MAX, Channel, Connector},
     error::Error,
     reason::Reason,
     tls::Tls,
+    token::Token,
 };
 
 /// How long an attempt at one of several daemons may take before the next one is asked.
@@ -100,9 +101,15 @@ pub(crate) struct Connection {
 
 impl Daemons {
     /// The daemons at these addresses. Connects to none of them yet.
-    pub(crate) fn new(addresses: &[Address], user_agent: &str, tls: &Tls, seen: Seen) -> Result<Self, Error> {
+    pub(crate) fn new(
+        addresses: &[Address],
+        user_agent: &str,
+        tls: &Tls,
+        token: &Token,
+        seen: Seen,
+    ) -> Result<Self, Error> {
         let daemon = |address: &Address| {
-            Ok(Daemon { connector: Connector::new(address, user_agent, tls)?, channel: Mutex::default() })
+            Ok(Daemon { connector: Connector::new(address, user_agent, tls, token)?, channel: Mutex::default() })
         };
         let list = addresses.iter().map(daemon).collect::<Result<Vec<_>, Error>>()?;
         if list.is_empty() {

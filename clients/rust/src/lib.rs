@@ -37,6 +37,7 @@ mod reason;
 mod router;
 mod sockets;
 mod tls;
+mod token;
 mod watch;
 mod wire;
 
@@ -55,6 +56,7 @@ pub use reason::{Kind, Reason};
 pub use router::{NoTarget, Router, RouterSettings, Target};
 pub use sockets::close_inherited_sockets;
 pub use tls::{Tls, TlsFailure};
+pub use token::Token;
 pub use watch::{Batch, Change, Step, Watch};
 
 #[cfg(doctest)]

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 use crate::{
     client::{Client, MAX_ANSWER_BYTES},
     cluster::{Changed, Cluster, Epoch, Rotated, WhoAmI},
+    connect::Channel,
     error::Error,
     model::Status,
     wire::{

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt as _, stream};
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 use crate::{
     choice::Choice,
     client::{Client, MAX_ANSWER_BYTES},
+    connect::Channel,
     error::Error,
     model::{Filter, Instance},
     reason::Reason,

@@ -17,10 +17,11 @@ use toml::{
 };
 
 use super::{
-    PolicyError, Rule,
+    super::verb::Verb,
     pattern::{On, Who},
+    rule::{PolicyError, Rule},
 };
-use crate::{access::Verb, model::TextPosition};
+use crate::model::TextPosition;
 
 /// The longest policy file, in bytes.
 pub(super) const FILE_MAX_BYTES: usize = 4 << 20;

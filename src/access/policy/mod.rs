@@ -5,12 +5,12 @@
 
 mod file;
 mod pattern;
+mod rule;
 
 use std::fmt;
 
-use thiserror::Error;
-
-use self::pattern::{On, Who};
+pub use self::rule::PolicyError;
+use self::rule::Rule;
 use super::{grants::Grants, identity::Identity, names::Pattern, verb::Verb};
 use crate::model::TextPosition;
 
@@ -18,25 +18,6 @@ use crate::model::TextPosition;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule>,
-}
-
-/// One rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Rule {
-    at: TextPosition,
-    who: Vec<Who>,
-    may: Vec<Verb>,
-    on: Vec<On>,
-}
-
-/// Why a policy is refused: one line, which names line and column.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{at}: {what}")]
-pub struct PolicyError {
-    /// Where.
-    pub at: TextPosition,
-    /// What is wrong there, and the fix.
-    pub what: String,
 }
 
 impl Policy {
@@ -103,25 +84,6 @@ impl Policy {
             };
             rules.clone().find(takes).map(|(_, other)| (rule.at, other.at))
         })
-    }
-}
-
-impl Rule {
-    /// The names that this rule grants a verb on to an identity.
-    fn patterns(&self, identity: &Identity, verb: Verb) -> Vec<Pattern> {
-        let bound = self.who.iter().filter_map(|who| who.bind(identity));
-        if !verb.has_names() {
-            return bound.take(1).map(|_| Pattern::Prefix(String::new())).collect();
-        }
-        bound.flat_map(|bindings| self.on.iter().map(move |on| on.fill(&bindings))).collect()
-    }
-
-    /// Whether this rule grants all that the other one does.
-    fn covers(&self, other: &Self) -> bool {
-        let depends = self.on.iter().any(On::has_slots);
-        let who = |other: &Who| self.who.iter().any(|who| who.covers(other, depends));
-        let on = |other: &On| self.on.iter().any(|on| on.covers(other));
-        other.who.iter().all(who) && other.may.iter().all(|verb| self.may.contains(verb)) && other.on.iter().all(on)
     }
 }
 

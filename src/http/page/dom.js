@@ -56,6 +56,8 @@ export function age(ms) {
 
 /** A count for people. */
 export function count(number) {
+  // What a reader of some names only is not told.
+  if (number === null) return "–";
   return Number(number).toLocaleString("en-US");
 }
 

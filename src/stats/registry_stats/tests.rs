@@ -162,14 +162,14 @@ proptest! {
         expected.sort_unstable();
         let expected: Vec<_> = expected.into_iter().map(|(state, name)| (LogicalId::from_record(name), state)).collect();
         prop_assert_eq!(all(&snapshot, &stats, &NameFilter::default(), size), expected.clone());
-        let filter = NameFilter { search: Search::names("U"), state: Some(NameState::Unserved) };
+        let filter = NameFilter { search: Search::names("U"), state: Some(NameState::Unserved), ..NameFilter::default() };
         let filtered: Vec<_> = expected.iter()
             .filter(|(name, state)| name.as_str().to_lowercase().contains('u') && *state == NameState::Unserved)
             .cloned()
             .collect();
         prop_assert_eq!(all(&snapshot, &stats, &filter, size), filtered);
         // What is asked for by its whole name comes first, though others contain it and are worse.
-        let filter = NameFilter { search: Search::names("organ"), state: None };
+        let filter = NameFilter { search: Search::names("organ"), state: None, ..NameFilter::default() };
         let mut filtered: Vec<_> =
             expected.into_iter().filter(|(name, _)| name.as_str().to_lowercase().contains("organ")).collect();
         filtered.sort_by_key(|(name, _)| name.as_str() != "organ");
@@ -247,13 +247,13 @@ fn a_search_finds_each_name_although_more_are_in_trouble_than_the_survey_lists()
     let snapshot = many(LISTED_MAX + EXAMINED_MAX, 500);
     let stats = RegistryStats::of(&snapshot, now());
     let found = |search: Search, state: Option<NameState>| {
-        all(&snapshot, &stats, &NameFilter { search, state }, 500)
+        all(&snapshot, &stats, &NameFilter { search, state, ..NameFilter::default() }, 500)
             .into_iter()
             .map(|(name, state)| (name.to_string(), state))
             .collect::<Vec<_>>()
     };
     let first = |text: &str| {
-        let filter = NameFilter { search: Search::names(text), state: None };
+        let filter = NameFilter { search: Search::names(text), state: None, ..NameFilter::default() };
         names(&snapshot, &stats, &filter, None, 100, now()).rows.first().map(|row| row.logical_id.to_string())
     };
     let served = ("good_00499".to_owned(), NameState::Served);
@@ -279,7 +279,7 @@ fn a_search_for_everything_finds_nodes_addresses_and_ids_and_says_which() {
     let snapshot = many(40, 400);
     let stats = RegistryStats::of(&snapshot, now());
     let found = |text: &str| {
-        let filter = NameFilter { search: Search::everything(text), state: None };
+        let filter = NameFilter { search: Search::everything(text), state: None, ..NameFilter::default() };
         let rows = names(&snapshot, &stats, &filter, None, 500, now()).rows;
         rows.into_iter().map(|row| (row.logical_id.to_string(), row.found.map(|(found, _)| found))).collect::<Vec<_>>()
     };

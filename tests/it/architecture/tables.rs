@@ -9,12 +9,15 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("model", &["clock"]),
     ("database_url", &[]),
+    ("reload", &["metrics", "telemetry"]),
     // Identities and rights: names and rules, whatever carries them.
-    ("access", &["clock", "model"]),
+    ("access", &["clock", "metrics", "model", "reload"]),
     // Whom a client certificate names is for access to say.
-    ("tls", &["access", "clock", "metrics", "telemetry"]),
+    ("tls", &["access", "clock", "metrics", "reload", "telemetry"]),
+    // Makes the files that the two read.
+    ("provision", &["access", "tls"]),
     // The budget is a value that the settings name.
-    ("config", &["telemetry", "database_url", "model", "tls"]),
+    ("config", &["access", "provision", "telemetry", "database_url", "model", "tls"]),
     ("lifecycle", &["telemetry"]),
     // PostgreSQL, and what speaks to it.
     ("postgres", &["database_url", "telemetry", "tls"]),
@@ -30,11 +33,11 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What a caller may not read is not looked at.
     ("view", &["access", "model", "clock", "metrics"]),
     // What needs a pass over all of it.
-    ("stats", &["view", "model"]),
+    ("stats", &["access", "view", "model"]),
     // The one judgement of health: a pure function of values.
     ("status", &["model"]),
     // What the outside sees.
-    ("api", &["json", "stats", "view", "model", "status"]),
+    ("api", &["access", "json", "stats", "view", "model", "status"]),
     ("http", &["access", "api", "lifecycle", "metrics", "stats", "view", "model", "status", "tls"]),
     // Messages and errors of protobuf, apart from the calls.
     ("wire", &["access", "registry", "view", "model", "proto", "status"]),
@@ -85,6 +88,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
             "migrate",
             "model",
             "postgres",
+            "provision",
             "status",
             "store",
             "supervise",

@@ -200,7 +200,8 @@ async fn the_example_has_every_key_with_its_default_and_is_valid() {
         text.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = ")).map(|(key, _)| key).collect();
     let keys: Vec<&str> = keys.into_iter().filter(|key| !key.starts_with(' ')).collect();
     let serve = serve();
-    let client = ["addr", "timeout", "wait", "ca", "cert", "cert-key", "color", "config"];
+    let client = ["addr", "timeout", "wait", "ca", "cert", "cert-key", "token-file", "insecure-send-token"];
+    let client = [&client[..], &["color", "config"]].concat();
     let args = || serve.get_arguments().filter(|arg| arg.get_env().is_some());
     let known: BTreeSet<&str> = args().filter_map(|arg| arg.get_long()).filter(|long| !client.contains(long)).collect();
     assert_eq!(keys.iter().copied().collect::<BTreeSet<_>>(), known);

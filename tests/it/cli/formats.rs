@@ -37,6 +37,7 @@ const COMMANDS: &[&str] = &[
     "bench resolve --instances 1 --duration 100ms --connections 1",
     "config show",
     "cert show {certificate}",
+    "token list {directory}",
     "migrate up --database-url {database}",
     "migrate status --database-url {database}",
     "migrate verify --database-url {database}",
@@ -96,10 +97,12 @@ async fn every_command_prints_every_form_or_refuses_it() {
     let other = caller.register(alive("other", Duration::from_secs(300))).await.unwrap();
     let certificate = daemon.directory().join("server.pem");
     std::fs::write(&certificate, Authority::new("ca").sign(&["localhost"], "localhost", false).0).unwrap();
+    std::fs::write(daemon.directory().join("tokens"), format!("a sha256:{}\n", "0".repeat(64))).unwrap();
     for command in COMMANDS {
         let command = command.replace("{id}", &web.instance_id).replace("{lease}", &web.lease_id.to_string());
         let command = command.replace("{other}", &other.instance_id).replace("{database}", database.url());
         let command = command.replace("{certificate}", certificate.to_str().unwrap());
+        let command = command.replace("{directory}", daemon.directory().to_str().unwrap());
         for format in ["table", "wide", "json", "jsonl", "yaml", "name"] {
             let words: Vec<&str> = command.split(' ').collect();
             let flags = if words[0] == "bench" { &["--yes"][..] } else { &[] };

@@ -1,6 +1,6 @@
 //! A daemon with TLS on both ports, set up by the program itself.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use musterd_client::{Client, Tls};
 use rustls::{
@@ -9,7 +9,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
@@ -36,7 +36,7 @@ impl Secured {
     pub(crate) async fn start(is_mutual: bool, more: &[&str]) -> Self {
         let (database, files) = (TestDatabase::create().await, Scratch::in_memory());
         let made = musterd(&["security", "init", files.path().join("tls").to_str().unwrap()]).await;
-        assert_eq!((made.code, made.stdout.lines().count()), (Some(0), 6), "{made:?}");
+        assert_eq!((made.code, made.stdout.lines().count()), (Some(0), 9), "{made:?}");
         let path = |name: &str| files.path().join("tls").join(name).to_str().unwrap().to_owned();
         let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
         let mut flags = vec!["--database-url", database.url(), "--tls-cert", &certificate, "--tls-key", &key];
@@ -49,6 +49,52 @@ impl Secured {
         let client = secured.client();
         wait_until("the daemon is ready", DAEMON_BOUND, async || client.ready(Duration::from_secs(2)).await).await;
         secured
+    }
+
+    /// With a policy: that of `security init`, and these rules; and a token for each of these names.
+    pub(crate) async fn enforced(rules: &str, tokens: &[&str]) -> Self {
+        let (database, files) = (TestDatabase::create().await, Scratch::in_memory());
+        let directory = files.path().join("tls").to_str().unwrap().to_owned();
+        let made = musterd(&["security", "init", &directory]).await;
+        assert_eq!(made.code, Some(0), "{made:?}");
+        for name in tokens {
+            let made = musterd(&["token", "create", &directory, name]).await;
+            assert_eq!((made.code, made.stdout), (Some(0), format!("{directory}/{name}.token\n")));
+        }
+        let policy = files.path().join("tls/policy.toml");
+        let text = fs::read_to_string(&policy).unwrap();
+        fs::write(&policy, format!("{text}\n{rules}")).unwrap();
+        let daemon = Daemon::spawn(&["--database-url", database.url(), "--security-dir", &directory]).await;
+        let secured = Self { daemon, _database: database, files };
+        let client = secured.client();
+        wait_until("the daemon is ready", DAEMON_BOUND, async || client.ready(Duration::from_secs(2)).await).await;
+        secured
+    }
+
+    /// The token of a name.
+    pub(crate) fn token(&self, name: &str) -> String {
+        fs::read_to_string(self.path(&format!("{name}.token"))).unwrap().trim().to_owned()
+    }
+
+    /// Asks the HTTP port for a path, with these lines of a head and perhaps the certificate of the operator. Returns the
+    /// head and the body of the answer.
+    pub(crate) async fn ask(&self, path: &str, lines: &[&str], is_operator: bool) -> (String, String) {
+        let mut stream = self.http(is_operator).await;
+        let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_lowercase(), body.to_owned())
+    }
+
+    /// A connection to the HTTP port.
+    pub(crate) async fn http(&self, is_operator: bool) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+        let address: SocketAddr = self.daemon.http_addr.parse().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let tls = if is_operator { self.tls() } else { Tls::new().ca(self.path("ca.pem")) };
+        tls.connect(stream, "127.0.0.1", "http/1.1").await.unwrap()
     }
 
     /// The path of one of the files.
@@ -103,12 +149,7 @@ impl Secured {
 
     /// The value of a metric, by way of a command of the operator.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
-        let address: SocketAddr = self.daemon.http_addr.parse().unwrap();
-        let stream = TcpStream::connect(address).await.unwrap();
-        let mut stream = self.tls().connect(stream, "127.0.0.1", "http/1.1").await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        let (_, answer) = self.ask("/metrics", &[], true).await;
         answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 }

@@ -106,7 +106,7 @@ async fn every_query_asks_only_for_what_a_daemon_exports() {
     let exposition = exposition
         + "musterd_certificate_expiry_seconds{certificate=\"server\"} 1\n"
         + "musterd_certificate_lifetime_seconds{certificate=\"server\"} 1\n"
-        + "musterd_tls_reloads_total{outcome=\"failed\"} 1\n"
+        + "musterd_security_reloads_total{what=\"tls\",outcome=\"failed\"} 1\n"
         + "musterd_tls_handshakes_total{port=\"grpc\",outcome=\"ok\"} 1\n";
     let mut known = Known::exported(&exposition);
     let mut queries = Vec::new();

@@ -9,7 +9,6 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
 };
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::{
@@ -21,6 +20,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
+    connect::Channel,
     daemons::{Daemons, Limits},
     error::Error,
     model::Status,

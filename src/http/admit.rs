@@ -1,0 +1,86 @@
+//! Who asks, and what it may know. Every request passes here before a route.
+//!
+//! A caller shows a client certificate, `Authorization: Bearer TOKEN`, or Basic with any user name and a token as password:
+//! browsers and Prometheus know Basic, so there is neither a login page nor a cookie. A token in the URL is not read: URLs
+//! stand in logs and histories.
+//!
+//! `/livez` and `/readyz` are open, because probes have no credentials; who may read metrics is told the details of
+//! `/readyz`. `/metrics` needs the verb `metrics`, everything else `read` on a name at least; what of it a caller is shown
+//! is decided by the routes, with [`Asker::readable`].
+
+use axum::{
+    extract::{ConnectInfo, Request},
+    http::{
+        HeaderMap, HeaderValue,
+        header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    },
+    response::{IntoResponse, Response},
+};
+
+use super::{listener::Peer, page};
+use crate::{
+    access::{Access, Caller, Verb},
+    api::{asker::Asker, error::ApiError},
+    metrics::RefusedMetrics,
+};
+
+/// What a path needs; `None`: it is open.
+fn needed(path: &str) -> Option<Verb> {
+    match path {
+        "/livez" | "/readyz" => None,
+        "/metrics" => Some(Verb::Metrics),
+        _ => Some(Verb::Read),
+    }
+}
+
+/// Puts the [`Asker`] into a request; the refusal if it may not ask this.
+#[expect(clippy::result_large_err, reason = "an answer of axum, made where it is sent")]
+pub(super) fn admit(access: &Access, request: &mut Request, refused: &RefusedMetrics) -> Result<(), Response> {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>();
+    let certificate = peer.and_then(|info| info.0.certificate.clone());
+    let known = access.authenticate(certificate.as_deref(), authorization(request.headers()));
+    let caller = match (known, needed(request.uri().path())) {
+        (Ok(caller), None) => caller,
+        (Err(_), None) => Caller::without_rights(),
+        (Ok(caller), Some(verb)) => match caller.require_anywhere(verb) {
+            Ok(()) => caller,
+            Err(denied) => {
+                refused.permission_denied.increment(1);
+                return Err(refusal(request, ApiError::from(denied)));
+            }
+        },
+        (Err(unknown), Some(_)) => {
+            refused.unauthenticated.increment(1);
+            return Err(refusal(request, unknown.into()));
+        }
+    };
+    request.extensions_mut().insert(Asker::new(access.clone(), caller));
+    Ok(())
+}
+
+/// The one header, if it is text; otherwise an empty text, which is no credential and not none.
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    match (given.next(), given.next()) {
+        (None, _) => None,
+        (Some(one), None) => Some(one.to_str().unwrap_or_default()),
+        (Some(_), Some(_)) => Some(""),
+    }
+}
+
+/// The refusal in the form of the path. Browsers are asked for a password, of which scripts of the page must not cause a dialog.
+fn refusal(request: &Request, error: ApiError) -> Response {
+    let is_page = page::wants_html(request.headers());
+    let challenge = if is_page {
+        r#"Basic realm="musterd: any user name, a token as password", charset="UTF-8""#
+    } else {
+        "Bearer"
+    };
+    let is_unknown = error.is_unauthenticated();
+    let mut response =
+        if request.uri().path().starts_with("/api/") { error.into_response() } else { error.into_text() };
+    if is_unknown {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    response
+}
