@@ -62,6 +62,7 @@ mod readme;
 mod redirect;
 mod registration;
 mod registry_full;
+mod rights;
 mod seed_faults;
 mod service_discovery;
 mod sessions;
