@@ -30,9 +30,14 @@ const FEW: Population = Population { daemons: 2, actors: 8, quitters: 0, writers
 /// A world with daemons, and nobody in it.
 async fn world(daemons: usize) -> World {
     let mut world = World::shared(daemons, 7).await;
-    world.nodes.iter_mut().for_each(|node| node.place.flags.push("--no-migrate".to_owned()));
+    leave_as_planted(&mut world);
     world.start_daemons().await;
     world
+}
+
+/// Its daemons do not put functions back.
+fn leave_as_planted(world: &mut World) {
+    world.nodes.iter_mut().for_each(|node| node.place.flags.push("--no-migrate".to_owned()));
 }
 
 /// Replaces texts in a function.
@@ -230,6 +235,7 @@ async fn a_repetition_that_takes_effect_twice_is_caught() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledgements_before_the_disk_has_it_are_caught() {
     let mut world = World::own(1, 7).await;
+    leave_as_planted(&mut world);
     world.start_daemons().await;
     // What the disk gets by itself it gets late.
     run(&world.sql().await, "ALTER SYSTEM SET wal_writer_delay = '10s'").await;
