@@ -30,6 +30,6 @@ mod _core {
         convert::{Failure, Foreign},
         registration::Registration,
         router::{Router, Target},
-        runtime::{after_fork, drain, fileno},
+        runtime::{after_fork_in_child, after_fork_in_parent, before_fork, drain, fileno},
     };
 }

@@ -4,11 +4,13 @@
 //! parent, whose threads it does not have.
 
 use std::{
+    cell::RefCell,
     future, process,
     sync::{Mutex, PoisonError},
     thread,
 };
 
+use musterd_client::Fork;
 use pyo3::{exceptions::PyOSError, prelude::*};
 use tokio::runtime::{Builder, EnterGuard, Handle};
 
@@ -72,8 +74,27 @@ pub(crate) fn drain(py: Python<'_>) -> PyResult<Vec<(u64, &'static str, Py<PyAny
     events.into_iter().map(|event| event.into_python(py)).collect()
 }
 
-/// In a child after a fork: closes what it has inherited of its parent's connections.
+thread_local! {
+    /// The fork that this thread is about to make.
+    static FORK: RefCell<Option<Fork>> = const { RefCell::new(None) };
+}
+
+/// Before a fork: waits until no connection is being opened or closed, which takes no GIL.
 #[pyfunction]
-pub(crate) fn after_fork() {
-    musterd_client::close_inherited_sockets();
+pub(crate) fn before_fork() {
+    FORK.set(Some(Fork::prepare()));
+}
+
+/// After a fork, in the parent.
+#[pyfunction]
+pub(crate) fn after_fork_in_parent() {
+    FORK.set(None);
+}
+
+/// After a fork, in the child: closes what it has inherited of its parent's connections.
+#[pyfunction]
+pub(crate) fn after_fork_in_child() {
+    if let Some(fork) = FORK.take() {
+        fork.close_inherited_sockets();
+    }
 }

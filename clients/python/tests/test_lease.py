@@ -36,7 +36,8 @@ took = hold(float(sys.argv[2]))
 assert took > registration.lease.ttl * 2 / 3, took
 lease = registration.require()
 seen = []
-while (event := states.get(0.2)) is not None: seen.append(event)
+while (event := states.get(0.2)) is not None:
+    if isinstance(event, musterd.Lost): seen.append(event)
 print(lease, [type(event).__name__ for event in seen])
 """
     with Script(text, daemon.address, name, str(seconds), str(ttl)) as script:
@@ -44,7 +45,7 @@ print(lease, [type(event).__name__ for event in seen])
         with Watch(name, daemon) as watch:
             header, snapshot = watch.line(), watch.line()
             assert "LEASE" in header and f" {lease} " in snapshot
-            assert script.line() == f"{lease} []", "the lease was doubtful or lost"
+            assert script.line() == f"{lease} []", "the lease was lost"
             code, _, errors = script.end(600)
             assert code == 0, errors
             changes = watch.stop()
@@ -62,11 +63,14 @@ def test_gil_held_for_20_s_loses_no_beat(daemon: Daemon) -> None:
 
 def test_blocked_loop_loses_no_beat(daemon: Daemon) -> None:
     async def main() -> None:
-        async with musterd.register("blocked_loop", port=1, ttl=2) as registration:
+        async with musterd.register("blocked_loop", port=1, ttl=4) as registration:
             lease, events = registration.require(), registration.events()
-            # The test blocks the loop on purpose.
-            threading.Event().wait(3)
-            assert registration.require() == lease and events.get(0) is None
+            # The test blocks the loop on purpose, for longer than the TTL.
+            threading.Event().wait(6)
+            assert registration.require() == lease
+            # On a loaded machine a beat may be late, but none is lost.
+            while (event := events.get(0)) is not None:
+                assert not isinstance(event, Lost)
 
     asyncio.run(main())
 

@@ -54,7 +54,7 @@ pub use model::{Death, DeathReason, Filter, Instance, Status};
 pub use reads::{Found, Page, Resolved, ResolvedAll};
 pub use reason::{Kind, Reason};
 pub use router::{NoTarget, Router, RouterSettings, Target};
-pub use sockets::close_inherited_sockets;
+pub use sockets::Fork;
 pub use tls::{Tls, TlsFailure};
 pub use token::Token;
 pub use watch::{Batch, Change, Step, Watch};

@@ -8,7 +8,7 @@ use std::{
     io,
     os::fd::RawFd,
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -17,18 +17,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 static OPEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
-/// Closes this process's copies of the sockets that its parent's clients use. To be called in a child right after the fork,
-/// before it makes a client; what it has inherited of clients and registrations must then be neither used nor dropped.
-///
-/// If another thread of the parent was opening or closing a connection at the moment of the fork, the copies stay open.
-pub fn close_inherited_sockets() {
-    let mut open = match OPEN.try_lock() {
-        Ok(open) => open,
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(TryLockError::WouldBlock) => return,
-    };
-    for socket in std::mem::take(&mut *open) {
-        let _ = unistd::close(socket);
+/// A fork that is about to happen, or has happened. While this exists, no connection is opened or closed, so that the child
+/// knows each socket of its parent.
+#[derive(Debug)]
+#[must_use]
+pub struct Fork(MutexGuard<'static, BTreeSet<RawFd>>);
+
+impl Fork {
+    /// To be called right before a fork. The parent drops it right after.
+    pub fn prepare() -> Self {
+        Self(open())
+    }
+
+    /// In the child: closes its copies of the sockets that its parent's clients use. What it has inherited of clients and
+    /// registrations must be neither used nor dropped.
+    pub fn close_inherited_sockets(mut self) {
+        for socket in std::mem::take(&mut *self.0) {
+            let _ = unistd::close(socket);
+        }
     }
 }
 
@@ -111,7 +117,7 @@ mod tests {
         let (inherited, mut peer) = UnixStream::pair().unwrap();
         drop(Tracked::new(kept.as_raw_fd(), ()));
         let tracked = Tracked::new(inherited.into_raw_fd(), ());
-        close_inherited_sockets();
+        Fork::prepare().close_inherited_sockets();
         assert_eq!(peer.read(&mut [0]).unwrap(), 0);
         (&kept).write_all(&[1]).unwrap();
         assert_eq!(peer_of_kept.read(&mut [0]).unwrap(), 1);

@@ -158,7 +158,9 @@ def close_all(timeout: float = 1.0) -> None:
 def _after_fork() -> None:
     global _current, _lock
     _current, _lock = None, threading.Lock()
-    _core.after_fork()
+    _core.after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_core.before_fork, after_in_parent=_core.after_fork_in_parent, after_in_child=_after_fork
+)
