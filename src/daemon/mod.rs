@@ -361,6 +361,11 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let tls = parts.security.acceptor(Port::Grpc);
     let serving = server::serve(listener, tls, access, services, limits, parts.readiness.subscribe(), stop);
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
+    announce_ready(parts);
+}
+
+/// Logs once that the daemon is ready, when it is.
+fn announce_ready(parts: &Parts) {
     let mut ready = parts.readiness.subscribe();
     let Identity { daemon_id, address, .. } = parts.identity.clone();
     let stopping = parts.lifecycle.token(Stage::Readiness);
