@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_not_taken_over_the_time_in_which_nobody_asked() {
+    fn rate_excludes_the_time_without_requests() {
         let (mut history, began) = (BeatHistory::default(), Instant::now());
         history.observe(began, 0, 120_000, TTL);
         let later = began + Duration::from_secs(3_600);

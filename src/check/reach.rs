@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_answers_is_known_by_the_first_bytes() {
+    fn server_is_recognized_by_its_first_bytes() {
         for (answer, speaks) in [
             (&b"\0\0\x18\x04\0\0\0\0\0"[..], Speaks::Http2),
             (b"HTTP/1.1 400 Bad Request\r\n", Speaks::Http1),

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_decide_who_is_a_candidate() {
+    fn flags_decide_which_instances_are_candidates() {
         let zone = |zone: &str| BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
         let mut one = instance(1, 5);
         let read = |excluded: &[Uuid], labels| candidate(&one, excluded, &labels).expect("readable");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_row_is_whom_resolve_gives() {
+    fn first_row_is_the_resolved_instance() {
         let all = [instance(2, 9), instance(1, 5)];
         let candidates: Vec<_> = all.iter().filter_map(|one| candidate(one, &[], &BTreeMap::new())).collect();
         let explained = explain(&candidates);

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn each_candidate_is_told_whom_it_lost_to_and_on_which_rule() {
+    fn each_candidate_names_the_winner_and_the_rule() {
         let suspect = Candidate { suspect: true, ..alive(1, 10) };
         let said = told(&[alive(4, 30), suspect, alive(3, 20), alive(2, 20)]);
         let by = format!("outranked by {}", id(2));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_never_considered_is_told_why() {
+    fn excluded_instance_names_its_reason() {
         let with = |instance, status| Candidate { status, ..alive(instance, 1) };
         let dead = |instance, death| Candidate { status: InstanceStatus::Dead, death, ..alive(instance, 1) };
         let candidates = [
@@ -350,7 +350,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn candidates_come_first_in_the_order_of_their_ranks_and_nobody_is_left_out(
+        fn candidates_come_first_by_rank_and_none_is_left_out(
             candidates in vec(candidate(), 0..12),
         ) {
             let explained = explain(&candidates);

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_to_be_looked_at_sooner_is_and_only_then() {
+    fn lease_scheduled_sooner_is_due_then_and_once() {
         let (schedule, lease) = (Schedule::default(), lease(7));
         schedule.put(Arc::clone(&lease), 9_000);
         schedule.put(Arc::clone(&lease), 20_000);

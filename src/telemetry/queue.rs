@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn stalled_reader_makes_nobody_wait_and_its_lost_lines_are_counted() {
+    fn stalled_reader_blocks_no_writer_and_its_lost_lines_are_counted() {
         let (queue, (mut near, far)) = (Queue::new(), UnixStream::pair().unwrap());
         // The far end is never read: the socket's buffer fills, and the next write blocks.
         queue.start(near.try_clone().unwrap(), |_| {}).unwrap();

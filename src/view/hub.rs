@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_taken_is_let_go_by_size_the_oldest_first_and_never_the_latest() {
+    fn unread_batches_are_dropped_by_size_oldest_first() {
         let mut recent = Recent::default();
         let slots: Vec<_> = (0..6).map(|_| slot()).collect();
         for (slot, bytes) in slots.iter().zip([1, BYTES_MAX / 2, BYTES_MAX / 2, 1, 1, 2 * BYTES_MAX]) {

@@ -370,7 +370,7 @@ fn a_snapshot_that_a_reader_holds_does_not_change() {
 }
 
 #[test]
-fn who_was_away_for_more_changes_than_are_kept_begins_anew() {
+fn watcher_behind_the_kept_changes_is_reset() {
     let mut both = Both::new();
     for instance in 0..=CHANGES_MAX as u128 {
         both.apply(&alive(instance, 1));

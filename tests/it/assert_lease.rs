@@ -110,7 +110,7 @@ async fn the_reaper_passes_over_an_asserted_lease_and_comes_back_for_it() {
 }
 
 #[tokio::test]
-async fn a_rotation_waits_for_whoever_has_asserted_a_lease_while_others_pass() {
+async fn rotation_waits_for_an_asserted_lease_while_others_pass() {
     let registry = scene().await;
     let client = &registry.client;
     let application = asserted(&registry, 1).await;
@@ -143,7 +143,7 @@ async fn a_rotation_gives_up_after_its_lock_timeout_and_has_changed_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_asserts_after_a_death_or_a_rotation_has_begun_learns_of_it() {
+async fn assertion_after_a_death_or_rotation_began_fails() {
     let registry = scene().await;
     let client = &registry.client;
     let (first, second) = (assertion(client, 1).await, assertion(client, 2).await);
@@ -163,7 +163,7 @@ async fn whoever_asserts_after_a_death_or_a_rotation_has_begun_learns_of_it() {
 }
 
 #[tokio::test]
-async fn who_takes_the_place_of_an_ended_lease_that_is_still_asserted_makes_nobody_wait() {
+async fn replacing_an_asserted_ended_lease_blocks_no_caller() {
     let registry = scene().await;
     let application = asserted(&registry, 1).await;
     let other = impatient(&registry).await;
@@ -176,7 +176,7 @@ async fn who_takes_the_place_of_an_ended_lease_that_is_still_asserted_makes_nobo
 }
 
 #[tokio::test]
-async fn who_was_alive_at_a_time_is_told_by_the_rows_that_are_kept() {
+async fn instances_alive_at_a_time_follow_from_the_kept_rows() {
     let registry = scene().await;
     let client = &registry.client;
     let at = |clock: &str| format!("'2026-01-01 {clock}+00'::timestamptz");

@@ -71,7 +71,7 @@ async fn each_name_is_answered_in_its_place_with_an_instance_or_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_choice_holds_for_every_name_and_chance_is_drawn_anew_for_each() {
+async fn choice_holds_for_every_name_and_chance_is_drawn_for_each() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let (mut registry, mut discovery) = (daemon.registry().await, daemon.discovery().await);

@@ -125,7 +125,7 @@ async fn an_oversized_request_ends_its_stream_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_read_its_answers_costs_nobody_else_anything() {
+async fn client_that_does_not_read_costs_other_clients_nothing() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;

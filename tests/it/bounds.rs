@@ -61,7 +61,7 @@ async fn resolves(served: &Served, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watchers_that_stop_reading_cost_bounded_memory_and_nobody_else_anything() {
+async fn watchers_that_stop_reading_cost_bounded_memory_and_delay_no_other() {
     const INSTANCES: u128 = 256;
     const ROUNDS: usize = 16;
     let served = Served::start().await;
@@ -270,7 +270,7 @@ async fn hostile_watch(served: &Served, request: HostileWatch) -> Result<WatchRe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_sent_to_resume_from_is_refused_or_reset_and_harms_nobody() {
+async fn any_resume_position_is_refused_or_reset_without_harm() {
     let served = Served::start().await;
     served.clients.register(registration(1, "organ")).await;
     let own = hostile_watch(&served, HostileWatch::default()).await.unwrap();

@@ -223,7 +223,7 @@ async fn a_reader_that_leaves_ends_a_watch_quietly_and_one_that_stops_reading_do
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bookmarks_are_printed_only_for_those_who_ask() {
+async fn bookmarks_are_printed_on_request_only() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;

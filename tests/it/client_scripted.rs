@@ -321,7 +321,7 @@ async fn silent_daemon_has_its_share_of_the_time_only() {
 }
 
 #[tokio::test]
-async fn word_of_a_daemon_is_told_before_a_broken_connection_and_nobody_there_names_all() {
+async fn answer_wins_over_a_broken_connection_and_unreachable_names_all() {
     let deregister = Some((Code::Unavailable, "DATABASE_UNAVAILABLE"));
     let (_refuses, addr) = Scripted::start(Script { deregister, ..Script::default() });
     let error = client(&[&addr, "127.0.0.1:1"]).deregister(Uuid::nil()).await.unwrap_err();

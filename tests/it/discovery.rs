@@ -50,7 +50,7 @@ async fn the_longest_serving_alive_instance_is_resolved_until_it_stops_serving()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_resolved_who_is_not_alive_in_the_current_epoch() {
+async fn resolve_returns_only_instances_alive_in_the_current_epoch() {
     let served = Served::start().await;
     let clients = &served.clients;
     let unknown = refusal(clients.resolve("organ", 0).await);

@@ -24,7 +24,7 @@ const STAMPS_FROM_THE_FUTURE: &str = "
          + (SELECT count(*) FROM cluster_metadata WHERE released_until > muster_now())";
 
 #[tokio::test]
-async fn a_clock_that_jumps_forward_kills_nobody_who_is_heard_afterwards() {
+async fn clock_that_jumps_forward_expires_no_lease_that_beats_afterwards() {
     let registry = fleet(3, true).await;
     let client = &registry.client;
     run(client, &format!("UPDATE registry_instance SET ttl_ms = 60000 WHERE instance_id = '{}'", id(1))).await;
@@ -41,7 +41,7 @@ async fn a_clock_that_jumps_forward_kills_nobody_who_is_heard_afterwards() {
 }
 
 #[tokio::test]
-async fn callers_who_expect_nothing_kill_nobody_either_when_the_clock_jumps() {
+async fn callers_that_expect_nothing_expire_no_lease_when_the_clock_jumps() {
     let registry = fleet(3, true).await;
     let client = &registry.client;
     set_clock(client, "10 s").await;
@@ -63,7 +63,7 @@ async fn a_clock_that_is_off_by_half_a_second_holds_nothing() {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_back_kills_nobody_and_keeps_nobody_alive() {
+async fn clock_that_jumps_back_neither_expires_nor_keeps_a_lease() {
     let registry = fleet(3, true).await;
     let client = &registry.client;
     run(client, "SELECT muster_hold_expiry('of a wrong clock', 3600000); SELECT muster_release_expiry(300000)").await;

@@ -33,7 +33,7 @@ async fn dead(caller: &Caller, instance_id: &str) -> v1::Instance {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_stops_beating_is_suspected_ranks_last_and_dies_on_every_daemon() {
+async fn silent_instance_is_suspect_ranks_last_and_dies_on_every_daemon() {
     let database = TestDatabase::create().await;
     let (first, second) = tokio::join!(Daemon::start(database.url()), Daemon::start(database.url()));
     let callers = [Caller::of(&first), Caller::of(&second)];
@@ -73,7 +73,7 @@ async fn who_stops_beating_is_suspected_ranks_last_and_dies_on_every_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_beats_lives_on_while_each_of_the_silent_dies_by_its_own_ttl() {
+async fn beating_lease_lives_while_silent_ones_die_by_their_own_ttl() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);

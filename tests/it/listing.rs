@@ -130,7 +130,7 @@ async fn pages_of_any_size_hold_each_instance_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_there_all_the_time_is_on_one_page_whatever_changes_in_between() {
+async fn stable_instance_is_on_exactly_one_page_despite_changes() {
     let served = Served::start().await;
     populate(&served.clients).await;
     let there: Vec<_> = served.clients.everything().await.iter().map(key).collect();

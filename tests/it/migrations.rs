@@ -67,7 +67,7 @@ async fn an_empty_database_gets_every_migration_and_the_second_run_does_nothing(
 }
 
 #[tokio::test]
-async fn status_tells_what_was_applied_when_and_by_whom() {
+async fn status_shows_what_was_applied_when_and_by_which_role() {
     let database = TestDatabase::create().await;
     let before = migrate::status(database.url()).await.unwrap();
     assert_eq!(before.iter().map(|status| status.version).collect::<Vec<_>>(), versions());
@@ -203,7 +203,7 @@ async fn a_migration_that_fails_leaves_nothing_of_itself() {
 }
 
 #[tokio::test]
-async fn a_migration_waits_for_those_who_use_the_tables_but_not_for_ever() {
+async fn migration_waits_for_sessions_that_use_the_tables_but_not_for_ever() {
     let database = TestDatabase::create().await;
     migrate::up_to(database.url(), 12).await.unwrap();
     let client = connect(database.url()).await;

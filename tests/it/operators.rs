@@ -115,7 +115,7 @@ async fn operator_call_is_shown_by_the_daemon_that_answered_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hold_keeps_everybody_alive_on_every_daemon_until_it_is_released() {
+async fn hold_pauses_expiry_on_every_daemon_until_it_is_released() {
     let (database, daemons, callers) = pair().await;
     let [here, there] = &callers;
     let held = hold(here, Some(seconds(600)), "work on the network").await.unwrap();
@@ -242,7 +242,7 @@ async fn a_lease_is_checked_on_any_daemon_and_refused_as_a_beat_would_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_alive_at_a_time_is_the_same_over_grpc_and_in_sql() {
+async fn instances_alive_at_a_time_are_the_same_over_grpc_and_in_sql() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);

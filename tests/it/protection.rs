@@ -52,7 +52,7 @@ async fn deaths_of_one_window_add_up() {
 }
 
 #[tokio::test]
-async fn whom_another_daemon_has_just_declared_dead_is_not_counted_twice() {
+async fn death_decided_by_another_daemon_is_not_counted_twice() {
     let registry = fleet(40, true).await;
     let client = &registry.client;
     silent(client, 8).await;
@@ -196,7 +196,7 @@ async fn a_hold_is_named_with_its_end_and_a_shorter_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn while_a_daemon_has_not_saved_for_3_s_nobody_dies() {
+async fn no_lease_expires_while_a_daemon_has_not_saved_for_3_s() {
     let registry = fleet(5, true).await;
     let client = &registry.client;
     enter(client, 901).await;

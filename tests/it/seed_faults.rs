@@ -175,7 +175,7 @@ async fn dead_is_final() {
 }
 
 #[tokio::test]
-async fn the_status_of_nobody_cannot_be_set() {
+async fn status_of_an_unknown_instance_cannot_be_set() {
     let (old, new) = both().await;
     let answers = [refusal(&old.client, &status(1, "alive")).await, refusal(&new.client, &status(1, "alive")).await];
     assert_eq!(answers, ["", "MU004"]);

@@ -99,7 +99,7 @@ async fn a_living_instance_is_a_target_with_all_that_is_known_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_dead_or_has_no_address_is_no_target_and_an_empty_list_is_the_truth() {
+async fn dead_and_addressless_instances_are_no_targets() {
     let served = Served::start().await;
     assert_eq!(list(&served.daemon, "").await, Vec::<Value>::new());
     let starting = v1::RegisterRequest { initial_status: InstanceStatus::Starting.into(), ..at(1, "organ") };

@@ -134,7 +134,7 @@ async fn an_expiry_through_sql_shows_and_spares_those_with_a_longer_ttl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_beats_through_sql_lives_among_those_who_beat_at_the_daemon() {
+async fn instance_that_beats_through_sql_lives_beside_grpc_instances() {
     let scene = Scene::set().await;
     make_alive(&scene.client, 1, "mixed", 100).await;
     run(&scene.client, "UPDATE registry_instance SET ttl_ms = 3000").await;
@@ -164,7 +164,7 @@ async fn who_beats_through_sql_lives_among_those_who_beat_at_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_views_agree_with_the_daemon_whoever_registered() {
+async fn both_views_agree_with_the_daemon_for_every_way_to_register() {
     let scene = Scene::set().await;
     make_alive(&scene.client, 1, "a", 100).await;
     make_alive(&scene.client, 2, "b", 100).await;

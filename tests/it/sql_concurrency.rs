@@ -128,7 +128,7 @@ async fn two_operators_notice_each_other() {
 }
 
 #[tokio::test]
-async fn beats_wait_for_nobody_who_changes_membership() {
+async fn beats_do_not_wait_for_membership_changes() {
     let registry = registry().await;
     make_alive(&registry.client, 1, "organ", 100).await;
     let lease = field(&registry.client, 1, "lease_id").await;

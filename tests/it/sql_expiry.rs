@@ -110,7 +110,7 @@ async fn the_reaper_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_death_for_silence_says_when_why_and_by_whom() {
+async fn stale_death_records_time_reason_and_decider() {
     let registry = registry().await;
     let client = &registry.client;
     make_alive(client, 1, "organ", 100).await;

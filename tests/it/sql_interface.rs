@@ -177,7 +177,7 @@ async fn a_lease_that_was_replaced_cannot_touch_its_successor() {
 }
 
 #[tokio::test]
-async fn an_instance_of_an_old_epoch_can_only_die_or_register_anew() {
+async fn instance_of_an_old_epoch_can_only_die_or_register_again() {
     let Registry { client, database: _database } = &registry().await;
     apply(client, json!([with(registration(1), "status", "alive"), with(registration(2), "status", "alive")])).await;
     run(client, &format!("SELECT set_current_epoch('{}')", id(101))).await;
@@ -273,7 +273,7 @@ async fn rows_written_by_hand_go_through_the_revision() {
 }
 
 #[tokio::test]
-async fn deleted_rows_make_readers_load_everything_anew() {
+async fn deleted_rows_make_readers_reload() {
     let Registry { client, database: _database } = &registry().await;
     apply(client, json!([registration(1), registration(2), registration(3), status(3, "dead")])).await;
     let history = "SELECT history_id FROM cluster_metadata";

@@ -214,7 +214,7 @@ async fn a_ca_that_is_replaced_on_disk_counts_from_the_next_connection_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_warns_of_encryption_that_checks_nobody() {
+async fn daemon_warns_of_encryption_without_verification() {
     let server = TlsPostgres::start().await;
     let daemon = Daemon::start(&server.url(SCRAM, "localhost", "sslmode=require")).await;
     let log = daemon.log();

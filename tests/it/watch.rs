@@ -121,7 +121,7 @@ async fn resuming_from_any_revision_on_any_daemon_equals_never_having_stopped() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_continued_is_reset_and_begins_anew() {
+async fn stream_that_cannot_continue_is_reset_and_sends_a_snapshot() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
@@ -154,7 +154,7 @@ async fn what_cannot_be_continued_is_reset_and_begins_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_id_that_was_registered_under_another_name_is_gone_for_who_resumes_at_the_former() {
+async fn resume_on_old_name_reports_renamed_instance_gone() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;

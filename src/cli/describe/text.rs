@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_instance_tells_why_when_and_by_whom() {
+    fn dead_instance_shows_reason_time_and_decider() {
         let mut one = dead(7, 917);
         (one.lease_id, one.last_beat) = (7, at(900));
         if let Some(death) = &mut one.death {

@@ -99,7 +99,7 @@ fn the_status_in_the_headers_counts_at_once() {
 }
 
 #[test]
-fn an_answer_that_nobody_waits_for_counts_as_canceled() {
+fn answer_without_a_waiting_caller_counts_as_canceled() {
     let answer = Answer { headers: HeaderMap::new(), trailers: Some(status("0")) };
     assert!(counted(BEAT, answer, 1).contains(r#"grpc_code="Canceled"} 1"#));
 }

@@ -150,7 +150,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn nobody_who_is_overdue_or_suspect_is_passed_over(events in events()) {
+    fn overdue_and_suspect_leases_are_all_found(events in events()) {
         let mut world = World::new();
         for event in events {
             world.happens(&event);
@@ -165,7 +165,7 @@ proptest! {
 }
 
 #[test]
-fn who_beats_in_time_is_looked_at_once_an_interval() {
+fn lease_that_beats_in_time_is_examined_once_an_interval() {
     let world = World::new();
     let interval_ms = world.rows[0].ttl.beat_interval_ms();
     let mut looks = 0;

@@ -67,7 +67,7 @@ async fn resolve_prints_the_best_instance_as_table_and_as_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_found_ends_with_4_and_nobody_there_with_3() {
+async fn unknown_name_exits_4_and_unreachable_daemon_exits_3() {
     let database = TestDatabase::create().await;
     let (daemon, _) = scene(&database).await;
     let unknown = ask(&daemon, &["resolve", "nobody"]).await;

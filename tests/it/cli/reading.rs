@@ -160,7 +160,7 @@ async fn a_name_that_is_almost_right_is_suggested() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_whether_all_is_well_and_which_names_nobody_serves() {
+async fn status_shows_health_and_unserved_names() {
     let database = TestDatabase::create().await;
     let (daemon, [best, ..]) = scene(&database).await;
     let text = shown(&daemon, &["status"]).await;

@@ -145,7 +145,7 @@ async fn daemon_of_few_rights_names_the_session_that_blocks_changes() {
 }
 
 #[tokio::test]
-async fn with_the_password_of_a_daemon_nobody_can_delete_forge_or_change_anything_by_hand() {
+async fn daemon_password_permits_no_delete_forgery_or_manual_change() {
     let registry = with_roles().await;
     run(&registry.client, "SELECT muster_ensure_epoch('test')").await;
     let client = connect(&url_for(&registry.database, "musterd_daemon")).await;
@@ -291,7 +291,7 @@ async fn seed_system(owner: &str) -> TestDatabase {
 }
 
 #[tokio::test]
-async fn callers_of_the_seed_system_keep_their_rights_whoever_migrates() {
+async fn callers_of_seedcore_keep_their_rights_for_any_migrating_role() {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     let (owner, writer, stranger) = (format!("seed_{unique}"), format!("actor_{unique}"), format!("other_{unique}"));
     let database = seed_system(&owner).await;
@@ -358,7 +358,7 @@ async fn writers_keep_their_calls_and_strangers_gain_none_between_migrations() {
 }
 
 #[tokio::test]
-async fn what_runs_with_the_rights_of_its_owner_is_pinned_and_nobody_elses_to_call() {
+async fn security_definer_functions_are_pinned_and_not_public() {
     let registry = Registry::head().await;
     let definers = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef";
     assert!(get::<i64>(&registry.client, definers).await >= 20);

@@ -83,7 +83,7 @@ async fn a_socket_without_a_file_is_heard_on_too_and_none_without_a_watchdog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_where_nobody_listens_does_not_keep_the_daemon_from_its_work() {
+async fn notify_socket_without_listener_does_not_stop_the_daemon() {
     let database = TestDatabase::create().await;
     let flags = ["--database-url", database.url()];
     let daemon = Daemon::spawn_in(&[("NOTIFY_SOCKET", "/nowhere/notify")], &flags).await;

@@ -35,7 +35,7 @@ async fn go_on(actors: &[Actor], beats: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_clock_that_is_stepped_again_and_again_kills_nobody_who_beats() {
+async fn stepped_database_clock_expires_no_lease_that_beats() {
     let sql = Registry::head().await;
     let url = sql.database.url();
     let daemons: [Daemon; 2] =
@@ -78,7 +78,7 @@ async fn dead(sql: &Registry, logical_id: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_stands_still_and_goes_on_kills_nobody_with_what_it_believed() {
+async fn paused_daemon_expires_no_lease_by_what_it_knew_before() {
     let sql = Registry::head().await;
     let url = sql.database.url();
     let daemons: [Daemon; 2] =

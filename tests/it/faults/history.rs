@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_nobody_ended_is_unknown() {
+    fn call_without_an_end_is_unknown() {
         let history = History::begin();
         let open = history.invoke(1, 0, 1, Op::Beat { lease: 7 });
         let done = history.invoke(2, 0, 1, Op::Beat { lease: 8 });

@@ -238,7 +238,7 @@ async fn a_call_that_is_written_frame_by_frame_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_http2_peers_stay_within_bounds_and_disturb_nobody() {
+async fn hostile_http2_peers_stay_within_bounds_and_disturb_no_client() {
     let scene = Scene::start().await;
     let before = memory_kib(&scene.daemon);
     let mut dice = Dice::new(11);
@@ -307,7 +307,7 @@ async fn connection_whose_frames_force_resets_is_closed_within_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_http2_is_cut_off_and_so_is_who_never_begins() {
+async fn peers_without_http2_and_silent_peers_are_cut_off() {
     let scene = Scene::start().await;
     let mut dice = Dice::new(12);
     let noise = (0..20).map(|_| (0..100).flat_map(|_| dice.next().to_be_bytes()).collect::<Vec<u8>>());

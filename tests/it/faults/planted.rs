@@ -299,7 +299,7 @@ async fn a_late_deregistration_that_ends_the_next_lease_is_caught() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_die_again_and_again_are_caught() {
+async fn leases_that_die_twice_are_caught() {
     let mut world = world(2).await;
     plant(&world, "muster_reap_rows", &[("instance.status <> 'dead'", "true")]).await;
     world.populate(Population { quitters: 4, writers: 0, ..FEW });
@@ -330,7 +330,7 @@ async fn beats_that_are_acknowledged_and_not_saved_are_caught() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_silent_who_are_never_declared_dead_are_caught() {
+async fn silent_leases_that_never_expire_are_caught() {
     let mut world = world(2).await;
     plant(&world, "muster_reap_rows", &[("LIMIT p_limit", "LIMIT 0")]).await;
     world.populate(Population { quitters: 3, writers: 0, ..FEW });

@@ -93,7 +93,7 @@ impl Traffic {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn functions_that_are_put_back_under_load_disturb_nobody() {
+async fn functions_restored_under_load_disturb_no_caller() {
     let traffic = Traffic::begin().await;
     let url = traffic.sql.database.url();
     for round in 0..5 {

@@ -36,7 +36,7 @@ async fn without_a_fault_every_promise_holds_and_the_silent_are_found_in_time() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_who_fall_silent_at_once_are_declared_dead_bit_by_bit() {
+async fn many_leases_silent_at_once_expire_bit_by_bit() {
     let mut world = World::shared(2, seed(1)).await;
     world.start_daemons().await;
     let population = Population { actors: 45, quitters: 20, writers: 0, watchers: 2, ..Population::default() };
@@ -87,7 +87,7 @@ async fn what_others_do_in_the_database_costs_nothing_that_was_promised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_herd_that_reconnects_at_once_loses_nobody() {
+async fn reconnecting_herd_loses_no_lease() {
     let population = Population { actors: 300, routers: 1, writers: 2, ..Population::default() };
     singly("herd", population, &[Herd, KillDaemon]).await;
 }

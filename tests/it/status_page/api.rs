@@ -124,7 +124,7 @@ async fn an_instance_looks_as_the_command_line_prints_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn explain_begins_with_whom_resolve_gives_and_names_each_reason() {
+async fn explain_begins_with_the_resolved_instance_and_names_each_reason() {
     let served = Served::start().await;
     fleet(&served.clients).await;
     let (_, explained) = ask(&served.daemon, "explain?name=organ").await;
@@ -244,7 +244,7 @@ async fn events_carry_the_summary_until_the_daemon_leaves_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_are_bounded_and_who_comes_too_late_is_told_what_to_do() {
+async fn streams_are_bounded_and_the_refusal_says_what_to_do() {
     let served = Served::start().await;
     let mut open = Vec::new();
     for number in 0..musterd::api::status_cache::STREAMS_MAX {

@@ -140,7 +140,7 @@ fn a_row_that_changed_behind_the_audit_is_lost() {
 }
 
 #[test]
-fn what_nobody_asked_for_or_what_was_refused_is_a_phantom() {
+fn record_without_a_request_or_with_a_refusal_is_a_phantom() {
     let mut story = Story::good();
     story.change(9 * SECOND, row(7, 4, 4, "alive"), "c4", None, None);
     assert_eq!(story.clone().breaks(), [Rule::Phantom]);
