@@ -213,6 +213,8 @@ async fn the_example_has_every_key_with_its_default_and_is_valid() {
     let ca = files.write("ca.pem", &authority.pem());
     let (certificate, key) = authority.sign(&["localhost"], "localhost", false);
     files.write("server.key", &key);
+    files.write("tokens", "");
+    files.write("policy.toml", "[[rule]]\nwho = ['token/a']\nmay = ['read']\non = ['*']\n");
     files.write("clients.crl", &authority.revoke(&certificate));
     let directory = files.write("server.pem", &certificate).replace("/server.pem", "");
     let uncommented: Vec<&str> = text
