@@ -97,6 +97,7 @@ async fn upgrade(args: UpgradeArgs) -> Result<(), Error> {
         durability: Durability::Full,
     };
     let Some(upgrade) = Upgrade::begin(&options, args.old_postgres_bin_dir.as_deref()).await? else {
+        output::print_answer(args.output.output, || json!({ "moved": false }), Vec::new, String::new)?;
         output::note("the private PostgreSQL has the major version of these server programs, nothing to do");
         return Ok(());
     };
@@ -117,7 +118,7 @@ fn show(args: &OutputArgs, copied: &Copied, finished: &Finished) -> Result<(), E
         args.output,
         || {
             json!({
-                "from": from, "to": to, "kept": kept.display().to_string(),
+                "moved": true, "from": from, "to": to, "kept": kept.display().to_string(),
                 "instances": instances, "epochNumber": epoch_number, "revision": revision,
             })
         },
