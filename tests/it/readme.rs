@@ -18,8 +18,10 @@ use musterd::{
 
 use crate::harness::{
     daemon::Daemon,
-    postgres::TestDatabase,
+    postgres::{BOUND, TestDatabase},
+    registry::run,
     served::{Served, registration},
+    wait::wait_until,
 };
 
 /// README.md and the pages it leads to, one after the other.
@@ -137,7 +139,13 @@ async fn what_prometheus_is_given_is_told_of() {
         ..registration(1, "organ")
     };
     served.clients.register(everything).await;
-    let (_, listed) = served.daemon.http_get("/sd/prometheus").await.unwrap();
+    // A daemon without a policy names no owner.
+    run(&served.sql.client, "UPDATE registry_instance SET owner = 'token/a'").await;
+    let listed = wait_until("the owner in the list of targets", BOUND, async || {
+        let (_, listed) = served.daemon.http_get("/sd/prometheus").await.unwrap();
+        if listed.contains("token/a") { Ok(listed) } else { Err(listed) }
+    })
+    .await;
     let names = |text: &str, start: &str| -> BTreeSet<String> {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         words.filter(|word| word.starts_with(start)).map(str::to_owned).collect()
