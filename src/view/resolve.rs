@@ -55,7 +55,7 @@ pub enum ResolveError {
 /// Chooses a live instance of a logical id at `now_ms`.
 ///
 /// # Errors
-/// [`Nobody`] says whether the name is known.
+/// [`ResolveError`] says whether the name is known.
 pub fn resolve(snapshot: &Snapshot, logical_id: &str, choice: &Choice, now_ms: u64) -> Result<Chosen, ResolveError> {
     let (Some(name), Some(cluster)) = (snapshot.name(logical_id), snapshot.cluster()) else {
         return Err(ResolveError::UnknownLogicalId);
