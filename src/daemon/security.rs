@@ -33,21 +33,13 @@ impl Security {
         let credentials = config.tls.clone().map(|files| Credentials::load(files, Clock::new())).transpose()?;
         let credentials = credentials.map(Arc::new);
         if let Some(credentials) = &credentials {
-            let reread = Arc::clone(credentials);
-            lifecycle.on_reload("TLS files", move || {
-                reread.reload().map(|changed| if changed { Reload::Changed } else { Reload::Unchanged })
-            });
-            let keeping = Arc::clone(credentials).keep_current(lifecycle.token(Stage::Servers));
-            lifecycle.spawn_essential(Stage::Servers, "TLS files", keeping);
+            let (reread, keeping) = (Arc::clone(credentials), Arc::clone(credentials));
+            follow(lifecycle, "TLS files", move || reread.reload(), |stop| keeping.keep_current(stop));
         }
         let policy = config.access.clone().map(|files| files.open(Clock::new())).transpose()?;
         if let Some(policy) = &policy {
-            let reread = policy.clone();
-            lifecycle.on_reload("policy", move || {
-                reread.reload().map(|changed| if changed { Reload::Changed } else { Reload::Unchanged })
-            });
-            let keeping = policy.clone().keep_current(lifecycle.token(Stage::Servers));
-            lifecycle.spawn_essential(Stage::Servers, "policy", keeping);
+            let (reread, keeping) = (policy.clone(), policy.clone());
+            follow(lifecycle, "policy", move || reread.reload(), |stop| keeping.keep_current(stop));
         }
         let (exposure, metrics) = (config.exposure(), InsecureMetrics::new());
         metrics.tls.set(f64::from(u8::from(exposure.without_tls)));
@@ -93,6 +85,21 @@ impl Security {
     pub(super) fn credentials(&self) -> Option<&Arc<Credentials>> {
         self.credentials.as_ref()
     }
+}
+
+/// Keeps a set of files up to date until the servers end, and reads it again at SIGHUP.
+fn follow<E, F>(
+    lifecycle: &Lifecycle,
+    what: &'static str,
+    reload: impl Fn() -> Result<bool, E> + Send + Sync + 'static,
+    keep_current: impl FnOnce(CancellationToken) -> F,
+) where
+    E: std::error::Error,
+    F: Future<Output = ()> + Send + 'static,
+{
+    lifecycle
+        .on_reload(what, move || reload().map(|changed| if changed { Reload::Changed } else { Reload::Unchanged }));
+    lifecycle.spawn_essential(Stage::Servers, what, keep_current(lifecycle.token(Stage::Servers)));
 }
 
 async fn remind(exposure: Exposure, stop: CancellationToken) {
