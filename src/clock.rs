@@ -49,7 +49,7 @@ impl Clock {
 
     /// Returns the wall clock of this machine, for people to read; never to judge a lease with.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the place everybody else is sent to")]
+    #[expect(clippy::disallowed_methods, reason = "this is the place that all other code is sent to")]
     pub fn wall(&self) -> DateTime<Utc> {
         Utc::now()
     }
@@ -58,7 +58,7 @@ impl Clock {
 /// What the database clock shows, as far as this daemon knows: from the last time that it was read. Clones share it.
 ///
 /// It lags by the way that answer took, and by what the two clocks have drifted apart since: good enough to say until
-/// when somebody waits, and never to judge a lease with.
+/// when a task waits, and never to judge a lease with.
 #[derive(Clone, Debug)]
 pub struct DatabaseClock {
     clock: Clock,

@@ -6,7 +6,7 @@
 //!
 //! Histograms have fixed buckets: by default the exporter renders a histogram as a summary, whose quantiles
 //! cannot be added up over daemons. Recorded samples pile up in memory until they are sorted into buckets, which
-//! happens at each scrape; a daemon that nobody scrapes needs [`upkeep`] for that, or it grows without end.
+//! happens at each scrape; a daemon that is not scraped needs [`upkeep`] for that, or it grows without end.
 
 pub mod budget;
 pub mod handles;

@@ -85,7 +85,7 @@ pub mod codec {
 
 /// Messages whose parts are encoded beforehand.
 ///
-/// A change goes to every watcher, and an instance into many batches: encoding it anew for each would cost most of the
+/// A change goes to every watcher, and an instance into many batches: encoding it again for each would cost most of the
 /// time. An embedded message and a field of bytes look the same on the wire, so these types carry encoded messages
 /// where `proto/muster/v1/discovery.proto` has embedded ones; that text is the interface, and a test holds the two
 /// against each other. A Rust client decodes a part with the type named at its field.

@@ -1,6 +1,6 @@
 //! The summary, pushed once a second as server-sent events.
 //!
-//! Everybody is sent the same bytes, and nothing queues: a reader that falls behind gets the summary of the moment when it
+//! All readers are sent the same bytes, and nothing queues: a reader that falls behind gets the summary of the moment when it
 //! reads again. Who does not read at all is closed by the listener; who comes when all places are taken is told so, and
 //! asks for the summary now and then instead.
 

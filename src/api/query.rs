@@ -1,7 +1,7 @@
 //! The query of a URL: known parameters only, decoded strictly.
 //!
 //! A filter that is misspelt must not become a filter that is not there: Prometheus would scrape the whole fleet
-//! instead of ten instances, and nobody would see why. So a parameter that is unknown, given twice or not UTF-8 is
+//! instead of ten instances, without a visible reason. So a parameter that is unknown, given twice or not UTF-8 is
 //! refused, by name.
 
 use std::collections::HashMap;

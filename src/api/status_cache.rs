@@ -154,7 +154,7 @@ impl StatusCache {
         if let Some(published) = self.published() {
             return Ok(published);
         }
-        // In a task of its own: one who goes away while it is made must not make the next one begin anew.
+        // In a task of its own: a request that ends while it is made must not make the next one begin again.
         let cache = self.clone();
         #[expect(clippy::disallowed_methods, reason = "waited for right here, which learns of its panic")]
         let published = tokio::spawn(async move { cache.publish().await });
@@ -168,7 +168,7 @@ impl StatusCache {
 
     async fn publish(&self) -> Arc<Published> {
         let mut state = self.inner.state.lock().await;
-        // Whoever waited for the same finds it.
+        // A request that waited for the same finds it.
         if let Some(published) = self.published() {
             return published;
         }

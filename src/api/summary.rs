@@ -1,4 +1,4 @@
-//! `GET /api/v1/summary`: the answer to "is it well?" in one object, made once a second for everybody.
+//! `GET /api/v1/summary`: the answer to "is it well?" in one object, made once a second for all readers.
 
 use std::time::Duration;
 

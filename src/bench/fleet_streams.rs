@@ -140,7 +140,7 @@ impl FleetStream {
             if let Some(before) = next.sent.replace(now) {
                 seen.gaps.add(now - before);
             }
-            // One that has ended has been counted; its owner would register anew.
+            // One that has ended has been counted; its owner would register again.
             let ended = answer.exceptions.iter().filter(|it| it.reason() != v1::ErrorReason::NotYetSeen);
             let ended: HashSet<u64> = ended.map(|ended| ended.lease_id).collect();
             next.lease_ids.retain(|lease_id| !ended.contains(lease_id));

@@ -128,7 +128,7 @@ impl Schedule {
             let next = (self.began + due(released, rate)).min(self.ends);
             std::thread::sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)));
         }
-        // Whoever waits is told the end.
+        // A task that waits is told the end.
         self.released.close();
     }
 

@@ -172,7 +172,7 @@ async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster
             let fix = "if the daemon is starting, wait; if not, its log says what it waits for";
             Some(Finding::fail("http", found, fix))
         }
-        // Somebody else's port: a guess proves nothing.
+        // A port of another program: a guess proves nothing.
         Ok(_) | Err(_) if !is_asked_for && told.is_none() => None,
         Ok((421, _)) => {
             let fix = "start the daemon with --http-host NAME (MUSTERD_HTTP_HOST), or use its IP address";

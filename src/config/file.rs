@@ -21,7 +21,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::model::TextPosition;
 
-/// Where the file is looked for if nobody names one.
+/// Where the file is looked for if none is named.
 pub const DEFAULT_PATH: &str = "/etc/musterd/musterd.toml";
 /// The longest file that is read, in bytes.
 pub const FILE_MAX_BYTES: u64 = 1 << 20;

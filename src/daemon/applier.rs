@@ -18,7 +18,7 @@ use crate::{
     view::{Entry, ViewWriter},
 };
 
-/// Applies what the feed brings: to the leases first, then to the view, so that whoever waits for the view finds the
+/// Applies what the feed brings: to the leases first, then to the view, so that a call that waits for the view finds the
 /// leases up to date as well.
 #[derive(Debug)]
 pub(super) struct Applier {

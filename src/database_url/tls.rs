@@ -159,7 +159,7 @@ fn check(tls: &TlsOptions, binding: ChannelBinding) -> Result<(), UrlError> {
             return refuse("says sslmode=verify-ca but not which CA; add sslrootcert=PATH, or say sslmode=verify-full");
         }
         (SslMode::Require | SslMode::VerifyCa | SslMode::Prefer, Some(Roots::System)) => {
-            // Anybody can have a certificate of a public CA for a name of his own.
+            // Anyone can have a certificate of a public CA for a name of their own.
             return refuse("says sslrootcert=system, which checks nothing without the name; say sslmode=verify-full");
         }
         (SslMode::Prefer, Some(Roots::File(_))) => {

@@ -10,7 +10,7 @@
 //!
 //! State-based: there is no log of events. The rows with a revision above the one applied *are* what changed, because
 //! revisions become visible in the order of their commits (`migrations/013`). A lost connection is always followed by
-//! loading everything anew, so a wrong view cannot last. The rows that come with the outcomes of this daemon's own changes
+//! loading everything again, so a wrong view cannot last. The rows that come with the outcomes of this daemon's own changes
 //! are taken like an answer to the feed itself, if they continue what is applied. A notification is a hint only;
 //! where there is none, everything works all the same within [`POLL_PERIOD`], and at once for those who wait for a
 //! revision.
@@ -40,7 +40,7 @@ use crate::{
 
 /// How often PostgreSQL is asked when no notification arrives. Also what detects a dead connection.
 pub const POLL_PERIOD: Duration = Duration::from_secs(1);
-/// How long a read that somebody asks for is put off: those who ask meanwhile share it.
+/// How long a read that a call asks for is put off: calls that ask meanwhile share it.
 const ASKED_PAUSE: Duration = Duration::from_millis(10);
 /// How many answers of the writer may wait to be taken. The next group brings what a missing one had.
 pub const PREFETCHED_MAX: usize = 4;
@@ -89,7 +89,7 @@ pub struct Feed<S> {
     applied: Revision,
     daemons_read: Option<Instant>,
     wanted: Arc<Notify>,
-    /// When to ask for those who wait, if somebody does.
+    /// When to ask for calls that wait, if there are any.
     ask_at: Option<Instant>,
     prefetched: mpsc::Receiver<Changes>,
     trouble: Repeated,

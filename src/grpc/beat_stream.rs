@@ -23,7 +23,7 @@ use crate::{
 
 /// Most leases of one request.
 pub const LEASES_MAX: usize = 100_000;
-/// Most leases a stream remembers. Beyond, it forgets all of them and begins anew: slower, never wrong.
+/// Most leases a stream remembers. Beyond, it forgets all of them and begins again: slower, never wrong.
 const REMEMBERED_MAX: usize = 2_000_000;
 
 /// The responses.
@@ -78,7 +78,7 @@ struct Session {
     remembered: usize,
     /// When the latest request was answered.
     last_ms: u64,
-    /// On purpose, or by this daemon: nobody is suspect for it.
+    /// On purpose, or by this daemon: it makes no lease suspect.
     ended: bool,
     /// By the client or on the way: `drop` makes its leases suspect.
     broken: bool,
@@ -99,7 +99,7 @@ impl Session {
         let request = match request {
             Ok(request) => request?,
             Err(status) => {
-                // A request that cannot be read, or the end of the connection, which nobody will hear of.
+                // A request that cannot be read, or the end of the connection, over which no answer can be sent.
                 self.broken = true;
                 return Some(Err(status));
             }

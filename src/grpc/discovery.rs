@@ -163,11 +163,11 @@ impl Discovery {
             input::invalid("lease_id", "is 0; give the lease to check")?;
         }
         let lease_id = LeaseId(request.lease_id);
-        // A lease is a revision: whoever is handed one may be ahead of this daemon.
+        // A lease is a revision: a client that is handed one may be ahead of this daemon.
         let asked_ms = self.view.clock().now_ms();
         let snapshot = match reader::snapshot(&self.view, request.min_revision.max(request.lease_id)).await {
             Err(Failure::NotYetSeen) => {
-                // If PostgreSQL has confirmed since that there is nothing newer, nobody has that lease.
+                // If PostgreSQL has confirmed since that there is nothing newer, no instance has that lease.
                 reader::confirmed_after(&self.view, asked_ms).await?;
                 reader::snapshot(&self.view, request.min_revision).await?
             }

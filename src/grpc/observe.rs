@@ -6,7 +6,7 @@
 //! reason the rules of [`crate::connections::limits`] are applied here: a call that is too late, a stream over the limit of its
 //! connection, and an error that the transport or the generated code made without saying why.
 //!
-//! The label values come from the protocol's own descriptors and never from a request, so that nobody can grow the set
+//! The label values come from the protocol's own descriptors and never from a request, so that no client can grow the set
 //! of time series by calling names that do not exist: those are `unknown`/`unknown`.
 //!
 //! How a call ends is found out where it shows:

@@ -1,7 +1,7 @@
 //! What a caller may do to a lease.
 //!
 //! A lease works for its owner, who still has the right to register its logical id; for a caller with the verb for leases of
-//! others; and, if it has no owner, for callers who may register its logical id. To everybody else it is a lease that does not
+//! others; and, if it has no owner, for callers who may register its logical id. To other callers it is a lease that does not
 //! exist: what is answered must not tell the two apart.
 
 use crate::{

@@ -29,7 +29,7 @@ use crate::{
 /// Streams of a connection that the daemon may have to reset because of the peer's frames before it closes the connection
 /// (CVE-2025-8671): hyper's default, which tonic replaces by no limit unless it is set.
 const PROVOKED_RESETS_MAX: usize = 1_024;
-/// How often an idle connection is asked whether anybody is there.
+/// How often an idle connection is asked whether its client still exists.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long that may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

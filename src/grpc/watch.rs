@@ -219,7 +219,7 @@ impl Watcher {
 
     /// The registry as it is, and what comes after it.
     fn current(&mut self) -> (Arc<Snapshot>, Seen) {
-        // First, and anew: what came before is in the snapshot, and nothing between the two is missed.
+        // First, and from the beginning: what came before is in the snapshot, and nothing between the two is missed.
         self.batches = self.view.hub().subscribe();
         self.rest = None;
         let snapshot = Arc::clone(&self.view.snapshot());

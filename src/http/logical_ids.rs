@@ -3,7 +3,7 @@
 //! `/metrics` never has such a label, because its size must not depend on the fleet. Here the number of logical ids is
 //! bounded instead, by a limit that the caller may choose within [`LIMIT_MAX`]. What the limit leaves out is the best
 //! served, and `musterd_logical_ids_omitted` says how many that is: a cut is never silent, and never hides a name that
-//! nobody serves behind one that is well.
+//! no instance serves behind one that is well.
 
 use std::fmt::Write as _;
 

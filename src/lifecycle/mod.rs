@@ -1,4 +1,4 @@
-//! Who runs, what happens when somebody stops, and how the daemon leaves.
+//! Which tasks run, what happens when one stops, and how the daemon ends.
 //!
 //! Every task of the daemon is started here, under a name and in a stage, so that none is forgotten and none dies
 //! unnoticed; `clippy.toml` forbids `tokio::spawn` elsewhere. The exceptions are tasks that belong to a handle, which

@@ -1,6 +1,6 @@
 //! Whether this daemon should be sent traffic, and if not, what is missing.
 //!
-//! Readiness is a fixed list of conditions, each set by whoever knows, so that `/readyz` can answer "what is
+//! Readiness is a fixed list of conditions, each set by the part that knows, so that `/readyz` can answer "what is
 //! missing?" and not only "no". It says whether *new* callers should come here; it is not liveness. A daemon whose
 //! PostgreSQL is away still answers from memory, so the composition root decides how long a condition may be unmet
 //! before it is reported unmet; this module only keeps the record.

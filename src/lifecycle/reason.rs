@@ -26,7 +26,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Returns the exit code for this reason: 0 if somebody asked for the end, 1 if something broke.
+    /// Returns the exit code for this reason: 0 if the end was asked for, 1 if something broke.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -1,9 +1,9 @@
-//! Tells the service manager that started the daemon how it is: systemd with `Type=notify`, or whoever else gives it a
+//! Tells the service manager that started the daemon how it is: systemd with `Type=notify`, or another that gives it a
 //! socket in `NOTIFY_SOCKET`. Ready once callers may come; what is missing while they may not; that it is leaving; and,
 //! if a watchdog is asked for, that it is alive.
 //!
 //! The sign of life comes from a task of the runtime, so a runtime that no longer turns gives none and the service
-//! manager starts the daemon anew. It is withheld too once an essential task has ended for another reason than a
+//! manager restarts the daemon. It is withheld too once an essential task has ended for another reason than a
 //! shutdown. PostgreSQL being away withholds nothing: a daemon that answers from memory must not be killed for it.
 //!
 //! Written here rather than taken from a library because nothing may block: the socket is one that never waits, and a

@@ -218,12 +218,12 @@ impl Lifecycle {
         self.inner.immediate.cancel();
     }
 
-    /// Waits until somebody asks for a shutdown, and returns why.
+    /// Waits until a shutdown is asked for, and returns why.
     pub async fn run_until_shutdown(&self) -> Reason {
         self.inner.stopping.cancelled().await;
         match self.inner.asked.get() {
             Some((reason, _)) => reason.clone(),
-            // Reached only if somebody cancelled the token instead of calling `shut_down`.
+            // Reached only if a task cancelled the token instead of calling `shut_down`.
             None => Reason::Requested("stopping token cancelled"),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! These texts are read by someone whose daemon did not start, on one line of a terminal or a journal. So each says
 //! what was found and what to do about it, and names the path, the user or the version it is about. Log lines of the
-//! server are part of the text: nobody should have to look for the file first.
+//! server are part of the text: no file has to be looked for first.
 
 use std::{io, path::PathBuf};
 

@@ -47,7 +47,7 @@ impl Layout {
     /// Creates the data directory if it is missing and resolves its links: PostgreSQL resolves them too, and its
     /// working directory is how it is recognised.
     pub(super) fn create(data_dir: &Path) -> Result<Self, Error> {
-        // Whoever else runs the server must get through the parents that are created on the way.
+        // Another user that runs the server must get through the parents that are created on the way.
         let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
         DirBuilder::new().recursive(true).mode(mode).create(data_dir).context("create the directory", data_dir)?;
         let root = fs::canonicalize(data_dir).context("resolve the directory", data_dir)?;
@@ -174,7 +174,7 @@ fn short_socket_dir(root: &Path, runtime: Option<&Path>) -> PathBuf {
     preferred.unwrap_or_else(|| Path::new("/tmp").join(name))
 }
 
-/// Makes sure that a directory in a place open to all is what we would have made: whoever owns it owns the socket.
+/// Makes sure that a directory in a place open to all is what we would have made: its owner owns the socket.
 fn check_private(dir: &Path, owner: u32) -> Result<(), Error> {
     let metadata = fs::symlink_metadata(dir).context("read", dir)?;
     let refuse = |why| Err(Error::SocketDir { path: dir.to_path_buf(), why });

@@ -18,10 +18,10 @@
 //!
 //! # What keeps it safe
 //!
-//! - **One owner.** An advisory lock on `musterd.lock` lives exactly as long as the daemon. Whoever holds it may treat
+//! - **One owner.** An advisory lock on `musterd.lock` lives exactly as long as the daemon. Its holder may treat
 //!   a server that still runs on the cluster as the orphan of a killed daemon, stop it and start its own: only the
 //!   parent of a process is told reliably when it ends.
-//! - **Nobody else.** The server listens on a unix socket only, in a directory of mode 0700. Access to the socket is
+//! - **No other user.** The server listens on a unix socket only, in a directory of mode 0700. Access to the socket is
 //!   the authentication, as it is for the data files beside it.
 //! - **No half-made cluster.** `initdb` works in a directory beside the final one, which is synced, then renamed.
 //! - **Never as root.** PostgreSQL refuses to run as root. A daemon started as root runs it as another user and gives

@@ -37,7 +37,7 @@ use super::{
 const READY_BOUND: Duration = Duration::from_secs(60);
 
 /// How long it may take as long as it says that it is starting: replaying the log of a crash. Ending it earlier would
-/// only make the next start begin anew.
+/// only make the next start begin again.
 const RECOVERY_BOUND: Duration = Duration::from_secs(600);
 
 /// Bound of one attempt to connect, and of one statement of ours.

@@ -186,7 +186,7 @@ async fn statement(url: &str, action: &'static str, sql: &str) -> Result<usize, 
     })
 }
 
-/// Keeps a server running until told to stop. Owns the lock, so that nobody else starts one before this one has ended.
+/// Keeps a server running until told to stop. Owns the lock, so that no other process starts one before this one has ended.
 async fn supervise(
     mut server: Postmaster,
     recipe: Recipe,

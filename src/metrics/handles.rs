@@ -263,7 +263,7 @@ groups! {
         held: Gauge = gauge!(names::EXPIRY_HELD),
         /// 1 while deaths are paced.
         pace: Gauge = gauge!(names::EXPIRY_BRAKE, "mode" => "pace"),
-        /// 1 while nobody is declared dead.
+        /// 1 while no lease expires.
         protect: Gauge = gauge!(names::EXPIRY_BRAKE, "mode" => "protect"),
     }
 

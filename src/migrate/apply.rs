@@ -14,7 +14,7 @@ use super::{
 };
 use crate::postgres::{Database, connect::ConnectError, kept::Driven, server::Want};
 
-/// How often a migration that met somebody else's lock is tried, with [`PAUSE`] times the attempt in between: about
+/// How often a migration that met the lock of another session is tried, with [`PAUSE`] times the attempt in between: about
 /// half a minute.
 const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(250);

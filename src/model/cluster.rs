@@ -30,7 +30,7 @@ pub struct Hold {
 pub enum BrakeMode {
     /// Deaths are paced.
     Pace,
-    /// Nobody is declared dead.
+    /// No lease expires.
     Protect,
 }
 

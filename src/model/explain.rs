@@ -72,7 +72,7 @@ pub enum Standing {
         /// The rule by which it stands before the next; `None` if it is the only candidate.
         rule: Option<Rule>,
     },
-    /// A candidate that somebody stands before.
+    /// A candidate with another one ranked before it.
     Outranked {
         /// The one that is chosen.
         by: InstanceId,

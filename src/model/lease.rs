@@ -1,6 +1,6 @@
 //! The lease of one instance as a daemon keeps it in memory: when it was last heard of, and what is not yet saved.
 //!
-//! Beats change it from many threads at once, the flusher and readers look at it meanwhile, and nobody waits: all of
+//! Beats change it from many threads at once, the flusher and readers look at it meanwhile, and no thread waits: all of
 //! it is atomic, and no reader needs two of the fields to agree. Times are this daemon's monotonic milliseconds
 //! ([`crate::clock::Clock::now_ms`]): leases are *judged* by the database clock alone, so these only decide
 //! suspicion, and what to save.
@@ -29,7 +29,7 @@ const GONE: u8 = 3;
 
 /// The stream it beat on broke, and it has not beaten here since.
 const LOST: u8 = 1;
-/// Another daemon has lost contact, and nobody is known to have heard of it since.
+/// Another daemon has lost contact, and no daemon is known to have heard of it since.
 const MARKED: u8 = 2;
 /// The stream it beat on broke, and another daemon may know that it beats there.
 const UNCONFIRMED: u8 = 4;
@@ -85,7 +85,7 @@ pub struct Lease {
     pub instance_id: InstanceId,
     /// Low half of the number of the epoch it belongs to: equal for no two epochs within four billion of each other.
     epoch_number: u32,
-    /// The lease of the same instance id whose place it took; zero, which is none: it took nobody's.
+    /// The lease of the same instance id whose place it took; zero, which is none.
     replaces: LeaseId,
     /// When it is to be looked at, as the schedule of the registry counts.
     scheduled_slot: AtomicU32,
@@ -205,7 +205,7 @@ impl Lease {
         self.state.fetch_max(if replaced { REPLACED } else { DEAD }, Ordering::AcqRel);
     }
 
-    /// Its row is gone. Whoever still holds this finds what the id has come to mean, if anything, where leases are looked
+    /// Its row is gone. A task that still holds this finds what the id has come to mean, if anything, where leases are looked
     /// up.
     pub fn forget(&self) {
         self.state.store(GONE, Ordering::Release);
@@ -251,7 +251,7 @@ impl Lease {
     }
 
     /// The stream it beat on until `last_ms` broke: it is suspect until it is heard of again. One that has beaten here
-    /// since, because its owner has connected anew, is not touched. Returns whether it was.
+    /// since, because its owner has connected again, is not touched. Returns whether it was.
     pub fn mark_contact_lost(&self, last_ms: u64) -> bool {
         let silent = self.here_ms.load(Ordering::Relaxed) <= last_ms;
         if silent {
@@ -345,7 +345,7 @@ impl Lease {
         silent_ms > limit_ms
     }
 
-    /// Whether suspicion has changed since it was last told, and to what; whoever gets an answer has to tell it.
+    /// Whether suspicion has changed since it was last told, and to what; the caller that gets an answer has to tell it.
     pub fn suspicion_to_publish(&self, now_ms: u64) -> Option<bool> {
         let suspect = self.is_suspect(now_ms);
         // Looked at first without a write: for most it has not changed.

@@ -42,7 +42,7 @@ pub enum ConnectError {
         /// What is wrong, and the way out.
         reason: String,
     },
-    /// Nobody answers, or whoever answers takes no connections just now.
+    /// No server answers, or the server takes no connections just now.
     #[error("cannot reach postgresql at {target}: {reason}; check the address, and that the server is running")]
     Unreachable {
         /// Where it was tried.

@@ -1,7 +1,7 @@
 //! What can go wrong between a daemon and PostgreSQL, sorted by what it means for the change that was asked for.
 //!
 //! This is the one place that knows SQLSTATEs. The distinction that matters is *honesty* (promise 2): a change was
-//! definitely not applied, or nobody can say.
+//! definitely not applied, or unknown.
 
 use thiserror::Error;
 use tokio_postgres::error::SqlState;

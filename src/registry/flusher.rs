@@ -5,7 +5,7 @@
 //! tells PostgreSQL twice a second that this daemon is well: the same call, so that "well" means that saving works.
 //!
 //! With the last write of what was gathered goes a promise: *everything I had heard by then is saved*, where "then" is
-//! the database clock as it was read before the gathering. Nobody is declared dead whose deadline is later than what
+//! the database clock as it was read before the gathering. No lease expires whose deadline is later than what
 //! every daemon has promised, so no beat that was acknowledged in time can come too late, however slow the way is.
 //! Saving counts as confirmed when everything that was due is written, not when some of it is: while it is late, no
 //! reaper of this daemon runs, and beats are refused in the end ([`Leases::save_lag_ms`]).
@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// How often PostgreSQL is told that all is well when there is nothing to save. It bounds how much later than its
 /// deadline a death is declared.
 const IDLE_PERIOD_MS: u64 = 500;
-/// Leases per write. 5,000 rows take around 30 ms, so that nobody waits long for their locks.
+/// Leases per write. 5,000 rows take around 30 ms, so that no session waits long for their locks.
 const CHUNK: usize = 5_000;
 /// How long one write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);

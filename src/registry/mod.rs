@@ -2,7 +2,7 @@
 //!
 //! - [`writer`]: registrations and status changes, many to a commit, as far as [`crate::admission`] takes them in.
 //! - [`leases`]: who may beat, and what of it is not yet saved; [`flusher`] saves it.
-//! - [`reaper`]: deaths that nobody asks for, and the purge of old ones.
+//! - [`reaper`]: deaths without a caller, and the purge of old ones.
 //! - [`overdue`]: looks at leases when the `schedule` says so, and learns of beats that arrived elsewhere; [`suspicion`]: tells
 //!   other daemons of those that do not arrive.
 //! - [`epochs`] rotates the epoch.

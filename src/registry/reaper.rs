@@ -1,10 +1,10 @@
-//! Deaths that nobody asks for: stale leases, old epochs; and the purge of what has been dead for long.
+//! Deaths without a caller: stale leases, old epochs; and the purge of what has been dead for long.
 //!
 //! All of the decision is in SQL (`muster_reap_stale` and its siblings), re-checked there on the row itself, so any
 //! number of daemons may reap at once. What is decided here is only *when* to ask: a reaper sleeps until the earliest
 //! deadline there is, and a registration with an earlier one wakes it. A healthy fleet costs almost nothing.
 //!
-//! A daemon that cannot save beats does not reap: it may be the reason why somebody seems silent.
+//! A daemon that cannot save beats does not reap: it may be the reason why an instance seems silent.
 
 use std::{
     sync::{
@@ -49,7 +49,7 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A database clock that is off by more was stepped.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
-/// When to look again at somebody whose beat may be on the way.
+/// When to look again at an instance whose beat may be on the way.
 const UNSURE_SLEEP: Duration = Duration::from_millis(400);
 /// How often a braked reaper looks.
 const BRAKED_SLEEP: Duration = Duration::from_secs(1);
@@ -247,7 +247,7 @@ fn pause_after(report: &StaleReport) -> Duration {
         // Overdue, but a daemon has not yet saved everything up to then, or it is not clear which others are silent.
         return UNSURE_SLEEP;
     }
-    // A millisecond more: at the deadline itself nobody is overdue yet.
+    // A millisecond more: at the deadline itself no lease is overdue yet.
     let pause = until_deadline + Duration::from_millis(1);
     if report.brake.is_some() {
         return BRAKED_SLEEP;

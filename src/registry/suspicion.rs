@@ -39,7 +39,7 @@ pub struct Suspicions {
     pool: Pool,
     leases: Arc<Leases>,
     clock: Clock,
-    /// With whom contact was lost, and nobody was told yet.
+    /// With which contact was lost, and no daemon was told yet.
     untold: HashMap<LeaseId, Lost>,
     /// What was told at the last exchange, and this daemon does not object to.
     told: HashMap<LeaseId, Told>,
@@ -52,7 +52,7 @@ struct Told {
     lease: Arc<Lease>,
     /// Since when this daemon knows.
     at: Instant,
-    /// Whether it is doubted here as well: nobody objected in time.
+    /// Whether it is doubted here as well: no daemon objected in time.
     stands: bool,
 }
 

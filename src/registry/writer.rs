@@ -5,7 +5,7 @@
 //! shared by hundreds.
 //!
 //! Callers only wait. One that goes away cancels nothing, because the group does not belong to it. Every change is
-//! safe to repeat, so a call without an answer is repeated on a new connection until its deadline; if still nobody
+//! safe to repeat, so a call without an answer is repeated on a new connection until its deadline; if still no server
 //! knows, that is what the callers are told. PostgreSQL is told the deadline as well: what is on the way for longer is
 //! not made behind the back of a caller that has gone on to something else. An operation that makes PostgreSQL refuse a
 //! whole group (which no validated one should) fails alone: the group is then applied one by one.
@@ -228,7 +228,7 @@ impl WriterTask {
 }
 
 /// What a repetition is refused may be what the first try, whose answer was lost, has done already: a rotation or a death
-/// in between makes the difference. Then nobody can say that nothing was applied.
+/// in between makes the difference. Then it is not certain that nothing was applied.
 fn honest(outcome: Outcome, may_be_applied: bool) -> Result<Outcome, Error> {
     let done = matches!(outcome.verdict, Verdict::Created | Verdict::Renewed | Verdict::Replaced | Verdict::Set(_));
     if may_be_applied && !done { Err(Error::MaybeApplied) } else { Ok(outcome) }

@@ -14,7 +14,7 @@ use crate::{model::LeaseId, postgres::pool::Client};
 /// What a flush was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flushed {
-    /// Whether this daemon is on the list of daemons; if not, it was given up and must enter anew.
+    /// Whether this daemon is on the list of daemons; if not, it was evicted and must enter again.
     pub entered: bool,
     /// The database clock.
     pub read_at: DateTime<Utc>,

@@ -1,4 +1,4 @@
-//! Deaths that nobody asked for: stale leases, old epochs, purge; and the hold that suspends them.
+//! Deaths without a caller: stale leases, old epochs, purge; and the hold that suspends them.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct StaleReport {
     pub read_at: DateTime<Utc>,
 }
 
-/// What a caller knows of the database clock: what it must show about now, if nobody has stepped it.
+/// What a caller knows of the database clock: what it must show about now, if it has not been stepped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectedClock {
     /// What it must show.

@@ -292,7 +292,7 @@ static CHANGES: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Everything, in no order: to sort a million rows takes longer than a first answer may, and nobody needs it.
+/// Everything, in no order: to sort a million rows takes longer than a first answer may, and no caller needs it.
 fn load_sql() -> String {
     let columns = &*COLUMNS;
     format!("SELECT {columns} FROM cluster_metadata c LEFT JOIN registry_instance i ON true WHERE c.id = 1")

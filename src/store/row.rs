@@ -122,7 +122,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Rows of which it was logged that they cannot be read; the log of a longer list would help nobody.
+/// Rows of which it was logged that they cannot be read; a longer list would not help.
 const LOGGED_MAX: usize = 1_000;
 
 /// Counts a value that cannot be read, and logs the first one of each row.

@@ -1,4 +1,4 @@
-//! What the daemons tell each other of instances they have lost contact with. A hint: nobody dies of it.
+//! What the daemons tell each other of instances they have lost contact with. A hint: no lease ends by it.
 
 use tokio::time::Instant;
 

@@ -4,10 +4,10 @@
 //! snapshot: batches up to its revision are in it already, every later one follows, none is missed. Batches are shared,
 //! and what the transport encodes of a change is kept with it, so a thousand watchers cost one encoding.
 //!
-//! The buffer is bounded and belongs to nobody: a watcher that falls behind by more than [`BATCHES_MAX`] batches, or by
-//! more than [`BYTES_MAX`], is told so at its next look, and slows neither the feed nor anybody else. Both bounds,
-//! because a change may be of two hundred bytes or of forty thousand. A batch that everybody has taken is gone at once;
-//! only what somebody has yet to take is kept.
+//! The buffer is bounded and belongs to no watcher: one that falls behind by more than [`BATCHES_MAX`] batches, or by
+//! more than [`BYTES_MAX`], is told so at its next look, and slows neither the feed nor other watchers. Both bounds,
+//! because a change may be of two hundred bytes or of forty thousand. A batch that all watchers have taken is gone at once;
+//! only what a watcher has yet to take is kept.
 
 use std::{
     collections::VecDeque,
@@ -90,10 +90,10 @@ impl Default for Hub {
     }
 }
 
-/// What was sent lately, up to the bounds, whoever has taken it.
+/// What was sent lately, up to the bounds, taken or not.
 #[derive(Debug, Default)]
 struct Recent {
-    /// Weak: those that everybody has taken are gone, and empty themselves.
+    /// Weak: those that all watchers have taken are gone, and empty themselves.
     slots: VecDeque<(Weak<Slot>, usize)>,
     bytes: usize,
 }
@@ -120,7 +120,7 @@ impl Hub {
         self.sender.subscribe()
     }
 
-    /// Whether anybody would notice a batch.
+    /// Whether any watcher would notice a batch.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         self.sender.receiver_count() > 0

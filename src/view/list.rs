@@ -1,7 +1,7 @@
 //! Instances by logical id and instance id, filtered, a page at a time.
 //!
 //! A page is read from one snapshot. The place where it ended is a name and an instance id, so the next page goes on
-//! from there whatever has changed in between: nobody who was there all the time is left out or shown twice.
+//! from there whatever has changed in between: no instance that was there all the time is left out or shown twice.
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -151,7 +151,7 @@ impl View {
         self.applied.clone()
     }
 
-    /// Notified when somebody waits in vain for what may be on record already.
+    /// Notified when a call waits in vain for what may be on record already.
     #[must_use]
     pub fn wanted(&self) -> Arc<Notify> {
         Arc::clone(&self.wanted)

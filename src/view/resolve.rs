@@ -15,7 +15,7 @@ pub enum Policy {
     /// The lowest [`crate::model::ranking::Rank`].
     #[default]
     Best,
-    /// Any; the number is drawn by the caller, anew for each choice.
+    /// Any; the number is drawn by the caller for each choice.
     Random(u64),
     /// The highest score of the key with the instance (rendezvous hashing, Thaler and Ravishankar 1998).
     Rendezvous(String),
@@ -43,7 +43,7 @@ pub struct Chosen {
     pub alternatives: usize,
 }
 
-/// Nobody to talk to.
+/// No instance to talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveError {
     /// No instance of this name is on record.

@@ -61,12 +61,12 @@ impl Counts {
     }
 }
 
-/// Most changes that are kept in their order. Who was away for longer begins anew.
+/// Most changes that are kept in their order. A watcher that was away for longer begins again.
 pub(super) const CHANGES_MAX: usize = if cfg!(test) { 200 } else { 200_000 };
 /// Most moves that are remembered.
 const MOVES_MAX: usize = 1_000;
 
-/// An instance id that was registered anew under another logical id: its row under the former one, which would have
+/// An instance id that was registered again under another logical id: its row under the former one, which would have
 /// told of its end, is no more.
 #[derive(Clone, Debug)]
 pub struct Move {

@@ -45,7 +45,7 @@ impl ViewWriter {
     /// lease is not, because the history in which it was registered was lost.
     ///
     /// Readers go on with the former snapshot until the new one is whole. Watchers get the difference, or are told to
-    /// begin anew if the history was broken or tombstones were missed.
+    /// begin again if the history was broken or tombstones were missed.
     pub fn replace(&mut self, cluster: Cluster, entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<Arc<Entry>> {
         let mut loaded = Snapshot::default();
         loaded.set_cluster(cluster.clone());
@@ -75,7 +75,7 @@ impl ViewWriter {
             .collect();
         let reset = former.cluster().is_some() && !continued;
         self.publish();
-        // Asked after the snapshot is there: whoever subscribes later begins with it, whoever was earlier is seen here.
+        // Asked after the snapshot is there: a watcher that subscribes later begins with it, an earlier one is seen here.
         let changes = if reset || !self.view.hub.is_watched() { Vec::new() } else { self.difference(&former) };
         self.view.hub.send(Batch { cluster, changes, hints: Vec::new(), reset });
         gone
@@ -98,7 +98,7 @@ impl ViewWriter {
             self.publish();
         }
         if advanced {
-            // After the snapshot: whoever subscribes now finds the changes there.
+            // After the snapshot: a watcher that subscribes now finds the changes there.
             self.view.hub.send(Batch { cluster, changes, hints: Vec::new(), reset: false });
         }
         gone
@@ -177,7 +177,7 @@ impl ViewWriter {
         metrics.revision.set(as_f64(revision.0));
         metrics.epoch_number.set(as_f64(self.next.cluster().map_or(0, |cluster| cluster.epoch.number)));
         self.view.current.store(Arc::new(self.next.clone()));
-        // After the snapshot: whoever waited for the revision must find it there.
+        // After the snapshot: a call that waited for the revision must find it there.
         self.applied.send_replace(Some(revision));
     }
 

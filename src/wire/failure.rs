@@ -178,7 +178,7 @@ impl Failure {
                  back, anything to dead",
                 from.as_str()
             ),
-            // Not which node, address or process: whoever asks may be a stranger.
+            // Not which node, address or process: the caller may be a stranger.
             Self::InstanceIdTaken => "a live lease of this instance id has another owner, logical id, node, pid or \
                 address; end that lease first (Deregister), or register under a new instance id"
                 .into(),

@@ -39,7 +39,7 @@ pub(crate) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize,
         violations.take(invalid::<()>("statuses", "are set together with alive_at; give one of them"));
     }
     let filter = Filter { alive_at, ..filter };
-    // A token belongs to its conditions: without them nobody can say whether it is right.
+    // A token belongs to its conditions: without them it cannot be checked.
     let after = if violations.is_empty() {
         violations.take(page_token::decode("page_token", &filter, &request.page_token))
     } else {

@@ -108,7 +108,7 @@ WHERE owner.relnamespace = quote_ident(current_schema())::regnamespace
 
 /// Functions. The server prints the schema before the name whatever the search path is, and a pinned search path by
 /// the schema's name: both are taken out, so that the text creates the function wherever it is run. One that runs with
-/// the rights of its owner must not be everybody's to call: that it is not belongs to its text, and so does not get lost
+/// the rights of its owner must not be open to PUBLIC: that it is not belongs to its text, and so does not get lost
 /// in a dump without privileges.
 const FUNCTIONS: &str = r#"
 SELECT

@@ -2,10 +2,10 @@
 //!
 //! A chain of migrations shows how the schema came about and nowhere what it is. `migrations/schema.sql` shows what it
 //! is: every type, table, index, function, view and trigger with its comments, read back from the catalogue of a freshly
-//! migrated database. A test keeps it current; run that test with `MUSTERD_UPDATE_SCHEMA=1` to write it anew.
+//! migrated database. A test keeps it current; run that test with `MUSTERD_UPDATE_SCHEMA=1` to write it again.
 //!
 //! The same text, embedded, is what `musterd migrate verify` compares a live database with, and what `musterd migrate
-//! up` takes a function or view from that somebody has overwritten. For that it must be the same on every supported
+//! up` takes a function or view from that another program has overwritten. For that it must be the same on every supported
 //! server, in every schema, and in a database that is shared with others: only objects of ours are read, by their names,
 //! and the name of the schema they live in does not appear.
 //!
@@ -168,7 +168,7 @@ fn marker(rest: &str) -> Option<(Kind, String)> {
     Kind::ALL.iter().find(|(_, known)| *known == word).map(|(kind, _)| (*kind, name.to_owned()))
 }
 
-/// Compares object by object. What stands on a table that is not expected at all is somebody else's and passes.
+/// Compares object by object. What stands on a table that is not expected at all is of another application and passes.
 #[must_use]
 pub fn differences(expected: &[Object], live: &[Object]) -> Vec<Difference> {
     let mut differences = Vec::new();

@@ -37,7 +37,7 @@ pub(crate) enum TlsError {
     /// Certificate and key do not belong together.
     #[error("sslkey: {} is not the key of the certificate {}; give the two that belong together", key.display(), certificate.display())]
     Mismatch { key: PathBuf, certificate: PathBuf },
-    /// The operating system trusts nobody.
+    /// The operating system trusts no CA.
     #[error(
         "sslrootcert: this system has no trusted roots{}; install ca-certificates, or give sslrootcert=PATH",
         .0.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! What is checked of a server's certificate where not everything is: the chain without the name (`verify-ca`), or
 //! nothing (`prefer`, `require`).
 //!
-//! That the server holds the key of the certificate it shows is checked in every case. Without that, whoever stands in
+//! That the server holds the key of the certificate it shows is checked in every case. Without that, an attacker that stands in
 //! between could show the real server's certificate, and the channel binding of SCRAM, which is made from it, would
 //! prove nothing.
 

@@ -53,7 +53,7 @@ impl Leases {
         }
     }
 
-    /// Waits until contact with somebody is lost.
+    /// Waits until contact with an instance is lost.
     pub(in crate::registry) async fn losing(&self) {
         self.losing.notified().await;
     }
