@@ -27,6 +27,7 @@ pub(crate) mod bench;
 pub(crate) mod check;
 pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod connections;
 pub mod daemon;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use musterd::{
-    cli::{Cli, environment, exit},
+    cli::{Cli, environment},
+    command::exit,
     supervise,
 };
 

@@ -1,10 +1,12 @@
 //! `musterd bench` on the command line: the client, and how the benchmark ended as an exit code.
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
+use crate::{
+    bench::{self, BenchArgs},
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+    },
 };
-use crate::bench::{self, BenchArgs};
 
 pub(super) async fn run(args: BenchArgs, client: &ClientArgs) -> Result<u8, Error> {
     let client = client.connect().await?;

@@ -2,9 +2,9 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use super::exit::{self, Error};
 use crate::{
     clock::Clock,
+    command::exit::{self, Error},
     provision::{self, Directory},
     terminal::{
         args::parse_duration,

@@ -8,12 +8,12 @@ use musterd_client::{Client, Status};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::parse_instance_id,
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::parse_instance_id,
+    },
     json::value,
     terminal::{
         output::{self, OutputArgs, Table},

@@ -15,9 +15,7 @@ use musterd_client::{Address, Client, Cluster};
 use tokio::time::timeout;
 
 use super::{
-    client::ClientArgs,
     database::DatabaseArgs,
-    exit::{self, Error},
     healthcheck,
     serve::{ServeArgs, parse_socket_addr},
 };
@@ -30,6 +28,10 @@ use crate::{
         reach,
     },
     clock::Clock,
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+    },
     config::{DatabaseUrl, layered::Layered},
     migrate,
     status::Severity,

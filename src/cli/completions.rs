@@ -6,8 +6,10 @@ use std::{fs, path::PathBuf};
 use clap::Command;
 use clap_complete::Shell;
 
-use super::exit::{self, Error};
-use crate::terminal::output;
+use crate::{
+    command::exit::{self, Error},
+    terminal::output,
+};
 
 /// The name of the program.
 const NAME: &str = "musterd";

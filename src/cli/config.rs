@@ -5,11 +5,9 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    exit::{self, Error},
-    serve::{self, ServeArgs},
-};
+use super::serve::{self, ServeArgs};
 use crate::{
+    command::exit::{self, Error},
     config::layered::{Layered, Setting},
     terminal::output::{self, OutputArgs, Table},
 };

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::exit::Error;
 use crate::config::layered::{Layered, Origin, Setting};
 use crate::{
+    command::exit::Error,
     config::{ConfigError, DatabaseUrl, Source as UrlSource, file::ConfigFile, secret},
     postgres,
 };

@@ -8,12 +8,12 @@ use futures_util::TryStreamExt as _;
 use musterd_client::{Brake, BrakeMode, Cluster, Epoch};
 use uuid::Uuid;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::{parse_uuid, seconds, warn_if_stale},
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::{parse_uuid, seconds, warn_if_stale},
+    },
     json::messages,
     terminal::output::{self, Format, OutputArgs, Table},
 };

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::{parse_instance_id, parse_number, seconds},
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::{parse_instance_id, parse_number, seconds},
+    },
     json::messages,
     terminal::{
         args::parse_duration,

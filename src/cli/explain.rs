@@ -9,13 +9,13 @@ use musterd_client::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{
-    client::{ClientArgs, label_map, parse_label},
-    describe::{named, unknown},
-    exit::{self, Error},
-    instances::{address, moment, parse_instance_id, status, time, warn_if_stale},
-};
+use super::describe::{named, unknown};
 use crate::{
+    command::{
+        client::{ClientArgs, label_map, parse_label},
+        exit::{self, Error},
+        instances::{address, moment, parse_instance_id, status, time, warn_if_stale},
+    },
     json::{messages, value},
     model::{
         DeathReason, InstanceId, InstanceStatus,

@@ -2,12 +2,12 @@
 
 use uuid::Uuid;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::{self, parse_instance_id, parse_number, warn_if_stale},
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::{self, parse_instance_id, parse_number, warn_if_stale},
+    },
     json::messages,
     terminal::output::{self, Format, OutputArgs},
 };

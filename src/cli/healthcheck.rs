@@ -5,13 +5,13 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    serve::parse_socket_addr,
-};
+use super::serve::parse_socket_addr;
 use crate::{
     check::http::{self, Wire},
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+    },
     terminal::output,
 };
 

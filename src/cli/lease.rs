@@ -5,12 +5,12 @@
 
 use musterd_client::Instance;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::{address, parse_lease_id, parse_number, seconds, status, warn_if_stale},
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::{address, parse_lease_id, parse_number, seconds, status, warn_if_stale},
+    },
     json::messages,
     terminal::output::{self, OutputArgs, Table},
 };

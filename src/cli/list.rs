@@ -10,14 +10,14 @@ use std::{pin::pin, time::SystemTime};
 use futures_util::TryStreamExt as _;
 use musterd_client::{Client, Filter, Page, Status};
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    filter::FilterArgs,
-    instances,
-    redraw::{self, Frame, RepeatArgs},
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        filter::FilterArgs,
+        instances,
+        redraw::{self, Frame, RepeatArgs},
+    },
     json::messages,
     terminal::output::{self, Format, OutputArgs},
 };

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 
 use super::{
     database::{self, DatabaseArgs},
-    exit::{self, Error},
-    host,
     serve::ServeArgs,
 };
 use crate::{
+    command::{
+        exit::{self, Error},
+        host,
+    },
     config::{DatabaseUrl, layered::Layered},
     migrate::{self, State},
     terminal::output::{self, DocumentArgs, OutputArgs, Table},

@@ -2,38 +2,31 @@
 //!
 //! One binary is daemon, client and supervisor. `serve` and `migrate` talk to PostgreSQL; all other commands are plain
 //! gRPC clients, so an operator needs nothing but an address. Definitions live beside the code that carries them out, one
-//! file per command; this file only lists them. How they end is in [`exit`], how they print in [`output`] and [`crate::json`].
+//! file per command; this file only lists them. What they share is in [`crate::command`]; how they print is in [`output`] and
+//! [`crate::json`].
 
 mod bench;
 pub mod cert;
 pub mod change;
 pub mod check;
-pub mod client;
 pub mod completions;
 pub mod config;
 pub mod database;
 pub mod describe;
 pub mod environment;
 pub mod epoch;
-pub mod exit;
 pub mod expiry;
 pub mod explain;
-mod filter;
-mod flags;
 pub mod get;
 pub mod healthcheck;
-mod host;
-mod instances;
 pub mod lease;
 pub mod list;
 pub mod migrate;
 pub mod policy;
-pub mod redraw;
 pub mod resolve;
 pub mod run;
 pub mod serve;
 pub mod status;
-mod suggest;
 pub mod token;
 pub mod wait;
 pub mod watch;
@@ -45,11 +38,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use change::Change;
-use client::ClientArgs;
-use exit::Error;
 
 use crate::{
     bench::{BenchArgs, HELP as BENCH_HELP},
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+    },
     config::layered,
     terminal::{output, paint},
     upgrade,
@@ -304,6 +299,7 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::flags;
 
     #[test]
     fn the_definitions_are_consistent() {
@@ -327,6 +323,43 @@ mod tests {
             let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { continue };
             let expected = format!("MUSTERD_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn each_flag_that_a_field_stands_for_exists() {
+        let mut command = Cli::command();
+        command.build();
+        let run = command.find_subcommand("run").expect("run").clone();
+        let words = |command: &clap::Command| -> Vec<String> {
+            let own = command.get_arguments().flat_map(|arg| {
+                let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
+                [arg.get_long().map(|long| format!("--{long}")), name]
+            });
+            own.flatten().collect()
+        };
+        let nested = |command: &clap::Command| command.get_subcommands().cloned().collect::<Vec<_>>();
+        let all: Vec<_> = nested(&command).iter().flat_map(|one| [vec![one.clone()], nested(one)].concat()).collect();
+        let others: Vec<String> = all.iter().filter(|one| one.get_name() != "run").flat_map(words).collect();
+        for field in ["logical_id", "instance_id", "node_id", "actor_name", "ip_address", "ttl", "labels", "version"] {
+            assert!(words(&run).contains(&flags::flag(field, true)), "{field}");
+        }
+        for field in [
+            "logical_id",
+            "instance_id",
+            "node_id",
+            "logical_id_prefix",
+            "choice.key",
+            "choice.near_node_id",
+            "duration",
+            "reason",
+            "expected_epoch",
+            "new_epoch",
+            "alive_at",
+            "choice.excluded_instance_ids",
+            "choice.policy",
+        ] {
+            assert!(others.contains(&flags::flag(field, false)), "{field}: {}", flags::flag(field, false));
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::exit::{self, Error};
 use crate::{
     access::{Identity, Verb, read_policy},
+    command::exit::{self, Error},
     terminal::output,
 };
 

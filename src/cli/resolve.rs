@@ -10,13 +10,13 @@ use musterd_client::{Choice, Instance, Reason};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{
-    client::{ClientArgs, label_map, parse_label},
-    exit::{self, Error},
-    instances::{address, known, parse_instance_id, parse_number, seconds, status, warn_if_stale},
-    suggest,
-};
 use crate::{
+    command::{
+        client::{ClientArgs, label_map, parse_label},
+        exit::{self, Error},
+        instances::{address, known, parse_instance_id, parse_number, seconds, status, warn_if_stale},
+        suggest,
+    },
     json::{messages, value},
     terminal::{
         output::{self, Format, OutputArgs, Table},

@@ -9,12 +9,10 @@ use std::{
 
 use nix::unistd::geteuid;
 
-use super::{
-    database::{self, DatabaseArgs},
-    exit::{self, Error},
-};
+use super::database::{self, DatabaseArgs};
 use crate::{
     clock::Clock,
+    command::exit::{self, Error},
     config::{
         LogFormat, MAX_RECORD_BYTES_MIN, ServeConfig, Source,
         layered::{Layered, Setting},

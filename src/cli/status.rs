@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use musterd_client::{Client, Cluster, Epoch, Expiry};
 
-use super::{
-    client::ClientArgs,
-    epoch,
-    exit::{self, Error},
-    instances::{age_text, ago, moment, seconds},
-    redraw::{self, Frame, RepeatArgs},
-};
+use super::epoch;
 use crate::{
     check::finding::{self, Finding},
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::{age_text, ago, moment, seconds},
+        redraw::{self, Frame, RepeatArgs},
+    },
     json::messages,
     status::Severity,
     terminal::{

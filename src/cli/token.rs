@@ -4,12 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{
-    cert::print_paths,
-    exit::{self, Error},
-};
+use super::cert::print_paths;
 use crate::{
     clock::Clock,
+    command::exit::{self, Error},
     provision::{self, Directory, Listed},
     terminal::{
         args::parse_duration,

@@ -10,12 +10,12 @@ use musterd_client::{Batch, Change, Filter, Instance, Status, Step};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::{self, address},
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::{self, address},
+    },
     json::messages,
     terminal::output::{self, Format, OutputArgs},
 };

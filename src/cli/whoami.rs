@@ -3,12 +3,12 @@
 use musterd_client::{Grant, WhoAmI};
 use serde_json::{Value, json};
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::time,
-};
 use crate::{
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::time,
+    },
     json::messages::timestamp,
     terminal::output::{self, DocumentArgs, Table},
 };

@@ -235,7 +235,7 @@ fn yaml(document: &Value) -> io::Result<String> {
 ///
 /// # Errors
 ///
-/// Those of `write` and of standard output; a closed pipe is `BrokenPipe`, which `cli::exit` takes for success.
+/// Those of `write` and of standard output; a closed pipe is `BrokenPipe`, which `command::exit` takes for success.
 pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     write(&mut out)?;

@@ -49,7 +49,7 @@ pub(crate) fn paint(text: &str, style: Style) -> String {
     if style.is_plain() { text.to_owned() } else { format!("{style}{text}{style:#}") }
 }
 
-/// The style of a status as `cli::instances::status` words it.
+/// The style of a status as `command::instances::status` words it.
 pub(crate) fn status(text: &str) -> Style {
     match text {
         "alive" => GOOD,

@@ -11,7 +11,8 @@ use std::{
 
 use clap::{Command, CommandFactory as _};
 use musterd::{
-    cli::{Cli, exit},
+    cli::Cli,
+    command::exit,
     metrics::names::{ALL, Kind, per_logical_id},
     proto::v1::{self, ErrorReason},
 };

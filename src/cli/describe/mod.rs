@@ -11,14 +11,15 @@ use futures_util::TryStreamExt as _;
 use musterd_client::{Choice, Client, Cluster, Filter, Kind, Page};
 use uuid::Uuid;
 
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    instances::{moment, warn_if_stale},
-    list, suggest,
-};
+use super::list;
 use crate::{
     clock::Clock,
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        instances::{moment, warn_if_stale},
+        suggest,
+    },
     json::messages,
     terminal::output::{self, OutputArgs},
 };

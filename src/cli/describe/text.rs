@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use musterd_client::{Cluster, Death, DeathReason, Instance, Page, Status};
 
 use crate::{
-    cli::instances::{self, address, age_text, ago, known, labels, moment, seconds, status, time},
+    command::instances::{self, address, age_text, ago, known, labels, moment, seconds, status, time},
     terminal::{output::escape, paint},
 };
 

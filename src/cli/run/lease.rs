@@ -12,11 +12,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    super::exit::{self, Error},
-    address::Address,
+use super::address::Address;
+use crate::{
+    command::exit::{self, Error},
+    terminal::output,
 };
-use crate::terminal::output;
 
 /// The pause before a change of status that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);

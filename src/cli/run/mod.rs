@@ -25,13 +25,14 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use uuid::Uuid;
 
 use self::{address::Address, lease::Lease};
-use super::{
-    client::{ClientArgs, label_map, parse_label},
-    exit::{self, Error},
-    host,
-    instances::{parse_instance_id, parse_uuid},
-};
+
 use crate::{
+    command::{
+        client::{ClientArgs, label_map, parse_label},
+        exit::{self, Error},
+        host,
+        instances::{parse_instance_id, parse_uuid},
+    },
     supervise::{
         child::Supervised,
         signals::{self, Signals},

@@ -22,14 +22,15 @@ use tokio::{
 use uuid::Uuid;
 
 use self::progress::{Position, Progress, What};
-use super::{
-    client::ClientArgs,
-    exit::{self, Error},
-    filter::FilterArgs,
-    instances::parse_uuid,
-};
+
 use crate::{
     clock::Clock,
+    command::{
+        client::ClientArgs,
+        exit::{self, Error},
+        filter::FilterArgs,
+        instances::parse_uuid,
+    },
     terminal::output::{self, Format, OutputArgs},
 };
 

@@ -4,7 +4,7 @@ use musterd_client::Change;
 
 use super::progress::{Line, What};
 use crate::{
-    cli::instances::{address, status},
+    command::instances::{address, status},
     json::messages,
     terminal::{output, visible::pad},
 };

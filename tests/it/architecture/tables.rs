@@ -74,6 +74,23 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("upgrade", &["local", "migrate", "terminal"]),
     // Load over the bare wire.
     ("bench", &["terminal", "model", "proto"]),
+    // What commands share; its error names every way in which a command can fail.
+    (
+        "command",
+        &[
+            "access",
+            "config",
+            "daemon",
+            "migrate",
+            "postgres",
+            "provision",
+            "status",
+            "telemetry",
+            "terminal",
+            "tls",
+            "upgrade",
+        ],
+    ),
     // Arguments and rendering, on musterd-client.
     (
         "cli",
@@ -82,6 +99,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
             "bench",
             "check",
             "clock",
+            "command",
             "config",
             "daemon",
             "json",
@@ -98,7 +116,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
             "upgrade",
         ],
     ),
-    ("main", &["cli", "supervise"]),
+    ("main", &["cli", "command", "supervise"]),
 ];
 
 const EVERYTHING: &[&str] = &[
@@ -151,6 +169,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("grpc", &["store", "feed", "http", "cli", "daemon"]),
     // Messages of the wire are the business of musterd-client.
     ("cli", &["registry", "feed", "view", "grpc", "http", "proto"]),
+    ("command", &["cli", "registry", "feed", "view", "grpc", "http", "proto"]),
     ("terminal", &["cli", "json", "model", "proto", "store"]),
     ("json", &["cli", "api", "view", "store", "proto"]),
     ("check", &["cli", "grpc", "proto"]),
@@ -164,7 +183,7 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("deadpool_postgres", &["postgres"]),
     ("rustls", &["tls", "postgres"]),
     ("tokio_rustls", &["tls"]),
-    ("musterd_client", &["bench", "check", "cli", "json"]),
+    ("musterd_client", &["bench", "check", "cli", "command", "json"]),
     ("rcgen", &["tls"]),
     ("x509_cert", &["tls"]),
     ("toml", &["access", "config"]),
@@ -174,5 +193,5 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("tonic", &["proto", "grpc", "wire", "connections", "bench"]),
     ("tonic_types", &["wire", "bench"]),
     ("axum", &["api", "http"]),
-    ("clap", &["bench", "cli", "config", "main", "telemetry", "terminal", "upgrade"]),
+    ("clap", &["bench", "cli", "command", "config", "main", "telemetry", "terminal", "upgrade"]),
 ];

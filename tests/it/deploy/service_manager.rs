@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use musterd::cli::exit;
+use musterd::command::exit;
 use nix::sys::signal::Signal;
 
 use super::{

@@ -80,7 +80,7 @@ impl ClientArgs {
     /// # Errors
     ///
     /// An address cannot be used.
-    pub(super) fn client(&self) -> Result<Client, Error> {
+    pub(crate) fn client(&self) -> Result<Client, Error> {
         let daemons = self.addr.0.iter().map(Address::to_string);
         let builder = Client::builder().daemons(daemons).timeout(self.timeout).retry_for(Duration::ZERO);
         let builder = builder.tls(self.tls()).token(self.token()).insecure_send_token(self.insecure_send_token);
@@ -92,7 +92,7 @@ impl ClientArgs {
     /// # Errors
     ///
     /// No daemon can be reached. One that is reached and still loads the registry then says so at the first call.
-    pub(super) async fn connect(&self) -> Result<Client, Error> {
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
         let client = self.client()?;
         let wait_limit = self.wait_limit();
         if wait_limit.is_zero() {
@@ -120,27 +120,27 @@ impl ClientArgs {
 
     /// The same for one other daemon, which must be there.
     #[must_use]
-    pub(super) fn at(&self, addr: Address) -> Self {
+    pub(crate) fn at(&self, addr: Address) -> Self {
         Self { addr: Addrs(vec![addr]), wait: Some(Duration::ZERO), ..self.clone() }
     }
 
     /// The files for TLS.
     #[must_use]
-    pub(super) fn tls(&self) -> Tls {
+    pub(crate) fn tls(&self) -> Tls {
         let tls = self.ca.iter().fold(Tls::new(), |tls, file| tls.ca(file));
         let key = self.cert_key.as_ref().or(self.cert.as_ref());
         self.cert.iter().zip(key).fold(tls, |tls, (certificate, key)| tls.identity(certificate, key))
     }
 
     /// The token.
-    pub(super) fn token(&self) -> Token {
+    pub(crate) fn token(&self) -> Token {
         // The variable that holds a token has no flag: arguments can be read by every user of the machine.
         self.token_file.as_ref().map_or_else(Token::from_env, Token::file)
     }
 
     /// For a command whose time limit is for all of it: a daemon on this machine may take all of that to come.
     #[must_use]
-    pub(super) fn patient(&self) -> Self {
+    pub(crate) fn patient(&self) -> Self {
         let wait = self.is_local().then_some(self.timeout);
         Self { wait: self.wait.or(wait), ..self.clone() }
     }
@@ -161,12 +161,12 @@ pub struct Addrs(Vec<Address>);
 
 impl Addrs {
     /// All of them, in the order in which they were given.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Address> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Address> {
         self.0.iter()
     }
 
     /// The first of them.
-    pub(super) fn first(&self) -> Option<&Address> {
+    pub(crate) fn first(&self) -> Option<&Address> {
         self.0.first()
     }
 }
@@ -199,7 +199,7 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads a label `key=value`. The value may be empty and may contain `=`.
-pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
@@ -211,7 +211,7 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
 /// # Errors
 ///
 /// [`Error::Usage`] if a key is given twice: one of the two would be lost silently.
-pub(super) fn label_map(labels: &[(String, String)]) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn label_map(labels: &[(String, String)]) -> Result<BTreeMap<String, String>, Error> {
     let mut map = BTreeMap::new();
     for (key, value) in labels {
         if map.insert(key.clone(), value.clone()).is_some() {

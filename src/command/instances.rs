@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use musterd_client::{DeathReason, Instance};
 use uuid::Uuid;
 
-pub(super) use crate::terminal::words::{age_text, ago, moment, seconds, time};
+pub(crate) use crate::terminal::words::{age_text, ago, moment, seconds, time};
 use crate::{
     status::AWAY_AFTER,
     terminal::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// `alive`, `alive(suspect)`, `dead(stale)`.
-pub(super) fn status(instance: &Instance) -> String {
+pub(crate) fn status(instance: &Instance) -> String {
     let name = instance.status.as_str();
     match &instance.death {
         Some(death) if death.reason != DeathReason::Unknown => format!("{name}({})", death.reason.as_str()),
@@ -25,7 +25,7 @@ pub(super) fn status(instance: &Instance) -> String {
 }
 
 /// `10.0.0.1:80`, `[::1]:80`, `10.0.0.1`, `:80`, or nothing.
-pub(super) fn address(instance: &Instance) -> String {
+pub(crate) fn address(instance: &Instance) -> String {
     match (instance.ip, instance.port) {
         (Some(ip), Some(port)) => SocketAddr::from((ip, port)).to_string(),
         (Some(ip), None) => ip.to_string(),
@@ -35,7 +35,7 @@ pub(super) fn address(instance: &Instance) -> String {
 }
 
 /// A table of instances; `wide` with all that is known of them.
-pub(super) fn table<'a>(instances: impl IntoIterator<Item = &'a Instance>, wide: bool) -> String {
+pub(crate) fn table<'a>(instances: impl IntoIterator<Item = &'a Instance>, wide: bool) -> String {
     if wide {
         let header = [
             "LOGICAL ID",
@@ -102,12 +102,12 @@ fn wide_row(instance: &Instance) -> [String; 16] {
 }
 
 /// `key=value` of each label, by key.
-pub(super) fn labels(instance: &Instance) -> Vec<String> {
+pub(crate) fn labels(instance: &Instance) -> Vec<String> {
     instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 
 /// Reads the id of an instance.
-pub(super) fn parse_instance_id(text: &str) -> Result<Uuid, String> {
+pub(crate) fn parse_instance_id(text: &str) -> Result<Uuid, String> {
     Uuid::try_parse(text).map_err(|_| {
         "is no instance id, which is a UUID; `musterd describe NAME` and `musterd list -o name` show those of a name"
             .to_owned()
@@ -115,36 +115,36 @@ pub(super) fn parse_instance_id(text: &str) -> Result<Uuid, String> {
 }
 
 /// Reads any other UUID: of an epoch, of a history.
-pub(super) fn parse_uuid(text: &str) -> Result<Uuid, String> {
+pub(crate) fn parse_uuid(text: &str) -> Result<Uuid, String> {
     Uuid::try_parse(text).map_err(|_| "is no UUID; expected one like 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10".to_owned())
 }
 
 /// Reads a lease id or a revision.
-pub(super) fn parse_number(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "is no whole number from 0 to 18446744073709551615".to_owned())
 }
 
 /// Reads a lease id, of which 0 is none.
-pub(super) fn parse_lease_id(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_lease_id(text: &str) -> Result<u64, String> {
     text.parse().ok().filter(|lease_id| *lease_id > 0).ok_or_else(|| {
         "is no lease id, which is a whole number from 1; `musterd list` shows those of all instances".to_owned()
     })
 }
 
 /// A number; nothing where it is unknown.
-pub(super) fn known(number: Option<u32>) -> String {
+pub(crate) fn known(number: Option<u32>) -> String {
     number.map(|number| number.to_string()).unwrap_or_default()
 }
 
 /// Says so if the answer is old, because PostgreSQL is away: the data on standard output looks the same.
-pub(super) fn warn_if_stale(stale_for: Duration) {
+pub(crate) fn warn_if_stale(stale_for: Duration) {
     if let Some(warning) = stale_warning(stale_for) {
         output::note(&warning);
     }
 }
 
 /// What there is to say about an answer that is old.
-pub(super) fn stale_warning(stale_for: Duration) -> Option<String> {
+pub(crate) fn stale_warning(stale_for: Duration) -> Option<String> {
     let is_old = stale_for > AWAY_AFTER;
     is_old.then(|| format!("warning: PostgreSQL last confirmed this answer {} ago", seconds(stale_for)))
 }

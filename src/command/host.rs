@@ -3,12 +3,12 @@
 use nix::unistd::{User, geteuid, gethostname};
 
 /// The name of this machine, empty if it has none that is text.
-pub(super) fn name() -> String {
+pub(crate) fn name() -> String {
     gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 /// Who runs this program, for a record: `user@host`.
-pub(super) fn operator() -> String {
+pub(crate) fn operator() -> String {
     let uid = geteuid();
     let user = User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name);
     format!("{user}@{}", name())

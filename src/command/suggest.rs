@@ -14,7 +14,7 @@ use super::exit::Error;
 const CHARACTERS_PER_ERROR: usize = 3;
 
 /// The error of a read about a name, with a suggestion if it says that the name is not on record.
-pub(super) async fn name(error: musterd_client::Error, name: &str, client: &Client) -> Error {
+pub(crate) async fn name(error: musterd_client::Error, name: &str, client: &Client) -> Error {
     let is_unknown = error.reason() == Reason::UnknownLogicalId;
     let error = Error::from(error);
     if !is_unknown {

@@ -40,7 +40,7 @@ pub struct RepeatArgs {
 
 impl RepeatArgs {
     /// Whether the answer is wanted more than once.
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.every.is_some()
     }
 }
@@ -54,13 +54,13 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 
 /// One answer.
 #[derive(Debug, Default)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// For standard output.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// What there is to say about it, a line each.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// The exit code that goes with it.
-    pub(super) code: u8,
+    pub(crate) code: u8,
 }
 
 /// Shows answers, one or many; returns the exit code of the last one.
@@ -68,7 +68,7 @@ pub(super) struct Frame {
 /// # Errors
 ///
 /// Those of the first answer, and of standard output.
-pub(super) async fn show(
+pub(crate) async fn show(
     args: RepeatArgs,
     format: Format,
     mut answer: impl AsyncFnMut() -> Result<Frame, Error>,

@@ -5,13 +5,13 @@
 use musterd_client::{Error, Violation};
 
 /// The fields and what is wrong with each, on one line.
-pub(super) fn joined(violations: &[Violation], colon: &str) -> String {
+pub(crate) fn joined(violations: &[Violation], colon: &str) -> String {
     let each = violations.iter().map(|one| format!("{}{colon} {}", one.field(), one.description()));
     each.collect::<Vec<_>>().join("; ")
 }
 
 /// The same refusal with each field named by its flag; `of_run` for those of `run`.
-pub(super) fn in_flags(error: Error, of_run: bool) -> Error {
+pub(crate) fn in_flags(error: Error, of_run: bool) -> Error {
     if error.violations().is_empty() {
         return error;
     }
@@ -23,7 +23,7 @@ pub(super) fn in_flags(error: Error, of_run: bool) -> Error {
 }
 
 /// The flag or argument that a field of the protocol is given by; the field itself where there is none.
-fn flag(field: &str, of_run: bool) -> String {
+pub(crate) fn flag(field: &str, of_run: bool) -> String {
     let path = field.strip_prefix("choice.").unwrap_or(field);
     let (name, rest) = path.find(['[', '.']).map_or((path, ""), |at| path.split_at(at));
     let flag = match (name, of_run) {
@@ -62,7 +62,7 @@ mod tests {
     use musterd_client::{Kind, Reason};
 
     use super::*;
-    use crate::cli::exit::{self, USAGE};
+    use crate::command::exit::{self, USAGE};
 
     #[test]
     fn a_refused_flag_is_named_and_told_once() {
@@ -77,43 +77,5 @@ mod tests {
         let two = [("labels[zone]", "is long"), ("node_id", "is longer")];
         let two = exit::Error::from(refused("labels[zone]: is long; node_id: is longer", &two)).in_flags(true);
         assert_eq!(two.lines(), ["--label zone is long; --node-id is longer (INVALID_FIELD)"]);
-    }
-
-    #[test]
-    fn each_flag_that_a_field_stands_for_exists() {
-        use clap::CommandFactory as _;
-        let mut command = crate::cli::Cli::command();
-        command.build();
-        let run = command.find_subcommand("run").expect("run").clone();
-        let words = |command: &clap::Command| -> Vec<String> {
-            let own = command.get_arguments().flat_map(|arg| {
-                let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
-                [arg.get_long().map(|long| format!("--{long}")), name]
-            });
-            own.flatten().collect()
-        };
-        let nested = |command: &clap::Command| command.get_subcommands().cloned().collect::<Vec<_>>();
-        let all: Vec<_> = nested(&command).iter().flat_map(|one| [vec![one.clone()], nested(one)].concat()).collect();
-        let others: Vec<String> = all.iter().filter(|one| one.get_name() != "run").flat_map(words).collect();
-        for field in ["logical_id", "instance_id", "node_id", "actor_name", "ip_address", "ttl", "labels", "version"] {
-            assert!(words(&run).contains(&flag(field, true)), "{field}");
-        }
-        for field in [
-            "logical_id",
-            "instance_id",
-            "node_id",
-            "logical_id_prefix",
-            "choice.key",
-            "choice.near_node_id",
-            "duration",
-            "reason",
-            "expected_epoch",
-            "new_epoch",
-            "alive_at",
-            "choice.excluded_instance_ids",
-            "choice.policy",
-        ] {
-            assert!(others.contains(&flag(field, false)), "{field}: {}", flag(field, false));
-        }
     }
 }

@@ -9,7 +9,7 @@ use super::{
 
 /// Conditions, all of which must hold.
 #[derive(Debug, clap::Args)]
-pub(super) struct FilterArgs {
+pub(crate) struct FilterArgs {
     /// Only logical ids that begin with this
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     prefix: String,
@@ -53,7 +53,7 @@ impl FilterArgs {
     /// # Errors
     ///
     /// As [`label_map`].
-    pub(super) fn filter(&self, name: Option<&str>) -> Result<Filter, Error> {
+    pub(crate) fn filter(&self, name: Option<&str>) -> Result<Filter, Error> {
         let filter = name.map_or_else(|| Filter::prefix(&self.prefix), Filter::logical_id).node(&self.node);
         let filter = self.status.iter().fold(filter, |filter, status| filter.status((*status).into()));
         Ok(label_map(&self.label)?.into_iter().fold(filter, |filter, (key, value)| filter.label(key, value)))

@@ -157,7 +157,7 @@ impl Error {
 
     /// The same error, with what may help.
     #[must_use]
-    pub(super) fn hinted(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hinted(self, hint: impl Into<String>) -> Self {
         Self::Hinted { error: Box::new(self), hint: hint.into() }
     }
 
@@ -174,7 +174,7 @@ impl Error {
 
     /// The same error, naming the flag or argument instead of the field of the protocol; `of_run` for those of `run`.
     #[must_use]
-    pub(super) fn in_flags(self, of_run: bool) -> Self {
+    pub(crate) fn in_flags(self, of_run: bool) -> Self {
         match self {
             Self::Registry(error) => Self::Registry(Box::new(flags::in_flags(*error, of_run))),
             other => other,
@@ -182,7 +182,7 @@ impl Error {
     }
 
     /// The lines that tell a person what happened, without a prefix and escaped.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![output::escape(&format!("{}{}", chain(self), self.fix())).into_owned()];
         if let Self::Registry(error) = self
             // A message that lists the fields itself is not repeated.
@@ -246,7 +246,7 @@ pub fn finish(outcome: Result<u8, Error>) -> ExitCode {
 }
 
 /// Writes the error to standard error. A closed pipe on standard output is not worth a word.
-pub(super) fn report(error: &Error) {
+pub(crate) fn report(error: &Error) {
     if matches!(error, Error::Io(cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
         return;
     }
