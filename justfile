@@ -25,6 +25,10 @@ full:
 matrix VERSIONS="13 14 15 16 17 18":
     tests/matrix.sh {{ VERSIONS }}
 
+# Run the daemon of the previous release on the schema of this tree (builds it once, some minutes).
+previous:
+    tests/previous_release.sh
+
 # Run every fault of a cluster of Patroni, with synchronous replication and without (10 minutes).
 patroni:
     tests/patroni.sh

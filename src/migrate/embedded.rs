@@ -151,6 +151,28 @@ mod tests {
         }
     }
 
+    /// The numbered files that databases of the previous release have applied (`tests/previous-release`): its daemons refuse
+    /// a database that has applied another text, and daemons of this tree refuse theirs.
+    const FROZEN: [(&str, &str); 9] = [
+        ("011_add_runtime_registry", "91cff89d360a8a9a5b811e688d00dae0f48883d35606f8fee24edcc67bed8ef3"),
+        ("012_runtime_registry_functions", "60f9cd5ee0daed3b482eb45ed0f0ce9d53333f7850dd37fec60f25397eaff0d5"),
+        ("013_leases_and_revisions", "8e00b92709b70a7558f40151e3ec5346e7c0c2454d170873cf4d8960ae2634a0"),
+        ("014_epoch_functions", "eb8cc461751224d17839c312fe0872374e943314e70cd255b948ecdbed58b428"),
+        ("015_membership_functions", "7552f97a391222064f4668f497ec5628a7216bbb1fbdf1cc62f83b11f03f4c08"),
+        ("016_sql_interface", "21f6cfedb121a222ddf979fa5fd5ba8c09bfa59dd0f4271d8a2a25cba0b5e82c"),
+        ("017_beats_and_expiry", "14de951c529b82915904dad451cdc7afeee1dfe7a8510aef7108dc40ab030060"),
+        ("018_protection", "62e4491f172f47ffa6dd143e83df38c5e4dec6768e41a8925a53ba27cb9e255b"),
+        ("019_least_privilege", "8d97204333dcc7207df47b64dfd4507ccc3fb9d6db749a08feabb95c2ab0a5d4"),
+    ];
+
+    #[test]
+    fn frozen_migrations_keep_their_checksums() {
+        let frozen = FROZEN.map(|(file, checksum)| format!("{file} {checksum}"));
+        let embedded = MIGRATIONS.iter().map(|each| format!("{:03}_{} {}", each.version, each.name, each.checksum()));
+        let embedded: Vec<String> = embedded.take(frozen.len()).collect();
+        assert_eq!(embedded, frozen, "a frozen migration has changed; undo that, and add a migration instead");
+    }
+
     #[test]
     fn a_checksum_is_that_of_the_text_with_unix_line_ends() {
         let unix = Migration { version: 1, name: "x", text: "SELECT 1;\nSELECT 2;\n" };

@@ -54,6 +54,7 @@ mod operators;
 mod outages;
 mod partitions;
 mod policies;
+mod previous_release;
 mod process;
 mod profiles;
 mod prometheus;

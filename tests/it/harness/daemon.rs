@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -28,7 +28,12 @@ pub(crate) const DAEMON_BOUND: Duration = Duration::from_secs(30);
 
 /// The program under test.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_musterd"));
+    build_at(Path::new(env!("CARGO_BIN_EXE_musterd")))
+}
+
+/// The program of another build, in the same environment as the one under test.
+pub(crate) fn build_at(path: &Path) -> Command {
+    let mut command = Command::new(path);
     // Nothing of the developer's own environment may configure it.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("MUSTERD_") {
@@ -112,10 +117,21 @@ impl Daemon {
 
     /// As [`Self::spawn_in`], by another command that becomes the daemon.
     pub(crate) async fn spawn_within(within: &[String], environment: &[(&str, &str)], flags: &[&str]) -> Self {
-        let scratch = Scratch::in_memory();
-        let log = scratch.path().join("daemon.log");
         let mut command = program_within(within);
         command.envs(environment.iter().copied());
+        Self::launch(command, flags).await
+    }
+
+    /// Starts the daemon of another build with these flags of `serve` and waits until it is ready.
+    pub(crate) async fn start_build(program: &Path, flags: &[&str]) -> Self {
+        let daemon = Self::launch(build_at(program), flags).await;
+        daemon.wait_ready().await;
+        daemon
+    }
+
+    async fn launch(mut command: Command, flags: &[&str]) -> Self {
+        let scratch = Scratch::in_memory();
+        let log = scratch.path().join("daemon.log");
         command.args(["serve", "--log-format", "json"]);
         if !flags.contains(&"--log-level") {
             // Without a line for each query: suites that drive a daemon hard would log little else.
@@ -159,7 +175,7 @@ impl Daemon {
     }
 
     /// A directory that goes when this daemon does.
-    pub(crate) fn directory(&self) -> &std::path::Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.scratch.path()
     }
 
