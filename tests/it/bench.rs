@@ -3,6 +3,7 @@
 use std::{process::Stdio, time::Duration};
 
 use musterd::proto::v1::{self, InstanceStatus};
+use musterd_client::Status;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -118,7 +119,7 @@ async fn a_registry_that_serves_others_is_refused_unless_it_is_accepted() {
     assert_eq!(refused.status.code(), Some(5), "{said}");
     assert!(said.contains("serves others, `web` among them") && said.contains("--yes"), "{said}");
     report(&daemon, &["register", "--count", "3", "--duration", "5s", "--yes"]).await;
-    assert_eq!(caller.instance(&web.instance_id).await.unwrap().status(), InstanceStatus::Alive);
+    assert_eq!(caller.instance(&web.instance_id).await.unwrap().status, Status::Alive);
 }
 
 #[tokio::test(flavor = "multi_thread")]

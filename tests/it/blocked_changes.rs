@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use musterd::proto::v1::{self, Severity};
+use musterd_client::{Problem, Severity, Status};
 use tokio_postgres::Client;
 
 use crate::harness::{
@@ -14,7 +14,7 @@ use crate::harness::{
 };
 
 /// Registers in vain until the problem is reported.
-async fn reported(caller: &Caller) -> v1::Problem {
+async fn reported(caller: &Caller) -> Problem {
     wait_until("changes_blocked", DAEMON_BOUND, async || {
         // What it answers depends on when its call meets the lock.
         let refused = caller.register(alive("organ", Duration::from_secs(60))).await;
@@ -23,7 +23,7 @@ async fn reported(caller: &Caller) -> v1::Problem {
     .await
 }
 
-async fn problem(caller: &Caller) -> Option<v1::Problem> {
+async fn problem(caller: &Caller) -> Option<Problem> {
     caller.cluster().await.unwrap().problems.into_iter().find(|problem| problem.code == "changes_blocked")
 }
 
@@ -55,7 +55,7 @@ async fn open_transaction_that_blocks_changes_is_named_until_it_ends() {
     run(&client, &format!("BEGIN; {}", register(1, "sql", 100))).await;
 
     let told = reported(&caller).await;
-    assert_eq!(told.severity(), Severity::Critical);
+    assert_eq!(told.severity, Severity::Critical);
     for part in [&format!("session {pid} "), "application trainer", "idle in transaction"] {
         assert!(told.summary.contains(part), "{part}: {told:?}");
     }
@@ -85,12 +85,7 @@ async fn lock_kept_behind_a_savepoint_and_by_a_beat_is_named_as_well() {
     let lease = caller.register(alive("organ", Duration::from_secs(60))).await.unwrap();
     run(&client, &format!("BEGIN; SELECT beat('{}')", lease.instance_id)).await;
     let told = wait_until("changes_blocked", DAEMON_BOUND, async || {
-        let request = v1::SetStatusRequest {
-            lease_id: lease.lease_id,
-            instance_id: lease.instance_id.clone(),
-            status: v1::InstanceStatus::Draining.into(),
-        };
-        let refused = caller.registry.clone().set_status(request).await;
+        let refused = caller.set_status(&lease.instance_id, Status::Draining).await;
         problem(&caller).await.ok_or(refused)
     })
     .await;

@@ -1,9 +1,9 @@
 //! Rows changed by hand in the columns that give an instance its identity: either every daemon shows the change, or
 //! PostgreSQL refuses it with the reason and the fix.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use musterd::proto::v1::{self, InstanceStatus};
+use musterd_client::{Instance, Status};
 use tokio_postgres::Client;
 
 use crate::harness::{
@@ -35,10 +35,10 @@ impl Scene {
 
     async fn alive(&self, instance: u128) {
         make_alive(&self.client, instance, "organ", 100).await;
-        self.shows(instance, "it is alive", |instance| instance.status() == InstanceStatus::Alive).await;
+        self.shows(instance, "it is alive", |instance| instance.status == Status::Alive).await;
     }
 
-    async fn shows(&self, instance: u128, what: &str, expected: impl Fn(&v1::Instance) -> bool) {
+    async fn shows(&self, instance: u128, what: &str, expected: impl Fn(&Instance) -> bool) {
         let instance_id = id(instance).to_string();
         wait_until(what, BOUND, async || match self.caller.instance(&instance_id).await {
             Ok(instance) if expected(&instance) => Ok(()),
@@ -79,12 +79,12 @@ async fn identity_changed_by_hand_shows_on_the_daemon() {
 
         scene.alive(base + 2).await;
         scene.update(base + 2, "cluster_epoch = gen_random_uuid()").await;
-        scene.shows(base + 2, "it is dead", |instance| instance.status() == InstanceStatus::Dead).await;
+        scene.shows(base + 2, "it is dead", |instance| instance.status == Status::Dead).await;
 
         scene.alive(base + 3).await;
         scene.update(base + 3, "started_at = '2020-01-01 00:00:00+00'").await;
-        let seconds = 1_577_836_800;
-        scene.shows(base + 3, "the start shows", |instance| instance.started_at.unwrap().seconds == seconds).await;
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_577_836_800);
+        scene.shows(base + 3, "the start shows", |instance| instance.started_at == Some(start)).await;
 
         scene.alive(base + 4).await;
         scene.update(base + 4, "node_id = 'moved'").await;

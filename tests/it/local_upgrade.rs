@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use musterd::proto::v1::InstanceStatus;
+use musterd_client::Status;
+use uuid::Uuid;
 
 use crate::{
     cli::{Ended, musterd},
@@ -87,8 +88,8 @@ impl Place {
     async fn is_moved(&self, before: &Before) {
         let daemon = self.serve(&self.new).await;
         let caller = Caller::of(&daemon);
-        let found = caller.resolve("organ").await.unwrap().instance.unwrap();
-        assert_eq!((found.lease_id, found.status()), (before.lease_id, InstanceStatus::Alive));
+        let found = caller.resolve("organ").await.unwrap().instance;
+        assert_eq!((found.lease_id, found.status), (before.lease_id, Status::Alive));
         let cluster = caller.cluster().await.unwrap();
         assert_eq!((cluster.cluster_epoch, cluster.epoch_number), before.epoch);
         assert_ne!(cluster.history_id, before.history_id, "readers reload");
@@ -102,7 +103,7 @@ impl Place {
 /// What must be the same after it.
 struct Before {
     lease_id: u64,
-    epoch: (String, u64),
+    epoch: (Uuid, u64),
     revision: u64,
     history_id: String,
 }

@@ -31,7 +31,7 @@ async fn a_change_at_one_daemon_is_resolved_at_the_others() {
         let asked_for = caller.register(alive(&format!("asked-{at}"), TTL)).await.unwrap();
         for other in &callers {
             let resolved = other.resolve_at(&format!("asked-{at}"), asked_for.revision).await.unwrap();
-            assert_eq!(resolved.instance.unwrap().instance_id, asked_for.instance_id);
+            assert_eq!(resolved.instance.instance_id.to_string(), asked_for.instance_id);
             assert!(resolved.revision >= asked_for.revision);
         }
         let unasked = caller.register(alive(&format!("unasked-{at}"), TTL)).await.unwrap();
@@ -51,7 +51,7 @@ async fn every_daemon_lists_all_of_them_with_what_they_saved_last_until_one_leav
     let listed = async |caller: &Caller, count: usize| {
         wait_until("all daemons are listed and well", BOUND, async || {
             let daemons = caller.cluster().await?.daemons;
-            let age = |daemon: &musterd::proto::v1::Daemon| daemon.last_flush_age.as_ref().unwrap().seconds;
+            let age = |daemon: &musterd_client::Daemon| daemon.last_flush_age.unwrap().as_secs();
             let fresh = daemons.len() == count && daemons.iter().all(|daemon| age(daemon) < 5);
             if fresh { Ok(daemons) } else { Err(format!("{daemons:?}")) }
         })

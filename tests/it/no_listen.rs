@@ -5,11 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use musterd::proto::v1::{InstanceStatus, WatchRequest};
+use musterd::proto::v1::WatchRequest;
+use musterd_client::Status;
 
 use crate::harness::{
     actor::{Caller, alive},
-    client::{Watcher, set_status},
+    client::Watcher,
     daemon::Daemon,
     postgres::BOUND,
     registry::{Registry, make_alive, run},
@@ -50,7 +51,7 @@ async fn without_notifications_changes_show_everywhere_within_about_a_second() {
         assert_eq!(there.best(&name).await, lease.instance_id);
         assert_eq!(there.beat(lease.lease_id).await.map(|_| ()), Ok(()));
 
-        let drained = set_status(&mut one.registry().await, lease.lease_id, InstanceStatus::Draining).await;
+        let drained = here.set_status(&lease.instance_id, Status::Draining).await.unwrap();
         assert_eq!(here.best(&name).await, "NO_LIVE_INSTANCE");
         assert_eq!(there.resolve_at(&name, drained).await.unwrap_err(), "NO_LIVE_INSTANCE", "it is waited for");
     }

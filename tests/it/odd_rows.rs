@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use musterd::proto::v1::{self, InstanceStatus};
+use futures_util::TryStreamExt as _;
+use musterd_client::{Epoch, Filter, Instance, Status};
 use tokio_postgres::Client;
 
 use crate::harness::{
@@ -185,7 +186,7 @@ async fn dead_row_that_stopped_in_the_future_is_purged() {
     assert_eq!(get::<i32>(client, "SELECT muster_purge_dead(86400000, 100)").await, 1);
 }
 
-async fn shows(caller: &Caller, instance: u128) -> v1::Instance {
+async fn shows(caller: &Caller, instance: u128) -> Instance {
     let instance_id = id(instance).to_string();
     wait_until("the instance shows", BOUND, async || caller.instance(&instance_id).await).await
 }
@@ -206,10 +207,10 @@ async fn odd_row_stops_no_loop_of_a_daemon() {
     run(&client, &format!("UPDATE registry_epoch SET started_at = '-{time}'")).await;
     make_alive(&client, 1, "organ", 100).await;
     shows(&caller, 1).await;
-    let listed = caller.list(v1::ListInstancesRequest { page_size: 1_000, ..Default::default() }).await.unwrap();
-    assert!(listed.instances.len() > 1, "{listed:?}");
-    let epochs = caller.cluster.clone().list_epochs(v1::ListEpochsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(epochs.epochs.len(), 2);
+    let listed = caller.list(Filter::all()).await.unwrap();
+    assert!(listed.len() > 1, "{listed:?}");
+    let epochs: Vec<Epoch> = caller.client().epochs().try_collect().await.unwrap();
+    assert_eq!(epochs.len(), 2);
     // A daemon that loads them all at its start.
     let second = Daemon::start(database.url()).await;
     let there = Caller::of(&second);
@@ -217,9 +218,9 @@ async fn odd_row_stops_no_loop_of_a_daemon() {
         let registered = caller.register(alive("fresh", Duration::from_secs(2))).await.unwrap();
         run(&client, "SELECT muster_release_expiry(600000)").await;
         wait_until("a silent instance dies", BOUND, async || {
-            match caller.instance(&registered.instance_id).await?.status() {
-                InstanceStatus::Dead => Ok(()),
-                status => Err(status.as_str_name().to_owned()),
+            match caller.instance(&registered.instance_id).await?.status {
+                Status::Dead => Ok(()),
+                status => Err(status.as_str().to_owned()),
             }
         })
         .await;

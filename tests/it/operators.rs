@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use musterd::proto::v1::{self, BrakeMode, DeathReason, InstanceStatus};
+use futures_util::TryStreamExt as _;
+use musterd::proto::v1;
+use musterd_client::{BrakeMode, DeathReason, Filter, Instance, Status as InstanceStatus};
 use tonic::{Code, Response, Status};
 
 use crate::harness::{
@@ -57,14 +59,14 @@ async fn metric(daemons: &[Daemon], name: &str, value: f64) {
 }
 
 async fn status(caller: &Caller, instance_id: &str) -> InstanceStatus {
-    caller.instance(instance_id).await.unwrap().status()
+    caller.instance(instance_id).await.unwrap().status
 }
 
 async fn all_dead(caller: &Caller, ids: &[String]) {
     wait_until("all of them are dead", SOON, async || {
         for id in ids {
             let instance = caller.instance(id).await?;
-            if instance.status() != InstanceStatus::Dead {
+            if instance.status != InstanceStatus::Dead {
                 return Err(format!("{instance:?}"));
             }
         }
@@ -98,13 +100,13 @@ async fn operator_call_is_shown_by_the_daemon_that_answered_it() {
     for round in 1..=3 {
         let reason = format!("round {round}");
         for minutes in [10, 20] {
-            hold(&caller, Some(seconds(60 * minutes)), &reason).await.unwrap();
+            hold(&caller, Some(seconds(60 * i64::try_from(minutes).unwrap())), &reason).await.unwrap();
             let shown = caller.cluster().await.unwrap().hold.unwrap();
             assert_eq!(shown.reason, reason);
-            assert!((60 * minutes - 30..=60 * minutes).contains(&shown.remaining.unwrap().seconds), "{shown:?}");
+            assert!((60 * minutes - 30..=60 * minutes).contains(&shown.remaining.unwrap().as_secs()), "{shown:?}");
         }
         release(&caller, None).await.unwrap();
-        assert_eq!(caller.cluster().await.unwrap().hold, None);
+        assert!(caller.cluster().await.unwrap().hold.is_none());
 
         let registered = caller.register(alive("organ", Duration::from_secs(60))).await.unwrap();
         expire(&caller, &registered.instance_id, 0).await.unwrap();
@@ -125,7 +127,7 @@ async fn hold_pauses_expiry_on_every_daemon_until_it_is_released() {
         let hold =
             wait_until("the hold shows", SOON, async || caller.cluster().await?.hold.ok_or("none".to_owned())).await;
         assert_eq!(hold.reason, "work on the network", "one that ends later stays");
-        assert!((580..=600).contains(&hold.remaining.unwrap().seconds), "{hold:?}");
+        assert!((580..=600).contains(&hold.remaining.unwrap().as_secs()), "{hold:?}");
     }
     let silent = overdue(&database, here, 1).await;
     metric(&daemons, "musterd_expiry_held", 1.0).await;
@@ -164,7 +166,7 @@ async fn mostly_silent_fleet_keeps_its_leases_until_an_operator_releases_expiry(
     for caller in &callers {
         let brake =
             wait_until("the brake shows", SOON, async || caller.cluster().await?.brake.ok_or("none".to_owned())).await;
-        assert_eq!((brake.mode(), brake.overdue, brake.live), (BrakeMode::Protect, 12, 12));
+        assert_eq!((brake.mode, brake.overdue, brake.live), (BrakeMode::Protect, 12, 12));
         assert!(brake.since.is_some());
     }
     metric(&daemons, r#"musterd_expiry_brake{mode="protect"}"#, 1.0).await;
@@ -203,7 +205,7 @@ async fn an_operator_ends_one_instance_whatever_the_hold_says() {
     let ended = expire(&caller, id, lease.lease_id).await.unwrap();
     assert!(!ended.already_dead && ended.revision > lease.revision, "{ended:?}");
     let death = caller.instance(id).await.unwrap().death.unwrap();
-    assert_eq!(death.reason(), DeathReason::Operator);
+    assert_eq!(death.reason, DeathReason::Operator);
     assert!(death.decided_by.starts_with(&daemon.grpc_addr), "{death:?}");
     assert_eq!(caller.beat(lease.lease_id).await.unwrap_err(), "LEASE_EXPIRED");
     let again = expire(&caller, id, 0).await.unwrap();
@@ -266,14 +268,10 @@ async fn instances_alive_at_a_time_are_the_same_over_grpc_and_in_sql() {
     let written: i64 = get(&client, "SELECT revision FROM cluster_metadata").await;
     let mut found = Vec::new();
     for time in times {
-        let stamp = prost_types::Timestamp {
-            seconds: time.timestamp(),
-            nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap(),
-        };
-        let min_revision = u64::try_from(written).unwrap().max(epoch.revision);
-        let request = v1::ListInstancesRequest { alive_at: Some(stamp), min_revision, ..Default::default() };
-        let listed: BTreeSet<_> =
-            caller.list(request).await.unwrap().instances.into_iter().map(|one| one.instance_id).collect();
+        let reader = caller.client();
+        reader.require_revision(u64::try_from(written).unwrap().max(epoch.revision));
+        let listed: Vec<Instance> = reader.list(Filter::all().alive_at(time.into())).try_collect().await.unwrap();
+        let listed: BTreeSet<_> = listed.into_iter().map(|one| one.instance_id.to_string()).collect();
         let sql = format!("SELECT instance_id::text FROM alive_at('{}')", time.to_rfc3339());
         assert_eq!(listed, column::<String>(&client, &sql).await.into_iter().collect(), "{time}");
         found.push(listed.len());
@@ -308,7 +306,7 @@ async fn bad_input_is_named_with_its_fix_and_changes_nothing() {
     assert_invalid(&refusal(check(&caller, 0, 0).await), "lease_id", "give the lease");
     let both = v1::ListInstancesRequest {
         alive_at: Some(prost_types::Timestamp::default()),
-        statuses: vec![InstanceStatus::Dead.into()],
+        statuses: vec![v1::InstanceStatus::Dead.into()],
         ..Default::default()
     };
     assert_invalid(&refusal(caller.discovery.clone().list_instances(both).await), "statuses", "give one of them");

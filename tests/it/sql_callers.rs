@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use musterd::proto::v1::{self, DeathReason, InstanceStatus};
+use musterd_client::{Counts, DeathReason, Filter, Instance, Status};
 use tokio_postgres::Client;
 
 use crate::harness::{
@@ -36,7 +36,7 @@ impl Scene {
     }
 
     /// Waits until an instance is as it has to be.
-    async fn shows(&self, instance: u128, what: &str, expected: impl Fn(&v1::Instance) -> bool) -> v1::Instance {
+    async fn shows(&self, instance: u128, what: &str, expected: impl Fn(&Instance) -> bool) -> Instance {
         let instance_id = id(instance).to_string();
         wait_until(what, BOUND, async || match self.caller.instance(&instance_id).await {
             Ok(instance) if expected(&instance) => Ok(instance),
@@ -45,8 +45,8 @@ impl Scene {
         .await
     }
 
-    async fn shows_status(&self, instance: u128, status: InstanceStatus) -> v1::Instance {
-        self.shows(instance, status.as_str_name(), |instance| instance.status() == status).await
+    async fn shows_status(&self, instance: u128, status: Status) -> Instance {
+        self.shows(instance, status.as_str(), |instance| instance.status == status).await
     }
 
     /// Waits until a name resolves to an instance, or not for a reason.
@@ -67,24 +67,25 @@ fn set_status(instance: u128, status: &str) -> String {
 async fn a_life_through_sql_shows_in_every_answer() {
     let scene = Scene::set().await;
     wait_until("the epoch", BOUND, async || match scene.caller.cluster().await {
-        Ok(cluster) if cluster.cluster_epoch == id(100).to_string() => Ok(()),
+        Ok(cluster) if cluster.cluster_epoch == id(100) => Ok(()),
         other => Err(other),
     })
     .await;
     run(&scene.client, &register(1, "organ", 100)).await;
-    let starting = scene.shows_status(1, InstanceStatus::Starting).await;
+    let starting = scene.shows_status(1, Status::Starting).await;
     assert_eq!((starting.logical_id.as_str(), starting.actor_name.as_str()), ("organ", "actor"));
     assert_eq!((starting.serve_route.as_str(), starting.node_id.as_str()), ("/route", "node"));
-    assert_eq!((starting.ip_address.as_str(), starting.pid, starting.ttl.unwrap().seconds), ("10.0.0.1", 1, 15));
+    let address = "10.0.0.1".parse().ok();
+    assert_eq!((starting.ip, starting.pid, starting.ttl.as_secs()), (address, Some(1), 15));
     assert_eq!(scene.caller.best("organ").await, "NO_LIVE_INSTANCE");
     run(&scene.client, &set_status(1, "alive")).await;
     scene.resolves("organ", &id(1).to_string()).await;
     run(&scene.client, &set_status(1, "draining")).await;
     scene.resolves("organ", "NO_LIVE_INSTANCE").await;
-    scene.shows_status(1, InstanceStatus::Draining).await;
+    scene.shows_status(1, Status::Draining).await;
     run(&scene.client, &set_status(1, "dead")).await;
-    let death = scene.shows_status(1, InstanceStatus::Dead).await.death.unwrap();
-    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Deregistered, SQL_CALLER));
+    let death = scene.shows_status(1, Status::Dead).await.death.unwrap();
+    assert_eq!((death.reason, death.decided_by.as_str()), (DeathReason::Deregistered, SQL_CALLER));
     assert_eq!(scene.caller.beat(starting.lease_id).await.unwrap_err(), "LEASE_EXPIRED");
 }
 
@@ -96,8 +97,8 @@ async fn a_rotation_through_sql_fences_actors_of_the_daemon() {
     let lease = scene.caller.register(alive("organ", Duration::from_secs(60))).await.unwrap();
     run(&scene.client, &format!("SELECT set_current_epoch('{}')", id(101))).await;
     scene.resolves("organ", "NO_LIVE_INSTANCE").await;
-    let instance = scene.shows_status(1, InstanceStatus::Dead).await;
-    assert_eq!(instance.death.unwrap().reason(), DeathReason::OldEpoch);
+    let instance = scene.shows_status(1, Status::Dead).await;
+    assert_eq!(instance.death.unwrap().reason, DeathReason::OldEpoch);
     assert_eq!(scene.caller.beat(lease.lease_id).await.unwrap_err(), "EPOCH_FENCED");
     // The daemon's reaper and the SQL caller share the work; together they leave nobody out.
     get::<i32>(&scene.client, "SELECT expire_old_epoch_instances()").await;
@@ -128,8 +129,8 @@ async fn an_expiry_through_sql_shows_and_spares_those_with_a_longer_ttl() {
     run(&scene.client, &sql).await;
     assert_eq!(get::<i32>(&scene.client, "SELECT expire_stale_instances()").await, 0, "15 s have not passed");
     assert_eq!(get::<i32>(&scene.client, "SELECT expire_stale_instances(5)").await, 1);
-    let death = scene.shows_status(1, InstanceStatus::Dead).await.death.unwrap();
-    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Stale, SQL_CALLER));
+    let death = scene.shows_status(1, Status::Dead).await.death.unwrap();
+    assert_eq!((death.reason, death.decided_by.as_str()), (DeathReason::Stale, SQL_CALLER));
     assert_eq!(scene.caller.best("patient").await, patient.instance_id);
 }
 
@@ -138,7 +139,7 @@ async fn instance_that_beats_through_sql_lives_beside_grpc_instances() {
     let scene = Scene::set().await;
     make_alive(&scene.client, 1, "mixed", 100).await;
     run(&scene.client, "UPDATE registry_instance SET ttl_ms = 3000").await;
-    scene.shows(1, "the TTL that was set by hand", |instance| instance.ttl.unwrap().seconds == 3).await;
+    scene.shows(1, "the TTL that was set by hand", |instance| instance.ttl.as_secs() == 3).await;
     make_alive(&scene.client, 2, "silent", 100).await;
     run(&scene.client, &format!("UPDATE registry_instance SET ttl_ms = 3000 WHERE instance_id = '{}'", id(2))).await;
     let actor = Actor::start(std::slice::from_ref(&scene.caller), "mixed", Duration::from_secs(3)).await;
@@ -149,14 +150,14 @@ async fn instance_that_beats_through_sql_lives_beside_grpc_instances() {
         run(&scene.client, &format!("SELECT beat('{}')", id(1))).await;
         tokio::time::sleep(Duration::from_millis(900)).await;
         let instance = scene.caller.instance(&id(1).to_string()).await.unwrap();
-        assert_eq!(instance.status(), InstanceStatus::Alive, "{instance:?}");
+        assert_eq!(instance.status, Status::Alive, "{instance:?}");
         suspected += u32::from(instance.suspect);
     }
     assert!(suspected <= 1, "suspected {suspected} times of 16");
     scene.resolves("mixed", &id(1).to_string()).await;
     assert_eq!(actor.told().refused, Vec::<String>::new());
     assert!(actor.told().accepted >= 12, "{:?}", actor.told());
-    scene.shows_status(2, InstanceStatus::Dead).await;
+    scene.shows_status(2, Status::Dead).await;
     assert_eq!(scene.caller.resolve("mixed").await.unwrap().alternatives, 1);
     let best: uuid::Uuid = get(&scene.client, "SELECT instance_id FROM active_instance").await;
     assert_eq!(best, id(1));
@@ -171,7 +172,7 @@ async fn both_views_agree_with_the_daemon_for_every_way_to_register() {
     let third = scene.caller.register(alive("a", Duration::from_secs(60))).await.unwrap();
     let fourth = scene.caller.register(alive("c", Duration::from_secs(60))).await.unwrap();
     run(&scene.client, &set_status(2, "draining")).await;
-    scene.shows_status(2, InstanceStatus::Draining).await;
+    scene.shows_status(2, Status::Draining).await;
     for expected in [id(1).to_string(), third.instance_id.clone()] {
         scene.resolves("a", &expected).await;
         let best: Vec<uuid::Uuid> =
@@ -180,9 +181,8 @@ async fn both_views_agree_with_the_daemon_for_every_way_to_register() {
             best.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [expected.clone(), fourth.instance_id.clone()]
         );
-        let request = v1::ListInstancesRequest { statuses: vec![InstanceStatus::Alive.into()], ..Default::default() };
-        let mut listed: Vec<_> =
-            scene.caller.list(request).await.unwrap().instances.into_iter().map(|one| one.instance_id).collect();
+        let listed = scene.caller.list(Filter::all().status(Status::Alive)).await.unwrap();
+        let mut listed: Vec<_> = listed.into_iter().map(|one| one.instance_id.to_string()).collect();
         listed.sort_unstable();
         let sql = "SELECT instance_id::text FROM active_instances ORDER BY instance_id::text";
         assert_eq!(column::<String>(&scene.client, sql).await, listed);
@@ -201,7 +201,7 @@ async fn rows_written_by_hand_show_like_any_other() {
     );
     run(&scene.client, &insert).await;
     scene.resolves("by-hand", &id(1).to_string()).await;
-    let before = scene.shows_status(1, InstanceStatus::Alive).await;
+    let before = scene.shows_status(1, Status::Alive).await;
     run(&scene.client, "UPDATE registry_instance SET logical_id = 'renamed', serve_route = '/new'").await;
     scene.resolves("renamed", &id(1).to_string()).await;
     scene.resolves("by-hand", "UNKNOWN_LOGICAL_ID").await;
@@ -210,8 +210,8 @@ async fn rows_written_by_hand_show_like_any_other() {
     assert!(after.revision > before.revision);
     assert!(scene.caller.beat(after.lease_id).await.is_ok(), "it can beat at the daemon");
     run(&scene.client, "UPDATE registry_instance SET status = 'dead'").await;
-    let death = scene.shows_status(1, InstanceStatus::Dead).await.death.unwrap();
-    assert_eq!((death.reason(), death.decided_by.as_str()), (DeathReason::Operator, SQL_CALLER));
+    let death = scene.shows_status(1, Status::Dead).await.death.unwrap();
+    assert_eq!((death.reason, death.decided_by.as_str()), (DeathReason::Operator, SQL_CALLER));
     let revive = format!("UPDATE registry_instance SET status = 'alive' WHERE instance_id = '{}'", id(1));
     assert_eq!(refusal(&scene.client, &revive).await, "MU005");
     assert_eq!(field(&scene.client, 1, "status").await, "dead");
@@ -224,7 +224,7 @@ async fn rows_deleted_by_hand_vanish_from_every_answer() {
         make_alive(&scene.client, instance, "organ", 100).await;
     }
     scene.resolves("organ", &id(1).to_string()).await;
-    let lease = scene.shows_status(1, InstanceStatus::Alive).await.lease_id;
+    let lease = scene.shows_status(1, Status::Alive).await.lease_id;
     run(&scene.client, &format!("DELETE FROM registry_instance WHERE instance_id = '{}'", id(1))).await;
     scene.resolves("organ", &id(2).to_string()).await;
     assert_eq!(scene.caller.instance(&id(1).to_string()).await.unwrap_err(), "UNKNOWN_INSTANCE");
@@ -233,7 +233,8 @@ async fn rows_deleted_by_hand_vanish_from_every_answer() {
 
     run(&scene.client, "TRUNCATE registry_instance").await;
     scene.resolves("organ", "UNKNOWN_LOGICAL_ID").await;
-    assert_eq!(scene.caller.cluster().await.unwrap().counts.unwrap(), v1::InstanceCounts::default());
+    let counts = scene.caller.cluster().await.unwrap().counts;
+    assert_eq!(format!("{counts:?}"), format!("{:?}", Counts::default()));
     make_alive(&scene.client, 1, "organ", 100).await;
     scene.resolves("organ", &id(1).to_string()).await;
 }
@@ -245,11 +246,11 @@ async fn a_dead_row_deleted_by_hand_takes_no_other_with_it() {
         make_alive(&scene.client, instance, &format!("organ-{instance}"), 100).await;
         run(&scene.client, &set_status(instance, "dead")).await;
     }
-    scene.shows_status(3, InstanceStatus::Dead).await;
+    scene.shows_status(3, Status::Dead).await;
     run(&scene.client, &format!("DELETE FROM registry_instance WHERE instance_id = '{}'", id(2))).await;
     scene.resolves("organ-2", "UNKNOWN_LOGICAL_ID").await;
     for (instance, name) in [(1, "organ-1"), (3, "organ-3")] {
         scene.resolves(name, "NO_LIVE_INSTANCE").await;
-        scene.shows_status(instance, InstanceStatus::Dead).await;
+        scene.shows_status(instance, Status::Dead).await;
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use musterd::proto::v1::{self, InstanceStatus};
+use musterd::proto::v1;
+use musterd_client::Status;
 
 use super::{Ended, musterd};
 use crate::harness::{
@@ -34,12 +35,7 @@ async fn scene(database: &TestDatabase) -> (Daemon, [String; 3]) {
     let best = register("organ_1", "a", "n1").await.unwrap().instance_id;
     let draining = register("organ_1", "b", "n2").await.unwrap();
     let web = register("web", "a", "n2").await.unwrap().instance_id;
-    let request = v1::SetStatusRequest {
-        lease_id: draining.lease_id,
-        status: InstanceStatus::Draining.into(),
-        ..Default::default()
-    };
-    caller.registry.clone().set_status(request).await.unwrap();
+    caller.set_status(&draining.instance_id, Status::Draining).await.unwrap();
     (daemon, [best, draining.instance_id, web])
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use musterd::{proto::v1, status::Code};
+use musterd::status::Code;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -143,14 +143,12 @@ async fn all_unserved_is_critical_and_a_name_that_left_is_not_unserved() {
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
     let granted = caller.register(alive("left", Duration::from_secs(300))).await.unwrap();
-    let (instance_id, lease_id) = (granted.instance_id.clone(), granted.lease_id);
-    let request = v1::DeregisterRequest { instance_id, lease_id };
-    daemon.registry().await.deregister(request).await.unwrap();
+    caller.deregister(&granted.instance_id).await.unwrap();
     let client = connect(database.url()).await;
     run(&client, "SELECT muster_release_expiry(300000)").await;
     wait_until("the name has left, everywhere", DAEMON_BOUND, async || {
         let cluster = caller.cluster().await.unwrap();
-        let counts = cluster.counts.unwrap();
+        let counts = cluster.counts;
         let metric = daemon.metric("musterd_logical_ids{served=\"false\"}").await;
         let seen = (counts.logical_ids_unserved, counts.logical_ids_left, metric, cluster.problems);
         if (seen.0, seen.1, seen.2) == (0, 1, Some(0.0)) && seen.3.is_empty() { Ok(()) } else { Err(seen) }

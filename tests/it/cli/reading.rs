@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use musterd::proto::v1::{self, InstanceStatus};
+use musterd::proto::v1;
+use musterd_client::Status;
 use serde_json::Value;
 
 use super::{Ended, musterd};
@@ -27,15 +28,9 @@ async fn scene(database: &TestDatabase) -> (Daemon, [String; 3]) {
     };
     let best = caller.register(request).await.unwrap().instance_id;
     let draining = caller.register(alive("organ_1", Duration::from_secs(300))).await.unwrap();
-    let request = v1::SetStatusRequest {
-        lease_id: draining.lease_id,
-        status: InstanceStatus::Draining.into(),
-        ..Default::default()
-    };
-    caller.registry.clone().set_status(request).await.unwrap();
+    caller.set_status(&draining.instance_id, Status::Draining).await.unwrap();
     let dead = caller.register(alive("organ_1", Duration::from_secs(300))).await.unwrap();
-    let request = v1::DeregisterRequest { lease_id: dead.lease_id, ..Default::default() };
-    caller.registry.clone().deregister(request).await.unwrap();
+    caller.deregister(&dead.instance_id).await.unwrap();
     (daemon, [best, draining.instance_id, dead.instance_id])
 }
 

@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use musterd::proto::v1::{self, DeathReason, InstanceStatus};
+use musterd_client::{Death, DeathReason, Instance, Status};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
+use uuid::Uuid;
 
 use super::{BOUND, musterd};
 use crate::harness::{
@@ -55,9 +56,9 @@ impl Drop for Run {
     }
 }
 
-async fn resolved(caller: &Caller) -> v1::Instance {
+async fn resolved(caller: &Caller) -> Instance {
     wait_until("the command is registered and alive", BOUND, async || {
-        caller.resolve("job").await.map(|resolved| resolved.instance.unwrap())
+        caller.resolve("job").await.map(|resolved| resolved.instance)
     })
     .await
 }
@@ -79,14 +80,10 @@ async fn gone(pid: Pid) {
     .await;
 }
 
-async fn dead(caller: &Caller, instance_id: &str) -> v1::Death {
+async fn dead(caller: &Caller, instance_id: Uuid) -> Death {
     wait_until("its instance is dead", BOUND, async || {
         let instance = caller.instance(instance_id).await?;
-        if instance.status() == InstanceStatus::Dead {
-            Ok(instance.death.unwrap())
-        } else {
-            Err(format!("{instance:?}"))
-        }
+        if instance.status == Status::Dead { Ok(instance.death.unwrap()) } else { Err(format!("{instance:?}")) }
     })
     .await
 }
@@ -114,9 +111,12 @@ async fn the_exit_code_is_passed_on_and_the_command_knows_its_registration() {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(7), ""));
     let words: Vec<&str> = ended.stdout.split_whitespace().collect();
     let instance = caller.instance(words[0]).await.unwrap();
-    assert_eq!(words[1..], ["job", instance.cluster_epoch.as_str(), instance.lease_id.to_string().as_str()]);
-    assert_eq!(instance.status(), InstanceStatus::Dead, "deregistered at the end, before it ends itself");
-    assert_eq!(instance.death.unwrap().reason(), DeathReason::Deregistered);
+    assert_eq!(
+        words[1..],
+        ["job", instance.cluster_epoch.to_string().as_str(), instance.lease_id.to_string().as_str()]
+    );
+    assert_eq!(instance.status, Status::Dead, "deregistered at the end, before it ends itself");
+    assert_eq!(instance.death.unwrap().reason, DeathReason::Deregistered);
 
     let missing =
         ["--addr", &daemon.grpc_addr, "run", "--logical-id", "missing", "--ip", "none", "--", "/no/such/command"];
@@ -137,8 +137,8 @@ async fn command_starts_without_a_daemon_and_is_registered_once_there_is_one() {
     assert_eq!(line_of(&trace).await, "job none");
     let daemon = Daemon::start_with(&["--database-url", database.url(), "--grpc-addr", &addr]).await;
     let instance = resolved(&Caller::of(&daemon)).await;
-    assert_eq!(instance.status(), InstanceStatus::Alive);
-    assert_eq!(instance.ip_address, "127.0.0.1", "learnt from the connection");
+    assert_eq!(instance.status, Status::Alive);
+    assert_eq!(instance.ip, "127.0.0.1".parse().ok(), "learnt from the connection");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,10 +205,10 @@ async fn a_termination_is_forwarded_and_ends_the_registration() {
     let script = format!("trap 'exit 42' TERM; echo $$ > {}; while :; do sleep 0.05; done", ready.display());
     let mut run = Run::start(&daemon, &[], &["/bin/sh", "-c", &script]);
     let instance = resolved(&caller).await;
-    assert_eq!(line_of(&ready).await, instance.pid.to_string(), "the process of the command is on record");
+    assert_eq!(line_of(&ready).await, instance.pid.unwrap().to_string(), "the process of the command is on record");
     kill(run.pid(), Signal::SIGTERM).unwrap();
     assert_eq!(run.ended().await.code(), Some(42), "what the command made of the signal");
-    assert_eq!(dead(&caller, &instance.instance_id).await.reason(), DeathReason::Deregistered);
+    assert_eq!(dead(&caller, instance.instance_id).await.reason, DeathReason::Deregistered);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,24 +230,24 @@ async fn when_run_itself_is_killed_its_command_and_its_instance_die() {
     let mut run = Run::start(&daemon, &["--ttl", "4s"], &["/bin/sleep", "60"]);
     let instance = resolved(&caller).await;
     let renewed = wait_until("it beats", BOUND, async || {
-        let now = caller.instance(&instance.instance_id).await?;
-        if now.last_beat.map(|at| at.seconds) > instance.started_at.map(|at| at.seconds + 5) {
+        let now = caller.instance(instance.instance_id).await?;
+        if now.last_beat > instance.started_at.map(|at| at + Duration::from_secs(5)) {
             Ok(now)
         } else {
             Err(format!("{now:?}"))
         }
     })
     .await;
-    assert!(renewed.status() == InstanceStatus::Alive && renewed.lease_id == instance.lease_id, "longer than its TTL");
+    assert!(renewed.status == Status::Alive && renewed.lease_id == instance.lease_id, "longer than its TTL");
     kill(run.pid(), Signal::SIGKILL).unwrap();
     run.ended().await;
-    gone(Pid::from_raw(i32::try_from(instance.pid).unwrap())).await;
+    gone(Pid::from_raw(i32::try_from(instance.pid.unwrap()).unwrap())).await;
     wait_until("it is suspect", Duration::from_secs(20), async || {
-        let now = caller.instance(&instance.instance_id).await?;
+        let now = caller.instance(instance.instance_id).await?;
         if now.suspect { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
-    assert_eq!(dead(&caller, &instance.instance_id).await.reason(), DeathReason::Stale);
+    assert_eq!(dead(&caller, instance.instance_id).await.reason, DeathReason::Stale);
     assert_eq!(caller.best("job").await, "NO_LIVE_INSTANCE");
 }
 

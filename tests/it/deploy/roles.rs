@@ -81,8 +81,8 @@ async fn the_daemon_does_all_of_its_work_as_the_role_with_the_fewest_rights() {
     .await;
     assert!(seen.contains("organ"));
     // Hold, release, expire.
-    caller.cluster.clone().hold_expiry(v1::HoldExpiryRequest { reason: "test".into(), duration: None }).await.unwrap();
-    caller.cluster.clone().release_expiry(v1::ReleaseExpiryRequest::default()).await.unwrap();
+    caller.client().hold_expiry(None, "test").await.unwrap();
+    caller.client().release_expiry(None).await.unwrap();
     let silent = actor.fall_silent().await;
     wait_until("a death of silence", DAEMON_BOUND, async || match caller.instance(&silent.instance_id).await {
         Ok(instance) if instance.death.is_some() => Ok(()),

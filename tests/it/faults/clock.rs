@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use musterd::proto::v1::InstanceStatus;
+use musterd_client::Status;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
@@ -64,7 +64,7 @@ async fn stepped_database_clock_expires_no_lease_that_beats() {
     .await;
     wait_until("the silent one is dead", BOUND * 2, async || {
         let instance = callers[1].instance(&silent.instance_id).await?;
-        if instance.status() == InstanceStatus::Dead { Ok(()) } else { Err(format!("{instance:?}")) }
+        if instance.status == Status::Dead { Ok(()) } else { Err(format!("{instance:?}")) }
     })
     .await;
     go_on(&actors, 4).await;

@@ -10,6 +10,8 @@ use std::{
 
 use tokio::net::TcpStream;
 
+use musterd_client::Choice;
+
 use crate::harness::{
     actor::{Actor, Caller, alive},
     daemon::Daemon,
@@ -140,6 +142,9 @@ async fn a_daemon_without_file_descriptors_serves_the_connections_it_has() {
     let daemon = Daemon::start(sql.database.url()).await;
     let caller = Caller::of(&daemon);
     let actor = Actor::start(std::slice::from_ref(&caller), "kept", TTL).await;
+    // Connected while there are descriptors.
+    let reader = caller.client();
+    reader.cluster(0).await.unwrap();
     let pid = daemon.pid().to_string();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let limit = format!("--nofile={}:", open + 10);
@@ -156,7 +161,8 @@ async fn a_daemon_without_file_descriptors_serves_the_connections_it_has() {
     })
     .await;
     goes_on(&actor, 5).await;
-    assert_eq!(caller.best("kept").await, actor.id());
+    let resolved = reader.resolve("kept", &Choice::best()).await.unwrap();
+    assert_eq!(resolved.instance.instance_id.to_string(), actor.id());
     caller.register(alive("late", LONG)).await.unwrap();
     drop(sockets);
     wait_until("new callers are served", BOUND, async || Caller::of(&daemon).resolve("kept").await).await;

@@ -63,7 +63,7 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_that_was_made_before_a_rotation_is_not_said_to_be_fenced() {
     let scene = Scene::start().await;
-    let epoch = scene.caller.cluster().await.unwrap().cluster_epoch;
+    let epoch = scene.caller.cluster().await.unwrap().cluster_epoch.to_string();
     let request = v1::RegisterRequest { cluster_epoch: epoch, ..alive("organ", TTL) };
     let asked = scene.lose(scene.register(request.clone())).await;
     run(&scene.sql.client, "SELECT set_current_epoch(gen_random_uuid())").await;

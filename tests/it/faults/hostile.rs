@@ -208,7 +208,7 @@ impl Scene {
     async fn serves_others(&self, during: &str) {
         for caller in [&self.caller, &Caller::of(&self.daemon)] {
             let resolved = wait_until(during, BOUND, async || caller.resolve("organ").await).await;
-            assert_eq!(resolved.instance.unwrap().instance_id, self.actor.id(), "{during}");
+            assert_eq!(resolved.instance.instance_id.to_string(), self.actor.id(), "{during}");
         }
     }
 

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use musterd::proto::v1::{self, InstanceStatus};
+use musterd::proto::v1;
+use musterd_client::Status;
 
 use super::proxy::{Link, Mode, Upstream};
 use crate::harness::{
@@ -86,7 +87,7 @@ async fn all_go_on(callers: &[Caller], actors: &[Actor]) {
         let told = actor.told();
         assert!(told.refused.iter().all(|reason| PASSING.contains(&reason.as_str())), "{told:?}");
         let instance = caller.instance(actor.id()).await.unwrap();
-        assert_eq!((instance.status(), instance.lease_id), (InstanceStatus::Alive, actor.lease.lease_id));
+        assert_eq!((instance.status, instance.lease_id), (Status::Alive, actor.lease.lease_id));
     }
 }
 

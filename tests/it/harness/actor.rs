@@ -9,16 +9,19 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt as _;
 use musterd::proto::v1::{
     self, InstanceStatus, cluster_service_client::ClusterServiceClient,
     discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
 };
+use musterd_client::{Builder, Choice, Client, Cluster, Filter, Instance, Reason, Resolved, Rotated};
 use tokio::task::JoinHandle;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
+use uuid::Uuid;
 
 use super::{daemon::Daemon, postgres::BOUND, wait::wait_until};
 
@@ -33,7 +36,7 @@ pub(crate) fn reason(status: &Status) -> String {
 /// A registration of an instance that is alive at once; node and pid make it the same owner when it is repeated.
 pub(crate) fn alive(logical_id: &str, ttl: Duration) -> v1::RegisterRequest {
     v1::RegisterRequest {
-        instance_id: uuid::Uuid::new_v4().to_string(),
+        instance_id: Uuid::new_v4().to_string(),
         logical_id: logical_id.into(),
         node_id: "node".into(),
         pid: 1,
@@ -43,73 +46,108 @@ pub(crate) fn alive(logical_id: &str, ttl: Duration) -> v1::RegisterRequest {
     }
 }
 
-/// Somebody who asks one daemon; refusals come as their reasons.
+/// A client of one daemon, for all that a test is not about; refusals come as their reasons.
+///
+/// What `musterd-client` offers goes through it, with one attempt for each call, and without the memory of revisions that an
+/// application wants: an answer is what the daemon knows by itself. That crate keeps every lease that it registers, so leases
+/// without beats, and single beats, are calls of the wire.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
+    settings: Builder,
     pub(crate) registry: RegistryServiceClient<Channel>,
     pub(crate) discovery: DiscoveryServiceClient<Channel>,
     pub(crate) cluster: ClusterServiceClient<Channel>,
 }
 
 impl Caller {
-    /// Connects at the first call, and anew after the daemon was away.
+    /// Connects at the first call, and again after the daemon was away.
     pub(crate) fn of(daemon: &Daemon) -> Self {
+        let limit = Duration::from_secs(10);
         let endpoint = Endpoint::from_shared(format!("http://{}", daemon.grpc_addr)).unwrap();
-        let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10));
-        let channel = endpoint.connect_lazy();
+        let channel = endpoint.connect_timeout(Duration::from_secs(2)).timeout(limit).connect_lazy();
         Self {
+            settings: Client::builder().daemons([&daemon.grpc_addr]).timeout(limit).retry_for(Duration::ZERO),
             registry: RegistryServiceClient::new(channel.clone()),
             discovery: DiscoveryServiceClient::new(channel.clone()),
             cluster: ClusterServiceClient::new(channel),
         }
     }
 
+    /// A client that has seen nothing yet.
+    pub(crate) fn client(&self) -> Client {
+        self.settings.clone().build().unwrap()
+    }
+
+    /// Registers a lease that is not kept.
     pub(crate) async fn register(&self, request: v1::RegisterRequest) -> Result<v1::RegisterResponse, String> {
         answer(self.registry.clone().register(request).await)
     }
 
+    /// Renews a lease once.
     pub(crate) async fn beat(&self, lease_id: u64) -> Result<v1::BeatResponse, String> {
         answer(self.registry.clone().beat(v1::BeatRequest { lease_id, instance_id: String::new() }).await)
     }
 
-    pub(crate) async fn instance(&self, instance_id: &str) -> Result<v1::Instance, String> {
-        let request = v1::GetInstanceRequest { instance_id: instance_id.into(), min_revision: 0 };
-        Ok(answer(self.discovery.clone().get_instance(request).await)?.instance.unwrap())
+    pub(crate) async fn instance(&self, instance_id: impl ToString) -> Result<Instance, String> {
+        let found = self.client().instance(instance_id.to_string().parse().unwrap()).await;
+        Ok(found.map_err(|error| name(&error))?.instance)
     }
 
-    pub(crate) async fn resolve(&self, logical_id: &str) -> Result<v1::ResolveResponse, String> {
+    pub(crate) async fn resolve(&self, logical_id: &str) -> Result<Resolved, String> {
         self.resolve_at(logical_id, 0).await
     }
 
-    pub(crate) async fn resolve_at(&self, logical_id: &str, min_revision: u64) -> Result<v1::ResolveResponse, String> {
-        let request = v1::ResolveRequest { logical_id: logical_id.into(), min_revision, choice: None };
-        answer(self.discovery.clone().resolve(request).await)
+    /// As [`Self::resolve`], at this revision or later.
+    pub(crate) async fn resolve_at(&self, logical_id: &str, min_revision: u64) -> Result<Resolved, String> {
+        let client = self.client();
+        client.require_revision(min_revision);
+        client.resolve(logical_id, &Choice::best()).await.map_err(|error| name(&error))
     }
 
     /// The id of the instance that a name resolves to, or the reason why there is none.
     pub(crate) async fn best(&self, logical_id: &str) -> String {
         match self.resolve(logical_id).await {
-            Ok(resolved) => resolved.instance.unwrap().instance_id,
+            Ok(resolved) => resolved.instance.instance_id.to_string(),
             Err(reason) => reason,
         }
     }
 
-    pub(crate) async fn list(&self, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, String> {
-        answer(self.discovery.clone().list_instances(request).await)
+    /// All instances that match, by logical id and instance id.
+    pub(crate) async fn list(&self, filter: Filter) -> Result<Vec<Instance>, String> {
+        self.client().list(filter).try_collect().await.map_err(|error| name(&error))
     }
 
-    pub(crate) async fn cluster(&self) -> Result<v1::GetClusterResponse, String> {
-        answer(self.cluster.clone().get_cluster(v1::GetClusterRequest::default()).await)
+    pub(crate) async fn cluster(&self) -> Result<Cluster, String> {
+        self.client().cluster(0).await.map_err(|error| name(&error))
     }
 
-    pub(crate) async fn rotate(&self, reason: &str) -> Result<v1::RotateEpochResponse, String> {
-        let request = v1::RotateEpochRequest { reason: reason.into(), ..Default::default() };
-        answer(self.cluster.clone().rotate_epoch(request).await)
+    pub(crate) async fn rotate(&self, reason: &str) -> Result<Rotated, String> {
+        self.client().rotate_epoch(Uuid::new_v4(), None, reason).await.map_err(|error| name(&error))
+    }
+
+    /// Changes the status of an instance. Returns the revision.
+    pub(crate) async fn set_status(&self, instance_id: &str, status: musterd_client::Status) -> Result<u64, String> {
+        let changed = self.client().set_status(instance_id.parse().unwrap(), status).await;
+        Ok(changed.map_err(|error| name(&error))?.revision)
+    }
+
+    /// Ends the lease of an instance. Returns the revision.
+    pub(crate) async fn deregister(&self, instance_id: &str) -> Result<u64, String> {
+        let changed = self.client().deregister(instance_id.parse().unwrap()).await;
+        Ok(changed.map_err(|error| name(&error))?.revision)
     }
 }
 
 fn answer<T>(answered: Result<tonic::Response<T>, Status>) -> Result<T, String> {
     answered.map(tonic::Response::into_inner).map_err(|status| reason(&status))
+}
+
+/// The reason of an error, in the words of [`reason`].
+fn name(error: &musterd_client::Error) -> String {
+    match error.reason() {
+        Reason::Unavailable | Reason::Other => TRANSPORT.to_owned(),
+        reason => reason.name().to_owned(),
+    }
 }
 
 /// What an actor was told.

@@ -158,7 +158,7 @@ async fn schema_named_like_the_role_does_not_become_a_second_registry() {
             caller.resolve("organ").await.map_err(|error| format!("{error:?}"))
         })
         .await;
-        assert_eq!(known.instance.unwrap().lease_id, organ.lease_id);
+        assert_eq!(known.instance.lease_id, organ.lease_id);
     }
     let schemas = "SELECT schemaname::text FROM pg_tables WHERE tablename = 'registry_instance'";
     assert_eq!(column::<String>(&admin, schemas).await, ["public"]);
