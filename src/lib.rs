@@ -36,6 +36,8 @@ pub mod feed;
 pub mod grpc;
 pub mod http;
 pub(crate) mod json;
+pub mod jwks;
+pub mod jwt;
 pub mod lifecycle;
 pub mod local;
 pub mod metrics;

@@ -15,17 +15,29 @@ use super::{
     tokens::Digest,
     verb::Verb,
 };
+use crate::jwt::Proof;
 
 /// Who calls, with its rights at the time at which it was authenticated. Cheap to clone; free without a policy.
 #[derive(Clone)]
 pub struct Caller(Option<Arc<Known>>);
+
+/// What a caller has shown beside its kind.
+#[derive(Clone, Debug)]
+pub(super) enum Shown {
+    /// Nothing, or what is checked for each connection.
+    Nothing,
+    /// A static token.
+    Token(Digest),
+    /// A JSON web token.
+    Jwt(Proof),
+}
 
 /// A caller under a policy.
 pub(super) struct Known {
     pub(super) identity: Identity,
     pub(super) kind: Kind,
     /// What it has shown, to find out later whether that is still good.
-    pub(super) token: Option<Digest>,
+    pub(super) proof: Shown,
     pub(super) expires: Option<DateTime<Utc>>,
     pub(super) generation: u64,
     pub(super) grants: Arc<Grants>,
@@ -43,7 +55,7 @@ impl Caller {
     pub fn without_rights() -> Self {
         let grants = Arc::new(Grants::of(Default::default()));
         let (identity, kind) = (Identity::anonymous(), Kind::Anonymous);
-        Self::known(Known { identity, kind, token: None, expires: None, generation: 0, grants })
+        Self::known(Known { identity, kind, proof: Shown::Nothing, expires: None, generation: 0, grants })
     }
 
     pub(super) fn known(known: Known) -> Self {

@@ -114,6 +114,7 @@ impl Loaded {
     fn new(files: &Files, contents: &Contents) -> Result<Self, FileError> {
         let policy = Policy::parse(&contents.policy);
         let policy = policy.map_err(|cause| FileError::Policy { path: files.policy.clone(), cause })?;
+        let policy = policy.in_directory(files.policy.parent().unwrap_or(Path::new("")));
         let tokens = contents
             .tokens
             .as_ref()
@@ -137,7 +138,8 @@ impl Source for OnDisk {
     fn changed(&self, loaded: &Loaded) {
         self.access.replace(loaded.policy.clone(), loaded.tokens.clone());
         let tokens = loaded.tokens.entries().count();
-        tracing::info!(rules = loaded.policy.len(), tokens, "policy reloaded");
+        let issuers = loaded.policy.issuers().len();
+        tracing::info!(rules = loaded.policy.len(), issuers, tokens, "policy reloaded");
     }
 
     fn failed(&self, error: &str) {

@@ -6,7 +6,7 @@
 //! | `spiffe://trust.domain/path` | the URI name of a client certificate |
 //! | `cert/CN` | the common name of a client certificate without a URI name |
 //! | `token/NAME` | a static token |
-//! | `k8s/NAMESPACE/ACCOUNT` and the like | a JWT, as its issuer is mapped |
+//! | `k8s/NAMESPACE/ACCOUNT`, `jwt/ISSUER/NAME` | a JWT, as its issuer is mapped |
 //! | `local` | the user of the daemon, on its machine |
 //! | `anonymous` | no credential |
 
@@ -145,11 +145,26 @@ impl Identity {
             Some(("cert", name)) => Self::of_common_name(name),
             Some(("token", name)) => Self::of_token(name),
             Some(("k8s", rest)) => Self::of_kubernetes(rest),
+            Some(("jwt", rest)) => Self::of_issuer(rest),
             _ => refuse(
-                "is no identity; write spiffe://DOMAIN/PATH, cert/COMMON-NAME, token/NAME, k8s/NAMESPACE/ACCOUNT, local or \
-                 anonymous",
+                "is no identity; write spiffe://DOMAIN/PATH, cert/COMMON-NAME, token/NAME, k8s/NAMESPACE/ACCOUNT, \
+                 jwt/ISSUER/NAME, local or anonymous",
             ),
         }
+    }
+
+    fn of_issuer(rest: &str) -> Result<Self, InvalidIdentity> {
+        let is_part = |part: &str| {
+            (1..=253).contains(&part.len())
+                && !matches!(part, "." | "..")
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_@:+~=|".contains(&byte))
+        };
+        if rest.split('/').count() < 2 || !rest.split('/').all(is_part) || rest.len() > IDENTITY_MAX_BYTES - 4 {
+            return refuse(
+                "is no identity of an issuer; write jwt/ISSUER/NAME, of letters, digits and . - _ @ : + ~ = |",
+            );
+        }
+        Ok(Self(format!("jwt/{rest}").into()))
     }
 
     fn of_kubernetes(rest: &str) -> Result<Self, InvalidIdentity> {
@@ -221,6 +236,7 @@ mod tests {
             ("cert/router 1", Kind::Certificate),
             ("token/router-1", Kind::Token),
             ("k8s/organs/a", Kind::Jwt),
+            ("jwt/okta/alice@example.com", Kind::Jwt),
             ("local", Kind::Local),
             ("anonymous", Kind::Anonymous),
         ] {

@@ -1,25 +1,49 @@
-//! The policy and the tokens in use, replaced together while calls go on.
+//! The policy and the tokens in use, replaced together while calls go on, and the issuers of JSON web tokens with their keys.
+//!
+//! A token that has been verified is remembered by its digest, so that its signature costs time once; that of the latest call of
+//! a connection is remembered with its connection ([`Memory`]). Both are forgotten with the policy, the tokens and the keys
+//! under which they were good.
 
 use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::{
-    caller::{Caller, Known},
+    caller::{Caller, Known, Shown},
     certificate::Certificate,
     grants::Grants,
     identity::{Identity, Kind},
+    memory::Memory,
     policy::Policy,
     refusal::{Cause, Refused},
     tokens::{Digest, Tokens, name_of},
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    jwt::{self, Failures, Trusted},
+};
 
 /// Identities whose rights are remembered. Beyond it they are computed for each call: correct, and slower.
 const REMEMBERED_MAX: usize = 10_000;
+/// Verified tokens that are remembered. Beyond it they are verified for each call.
+const VERIFIED_MAX: usize = 10_000;
+
+/// What a call shows of its caller, and from where it comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call<'a> {
+    /// The client certificate of its connection.
+    pub certificate: Option<&'a Certificate>,
+    /// Its `Authorization`.
+    pub authorization: Option<&'a str>,
+    /// The address it comes from, as a number; equal addresses have equal ones.
+    pub address: u32,
+    /// What the connection remembers.
+    pub memory: Option<&'a Memory>,
+}
 
 /// What callers are authenticated by. Clones share it.
 #[derive(Clone)]
@@ -29,17 +53,27 @@ struct Live {
     clock: Clock,
     state: ArcSwap<State>,
     generation: watch::Sender<u64>,
+    failures: Failures,
 }
 
 struct State {
     generation: u64,
     policy: Policy,
     tokens: Tokens,
+    /// The issuers of the policy.
+    trusted: Arc<[Arc<Trusted>]>,
     /// The rights of identities that have called, under this policy.
     grants: papaya::HashMap<Identity, Arc<Grants>>,
+    /// The callers of verified tokens, by the SHA-256 of the token.
+    verified: papaya::HashMap<[u8; 32], Caller>,
 }
 
 impl State {
+    fn new(generation: u64, policy: Policy, tokens: Tokens, trusted: Arc<[Arc<Trusted>]>) -> Self {
+        let (grants, verified) = (papaya::HashMap::new(), papaya::HashMap::new());
+        Self { generation, policy, tokens, trusted, grants, verified }
+    }
+
     fn grants(&self, identity: &Identity) -> Arc<Grants> {
         let known = self.grants.pin();
         if let Some(grants) = known.get(identity) {
@@ -52,9 +86,28 @@ impl State {
         grants
     }
 
-    fn caller(&self, identity: Identity, kind: Kind, token: Option<Digest>, expires: Option<DateTime<Utc>>) -> Caller {
+    fn caller(&self, identity: Identity, kind: Kind, proof: Shown, expires: Option<DateTime<Utc>>) -> Caller {
         let grants = self.grants(&identity);
-        Caller::known(Known { identity, kind, token, expires, generation: self.generation, grants })
+        Caller::known(Known { identity, kind, proof, expires, generation: self.generation, grants })
+    }
+
+    /// The caller of a JSON web token, which may have expired.
+    fn with_jwt(&self, text: &str, address: u32, live: &Live) -> Result<Caller, Refused> {
+        let (digest, now) = (Sha256::digest(text.as_bytes()).into(), live.clock.wall());
+        let known = self.verified.pin();
+        if let Some(caller) = known.get(&digest) {
+            return Ok(caller.clone());
+        }
+        let verified = jwt::verify(&self.trusted, text, now, &live.failures, address)?;
+        let identity = Identity::parse(&verified.identity).map_err(|error| Cause::Claims(error.to_string()))?;
+        let caller = self.caller(identity, Kind::Jwt, Shown::Jwt(verified.proof), Some(verified.expires));
+        if known.len() >= VERIFIED_MAX {
+            known.retain(|_, caller| caller.require_current(now).is_ok());
+        }
+        if known.len() < VERIFIED_MAX {
+            known.insert(digest, caller.clone());
+        }
+        Ok(caller)
     }
 }
 
@@ -68,9 +121,11 @@ impl Access {
     /// Under a policy.
     #[must_use]
     pub fn new(policy: Policy, tokens: Tokens, clock: Clock) -> Self {
-        let state = State { generation: 1, policy, tokens, grants: papaya::HashMap::new() };
+        let trusted = trusted(&policy, &[]);
+        let state = State::new(1, policy, tokens, trusted);
         let (generation, _) = watch::channel(1);
-        Self(Some(Arc::new(Live { clock, state: ArcSwap::from_pointee(state), generation })))
+        let state = ArcSwap::from_pointee(state);
+        Self(Some(Arc::new(Live { clock, state, generation, failures: Failures::default() })))
     }
 
     /// Whether there is a policy.
@@ -79,32 +134,36 @@ impl Access {
         self.0.is_some()
     }
 
-    /// The caller with the certificate of its connection and the `Authorization` of its call.
+    /// The caller of a call.
     ///
     /// # Errors
     /// [`Refused`]. Without a credential only if the policy says nothing of `anonymous`.
-    pub fn authenticate(
-        &self,
-        certificate: Option<&Certificate>,
-        authorization: Option<&str>,
-    ) -> Result<Caller, Refused> {
+    pub fn authenticate(&self, call: Call<'_>) -> Result<Caller, Refused> {
         let Some(live) = &self.0 else { return Ok(Caller::open()) };
         let state = live.state.load();
-        let caller = match (certificate, authorization) {
+        let caller = match (call.certificate, call.authorization) {
             (Some(certificate), None) => {
                 let identity = identity(certificate)?;
-                state.caller(identity.clone(), Kind::Certificate, None, Some(certificate.not_after()))
+                state.caller(identity.clone(), Kind::Certificate, Shown::Nothing, Some(certificate.not_after()))
             }
             (Some(certificate), Some(_)) => {
                 return Err(Refused::TwoIdentities { certificate: identity(certificate)?.clone() });
             }
             (None, Some(authorization)) => {
-                let token = token(authorization)?;
-                let name = name_of(&token).ok_or(Cause::Malformed)?;
-                with_token(&state, name, Digest::of(&token))?
+                let remembered = call.memory.and_then(|memory| memory.of(authorization, state.generation));
+                match remembered {
+                    Some(caller) => caller,
+                    None => {
+                        let caller = live.by_authorization(&state, authorization, call.address)?;
+                        if let Some(memory) = call.memory {
+                            memory.keep(authorization, &caller);
+                        }
+                        caller
+                    }
+                }
             }
             (None, None) if state.policy.names_anonymous() => {
-                state.caller(Identity::anonymous(), Kind::Anonymous, None, None)
+                state.caller(Identity::anonymous(), Kind::Anonymous, Shown::Nothing, None)
             }
             (None, None) => return Err(Cause::Missing.into()),
         };
@@ -123,15 +182,20 @@ impl Access {
         if known.generation == state.generation {
             return Ok(caller.clone());
         }
-        match (known.kind, &known.token) {
-            (Kind::Token, Some(digest)) => {
+        match (known.kind, &known.proof) {
+            (Kind::Token, Shown::Token(digest)) => {
                 let name = known.identity.as_str().strip_prefix("token/").unwrap_or_default();
                 let caller = with_token(&state, name, *digest)?;
                 caller.require_current(live.clock.wall())?;
                 Ok(caller)
             }
             (Kind::Anonymous, _) if !state.policy.names_anonymous() => Err(Cause::Missing.into()),
-            (kind, _) => Ok(state.caller(known.identity.clone(), kind, None, known.expires)),
+            (kind, proof) => {
+                if let Shown::Jwt(proof) = proof {
+                    proof.still_good(&state.trusted)?;
+                }
+                Ok(state.caller(known.identity.clone(), kind, proof.clone(), known.expires))
+            }
         }
     }
 
@@ -152,10 +216,47 @@ impl Access {
         let Some(live) = &self.0 else { return };
         live.generation.send_modify(|generation| {
             *generation += 1;
-            let grants = papaya::HashMap::new();
-            live.state.store(Arc::new(State { generation: *generation, policy, tokens, grants }));
+            let trusted = trusted(&policy, &live.state.load().trusted);
+            live.state.store(Arc::new(State::new(*generation, policy, tokens, trusted)));
         });
     }
+
+    /// The issuers of the policy in use, whose keys are kept by [`crate::jwks`].
+    #[must_use]
+    pub fn issuers(&self) -> Arc<[Arc<Trusted>]> {
+        self.0.as_ref().map_or_else(|| Arc::from([]), |live| Arc::clone(&live.state.load().trusted))
+    }
+
+    /// The keys of an issuer are others than before: what was verified by the former ones is looked at again.
+    pub fn keys_changed(&self) {
+        let Some(live) = &self.0 else { return };
+        live.generation.send_modify(|generation| {
+            *generation += 1;
+            let state = live.state.load();
+            let (policy, tokens, trusted) = (state.policy.clone(), state.tokens.clone(), Arc::clone(&state.trusted));
+            live.state.store(Arc::new(State::new(*generation, policy, tokens, trusted)));
+        });
+    }
+}
+
+impl Live {
+    fn by_authorization(&self, state: &State, authorization: &str, address: u32) -> Result<Caller, Refused> {
+        let token = token(authorization)?;
+        match name_of(&token) {
+            Some(name) => with_token(state, name, Digest::of(&token)),
+            None if !state.trusted.is_empty() && jwt::looks_like_one(&token) => state.with_jwt(&token, address, self),
+            None => Err(Cause::Malformed.into()),
+        }
+    }
+}
+
+/// The issuers of a policy, with the keys of those that were in use before.
+fn trusted(policy: &Policy, before: &[Arc<Trusted>]) -> Arc<[Arc<Trusted>]> {
+    let one = |issuer: &jwt::Issuer| {
+        let known = before.iter().find(|it| it.issuer() == issuer);
+        known.map_or_else(|| Arc::new(Trusted::new(issuer.clone())), Arc::clone)
+    };
+    policy.issuers().iter().map(one).collect()
 }
 
 impl fmt::Debug for Access {
@@ -188,7 +289,7 @@ fn identity(certificate: &Certificate) -> Result<&Identity, Refused> {
 fn with_token(state: &State, name: &str, digest: Digest) -> Result<Caller, Refused> {
     let entry = state.tokens.find(name, &digest).ok_or(Cause::Unknown)?;
     let identity = Identity::of_token(name).map_err(|_| Cause::Malformed)?;
-    Ok(state.caller(identity, Kind::Token, Some(digest), entry.expires))
+    Ok(state.caller(identity, Kind::Token, Shown::Token(digest), entry.expires))
 }
 
 /// The token of `Bearer TOKEN`, or of Basic with any user name and the token as password.

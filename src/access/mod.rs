@@ -7,6 +7,7 @@
 //!
 //! - [`identity`]: the names of callers, by kind of credential; [`certificate`]: from a client certificate to an identity.
 //! - [`tokens`]: static tokens, stored as digests.
+//! - JSON web tokens are verified by [`crate::jwt`]; the policy names their issuers.
 //! - [`policy`]: the rules, and the file that they stand in; [`names`]: the logical ids of a right.
 //! - [`caller`], [`refusal`]: what a port works with.
 //!
@@ -21,6 +22,7 @@ pub mod files;
 mod grants;
 pub mod identity;
 mod live;
+mod memory;
 pub mod names;
 pub mod policy;
 pub mod refusal;
@@ -31,7 +33,8 @@ pub use caller::Caller;
 pub use certificate::Certificate;
 pub use files::{FileError, Files, Keeper, read_policy};
 pub use identity::{Identity, InvalidIdentity, Kind};
-pub use live::{Access, Changes};
+pub use live::{Access, Call, Changes};
+pub use memory::Memory;
 pub use names::Names;
 pub use policy::{Policy, PolicyError};
 pub use refusal::{Denied, Refused};

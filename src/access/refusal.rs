@@ -9,6 +9,7 @@ use super::{
     identity::{Identity, Kind},
     verb::Verb,
 };
+use crate::jwt::Problem;
 
 /// Why it is not known what a caller is. No text holds a part of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -24,6 +25,12 @@ pub enum Refused {
         /// Until when it was valid.
         at: DateTime<Utc>,
     },
+    /// The keys of the issuer have not been loaded: another daemon may have them.
+    #[error("{0}")]
+    NotReady(Problem),
+    /// Too many wrong signatures came from the caller's address.
+    #[error("{0}")]
+    TooManyFailures(Problem),
     /// The connection has a certificate and the call a token: which of them counts would be a guess.
     #[error("the call has two identities, the certificate {certificate} and a token; give one of them")]
     TwoIdentities {
@@ -42,11 +49,19 @@ pub enum Cause {
     #[error("the authorization is neither Bearer TOKEN nor Basic; send authorization: Bearer TOKEN")]
     Scheme,
     /// It is not of the form of a token.
-    #[error("the credential is no token of this registry (mstd_NAME_...); check the file that it comes from")]
+    #[error(
+        "the credential is no token of this registry (mstd_NAME_...), and no JSON web token of an issuer of its policy; check the file that it comes from"
+    )]
     Malformed,
     /// No such token is in use.
     #[error("the token is not known; it was revoked, or is that of another registry")]
     Unknown,
+    /// It is a JSON web token that is not accepted.
+    #[error("{0}")]
+    Jwt(Problem),
+    /// The claims of a token give no identity.
+    #[error("the claims of the JSON web token give no identity: {0}; correct the identity of the issuer in the policy")]
+    Claims(String),
     /// The certificate names no identity.
     #[error("the client certificate has no identity: {0}; issue it with one SPIFFE URI, or with a common name alone")]
     Certificate(String),
@@ -60,6 +75,18 @@ impl Refused {
             Self::Unauthenticated(_) => "UNAUTHENTICATED",
             Self::CredentialExpired { .. } => "CREDENTIAL_EXPIRED",
             Self::TwoIdentities { .. } => "TWO_IDENTITIES",
+            Self::NotReady(_) => "NOT_YET_SEEN",
+            Self::TooManyFailures(_) => "OVERLOADED",
+        }
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::KeysNotLoaded(_) => Self::NotReady(problem),
+            Problem::TooManyFailures => Self::TooManyFailures(problem),
+            problem => Self::Unauthenticated(Cause::Jwt(problem)),
         }
     }
 }

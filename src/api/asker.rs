@@ -24,7 +24,14 @@ pub(crate) struct Readable {
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, refused.reason(), refused.to_string())
+        let status = match refused {
+            Refused::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::TooManyFailures(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refused::Unauthenticated(_) | Refused::CredentialExpired { .. } | Refused::TwoIdentities { .. } => {
+                StatusCode::UNAUTHORIZED
+            }
+        };
+        Self::new(status, refused.reason(), refused.to_string())
     }
 }
 

@@ -22,7 +22,10 @@ use super::{
     addresses::AddressPlace,
     limits::{Peer, Streams},
 };
-use crate::{access::Certificate, tls::Stream};
+use crate::{
+    access::{Certificate, Memory},
+    tls::Stream,
+};
 
 /// Length of the HTTP/2 preface, `PRI * HTTP/2.0 ... SM ...`, in bytes.
 pub(crate) const PREFACE_BYTES: usize = 24;
@@ -63,7 +66,8 @@ impl<S> Connection<S> {
         open.increment(1.0);
         let preface = Some((PREFACE_BYTES, Box::pin(sleep_until(due))));
         let certificate = certificate.map(Arc::new);
-        let peer = Peer { origin: places.of_address.origin(), streams: Streams::default(), certificate };
+        let origin = places.of_address.origin();
+        let peer = Peer { origin, streams: Streams::default(), certificate, memory: Memory::default() };
         Self { stream, preface, peer, open: open.clone(), _places: places }
     }
 

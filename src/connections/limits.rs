@@ -17,7 +17,7 @@ use http::HeaderMap;
 use tonic::Status;
 
 use crate::{
-    access::Certificate,
+    access::{Certificate, Memory},
     model::Origin,
     wire::{bounds::STREAMS_MAX, failure::Failure},
 };
@@ -40,6 +40,8 @@ pub struct Peer {
     pub(crate) streams: Streams,
     /// The client certificate it has shown, read once for all calls.
     pub(crate) certificate: Option<Arc<Certificate>>,
+    /// The credential of its latest call.
+    pub(crate) memory: Memory,
 }
 
 /// One of them, until dropped.

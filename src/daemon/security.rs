@@ -11,6 +11,7 @@ use crate::{
     access::{Access, Keeper},
     clock::Clock,
     config::{Exposure, ServeConfig},
+    jwks,
     lifecycle::{Lifecycle, Reload, Stage},
     metrics::InsecureMetrics,
     status::Certificate,
@@ -30,16 +31,29 @@ pub(super) struct Security {
 impl Security {
     /// Reads the files and keeps them up to date; says what is missing, now and every hour.
     pub(super) fn start(config: &ServeConfig, lifecycle: &Lifecycle) -> Result<Self, Error> {
-        let credentials = config.tls.clone().map(|files| Credentials::load(files, Clock::new())).transpose()?;
+        let policy = config.access.clone().map(|files| files.open(Clock::new())).transpose()?;
+        // A client may show a JSON web token instead of a certificate.
+        let has_issuers = policy.as_ref().is_some_and(|policy| !policy.access().issuers().is_empty());
+        let files = config.tls.clone().map(|mut files| {
+            files.client_optional |= has_issuers;
+            files
+        });
+        let credentials = files.map(|files| Credentials::load(files, Clock::new())).transpose()?;
         let credentials = credentials.map(Arc::new);
         if let Some(credentials) = &credentials {
             let (reread, keeping) = (Arc::clone(credentials), Arc::clone(credentials));
             follow(lifecycle, "TLS files", move || reread.reload(), |stop| keeping.keep_current(stop));
         }
-        let policy = config.access.clone().map(|files| files.open(Clock::new())).transpose()?;
         if let Some(policy) = &policy {
-            let (reread, keeping) = (policy.clone(), policy.clone());
-            follow(lifecycle, "policy", move || reread.reload(), |stop| keeping.keep_current(stop));
+            let (reread, keeping, access) = (policy.clone(), policy.clone(), policy.access());
+            let reload = move || {
+                let changed = reread.reload();
+                jwks::fetch_all(&access);
+                changed
+            };
+            follow(lifecycle, "policy", reload, |stop| keeping.keep_current(stop));
+            let keeping = jwks::keep_current(policy.access(), lifecycle.token(Stage::Servers));
+            lifecycle.spawn_essential(Stage::Servers, "keys of issuers", keeping);
         }
         let (exposure, metrics) = (config.exposure(), InsecureMetrics::new());
         metrics.tls.set(f64::from(u8::from(exposure.without_tls)));
@@ -78,7 +92,8 @@ impl Security {
     /// Why files on disk are not in use.
     pub(super) fn failures(&self) -> Vec<String> {
         let of_tls = self.credentials.as_ref().and_then(|credentials| credentials.condition().failure);
-        of_tls.into_iter().chain(self.policy.as_ref().and_then(Keeper::failure)).collect()
+        let of_policy = self.policy.as_ref().and_then(Keeper::failure);
+        of_tls.into_iter().chain(of_policy).chain(jwks::failures(&self.access())).collect()
     }
 
     /// The files in use; `None` without TLS.

@@ -21,7 +21,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
-    access::{Access, Caller, Verb},
+    access::{Access, Call, Caller, Verb},
     connections::limits::Peer,
     wire::failure::Failure,
 };
@@ -72,8 +72,12 @@ impl Gate {
         let path = request.uri().path();
         let needs = self.methods.get(path).ok_or_else(|| Failure::UnknownMethod(path.to_owned()))?;
         let peer = request.extensions().get::<Peer>();
-        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-        let caller = self.access.authenticate(certificate, authorization(request.headers()))?;
+        let caller = self.access.authenticate(Call {
+            certificate: peer.and_then(|peer| peer.certificate.as_deref()),
+            authorization: authorization(request.headers()),
+            address: peer.map_or(0, |peer| peer.origin.number()),
+            memory: peer.map(|peer| &peer.memory),
+        })?;
         match needs.first() {
             Some(verb) if !needs.iter().any(|verb| has(&caller, *verb)) => Err(caller.denied(*verb, "").into()),
             _ => Ok(caller),

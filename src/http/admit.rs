@@ -19,7 +19,7 @@ use axum::{
 
 use super::{listener::Peer, page};
 use crate::{
-    access::{Access, Caller, Verb},
+    access::{Access, Call, Caller, Verb},
     api::{asker::Asker, error::ApiError},
     metrics::RefusedMetrics,
 };
@@ -37,8 +37,12 @@ fn needed(path: &str) -> Option<Verb> {
 #[expect(clippy::result_large_err, reason = "an answer of axum, made where it is sent")]
 pub(super) fn admit(access: &Access, request: &mut Request, refused: &RefusedMetrics) -> Result<(), Response> {
     let peer = request.extensions().get::<ConnectInfo<Peer>>();
-    let certificate = peer.and_then(|info| info.0.certificate.clone());
-    let known = access.authenticate(certificate.as_deref(), authorization(request.headers()));
+    let known = access.authenticate(Call {
+        certificate: peer.and_then(|info| info.0.certificate.as_deref()),
+        authorization: authorization(request.headers()),
+        address: peer.map_or(0, |info| info.0.origin),
+        memory: None,
+    });
     let caller = match (known, needed(request.uri().path())) {
         (Ok(caller), None) => caller,
         (Err(_), None) => Caller::without_rights(),

@@ -149,12 +149,15 @@ pub struct Peer {
     pub admission: Admission,
     /// What the certificate of the client says of it, if it has shown one.
     pub certificate: Option<Arc<Certificate>>,
+    /// Its address, as a number.
+    pub origin: u32,
 }
 
 impl Connected<IncomingStream<'_, Listener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
         let connection = stream.io();
-        Self { admission: connection.place.admission, certificate: connection.stream.certificate().map(Arc::new) }
+        let (admission, origin) = (connection.place.admission, connection.place.origin());
+        Self { admission, certificate: connection.stream.certificate().map(Arc::new), origin }
     }
 }
 

@@ -10,11 +10,14 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio_util::sync::CancellationToken;
+
+use crate::model::Origin;
 
 /// Most HTTP connections that are open at once, those of [`PROBE_CONNECTIONS`] apart.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -75,6 +78,16 @@ pub struct Place {
     address: IpAddr,
     id: u64,
     taken: Arc<Mutex<Taken>>,
+}
+
+impl Place {
+    /// Its address, as a number.
+    #[must_use]
+    pub fn origin(&self) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        self.address.hash(&mut hasher);
+        Origin::from_hash(hasher.finish()).number()
+    }
 }
 
 impl Places {

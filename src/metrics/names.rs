@@ -126,7 +126,7 @@ metrics! {
     Counter TLS_HANDSHAKES = "musterd_tls_handshakes_total":
         "TLS handshakes of clients, by port and outcome.";
     Counter SECURITY_RELOADS = "musterd_security_reloads_total":
-        "Reloads of the files for TLS or for the policy that changed something or failed, by files (what: tls, policy) and outcome; while they fail, the previous files are used.";
+        "Reloads of the files for TLS, of the policy or of the keys of issuers that changed something or failed, by files (what: tls, policy, jwks) and outcome; while they fail, the previous ones are used.";
     Gauge CERTIFICATE_EXPIRY = "musterd_certificate_expiry_seconds":
         "Time until a certificate expires, 0 if it has expired; only with TLS.";
     Gauge CERTIFICATE_LIFETIME = "musterd_certificate_lifetime_seconds":

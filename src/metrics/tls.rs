@@ -56,6 +56,12 @@ impl ReloadMetrics {
         Self::of("policy")
     }
 
+    /// For the keys of the issuers of JSON web tokens.
+    #[must_use]
+    pub fn jwks() -> Self {
+        Self::of("jwks")
+    }
+
     fn of(what: &'static str) -> Self {
         let outcome = |outcome: &'static str| counter!(names::SECURITY_RELOADS, "what" => what, "outcome" => outcome);
         Self { changed: outcome("changed"), failed: outcome("failed") }

@@ -144,6 +144,8 @@ impl Failure {
             Self::Refused(Refused::Unauthenticated(_)) => (Code::Unauthenticated, ErrorReason::Unauthenticated),
             Self::Refused(Refused::CredentialExpired { .. }) => (Code::Unauthenticated, ErrorReason::CredentialExpired),
             Self::Refused(Refused::TwoIdentities { .. }) => (Code::Unauthenticated, ErrorReason::TwoIdentities),
+            Self::Refused(Refused::NotReady(_)) => (Code::Unavailable, ErrorReason::NotYetSeen),
+            Self::Refused(Refused::TooManyFailures(_)) => (Code::ResourceExhausted, ErrorReason::Overloaded),
             Self::Denied(_) => (Code::PermissionDenied, ErrorReason::PermissionDenied),
         }
     }
@@ -245,7 +247,8 @@ impl Failure {
             }
             Self::TooManyWatchers | Self::TooManyStreams => Some(Duration::from_secs(5)),
             Self::Write(Write::Unavailable | Write::MaybeApplied) => Some(Duration::from_millis(500)),
-            Self::NotYetSeen => Some(Duration::from_millis(500)),
+            Self::NotYetSeen | Self::Refused(Refused::NotReady(_)) => Some(Duration::from_millis(500)),
+            Self::Refused(Refused::TooManyFailures(_)) => Some(Duration::from_secs(1)),
             // Room comes with the purge of dead records, or from an operator.
             Self::Write(Write::Full(_)) => Some(Duration::from_secs(30)),
             _ => None,

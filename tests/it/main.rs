@@ -38,6 +38,7 @@ mod harness;
 mod hostile_notifications;
 mod http_port;
 mod interleavings;
+mod jwt;
 mod listing;
 mod local_postgres;
 mod local_upgrade;

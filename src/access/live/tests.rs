@@ -14,6 +14,13 @@ may = ["register"]
 on = ["svc-a"]
 "#;
 
+impl Access {
+    /// The caller with this certificate and this `Authorization`.
+    fn show(&self, certificate: Option<&Certificate>, authorization: Option<&str>) -> Result<Caller, Refused> {
+        self.authenticate(Call { certificate, authorization, ..Call::default() })
+    }
+}
+
 fn policy(text: &str) -> Policy {
     Policy::parse(text).unwrap()
 }
@@ -47,21 +54,21 @@ fn token_is_its_identity_by_bearer_and_by_basic() {
     let access = access();
     let basic = format!("basic {}", BASE64_STANDARD.encode(format!("anyone:{}", secret("a", 1))));
     for authorization in [bearer("a", 1), format!("bearer  {} ", secret("a", 1)), basic] {
-        let caller = access.authenticate(None, Some(&authorization)).unwrap();
+        let caller = access.show(None, Some(&authorization)).unwrap();
         assert_eq!((caller.identity().as_str(), caller.kind(), caller.expires()), ("token/a", Kind::Token, None));
         assert!(caller.is_enforced() && caller.may(Verb::Register, "svc-a") && !caller.may(Verb::Register, "svc-b"));
         assert!(caller.require(Verb::Register, "svc-b").is_err() && caller.require_everywhere(Verb::Register).is_err());
         assert!(caller.may_anywhere(Verb::Register) && !caller.may_anywhere(Verb::Read));
     }
-    assert!(access.authenticate(None, Some(&bearer("b", 3))).unwrap().expires().is_some());
+    assert!(access.show(None, Some(&bearer("b", 3))).unwrap().expires().is_some());
 }
 
 #[test]
 fn certificate_is_its_identity_until_it_ends() {
     let access = access();
-    let caller = access.authenticate(Some(&certificate(&[], &["a"], true)), None).unwrap();
+    let caller = access.show(Some(&certificate(&[], &["a"], true)), None).unwrap();
     assert_eq!((caller.identity().as_str(), caller.kind()), ("cert/a", Kind::Certificate));
-    let caller = access.authenticate(Some(&certificate(&["spiffe://td/a"], &["x"], true)), None).unwrap();
+    let caller = access.show(Some(&certificate(&["spiffe://td/a"], &["x"], true)), None).unwrap();
     assert!(caller.may(Verb::Register, "svc-a") && caller.expires().is_some());
 }
 
@@ -90,7 +97,7 @@ fn credential_that_cannot_be_used_is_refused_by_its_reason() {
         (Some(&good), Some(token.clone()), "TWO_IDENTITIES"),
         (Some(&good), Some("Bearer x".to_owned()), "TWO_IDENTITIES"),
     ] {
-        let refused = access.authenticate(certificate, authorization.as_deref()).unwrap_err();
+        let refused = access.show(certificate, authorization.as_deref()).unwrap_err();
         assert_eq!(refused.reason(), reason, "{authorization:?}: {refused}");
         let secret = authorization.as_deref().and_then(|it| it.split_once(' ')).map_or("AAAA", |(_, secret)| secret);
         assert!(secret.len() < 4 || !refused.to_string().contains(secret), "{refused}");
@@ -101,10 +108,10 @@ fn credential_that_cannot_be_used_is_refused_by_its_reason() {
 fn caller_without_a_credential_is_anonymous_where_a_rule_says_so() {
     let text = format!("{POLICY}\n[[rule]]\nwho = [\"anonymous\"]\nmay = [\"metrics\"]\n");
     let access = Access::new(policy(&text), tokens(&[("a", 1, "")]), Clock::new());
-    let caller = access.authenticate(None, None).unwrap();
+    let caller = access.show(None, None).unwrap();
     assert!(caller.identity().is_anonymous() && caller.may_anywhere(Verb::Metrics) && !caller.may_anywhere(Verb::Read));
-    assert!(access.authenticate(None, Some(&bearer("a", 9))).is_err(), "a wrong token is not no token");
-    assert!(access.authenticate(None, Some(&bearer("a", 1))).unwrap().may_anywhere(Verb::Metrics));
+    assert!(access.show(None, Some(&bearer("a", 9))).is_err(), "a wrong token is not no token");
+    assert!(access.show(None, Some(&bearer("a", 1))).unwrap().may_anywhere(Verb::Metrics));
     access.replace(policy(POLICY), Tokens::default());
     assert!(access.refresh(&caller).is_err());
 }
@@ -114,8 +121,8 @@ async fn caller_is_refreshed_when_policy_or_tokens_change() {
     let access = access();
     let mut changes = access.changes();
     let (of_token, of_certificate) = (
-        access.authenticate(None, Some(&bearer("a", 1))).unwrap(),
-        access.authenticate(Some(&certificate(&[], &["a"], true)), None).unwrap(),
+        access.show(None, Some(&bearer("a", 1))).unwrap(),
+        access.show(Some(&certificate(&[], &["a"], true)), None).unwrap(),
     );
     assert!(changes.changed().now_or_never().is_none());
     assert_eq!(access.refresh(&of_token).unwrap().generation(), access.generation());
@@ -138,7 +145,7 @@ async fn caller_is_refreshed_when_policy_or_tokens_change() {
 #[tokio::test]
 async fn open_access_allows_everything_and_never_changes() {
     let access = Access::open();
-    let caller = access.authenticate(Some(&certificate(&[], &[], false)), Some("nonsense")).unwrap();
+    let caller = access.show(Some(&certificate(&[], &[], false)), Some("nonsense")).unwrap();
     assert!(!caller.is_enforced() && caller.identity().is_anonymous() && caller.expires().is_none());
     assert!(Verb::ALL.into_iter().all(|verb| caller.may_everywhere(verb) && caller.names(verb).is_everything()));
     access.replace(policy(POLICY), Tokens::default());

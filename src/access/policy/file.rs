@@ -1,4 +1,4 @@
-//! The policy file: TOML, a table `[[rule]]` for each rule.
+//! The policy file: TOML, a table `[[rule]]` for each rule, and a table `[[issuer]]` for each issuer of JSON web tokens.
 //!
 //! ```toml
 //! [[rule]]
@@ -18,10 +18,11 @@ use toml::{
 
 use super::{
     super::verb::Verb,
+    issuer,
     pattern::{On, Who},
     rule::{PolicyError, Rule},
 };
-use crate::model::TextPosition;
+use crate::{jwt::Issuer, model::TextPosition};
 
 /// The longest policy file, in bytes.
 pub(super) const FILE_MAX_BYTES: usize = 4 << 20;
@@ -30,7 +31,7 @@ pub(super) const FILE_MAX_BYTES: usize = 4 << 20;
 const KEYS: [&str; 3] = ["who", "may", "on"];
 
 /// A text, and where things stand in it.
-struct Source<'a>(&'a str);
+pub(super) struct Source<'a>(&'a str);
 
 /// A string of an array, and where it stands.
 struct Word {
@@ -39,13 +40,13 @@ struct Word {
 }
 
 impl Source<'_> {
-    fn refuse<T>(&self, at: usize, what: impl Into<String>) -> Result<T, PolicyError> {
+    pub(super) fn refuse<T>(&self, at: usize, what: impl Into<String>) -> Result<T, PolicyError> {
         Err(PolicyError { at: TextPosition::of(self.0, at), what: what.into() })
     }
 }
 
-/// Reads the rules.
-pub(super) fn rules(text: &str) -> Result<Vec<Rule>, PolicyError> {
+/// Reads the rules and the issuers.
+pub(super) fn read(text: &str) -> Result<(Vec<Rule>, Vec<Issuer>), PolicyError> {
     let source = Source(text);
     if text.len() > FILE_MAX_BYTES {
         return source
@@ -58,7 +59,7 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, PolicyError> {
             return source.refuse(at, format!("{}; write TOML", error.message().replace('\n', " ")));
         }
     };
-    let mut rules = Vec::new();
+    let (mut rules, mut issuers) = (Vec::new(), Vec::new());
     for (key, value) in table.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("rule", DeValue::Array(tables)) => {
@@ -66,10 +67,17 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, PolicyError> {
                     rules.push(rule(&source, table)?);
                 }
             }
-            ("rule", _) => return source.refuse(key.span().start, "rule is not a table of its own; write [[rule]]"),
+            ("issuer", DeValue::Array(tables)) => {
+                for table in tables.iter() {
+                    issuers.push(issuer::read(&source, table, &issuers)?);
+                }
+            }
+            (name @ ("rule" | "issuer"), _) => {
+                return source.refuse(key.span().start, format!("{name} is not a table of its own; write [[{name}]]"));
+            }
             (other, _) => {
-                return source
-                    .refuse(key.span().start, format!("unknown key {other:?}; a policy has tables [[rule]] alone"));
+                let what = format!("unknown key {other:?}; a policy has tables [[rule]] and [[issuer]]");
+                return source.refuse(key.span().start, what);
             }
         }
     }
@@ -77,7 +85,7 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, PolicyError> {
         return source
             .refuse(0, "there is no rule, so nothing would be allowed; write a [[rule]] with who, may and on");
     }
-    Ok(rules)
+    Ok((rules, issuers))
 }
 
 fn rule(source: &Source<'_>, table: &Spanned<DeValue<'_>>) -> Result<Rule, PolicyError> {

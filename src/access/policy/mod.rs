@@ -4,20 +4,22 @@
 //! that allows something need not look for another one that takes it back.
 
 mod file;
+mod issuer;
 mod pattern;
 mod rule;
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 pub use self::rule::PolicyError;
 use self::rule::Rule;
 use super::{grants::Grants, identity::Identity, names::Pattern, verb::Verb};
-use crate::model::TextPosition;
+use crate::{jwt::Issuer, model::TextPosition};
 
 /// A policy that has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule>,
+    issuers: Vec<Issuer>,
 }
 
 impl Policy {
@@ -26,7 +28,14 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`]: the first thing in it that is not understood, or that has no effect.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let policy = Self { rules: file::rules(text)? };
+        let (rules, issuers) = file::read(text)?;
+        let policy = Self { rules, issuers };
+        if let Some((at, who)) = policy.nameless() {
+            let what = format!(
+                "no [[issuer]] gives identities such as {who:?}, so the rule has no effect for it; add the issuer, or remove it"
+            );
+            return Err(PolicyError { at, what });
+        }
         match policy.idle_rule() {
             Some((at, by)) => Err(PolicyError {
                 at,
@@ -46,6 +55,28 @@ impl Policy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The issuers of JSON web tokens.
+    #[must_use]
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
+    }
+
+    /// The same, with the files that it names in its own directory if they are named without one.
+    #[must_use]
+    pub fn in_directory(mut self, directory: &Path) -> Self {
+        self.issuers = self.issuers.into_iter().map(|issuer| issuer.in_directory(directory)).collect();
+        self
+    }
+
+    /// A pattern for holders of JSON web tokens that no issuer gives, and its rule.
+    fn nameless(&self) -> Option<(TextPosition, &str)> {
+        let who = self.rules.iter().flat_map(|rule| rule.who.iter().map(|who| (rule.at, who.written())));
+        let of_jwt = |who: &str| who.starts_with("k8s/") || who.starts_with("jwt/");
+        let mut nameless = who
+            .filter(|(_, who)| of_jwt(who) && !self.issuers.iter().any(|it| who.starts_with(&it.identity.beginning())));
+        nameless.next()
     }
 
     /// Whether a rule is for callers without a credential.
@@ -90,7 +121,12 @@ impl Policy {
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.rules.len() == 1 { "rule" } else { "rules" };
-        write!(f, "{} {plural}", self.rules.len())
+        write!(f, "{} {plural}", self.rules.len())?;
+        match self.issuers.len() {
+            0 => Ok(()),
+            1 => f.write_str(", 1 issuer"),
+            issuers => write!(f, ", {issuers} issuers"),
+        }
     }
 }
 

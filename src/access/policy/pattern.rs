@@ -101,11 +101,17 @@ impl Who {
             pieces.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "x" }).collect();
         let example = Identity::parse(&example).map_err(|error| format!("{text:?} {error}"))?;
         match example.kind() {
-            Kind::Jwt | Kind::Local => Err(format!(
-                "{text:?} is an identity that no credential of this version gives; use spiffe://, cert/, token/ or anonymous"
+            Kind::Local => Err(format!(
+                "{text:?} is an identity that no credential of this version gives; use spiffe://, cert/, token/, k8s/, jwt/ or \
+                 anonymous"
             )),
-            Kind::Certificate | Kind::Token | Kind::Anonymous => Ok(Self { text: text.to_owned(), pieces }),
+            Kind::Certificate | Kind::Token | Kind::Jwt | Kind::Anonymous => Ok(Self { text: text.to_owned(), pieces }),
         }
+    }
+
+    /// As it is written.
+    pub(super) fn written(&self) -> &str {
+        &self.text
     }
 
     /// What the slots stand for in an identity; `None` if it is not one of these.

@@ -11,7 +11,11 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("database_url", &[]),
     ("reload", &["metrics", "telemetry"]),
     // Identities and rights: names and rules, whatever carries them.
-    ("access", &["clock", "metrics", "model", "reload"]),
+    ("access", &["clock", "jwt", "metrics", "model", "reload"]),
+    // Tokens and keys as texts: knows neither the policy nor the network.
+    ("jwt", &[]),
+    // Fetches the keys that the policy names.
+    ("jwks", &["access", "jwt", "metrics", "tls"]),
     // Whom a client certificate names is for access to say.
     ("tls", &["access", "clock", "metrics", "reload", "telemetry"]),
     // Makes the files that the two read.
@@ -129,6 +133,7 @@ const EVERYTHING: &[&str] = &[
     "feed",
     "grpc",
     "http",
+    "jwks",
     "lifecycle",
     "local",
     "metrics",
@@ -181,6 +186,7 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["postgres", "store", "migrate", "local", "database_url"]),
     ("deadpool", &["postgres"]),
     ("deadpool_postgres", &["postgres"]),
+    ("ring", &["jwt"]),
     ("rustls", &["tls", "postgres"]),
     ("tokio_rustls", &["tls"]),
     ("musterd_client", &["bench", "check", "cli", "command", "json"]),

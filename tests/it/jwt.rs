@@ -1,0 +1,213 @@
+//! JSON web tokens through the running daemon, with an issuer that serves its keys by HTTPS.
+
+use std::time::Duration;
+
+use musterd_client::{Client, Error, Register, Tls, Token};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::{
+    cli::musterd,
+    harness::{
+        daemon::DAEMON_BOUND,
+        issuer::{Issuer, Signer},
+        scratch::Scratch,
+        secured::Secured,
+        wait::wait_until,
+    },
+};
+
+const RULES: &str = r#"
+[[rule]]
+who = ["k8s/organs/{sa}"]
+may = ["register", "resolve", "read"]
+on = ["{sa}", "{sa}_*"]
+"#;
+
+async fn secured(issuer: &Issuer, with_jwks: bool) -> Secured {
+    Secured::enforced(&format!("{}{RULES}", issuer.table(with_jwks)), &[]).await
+}
+
+/// A client that shows this token.
+fn client(secured: &Secured, token: &str) -> Client {
+    let tls = Tls::new().ca(secured.path("ca.pem"));
+    let builder = Client::builder().daemons([secured.address()]).tls(tls).token(Token::text(token));
+    builder.retry_for(Duration::ZERO).build().unwrap()
+}
+
+/// What the daemon knows the holder of a token by; the reason if it does not.
+async fn known(secured: &Secured, token: &str) -> Result<String, String> {
+    let known = timeout(DAEMON_BOUND, client(secured, token).who_am_i()).await.expect("a call waited");
+    known.map(|known| format!("{} {}", known.identity, known.kind)).map_err(|error| reason(&error))
+}
+
+fn reason(error: &Error) -> String {
+    error.reason().name().to_owned()
+}
+
+async fn until_known(secured: &Secured, token: &str) {
+    wait_until("the token is accepted", DAEMON_BOUND, async || known(secured, token).await).await;
+}
+
+fn none() -> serde_json::Value {
+    json!({})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn service_account_registers_its_own_name_with_its_token() {
+    let signer = Signer::new("one");
+    let issuer = Issuer::start(&[&signer]).await;
+    // By discovery, with the token that the server wants.
+    let secured = secured(&issuer, false).await;
+    let token = signer.sign(&issuer.claims("a", 600), &none());
+    until_known(&secured, &token).await;
+    assert_eq!(known(&secured, &token).await.as_deref(), Ok("k8s/organs/a jwt"));
+    let client = client(&secured, &token);
+    for name in ["a", "a_1"] {
+        let registered = client.register(Register::new(name)).await.unwrap();
+        std::mem::forget(registered);
+    }
+    assert_eq!(reason(&client.register(Register::new("b")).await.unwrap_err()), "PERMISSION_DENIED");
+    let line = format!("Authorization: Bearer {token}");
+    let (head, body) = secured.ask("/api/v1/names?name=a", &[&line], false).await;
+    assert!(head.starts_with("http/1.1 200") && body.contains("\"filtered\":true"), "{head} {body}");
+
+    std::fs::write(secured.path("a.jwt"), &token).unwrap();
+    let (address, ca, file) = (secured.address(), secured.path("ca.pem"), secured.path("a.jwt"));
+    let said = musterd(&["whoami", "--addr", &address, "--ca", &ca, "--token-file", &file]).await;
+    assert!(said.code == Some(0) && said.stdout.contains("k8s/organs/a") && said.stdout.contains("jwt"), "{said:?}");
+    let checked = musterd(&["policy", "check", &secured.path("policy.toml")]).await;
+    assert!(checked.stdout.ends_with("rules, 1 issuer\n"), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_token_is_refused_on_both_ports_and_its_addresses_are_never_asked() {
+    let (signer, stranger) = (Signer::new("one"), Signer::new("one"));
+    let issuer = Issuer::start(&[&signer]).await;
+    let secured = secured(&issuer, true).await;
+    let claims = issuer.claims("a", 600);
+    let good = signer.sign(&claims, &none());
+    until_known(&secured, &good).await;
+    let with = |name: &str, value: serde_json::Value| {
+        let mut claims = claims.clone();
+        claims[name] = value;
+        signer.sign(&claims, &none())
+    };
+    let evil = format!("{}/evil", issuer.name());
+    for (token, expected) in [
+        (stranger.sign(&claims, &none()), "UNAUTHENTICATED"),
+        (signer.sign(&claims, &json!({ "alg": "none" })), "UNAUTHENTICATED"),
+        (signer.sign(&claims, &json!({ "alg": "HS256" })), "UNAUTHENTICATED"),
+        (signer.sign(&claims, &json!({ "jku": evil })), "UNAUTHENTICATED"),
+        (signer.sign(&claims, &json!({ "x5u": evil })), "UNAUTHENTICATED"),
+        (signer.sign(&claims, &json!({ "crit": ["exp"] })), "UNAUTHENTICATED"),
+        (signer.sign(&claims, &json!({ "kid": evil })), "UNAUTHENTICATED"),
+        (with("iss", evil.clone().into()), "UNAUTHENTICATED"),
+        (with("aud", "other".into()), "UNAUTHENTICATED"),
+        (with("exp", "32000000000".into()), "UNAUTHENTICATED"),
+        (with("sub", serde_json::Value::Null), "UNAUTHENTICATED"),
+        (
+            with("kubernetes.io", json!({ "namespace": "organs/a", "serviceaccount": { "name": "a" } })),
+            "UNAUTHENTICATED",
+        ),
+        (with("kubernetes.io", json!({ "namespace": "Organs", "serviceaccount": { "name": "a" } })), "UNAUTHENTICATED"),
+        (good.replace('.', ".."), "UNAUTHENTICATED"),
+        (signer.sign(&issuer.claims("a", -1), &none()), "CREDENTIAL_EXPIRED"),
+    ] {
+        assert_eq!(known(&secured, &token).await, Err(expected.to_owned()), "{token}");
+        let (head, body) = secured.ask("/api/v1/names", &[&format!("Authorization: Bearer {token}")], false).await;
+        assert!(head.starts_with("http/1.1 401") && body.contains(expected), "{head} {body}");
+    }
+    assert!(issuer.heads().iter().all(|head| head.starts_with("GET /keys ")), "{:?}", issuer.heads());
+    // A caller with a certificate cannot speak for a token as well.
+    let both = Client::builder().daemons([secured.address()]).tls(secured.tls()).token(Token::text(&*good));
+    let both = both.retry_for(Duration::ZERO).build().unwrap();
+    assert_eq!(both.who_am_i().await.map_err(|error| reason(&error)).unwrap_err(), "TWO_IDENTITIES");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotated_key_is_followed_and_an_issuer_in_trouble_changes_nothing() {
+    let (first, second) = (Signer::new("first"), Signer::new("second"));
+    let issuer = Issuer::start(&[&first]).await;
+    let secured = secured(&issuer, true).await;
+    let token = |signer: &Signer, account: &str| signer.sign(&issuer.claims(account, 600), &none());
+    let (old, new) = (token(&first, "a"), token(&second, "a"));
+    until_known(&secured, &old).await;
+    // A token with the name of the new key has the keys fetched.
+    issuer.set_keys(&[&first, &second]);
+    until_known(&secured, &new).await;
+    assert!(known(&secured, &old).await.is_ok());
+
+    let failed = async |secured: &Secured| {
+        secured.metric(r#"musterd_security_reloads_total{what="jwks",outcome="failed"}"#).await.unwrap()
+    };
+    for (account, trouble) in [
+        ("b", &(|| issuer.refuse()) as &dyn Fn()),
+        ("c", &|| issuer.set_garbage("<html>")),
+        ("d", &|| issuer.set_garbage(r#"{"keys":[]}"#)),
+    ] {
+        let before = failed(&secured).await;
+        trouble();
+        secured.daemon.signal(Signal::SIGHUP);
+        wait_until("the fetch has failed", DAEMON_BOUND, async || {
+            if failed(&secured).await > before { Ok(()) } else { Err(before) }
+        })
+        .await;
+        // Also for a token that the daemon sees for the first time.
+        assert_eq!(known(&secured, &token(&second, account)).await, Ok(format!("k8s/organs/{account} jwt")));
+    }
+    let status = secured.operator(&["status"]).await;
+    assert!(status.stdout.contains("keys of the issuer"), "{status:?}");
+    let asked = issuer.heads().len();
+    issuer.stall();
+    secured.daemon.signal(Signal::SIGHUP);
+    wait_until(
+        "the issuer is asked",
+        DAEMON_BOUND,
+        async || {
+            if issuer.heads().len() > asked { Ok(()) } else { Err(asked) }
+        },
+    )
+    .await;
+    assert!(known(&secured, &token(&second, "e")).await.is_ok());
+
+    issuer.set_keys(&[&second]);
+    // The fetch that hangs is given up after a while; the next one brings the keys.
+    wait_until("the old key is out of use", DAEMON_BOUND, async || {
+        secured.daemon.signal(Signal::SIGHUP);
+        match known(&secured, &old).await {
+            Err(reason) if reason == "UNAUTHENTICATED" => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(known(&secured, &new).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemon_without_keys_sends_callers_to_another_one_until_it_has_them() {
+    let signer = Signer::new("one");
+    let issuer = Issuer::start(&[]).await;
+    let secured = secured(&issuer, true).await;
+    let token = signer.sign(&issuer.claims("a", 600), &none());
+    assert_eq!(known(&secured, &token).await, Err("NOT_YET_SEEN".to_owned()));
+    let (head, _) = secured.ask("/api/v1/names", &[&format!("Authorization: Bearer {token}")], false).await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    issuer.set_keys(&[&signer]);
+    until_known(&secured, &token).await;
+}
+
+#[tokio::test]
+async fn documented_policies_are_valid() {
+    let page = std::fs::read_to_string(format!("{}/docs/security.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let policies: Vec<&str> = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(policies.len() >= 2 && policies.iter().any(|policy| policy.contains("[[issuer]]")), "{policies:?}");
+    let files = Scratch::in_memory();
+    for policy in policies {
+        let path = files.path().join("policy.toml");
+        std::fs::write(&path, policy).unwrap();
+        let checked = musterd(&["policy", "check", path.to_str().unwrap()]).await;
+        assert_eq!(checked.code, Some(0), "{policy}\n{checked:?}");
+    }
+}
