@@ -38,7 +38,7 @@ fn client(secured: &Secured, token: &str) -> Client {
 
 /// What the daemon knows the holder of a token by; the reason if it does not.
 async fn known(secured: &Secured, token: &str) -> Result<String, String> {
-    let known = timeout(DAEMON_BOUND, client(secured, token).who_am_i()).await.expect("a call waited");
+    let known = timeout(DAEMON_BOUND, client(secured, token).who_am_i()).await.unwrap();
     known.map(|known| format!("{} {}", known.identity, known.kind)).map_err(|error| reason(&error))
 }
 
