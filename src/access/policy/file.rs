@@ -21,6 +21,7 @@ use super::{
     issuer,
     pattern::{On, Who},
     rule::{PolicyError, Rule},
+    source::Source,
 };
 use crate::{jwt::Issuer, model::TextPosition};
 
@@ -30,19 +31,10 @@ pub(super) const FILE_MAX_BYTES: usize = 4 << 20;
 /// The keys of a rule.
 const KEYS: [&str; 3] = ["who", "may", "on"];
 
-/// A text, and where things stand in it.
-pub(super) struct Source<'a>(&'a str);
-
 /// A string of an array, and where it stands.
 struct Word {
     at: usize,
     text: String,
-}
-
-impl Source<'_> {
-    pub(super) fn refuse<T>(&self, at: usize, what: impl Into<String>) -> Result<T, PolicyError> {
-        Err(PolicyError { at: TextPosition::of(self.0, at), what: what.into() })
-    }
 }
 
 /// Reads the rules and the issuers.

@@ -17,7 +17,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{super::identity::Identity, file::Source, rule::PolicyError};
+use super::{super::identity::Identity, rule::PolicyError, source::Source};
 use crate::jwt::{Issuer, Location, Template, https_url};
 
 /// The keys of an issuer.

@@ -7,6 +7,7 @@ mod file;
 mod issuer;
 mod pattern;
 mod rule;
+mod source;
 
 use std::{fmt, path::Path};
 

@@ -154,62 +154,6 @@ fn naive(rules: &[Written], who: &str, verb: Verb, name: &str) -> bool {
     })
 }
 
-const ISSUER: &str = r#"
-[[issuer]]
-issuer = "https://kubernetes.default.svc.cluster.local"
-audience = "musterd"
-jwks = "https://kubernetes.default.svc/openid/v1/jwks"
-identity = "k8s/{kubernetes.io.namespace}/{kubernetes.io.serviceaccount.name}"
-[[rule]]
-who = ["k8s/organs/{sa}"]
-may = ["register"]
-on = ["{sa}", "{sa}_*"]
-"#;
-
-#[test]
-fn service_account_registers_under_its_own_name_alone() {
-    let policy = Policy::parse(ISSUER).unwrap();
-    assert_eq!((policy.to_string().as_str(), policy.issuers().len()), ("1 rule, 1 issuer", 1));
-    for (who, name, expected) in [
-        ("k8s/organs/a", "a", true),
-        ("k8s/organs/a", "a_1", true),
-        ("k8s/organs/a", "a-b", false),
-        ("k8s/other/a", "a", false),
-        ("k8s/organs/a.b", "a", false),
-    ] {
-        assert_eq!(may(&policy, who, Verb::Register, name), expected, "{who} {name}");
-    }
-}
-
-#[test]
-fn issuer_that_is_not_understood_is_refused() {
-    let with = |from: &str, to: &str| {
-        assert!(ISSUER.contains(from), "{from}");
-        ISSUER.replace(from, to)
-    };
-    let second = |issuer: &str, identity: &str| {
-        format!("{ISSUER}[[issuer]]\nissuer = {issuer:?}\naudience = 'm'\nidentity = {identity:?}\n")
-    };
-    for (text, part) in [
-        (with("audience = \"musterd\"\n", ""), "2:1: the issuer has no audience"),
-        (with("audience", "audiences"), "unknown key \"audiences\""),
-        (with("\"musterd\"", "[\"musterd\"]"), "audience is no text"),
-        (with("https://kubernetes.default.svc/", "http://kubernetes.default.svc/"), "is no https address"),
-        (with("jwks = \"https://kubernetes.default.svc/openid/v1/jwks\"", "jwks = 'keys'\nca = 'ca'"), "remove it"),
-        (with("k8s/{kubernetes.io.namespace}", "cert"), "neither k8s/{...}/{...} nor jwt/NAME/{...}"),
-        (with("identity =", "max_ttl = 'long'\nidentity ="), "is no duration"),
-        (with("k8s/organs/{sa}", "jwt/okta/{sa}"), "no [[issuer]] gives identities such as \"jwt/okta/{sa}\""),
-        (ISSUER[ISSUER.find("[[rule]]").unwrap()..].to_owned(), "no [[issuer]] gives"),
-        (second("https://kubernetes.default.svc.cluster.local", "jwt/b/{sub}"), "is there twice"),
-        (second("https://b", "k8s/{a}/{b}"), "the same identity to two holders"),
-        (second("b", "jwt/b/{sub}"), "is no https address to find its keys by"),
-    ] {
-        let error = Policy::parse(&text).unwrap_err().to_string();
-        assert!(error.contains(part), "{part}: {error}");
-    }
-    assert!(Policy::parse(&second("https://b", "jwt/b/{sub}")).is_ok());
-}
-
 fn written() -> impl Strategy<Value = Written> {
     let some = |words: &[&'static str]| {
         let words: Vec<&'static str> = words.to_vec();

@@ -186,7 +186,6 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["postgres", "store", "migrate", "local", "database_url"]),
     ("deadpool", &["postgres"]),
     ("deadpool_postgres", &["postgres"]),
-    ("ring", &["jwt"]),
     ("rustls", &["tls", "postgres"]),
     ("tokio_rustls", &["tls"]),
     ("musterd_client", &["bench", "check", "cli", "command", "json"]),

@@ -1,0 +1,149 @@
+//! Client certificates that are wrong in every way that is known, against a daemon with a policy.
+
+use std::{fs, time::Duration};
+
+use musterd_client::{Client, Tls};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
+    NameConstraints, SanType, date_time_ymd,
+};
+use tokio::time::timeout;
+
+use crate::harness::{daemon::DAEMON_BOUND, secured::Secured, wait::wait_until};
+
+const RULES: &str = r#"
+[[rule]]
+who = ["cert/actor", "spiffe://td/ns/organs/sa/a"]
+may = ["register", "resolve"]
+on = ["a"]
+"#;
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+/// A leaf with this common name and these URIs, and what `change` makes of it.
+fn leaf(name: Option<&str>, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    if let Some(name) = name {
+        params.distinguished_name.push(DnType::CommonName, name);
+    }
+    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    change(&mut params);
+    params
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+/// A certificate with those between it and the CA, and its key.
+fn signed(params: &CertificateParams, issuer: &Issuer, between: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    (params.signed_by(&key, issuer).unwrap().pem() + between, key.serialize_pem())
+}
+
+/// What a caller is told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Told {
+    Known,
+    /// The handshake fails.
+    Nothing,
+    NoIdentity,
+}
+
+fn cases(ca: &Issuer) -> Vec<(&'static str, (String, String), Told)> {
+    let good = "spiffe://td/ns/organs/sa/a";
+    let plain = |name, uris: &[&str]| signed(&leaf(name, uris, |_| ()), ca, "");
+    let changed = |change: fn(&mut CertificateParams)| signed(&leaf(Some("actor"), &[], change), ca, "");
+    let mut narrow = authority("a narrow CA");
+    narrow.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("ok.example".to_owned())],
+        excluded_subtrees: Vec::new(),
+    });
+    let narrow = Issuer::signed_by(narrow, KeyPair::generate().unwrap(), ca).unwrap();
+    let named = |name: &str| {
+        let params = leaf(Some("actor"), &[], |params| {
+            params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        });
+        signed(&params, &narrow, &narrow.pem())
+    };
+    let middle = Issuer::signed_by(authority("between"), KeyPair::generate().unwrap(), ca).unwrap();
+    let (mut chain, mut last) = (String::new(), middle);
+    for step in 0..100 {
+        chain = last.pem() + &chain;
+        last = Issuer::signed_by(authority(&format!("{step}")), KeyPair::generate().unwrap(), &last).unwrap();
+    }
+    let long = signed(&leaf(Some("actor"), &[], |_| ()), &last, &(last.pem() + &chain));
+    let wide = format!("spiffe://td/{}", "x".repeat(40 << 10));
+    let odd = |uri: &str| plain(Some("actor"), &[uri]);
+    vec![
+        ("a SPIFFE id", plain(None, &[good]), Told::Known),
+        ("a common name", plain(Some("actor"), &[]), Told::Known),
+        ("a name that its CA permits", named("a.ok.example"), Told::Known),
+        ("a name that its CA does not permit", named("evil.example"), Told::Nothing),
+        ("a key usage for servers", changed(|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]), Told::Nothing),
+        ("an end in the past", changed(|it| it.not_after = date_time_ymd(2002, 2, 2)), Told::Nothing),
+        ("a begin in the future", changed(|it| it.not_before = date_time_ymd(2999, 1, 1)), Told::Nothing),
+        ("a chain of a hundred", long, Told::Nothing),
+        ("two URIs", plain(Some("actor"), &[good, "spiffe://td/b"]), Told::NoIdentity),
+        ("two URIs, one of them no SPIFFE id", plain(Some("actor"), &[good, "https://td"]), Told::NoIdentity),
+        ("no name at all", plain(None, &[]), Told::NoIdentity),
+        ("a query", odd("spiffe://td/a?b"), Told::NoIdentity),
+        ("a port", odd("spiffe://td:1/a"), Told::NoIdentity),
+        ("dots", odd("spiffe://td/ns/../sa/a"), Told::NoIdentity),
+        ("an escape", odd("spiffe://td/ns%2forgans/sa/a"), Told::NoIdentity),
+        ("a user", odd("spiffe://u@td/a"), Told::NoIdentity),
+        ("another scheme", odd("https://td/ns/organs/sa/a"), Told::NoIdentity),
+        ("a URI of 40 KiB", odd(&wide), Told::NoIdentity),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_certificate_that_is_wrong_in_any_way_is_refused() {
+    let secured = Secured::enforced(RULES, &[]).await;
+    let ca = Issuer::self_signed(authority("the CA of clients"), KeyPair::generate().unwrap()).unwrap();
+    let stranger = Issuer::self_signed(authority("the CA of clients"), KeyPair::generate().unwrap()).unwrap();
+    let own = fs::read_to_string(secured.path("ca.pem")).unwrap();
+    let trusted = secured.path("trusted.pem");
+    fs::write(&trusted, &own).unwrap();
+    fs::write(secured.path("ca.pem"), own.clone() + &ca.pem()).unwrap();
+    let ask = async |(certificate, key): &(String, String)| {
+        let (at, key_at) = (secured.path("case.pem"), secured.path("case.key"));
+        fs::write(&at, certificate).unwrap();
+        fs::write(&key_at, key).unwrap();
+        let tls = Tls::new().ca(&trusted).identity(at, key_at);
+        let client = Client::builder().daemons([secured.address()]).tls(tls).retry_for(Duration::ZERO).build().unwrap();
+        let told = timeout(DAEMON_BOUND, client.who_am_i()).await.unwrap();
+        match told {
+            Ok(known) => (Told::Known, known.identity),
+            Err(error) if error.reason().name() == "UNAUTHENTICATED" => (Told::NoIdentity, error.to_string()),
+            Err(error) => (Told::Nothing, error.to_string()),
+        }
+    };
+    let mut cases = cases(&ca);
+    let foreign = |uri: &str| signed(&leaf(None, &[uri], |_| ()), &stranger, "");
+    cases.push(("a CA of the same name with another key", foreign("spiffe://td/ns/organs/sa/a"), Told::Nothing));
+    // The added CA is in use once its first certificate is known.
+    wait_until("the CA of clients is in use", DAEMON_BOUND, async || match ask(&cases[0].1).await {
+        (Told::Known, identity) => Ok(identity),
+        other => Err(other),
+    })
+    .await;
+    for (what, files, expected) in &cases {
+        let (told, text) = ask(files).await;
+        assert_eq!(told, *expected, "{what}: {text}");
+    }
+    // Another trust domain is known, and has no rights.
+    let elsewhere = signed(&leaf(None, &["spiffe://other/ns/organs/sa/a"], |_| ()), &ca, "");
+    assert_eq!(ask(&elsewhere).await, (Told::Known, "spiffe://other/ns/organs/sa/a".to_owned()));
+    let (at, key_at) = (secured.path("case.pem"), secured.path("case.key"));
+    let tls = Tls::new().ca(&trusted).identity(at, key_at);
+    let client = Client::builder().daemons([secured.address()]).tls(tls).build().unwrap();
+    let error = client.resolve("a", &musterd_client::Choice::default()).await.unwrap_err();
+    assert_eq!(error.reason().name(), "PERMISSION_DENIED");
+    secured.client().ready(Duration::from_secs(5)).await.unwrap_err();
+}
