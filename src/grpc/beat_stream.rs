@@ -8,6 +8,7 @@
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -18,13 +19,19 @@ use crate::{
     proto::v1::{self, ErrorReason},
     registry::{BeatError, Error as WriteError, Leases},
     view::View,
-    wire::{convert::duration, failure::Failure},
+    wire::{
+        convert::{self, duration},
+        failure::Failure,
+    },
 };
 
 /// Most leases of one request.
 pub const LEASES_MAX: usize = 100_000;
 /// Most leases a stream remembers. Beyond, it forgets all of them and begins again: slower, never wrong.
 const REMEMBERED_MAX: usize = 2_000_000;
+
+/// How long an answer waits for the record of a death. It is about to be published; the lease has ended in any case.
+const RECORD_MAX: Duration = Duration::from_millis(100);
 
 /// The responses.
 pub type Responses = Pin<Box<dyn Stream<Item = Result<v1::BeatStreamResponse, Status>> + Send>>;
@@ -147,6 +154,7 @@ impl Session {
         self.leases.count_renewed(u64::from(answer.renewed));
         self.renew_late(unknown?, &mut answer).await?;
         self.last_ms = self.clock.now_ms();
+        self.explain(&mut answer.exceptions, epoch).await;
         Ok(v1::BeatStreamResponse {
             exceptions: answer.exceptions,
             cluster_epoch: epoch.id.to_string(),
@@ -154,6 +162,32 @@ impl Session {
             next_beat_in: answer.interval_ms.map(|ms| duration(Duration::from_millis(ms))),
             renewed: answer.renewed,
         })
+    }
+
+    /// Adds to each lease that has ended why it did. A lease ends a moment before the snapshot that records it.
+    async fn explain(&self, exceptions: &mut [v1::BeatException], epoch: Epoch) {
+        let revision = self.view.snapshot().revision().0;
+        if !self.tell_deaths(exceptions, epoch) {
+            let _ = timeout(RECORD_MAX, reader::snapshot(&self.view, revision + 1)).await;
+            self.tell_deaths(exceptions, epoch);
+        }
+    }
+
+    /// Returns whether all are on record.
+    fn tell_deaths(&self, exceptions: &mut [v1::BeatException], epoch: Epoch) -> bool {
+        let mut are_recorded = true;
+        for exception in exceptions.iter_mut().filter(|one| one.reason() == ErrorReason::LeaseExpired) {
+            let lease_id = LeaseId(exception.lease_id);
+            let Some(lease) = self.leases.get(lease_id) else { continue };
+            let snapshot = self.view.snapshot();
+            let instance = snapshot.instance(lease.instance_id).map(|entry| &entry.instance);
+            let Some(instance) = instance.filter(|one| one.lease_id == lease_id) else { continue };
+            match instance.death_in(epoch) {
+                Some(death) => exception.set_death(convert::death_reason(death.reason)),
+                None => are_recorded = false,
+            }
+        }
+        are_recorded
     }
 
     /// Renews what is known. Returns the ids that are not.
@@ -297,7 +331,7 @@ impl Answer {
     }
 
     fn except(&mut self, lease_id: LeaseId, reason: ErrorReason) {
-        self.exceptions.push(v1::BeatException { lease_id: lease_id.0, reason: reason.into() });
+        self.exceptions.push(v1::BeatException { lease_id: lease_id.0, reason: reason.into(), ..Default::default() });
     }
 }
 
@@ -310,7 +344,7 @@ mod tests {
 
     #[test]
     fn answer_of_a_beat_stream_never_comes_near_the_limit() {
-        let exception = v1::BeatException { lease_id: u64::MAX, reason: i32::MAX };
+        let exception = v1::BeatException { lease_id: u64::MAX, reason: i32::MAX, death: i32::MAX };
         assert!(LEASES_MAX * element_bytes(exception.encoded_len()) < ANSWER_MAX_BYTES / 2);
     }
 }

@@ -190,18 +190,21 @@ pub(crate) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::I
 
 fn death(death: model::Death) -> v1::Death {
     v1::Death {
-        reason: match death.reason {
-            None => v1::DeathReason::Unspecified,
-            Some(model::DeathReason::Stale) => v1::DeathReason::Stale,
-            Some(model::DeathReason::OldEpoch) => v1::DeathReason::OldEpoch,
-            Some(model::DeathReason::Deregistered) => v1::DeathReason::Deregistered,
-            Some(model::DeathReason::Replaced) => v1::DeathReason::Replaced,
-            Some(model::DeathReason::Operator) => v1::DeathReason::Operator,
-        }
-        .into(),
+        reason: death_reason(death.reason).into(),
         at: death.at.map(timestamp),
         deadline: death.deadline.map(timestamp),
         decided_by: text(death.decided_by.as_deref()),
+    }
+}
+
+pub(crate) fn death_reason(reason: Option<model::DeathReason>) -> v1::DeathReason {
+    match reason {
+        None => v1::DeathReason::Unspecified,
+        Some(model::DeathReason::Stale) => v1::DeathReason::Stale,
+        Some(model::DeathReason::OldEpoch) => v1::DeathReason::OldEpoch,
+        Some(model::DeathReason::Deregistered) => v1::DeathReason::Deregistered,
+        Some(model::DeathReason::Replaced) => v1::DeathReason::Replaced,
+        Some(model::DeathReason::Operator) => v1::DeathReason::Operator,
     }
 }
 

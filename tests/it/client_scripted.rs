@@ -128,7 +128,8 @@ impl RegistryService for Scripted {
                     let exception = script.beats.pop_front().flatten();
                     let except = |reason: ErrorReason| {
                         let each = request.lease_ids.iter();
-                        each.map(|id| BeatException { lease_id: *id, reason: reason.into() }).collect()
+                        each.map(|id| BeatException { lease_id: *id, reason: reason.into(), ..Default::default() })
+                            .collect()
                     };
                     let next_beat_in = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
                     let exceptions = exception.map(except).unwrap_or_default();
