@@ -23,6 +23,7 @@ mod cli_resolve;
 mod cli_watch;
 mod client;
 mod client_operators;
+mod client_router;
 mod client_scripted;
 mod connection_limits;
 mod deploy;

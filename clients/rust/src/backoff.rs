@@ -34,6 +34,13 @@ pub(crate) fn random() -> f64 {
     f64::from(bits) / f64::from(u32::MAX)
 }
 
+/// A random index below `count`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a fraction of a count of instances")]
+pub(crate) fn index(count: usize) -> usize {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    ((f64::from(count) * random()) as usize).min(count.saturating_sub(1) as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +53,11 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.pause() <= SHORTEST * 2);
+    }
+
+    #[test]
+    fn index_stays_below_the_count() {
+        assert!((0..1_000).all(|_| index(3) < 3));
+        assert_eq!(index(0), 0);
     }
 }

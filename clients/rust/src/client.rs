@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -181,7 +181,7 @@ impl Client {
     /// # Errors
     /// The operating system refused a thread for beats, or a field cannot be sent.
     pub fn keep(&self, register: Register) -> Result<Registration, Error> {
-        Registration::begin(self.beat_thread()?, register, None)
+        Registration::begin(self.beat_thread()?, register, None, false)
     }
 
     /// As [`Self::keep`], but a refusal of the first attempt ends the registration: it is then
@@ -190,8 +190,7 @@ impl Client {
     /// # Errors
     /// As [`Self::keep`].
     pub fn begin(&self, register: Register) -> Result<Registration, Error> {
-        // The first attempt has a listener, which makes a refusal final; the states tell the outcome.
-        Registration::begin(self.beat_thread()?, register, Some(oneshot::channel().0))
+        Registration::begin(self.beat_thread()?, register, None, true)
     }
 
     /// Asks each daemon once until one is ready: it can be reached, and has loaded the registry.
@@ -218,6 +217,14 @@ impl Client {
     #[must_use]
     pub fn daemon(&self) -> &Address {
         self.inner.daemons.current()
+    }
+
+    /// The daemon that takes the beats of this client's registrations, and its changes; `None` before the first beat.
+    ///
+    /// # Errors
+    /// The operating system refused a thread for beats.
+    pub fn beat_daemon(&self) -> Result<watch::Receiver<Option<Address>>, Error> {
+        Ok(self.beat_thread()?.taker())
     }
 
     /// The address of this machine in the latest connection to that daemon.

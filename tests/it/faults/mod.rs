@@ -33,7 +33,7 @@ mod campaign;
 mod checker;
 mod client;
 mod clock;
-mod dice;
+pub(crate) mod dice;
 mod exhaustion;
 mod finish;
 mod herd;

@@ -4,11 +4,7 @@
 //! in time, or a stream that breaks, moves the client on to the next daemon; the leases stay, because any daemon renews
 //! them.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use tokio::{
@@ -17,156 +13,55 @@ use tokio::{
 };
 use tonic::Streaming;
 
-use super::{
-    clock::Moment,
-    rules,
-    state::{Cell, LossReason},
-};
+use super::{clock::Moment, rules, state::LossReason, table::Table};
 use crate::{
+    address::Address,
     backoff::{self, Backoff},
     connect::CONNECT_MAX,
     daemons::{Connection, Daemons},
     error::Error,
+    observe,
     reason::Reason,
-    wire::{self, BeatStreamRequest, BeatStreamResponse, registry_service_client::RegistryServiceClient},
+    wire::{
+        self, BeatException, BeatStreamRequest, BeatStreamResponse, registry_service_client::RegistryServiceClient,
+    },
 };
 
 /// Most leases of one request; a limit of the protocol.
 const LEASES_MAX: usize = 100_000;
 /// When to ask again about a lease that the daemon has not seen yet.
 const NOT_YET_SEEN_PAUSE: Duration = Duration::from_millis(200);
-
 /// The longest pause between two beats: a third of the longest TTL.
 const PAUSE_MAX: Duration = Duration::from_secs(100);
 
-/// What became of a lease at a beat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It was renewed by a beat sent then.
-    Renewed(Moment),
-    /// It has ended.
-    Lost(LossReason),
-}
+/// The daemon that takes the beats; `None` before the first was answered.
+pub(super) type Taker = watch::Sender<Option<Address>>;
 
-#[derive(Debug)]
-struct Entry {
-    ttl: Duration,
-    until: Moment,
-    /// Keeps the latest verdict only: a later renewal makes an earlier one pointless, and nothing follows a loss.
-    verdict: watch::Sender<Option<Verdict>>,
-    /// Hears of failures.
-    cell: Arc<Cell>,
-}
-
-/// The leases to renew. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Leases {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    entries: Mutex<BTreeMap<u64, Entry>>,
-    changed: Notify,
-}
-
-impl Leases {
-    /// Renews a lease that was granted at `granted` from now on, until it is released or lost.
-    pub(super) fn hold(
-        &self,
-        lease_id: u64,
-        ttl: Duration,
-        granted: Moment,
-        cell: &Arc<Cell>,
-    ) -> watch::Receiver<Option<Verdict>> {
-        let (verdict, receiver) = watch::channel(None);
-        self.entries().insert(lease_id, Entry { ttl, until: granted.after(ttl), verdict, cell: Arc::clone(cell) });
-        self.inner.changed.notify_one();
-        receiver
-    }
-
-    /// Renews a lease no longer.
-    pub(super) fn release(&self, lease_id: u64) {
-        self.entries().remove(&lease_id);
-        self.inner.changed.notify_one();
-    }
-
-    /// Beats have failed.
-    fn fail(&self, error: &Error) {
-        self.entries().values().for_each(|entry| entry.cell.fail(error.clone()));
-    }
-
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
-        self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ids(&self) -> Vec<u64> {
-        self.entries().keys().copied().collect()
-    }
-
-    fn shortest_ttl(&self) -> Duration {
-        self.entries().values().map(|entry| entry.ttl).min().unwrap_or_default()
-    }
-
-    fn shortest_remaining(&self) -> Duration {
-        let now = Moment::now();
-        self.entries().values().map(|entry| entry.until.since(now)).min().unwrap_or_default()
-    }
-
-    /// Takes over an answer to a request that named `ids` and was sent at `sent`. Returns whether a lease was not known
-    /// to the daemon yet.
-    fn take(&self, ids: &[u64], answer: &BeatStreamResponse, sent: Moment) -> bool {
-        let exceptions: BTreeMap<u64, Reason> =
-            answer.exceptions.iter().map(|one| (one.lease_id, Reason::from(one.reason()))).collect();
-        let mut entries = self.entries();
-        let mut unseen = false;
-        for id in ids {
-            let Some(entry) = entries.get_mut(id) else { continue };
-            let verdict = match exceptions.get(id) {
-                None => {
-                    entry.until = entry.until.max(sent.after(entry.ttl));
-                    Verdict::Renewed(sent)
-                }
-                Some(reason) => match rules::loss(*reason) {
-                    Some(loss) => Verdict::Lost(loss),
-                    None => {
-                        unseen = true;
-                        continue;
-                    }
-                },
-            };
-            let ended = matches!(verdict, Verdict::Lost(_));
-            // A keeper that is gone has released the lease, or is about to.
-            if entry.verdict.send(Some(verdict)).is_err() || ended {
-                entries.remove(id);
-            }
-        }
-        unseen
-    }
-}
-
-/// Renews what is in `leases`, for as long as the thread runs.
-pub(super) async fn run(leases: Leases, daemons: Arc<Daemons>) {
+/// Renews the leases of the table, for as long as the thread runs. `changed` is notified when one was added, or none is
+/// left.
+pub(super) async fn run(table: &RefCell<Table>, changed: &Notify, daemons: &Arc<Daemons>, taker: &Taker) {
     let mut backoff = Backoff::default();
     let mut failures = 0;
     loop {
-        if leases.ids().is_empty() {
-            leases.inner.changed.notified().await;
+        if table.borrow().holds_none() {
+            changed.notified().await;
             continue;
         }
         let connection = daemons.reach(CONNECT_MAX).await;
         let outcome = match &connection {
             Ok(connection) => {
-                let outcome = beat(&leases, connection, || {
+                let outcome = beat(table, changed, connection, || {
                     failures = 0;
                     backoff.reset();
+                    note(taker, &connection.address);
                 });
                 outcome.await
             }
             Err(error) => Err(error.clone()),
         };
         if let Err(error) = outcome {
-            leases.fail(&error);
+            observe::beats_failed(&error);
+            table.borrow().take_failure(&error);
             daemons.give_up(connection.as_ref().ok()).await;
             failures += 1;
             // Each daemon is tried once without a pause: a lease may be short.
@@ -177,26 +72,49 @@ pub(super) async fn run(leases: Leases, daemons: Arc<Daemons>) {
     }
 }
 
+fn note(taker: &Taker, address: &Address) {
+    taker.send_if_modified(|before| {
+        let is_new = before.as_ref() != Some(address);
+        if is_new {
+            observe::daemon_taken(address);
+            *before = Some(address.clone());
+        }
+        is_new
+    });
+}
+
 /// Beats over one stream until it breaks, which is an error, or no lease is left.
-async fn beat(leases: &Leases, connection: &Connection, mut answered: impl FnMut()) -> Result<(), Error> {
+async fn beat(
+    table: &RefCell<Table>,
+    changed: &Notify,
+    connection: &Connection,
+    mut answered: impl FnMut(),
+) -> Result<(), Error> {
     let (requests, queue) = mpsc::channel(1);
     let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|request| (request, queue)));
     let mut registry = RegistryServiceClient::new(connection.channel.clone());
-    let limit = rules::answer_limit(leases.shortest_ttl());
+    let limit = answer_limit(table);
     let opened =
         timeout(limit, registry.beat_stream(queue)).await.map_err(|_| Error::silent(&connection.address, limit))?;
     let mut answers = opened.map_err(|status| Error::from_status(&connection.address, &status))?.into_inner();
     loop {
-        let ids = leases.ids();
+        let ids = table.borrow().lease_ids();
         if ids.is_empty() {
-            // The end of a stream without a goodbye makes its leases suspect.
-            let _ = requests.send(BeatStreamRequest { lease_ids: Vec::new(), goodbye: true }).await;
+            // The end of a stream without a goodbye makes its leases suspect. It has been read once the stream has ended.
+            let farewell = async {
+                let _ = requests.send(BeatStreamRequest { lease_ids: Vec::new(), goodbye: true }).await;
+                drop(requests);
+                while let Ok(Some(_)) = answers.message().await {}
+            };
+            let _ = timeout(limit, farewell).await;
             return Ok(());
         }
+        // These are in this beat.
+        table.borrow_mut().take_fresh();
         let mut pause = PAUSE_MAX;
         for ids in ids.chunks(LEASES_MAX) {
             let sent = Moment::now();
-            let limit = rules::answer_limit(leases.shortest_ttl());
+            let limit = answer_limit(table);
             let request = BeatStreamRequest { lease_ids: ids.to_vec(), goodbye: false };
             let exchange = async {
                 requests.send(request).await.map_err(|_| ended(connection))?;
@@ -204,19 +122,15 @@ async fn beat(leases: &Leases, connection: &Connection, mut answered: impl FnMut
             };
             let answer = timeout(limit, exchange).await.map_err(|_| Error::silent(&connection.address, limit))??;
             answered();
-            let unseen = leases.take(ids, &answer, sent);
-            let expected = wire::duration(answer.next_beat_in.as_ref());
-            let next = rules::next_beat(expected, leases.shortest_remaining(), backoff::random());
-            pause = pause.min(if unseen { next.min(NOT_YET_SEEN_PAUSE) } else { next });
+            pause = pause.min(take(&mut table.borrow_mut(), ids, &answer, sent));
         }
         let mut due = Instant::now() + pause;
         loop {
+            due = due.min(Instant::now() + urgent(&mut table.borrow_mut()));
             tokio::select! {
                 () = sleep_until(due) => break,
-                // A lease was added or released: a short one may need its beat before this pause ends.
-                () = leases.inner.changed.notified() => {
-                    due = due.min(Instant::now() + rules::next_beat(Duration::ZERO, leases.shortest_remaining(), 0.0));
-                }
+                // A lease was added, or none is left. A short one may need its beat before this pause ends.
+                () = changed.notified() => {}
                 // The daemon ends the stream when it leaves; waiting for the next beat would cost a third of the TTL.
                 answer = receive(&mut answers, connection) => {
                     answer?;
@@ -224,6 +138,47 @@ async fn beat(leases: &Leases, connection: &Connection, mut answered: impl FnMut
                 }
             }
         }
+    }
+}
+
+/// How soon the leases that were added since the last beat need one.
+fn urgent(table: &mut Table) -> Duration {
+    if table.holds_none() {
+        return Duration::ZERO;
+    }
+    let fresh = table.take_fresh();
+    fresh.map_or(PAUSE_MAX, |until| rules::next_beat(Duration::ZERO, until.since(Moment::now()), 0.0))
+}
+
+fn answer_limit(table: &RefCell<Table>) -> Duration {
+    rules::answer_limit(table.borrow().shortest().map(|(ttl, _)| ttl).unwrap_or_default())
+}
+
+/// Takes over an answer to a request that named `ids` and was sent at `sent`. Returns when to send the next one.
+fn take(table: &mut Table, ids: &[u64], answer: &BeatStreamResponse, sent: Moment) -> Duration {
+    let exceptions: BTreeMap<u64, &BeatException> = answer.exceptions.iter().map(|one| (one.lease_id, one)).collect();
+    let mut is_unseen = false;
+    for id in ids {
+        match exceptions.get(id) {
+            None => table.take_renewal(*id, sent),
+            Some(exception) => match loss(exception) {
+                Some(reason) => table.take_loss(*id, reason),
+                None => is_unseen = true,
+            },
+        }
+    }
+    let expected = wire::duration(answer.next_beat_in.as_ref());
+    let remaining = table.shortest().map(|(_, until)| until.since(Moment::now())).unwrap_or_default();
+    let next = rules::next_beat(expected, remaining, backoff::random());
+    if is_unseen { next.min(NOT_YET_SEEN_PAUSE) } else { next }
+}
+
+/// What an exception says about a lease.
+fn loss(exception: &BeatException) -> Option<LossReason> {
+    match (rules::loss(Reason::from(exception.reason())), exception.death()) {
+        (Some(LossReason::Expired), wire::DeathReason::Deregistered) => Some(LossReason::Deregistered),
+        (Some(LossReason::Expired), wire::DeathReason::Operator) => Some(LossReason::Operator),
+        (loss, _) => loss,
     }
 }
 
@@ -244,33 +199,75 @@ fn ended(connection: &Connection) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
-    use crate::wire::{BeatException, ErrorReason};
+    use crate::{
+        lease::{
+            calls::Call,
+            cell::Cell,
+            entry::Entry,
+            register::{OnLost, Register},
+            state::{Lease, State},
+        },
+        wire::ErrorReason,
+    };
 
     fn answer(lease_id: u64, reason: ErrorReason) -> BeatStreamResponse {
-        let exceptions = vec![BeatException { lease_id, reason: reason.into() }];
+        let exceptions = vec![BeatException { lease_id, reason: reason.into(), ..Default::default() }];
         BeatStreamResponse { exceptions, ..Default::default() }
+    }
+
+    /// A table with two leases that were granted at `now`.
+    fn held(now: Moment) -> (Table, [Arc<Cell>; 2]) {
+        let mut table = Table::default();
+        let cells = [1, 2].map(|key| {
+            let cell = Arc::new(Cell::new(Register::new("a").on_lost(OnLost::Stop)));
+            table.add(key, Entry::new(Arc::clone(&cell), None, false));
+            assert!(matches!(table.next_call(now, true), Some(Call::Register(of, _)) if of == key));
+            let ttl = Duration::from_secs(6);
+            let (instance_id, cluster_epoch) = (Uuid::nil(), Uuid::nil());
+            let lease = Lease { lease_id: key, instance_id, cluster_epoch, epoch_number: 1, ttl };
+            assert!(table.take_registered(key, Ok((lease, now))));
+            cell
+        });
+        (table, cells)
     }
 
     #[test]
     fn answer_renews_what_it_does_not_name_and_ends_what_it_does() {
-        let (leases, now) = (Leases::default(), Moment::now());
-        let cell = Arc::new(Cell::new(None));
-        let kept = leases.hold(1, Duration::from_secs(6), now, &cell);
-        let gone = leases.hold(2, Duration::from_secs(6), now, &cell);
-        let sent = now.after(Duration::from_secs(2));
-        assert!(!leases.take(&[1, 2], &answer(2, ErrorReason::LeaseExpired), sent));
-        assert_eq!(*kept.borrow(), Some(Verdict::Renewed(sent)));
-        assert_eq!(*gone.borrow(), Some(Verdict::Lost(LossReason::Expired)));
-        assert_eq!(leases.ids(), [1]);
+        let now = Moment::now();
+        let (mut table, [kept, gone]) = held(now);
+        take(&mut table, &[1, 2], &answer(2, ErrorReason::LeaseExpired), now.after(Duration::from_secs(2)));
+        assert_eq!(kept.require(Duration::from_secs(7)), Ok(1));
+        assert_eq!(gone.require(Duration::ZERO).unwrap_err().reason, LossReason::Expired);
+        assert_eq!((table.lease_ids(), gone.state()), (vec![1], State::Ended));
     }
 
     #[test]
     fn lease_that_the_daemon_has_not_seen_stays_and_is_asked_about_soon() {
-        let (leases, now) = (Leases::default(), Moment::now());
-        let verdicts = leases.hold(1, Duration::from_secs(6), now, &Arc::new(Cell::new(None)));
-        assert!(leases.take(&[1], &answer(1, ErrorReason::NotYetSeen), now));
-        assert_eq!(*verdicts.borrow(), None);
-        assert_eq!(leases.ids(), [1]);
+        let now = Moment::now();
+        let (mut table, _cells) = held(now);
+        let pause = take(&mut table, &[1, 2], &answer(1, ErrorReason::NotYetSeen), now);
+        assert_eq!((table.lease_ids(), pause), (vec![1, 2], NOT_YET_SEEN_PAUSE));
+    }
+
+    #[test]
+    fn lease_without_a_beat_is_doubtful_then_lost_and_a_beat_clears_the_doubt() {
+        let now = Moment::now();
+        let (mut table, [first, second]) = held(now);
+        let at = |seconds| now.after(Duration::from_secs(seconds));
+        table.look(at(3));
+        assert!(matches!(first.state(), State::Held(_)));
+        table.look(at(4));
+        assert!(matches!((first.state(), second.state()), (State::Doubtful(_), State::Doubtful(_))));
+        // Sent long before it was answered: the doubt comes back before the look that was due.
+        table.take_renewal(1, at(1));
+        assert!(matches!(first.state(), State::Held(_)));
+        table.look(at(5));
+        assert!(matches!(first.state(), State::Doubtful(_)));
+        table.look(at(6));
+        assert_eq!(second.require(Duration::ZERO).unwrap_err().reason, LossReason::Deadline);
+        assert_eq!(table.lease_ids(), [1]);
     }
 }

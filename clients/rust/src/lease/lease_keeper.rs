@@ -1,262 +1,117 @@
-//! Keeps one registration: registers, watches over the lease by the client's own clock, registers again after a loss.
+//! Keeps all registrations of a client, in one loop: makes the calls that are due, takes over what became of them, and
+//! watches over the leases by the client's own clock.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::sleep,
+use futures_util::{
+    StreamExt as _,
+    future::{AbortHandle, Aborted, abortable},
+    stream::FuturesUnordered,
 };
-use uuid::Uuid;
+use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    beats::{Leases, Verdict},
+    calls::{Call, Outcome},
     clock::Moment,
-    register::Register,
-    rules::{self, Next},
-    state::{Cell, Lease, LossReason},
+    commands::{Command, Commands},
+    table::Table,
 };
-use crate::{
-    backoff::Backoff,
-    connect::Channel,
-    daemons::{Daemons, Limits},
-    error::Error,
-    model::Status,
-    wire::{
-        self, DeregisterRequest, RegisterRequest, RegisterResponse, registry_service_client::RegistryServiceClient,
-    },
-};
+use crate::daemons::Daemons;
 
-/// How long one call may take before a pause.
-const CALL: Duration = Duration::from_secs(5);
-/// How long giving a lease back may take; it ends by itself anyway.
-const LEAVE: Duration = Duration::from_secs(2);
+/// How many registrations are under way at most, and how many calls of other kinds. A call takes kilobytes, a registration
+/// that waits does not.
+const CALLS_MAX: usize = 64;
+/// How long the thread sleeps at most: its timer stands still while the machine sleeps, the clock of leases does not.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
 
-/// What the application tells a keeper: to leave. The answer comes when the lease is given back.
-pub(super) type Leave = oneshot::Sender<Result<(), Error>>;
-
-/// Keeps one registration.
-#[derive(Debug)]
-pub(super) struct LeaseKeeper {
-    /// As the application wants it now; a registration after a loss takes it over.
-    pub(super) desired: Arc<Mutex<Register>>,
-    pub(super) cell: Arc<Cell>,
-    /// Closed when the application has dropped its handle.
-    pub(super) leave: mpsc::Receiver<Leave>,
-    /// Learns of the first outcome; a refusal is then final.
-    pub(super) first: Option<oneshot::Sender<Result<(), Error>>>,
-    /// Whether there was a lease.
-    pub(super) was_registered: bool,
-    /// Whether a registration may have been applied although its answer did not come.
-    pub(super) may_be_registered: bool,
-}
-
-impl LeaseKeeper {
-    /// Keeps the registration until the application leaves or the lease is lost for good.
-    pub(super) async fn run(mut self, leases: Leases, daemons: Arc<Daemons>) {
-        let left = loop {
-            let held = match self.register(&daemons).await {
-                Registered::Held(lease, granted) => (lease, granted),
-                Registered::Refused => break None,
-                Registered::Left(reply) => {
-                    let outcome = if self.may_be_registered { self.deregister(&daemons, None).await } else { Ok(()) };
-                    break Some((reply, outcome));
-                }
-            };
-            let (lease, granted) = held;
-            let ended = self.hold(&leases, lease, granted).await;
-            leases.release(lease.lease_id);
-            match ended {
-                Ended::Left(reply) => break Some((reply, self.deregister(&daemons, Some(lease.lease_id)).await)),
-                Ended::Lost(reason) => {
-                    self.cell.lose(reason);
-                    if !self.prepare(reason) {
-                        break None;
-                    }
-                }
+/// Keeps the registrations until the application has gone and has no registration left. `leases_changed` is notified when
+/// there is a lease that was not there before, or none is left.
+pub(super) async fn run(
+    commands: &Commands,
+    table: &RefCell<Table>,
+    leases_changed: &Notify,
+    daemons: &Arc<Daemons>,
+    gone: &CancellationToken,
+) {
+    let mut calls = FuturesUnordered::new();
+    let mut registering = HashMap::<u64, AbortHandle>::new();
+    loop {
+        take_commands(commands, table, leases_changed);
+        let now = Moment::now();
+        table.borrow_mut().look(now);
+        while calls.len() < 2 * CALLS_MAX
+            && let Some(call) = next_call(table, now, registering.len() < CALLS_MAX)
+        {
+            let (key, registers) = (call.key(), matches!(call, Call::Register(..)));
+            // A registration that is under way is given up: its answer would come too late.
+            if let Some(former) = registering.remove(&key) {
+                former.abort();
             }
-        };
-        self.cell.end();
-        if let Some((Some(reply), outcome)) = left {
-            let _ = reply.send(outcome);
+            let (call, abort) = abortable(call.make(Arc::clone(daemons)));
+            if registers {
+                registering.insert(key, abort);
+            }
+            calls.push(call);
         }
-    }
-
-    /// Registers, for as long as it takes. Returns early if the application leaves, or if it was refused for good.
-    async fn register(&mut self, daemons: &Daemons) -> Registered {
-        let mut backoff = Backoff::default();
-        loop {
-            let before = std::mem::replace(&mut self.may_be_registered, true);
-            let attempt = attempt(self.wanted(), daemons);
-            let outcome = tokio::select! {
-                outcome = attempt => outcome,
-                reply = self.leave.recv() => return Registered::Left(reply),
-            };
-            match outcome {
-                Ok((lease, sent)) => {
-                    (self.may_be_registered, self.was_registered) = (false, true);
-                    self.cell.renew(lease, sent);
-                    self.tell_first(Ok(()));
-                    return Registered::Held(lease, sent);
-                }
-                Err(error) => {
-                    self.may_be_registered = before || error.may_be_applied();
-                    self.cell.fail(error.clone());
-                    if !error.is_retryable() && self.first.is_some() {
-                        self.tell_first(Err(error));
-                        return Registered::Refused;
-                    }
-                    if !error.is_retryable() && !self.goes_on_after(&error) {
-                        return Registered::Refused;
-                    }
-                }
-            }
-            tokio::select! {
-                () = sleep(backoff.pause()) => {}
-                reply = self.leave.recv() => return Registered::Left(reply),
-            }
+        if gone.is_cancelled() && table.borrow().is_empty() {
+            return;
         }
-    }
-
-    /// Whether to go on after a refusal, and if so makes ready for it.
-    fn goes_on_after(&self, refusal: &Error) -> bool {
-        match rules::loss(refusal.reason()) {
-            // The epoch that the application named.
-            Some(LossReason::Fenced) if !self.was_registered => false,
-            Some(loss) => self.prepare(loss),
-            None => true,
-        }
-    }
-
-    /// Watches over a lease until it is lost or the application leaves.
-    async fn hold(&mut self, leases: &Leases, lease: Lease, granted: Moment) -> Ended {
-        let mut verdicts = leases.hold(lease.lease_id, lease.ttl, granted, &self.cell);
-        let until_told = self.wanted().until_told;
-        let mut renewed = granted;
-        loop {
-            let now = Moment::now();
-            let (doubtful, lost) = (renewed.after(lease.ttl * 2 / 3), renewed.after(lease.ttl));
-            if lost <= now && !until_told {
-                return Ended::Lost(LossReason::Deadline);
-            }
-            if doubtful <= now {
-                self.cell.doubt(lease);
-            }
-            let next = match (doubtful > now, until_told) {
-                (true, _) => doubtful.since(now),
-                (false, false) => lost.since(now),
-                (false, true) => Duration::MAX,
-            };
-            tokio::select! {
-                changed = verdicts.changed() => match changed.ok().and_then(|()| *verdicts.borrow_and_update()) {
-                    Some(Verdict::Renewed(sent)) => {
-                        renewed = renewed.max(sent);
-                        self.cell.renew(lease, renewed);
-                    }
-                    Some(Verdict::Lost(reason)) => return Ended::Lost(reason),
-                    None => return Ended::Lost(LossReason::Unknown),
-                },
-                reply = self.leave.recv() => return Ended::Left(reply),
-                // The timer stands still while the machine sleeps; the clock that is read after it does not.
-                () = sleep(next) => {}
-            }
-        }
-    }
-
-    /// Makes ready for what follows a loss. Returns false if nothing does.
-    fn prepare(&self, reason: LossReason) -> bool {
-        let wanted = self.wanted();
-        let drains = wanted.status == Status::Draining;
-        match rules::after(reason, wanted.on_lost, wanted.cluster_epoch.is_some(), drains) {
-            Next::Again => true,
-            Next::UnderNewId => {
-                self.change(|wanted| wanted.instance_id = Uuid::new_v4());
-                true
-            }
-            Next::InCurrentEpoch => {
-                self.change(|wanted| wanted.cluster_epoch = None);
-                true
-            }
-            Next::End => false,
-        }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Register)) {
-        change(&mut self.desired.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn wanted(&self) -> Register {
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn tell_first(&mut self, outcome: Result<(), Error>) {
-        if let Some(first) = self.first.take() {
-            // A caller that no longer waits has dropped its handle, which ends this keeper.
-            let _ = first.send(outcome);
-        }
-    }
-
-    /// Gives the lease back, within 2 s; it ends by itself anyway. Without a lease id, whatever the instance id has.
-    async fn deregister(&self, daemons: &Daemons, lease_id: Option<u64>) -> Result<(), Error> {
-        let instance_id = lease_id.map_or_else(|| self.wanted().instance_id.to_string(), |_| String::new());
-        let request = DeregisterRequest { lease_id: lease_id.unwrap_or_default(), instance_id };
-        let call = |channel| {
-            let request = request.clone();
-            async move { RegistryServiceClient::new(channel).deregister(request).await }
-        };
-        match daemons.call(Limits::once(LEAVE), call).await {
-            Ok(answer) => {
-                daemons.seen().note(answer.revision);
-                Ok(())
-            }
-            // It has ended already.
-            Err(error) if rules::loss(error.reason()).is_some() => Ok(()),
-            Err(error) => Err(error),
+        let pause = pause(&table.borrow(), now, registering.len() < CALLS_MAX);
+        tokio::select! {
+            () = commands.arrived() => {}
+            Some(outcome) = calls.next() => take(table, leases_changed, &mut registering, outcome),
+            () = sleep(pause) => {}
+            () = gone.cancelled(), if !gone.is_cancelled() => {}
         }
     }
 }
 
-enum Registered {
-    Held(Lease, Moment),
-    Refused,
-    Left(Option<Leave>),
+fn next_call(table: &RefCell<Table>, now: Moment, may_register: bool) -> Option<Call> {
+    table.borrow_mut().next_call(now, may_register)
 }
 
-enum Ended {
-    Lost(LossReason),
-    Left(Option<Leave>),
+/// For how long nothing is due.
+fn pause(table: &Table, now: Moment, may_register: bool) -> Duration {
+    let opens = table.opens_at().filter(|_| may_register);
+    let next = table.next_look().into_iter().chain(opens).min();
+    next.map_or(SLEEP_MAX, |next| next.since(now).min(SLEEP_MAX))
 }
 
-/// Registers once.
-async fn attempt(mut wanted: Register, daemons: &Daemons) -> Result<(Lease, Moment), Error> {
-    if wanted.finds_ip {
-        daemons.reach(CALL).await?;
-        wanted.ip = daemons.source();
+fn take_commands(commands: &Commands, table: &RefCell<Table>, leases_changed: &Notify) {
+    let mut table = table.borrow_mut();
+    for command in commands.take() {
+        match command {
+            Command::Add(key, entry) => table.add(key, *entry),
+            Command::Leave(key, reply) => table.leave(key, reply),
+            Command::Update(key, reply) => table.update(key, reply),
+        }
     }
-    let request = wanted.to_wire()?;
-    let sent = Moment::now();
-    let granted = daemons.call(Limits::once(CALL), |channel| register(channel, request.clone())).await?;
-    daemons.seen().note(granted.revision);
-    Ok((lease(&granted)?, sent))
+    if table.holds_none() {
+        leases_changed.notify_one();
+    }
 }
 
-async fn register(
-    channel: Channel,
-    request: RegisterRequest,
-) -> Result<tonic::Response<RegisterResponse>, tonic::Status> {
-    let mut request = tonic::Request::new(request);
-    request.set_timeout(CALL);
-    RegistryServiceClient::new(channel).register(request).await
-}
-
-fn lease(granted: &RegisterResponse) -> Result<Lease, Error> {
-    Ok(Lease {
-        lease_id: granted.lease_id,
-        instance_id: wire::uuid(&granted.instance_id, "instance id")?,
-        cluster_epoch: wire::uuid(&granted.cluster_epoch, "cluster epoch")?,
-        epoch_number: granted.epoch_number,
-        ttl: wire::duration(granted.ttl.as_ref()),
-    })
+fn take(
+    table: &RefCell<Table>,
+    leases_changed: &Notify,
+    registering: &mut HashMap<u64, AbortHandle>,
+    outcome: Result<Outcome, Aborted>,
+) {
+    let Ok(outcome) = outcome else { return };
+    let mut table = table.borrow_mut();
+    let is_new = match outcome {
+        Outcome::Registered(key, outcome) => {
+            registering.remove(&key);
+            table.take_registered(key, outcome)
+        }
+        Outcome::Updated(key, outcome) => table.take_updated(key, outcome),
+        Outcome::Deregistered(key, outcome) => {
+            table.take_deregistered(key, outcome);
+            false
+        }
+    };
+    if is_new {
+        leases_changed.notify_one();
+    }
 }

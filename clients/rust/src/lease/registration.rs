@@ -1,23 +1,23 @@
 //! The application's handle of a registration.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    lease_keeper::{LeaseKeeper, Leave},
+    calls::Reply,
+    cell::Cell,
+    commands::Command,
+    entry::Entry,
     register::Register,
-    state::{Cell, Lease, LossReason, Lost, State},
+    state::{Lease, LossReason, Lost, State},
     thread::BeatThread,
+    update::Update,
 };
 use crate::{
     daemons::Limits,
@@ -32,17 +32,22 @@ const CALL: Duration = Duration::from_secs(5);
 /// A registration that is kept. Dropping it gives the lease back in the background; [`Self::close`] waits for that.
 #[derive(Debug)]
 pub struct Registration {
-    desired: Arc<Mutex<Register>>,
     cell: Arc<Cell>,
-    leave: mpsc::Sender<Leave>,
+    key: u64,
     thread: Arc<BeatThread>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.thread.commands().send(Command::Leave(self.key, None));
+    }
 }
 
 impl Registration {
     /// Registers, and waits for the first outcome.
     pub(crate) async fn open(thread: Arc<BeatThread>, register: Register, within: Duration) -> Result<Self, Error> {
         let (first, outcome) = oneshot::channel();
-        let registration = Self::begin(thread, register, Some(first))?;
+        let registration = Self::begin(thread, register, Some(first), true)?;
         match timeout(within, outcome).await {
             Ok(Ok(Ok(()))) => Ok(registration),
             Ok(Ok(Err(error))) => Err(error),
@@ -50,31 +55,22 @@ impl Registration {
             // Dropping the handle takes the attempt back.
             Err(_) => {
                 let late = || Error::silent(registration.thread.daemons().current(), within);
-                Err(registration.cell.troubles().borrow().clone().unwrap_or_else(late))
+                Err(registration.trouble().unwrap_or_else(late))
             }
         }
     }
 
-    /// Begins to register.
+    /// Begins to register; whether a refusal before the first lease ends it.
     pub(crate) fn begin(
         thread: Arc<BeatThread>,
         register: Register,
-        first: Option<oneshot::Sender<Result<(), Error>>>,
+        first: Option<Reply>,
+        is_refusal_final: bool,
     ) -> Result<Self, Error> {
         register.to_wire()?;
-        let cell = Arc::new(Cell::new(register.observer.clone()));
-        let desired = Arc::new(Mutex::new(register));
-        let (leave, leaving) = mpsc::channel(1);
-        let (shared, wanted) = (Arc::clone(&cell), Arc::clone(&desired));
-        thread.keep(LeaseKeeper {
-            desired: wanted,
-            cell: shared,
-            leave: leaving,
-            first,
-            was_registered: false,
-            may_be_registered: false,
-        });
-        Ok(Self { desired, cell, leave, thread })
+        let cell = Arc::new(Cell::new(register));
+        let key = thread.commands().add(Entry::new(Arc::clone(&cell), first, is_refusal_final));
+        Ok(Self { cell, key, thread })
     }
 
     /// The lease that is held; `None` between a loss and the registration that follows.
@@ -118,7 +114,19 @@ impl Registration {
         self.cell.states()
     }
 
-    /// Why the registry cannot be reached or refuses the registration, and `None` once the lease is held and renewed.
+    /// The state at this moment.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.cell.state()
+    }
+
+    /// Why the registry cannot be reached or refuses the registration; `None` while the lease is held and renewed.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Error> {
+        self.cell.trouble()
+    }
+
+    /// As [`Self::trouble`], and its changes.
     #[must_use]
     pub fn troubles(&self) -> watch::Receiver<Option<Error>> {
         self.cell.troubles()
@@ -127,7 +135,7 @@ impl Registration {
     /// The instance id: another one after a loss to a process that has taken it.
     #[must_use]
     pub fn instance_id(&self) -> Uuid {
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner).instance_id
+        self.cell.wanted(|wanted| wanted.instance_id)
     }
 
     /// The address of this machine in the latest connection to the daemon.
@@ -150,7 +158,7 @@ impl Registration {
         if status == Status::Dead {
             return Err(Error::invalid("status", "must not be dead; close the registration"));
         }
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner).status = status;
+        self.cell.want(|wanted| wanted.status = status);
         self.set_status_of_lease(status).await
     }
 
@@ -177,6 +185,15 @@ impl Registration {
         self.thread.run(call).await
     }
 
+    /// Changes attributes of the instance, without a gap in its lease. A registration after a loss takes them over too.
+    ///
+    /// # Errors
+    /// A value is not accepted, or no daemon took it; the next registration sends it all the same.
+    pub async fn update(&self, update: Update) -> Result<(), Error> {
+        self.cell.want(|wanted| update.apply(wanted));
+        self.ask(|reply| Command::Update(self.key, reply)).await
+    }
+
     /// Leaves: sets the status to draining, waits for `drain` while the lease is kept, then gives it back. With a `drain`
     /// of zero it gives the lease back at once.
     ///
@@ -194,9 +211,12 @@ impl Registration {
         if !drain.is_zero() && self.set_status(Status::Draining).await.is_ok() {
             sleep(drain).await;
         }
-        let (reply, left) = oneshot::channel();
-        let gone = || Error::local("the registration has ended already");
-        self.leave.send(reply).await.map_err(|_| gone())?;
-        left.await.unwrap_or_else(|_| Err(gone()))
+        self.ask(|reply| Command::Leave(self.key, Some(reply))).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.thread.commands().send(command(reply));
+        outcome.await.unwrap_or_else(|_| Err(Error::local("the registration has ended already")))
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{register::OnLost, state::LossReason};
-use crate::reason::Reason;
+use super::{clock::Moment, register::OnLost, state::LossReason};
+use crate::{error::Error, reason::Reason};
 
 /// The shortest pause between two beats.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -21,6 +21,17 @@ pub(super) const fn loss(reason: Reason) -> Option<LossReason> {
         Reason::UnknownLease | Reason::UnknownInstance => Some(LossReason::Unknown),
         _ => None,
     }
+}
+
+/// Whether a failure of one registration says that no other one would fare better now.
+pub(super) fn concerns_all(error: &Error) -> bool {
+    use Reason::{DatabaseUnavailable, NotYetSeen, Overloaded, ShuttingDown};
+    error.is_transport() || matches!(error.reason(), DatabaseUnavailable | NotYetSeen | Overloaded | ShuttingDown)
+}
+
+/// From when on a lease is in doubt that was renewed by a beat sent then.
+pub(super) fn doubtful_from(renewed: Moment, ttl: Duration) -> Moment {
+    renewed.after(ttl * 2 / 3)
 }
 
 /// What follows a loss.

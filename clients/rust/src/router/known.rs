@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,7 +25,10 @@ pub(super) struct Name {
     known: RwLock<Known>,
     /// The part of a snapshot that has arrived; readers never see half of one.
     coming: RwLock<Option<Vec<Arc<Instance>>>>,
-    settled: watch::Sender<bool>,
+    /// Notified when what is known has changed or was confirmed.
+    moved: watch::Sender<()>,
+    /// How many followers need every change: a name that has one is in use.
+    followers: AtomicUsize,
     began: Instant,
     used_ms: AtomicU64,
 }
@@ -43,20 +46,24 @@ impl Name {
         Self {
             known: RwLock::default(),
             coming: RwLock::new(Some(Vec::new())),
-            settled: watch::Sender::new(false),
+            moved: watch::Sender::new(()),
+            followers: AtomicUsize::new(0),
             began: Instant::now(),
             used_ms: AtomicU64::new(0),
         }
     }
 
-    /// It was used.
-    pub(super) fn touch(&self) {
-        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    /// It is used now.
+    pub(super) fn touch(&self, now: Instant) {
+        let now_ms = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
         self.used_ms.store(now_ms, Ordering::Relaxed);
     }
 
     /// How long it was not used.
     pub(super) fn idle_for(&self) -> Duration {
+        if self.followers.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
         self.began.elapsed().saturating_sub(Duration::from_millis(self.used_ms.load(Ordering::Relaxed)))
     }
 
@@ -79,21 +86,48 @@ impl Name {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         *known = Known { instances, confirmed: Some(Instant::now()), refused: None };
         drop(known);
-        self.settled.send_replace(true);
+        self.moved.send_replace(());
     }
 
     /// The daemon refuses to watch it.
     pub(super) fn refuse(&self, error: Error) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).refused = Some(error);
-        self.settled.send_replace(true);
+        self.moved.send_replace(());
     }
 
     /// Waits until it is known, or refused.
     pub(super) async fn settled(&self) -> Result<(), NoTarget> {
-        // The sender lives in this value.
-        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
-        let refused = self.known.read().unwrap_or_else(PoisonError::into_inner).refused.clone();
-        refused.map_or(Ok(()), |error| Err(NoTarget::Refused(error)))
+        let mut moved = self.moved.subscribe();
+        while !self.is_settled() {
+            // The sender lives in this value.
+            let _ = moved.changed().await;
+        }
+        self.refusal().map_or(Ok(()), Err)
+    }
+
+    fn is_settled(&self) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.refused.is_some() || known.confirmed.is_some()
+    }
+
+    /// Why a daemon refuses to watch it.
+    pub(super) fn refusal(&self) -> Option<NoTarget> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.refused.clone().map(NoTarget::Refused)
+    }
+
+    /// Is notified when what is known has changed, or was confirmed or refused.
+    pub(super) fn moved(&self) -> watch::Receiver<()> {
+        self.moved.subscribe()
+    }
+
+    /// Counts a follower, or one less.
+    pub(super) fn follow(&self, is_followed: bool) {
+        if is_followed {
+            self.followers.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.followers.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn instances(&self) -> Vec<Arc<Instance>> {
@@ -112,13 +146,14 @@ impl Name {
         choice: &Choice,
         excluded: &[Uuid],
         max_stale: Duration,
+        now: Instant,
     ) -> Result<Arc<Instance>, NoTarget> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = &known.refused {
             return Err(NoTarget::Refused(error.clone()));
         }
         let Some(confirmed) = known.confirmed else { return Err(NoTarget::NotReady(logical_id.to_owned())) };
-        let age = confirmed.elapsed();
+        let age = now.saturating_duration_since(confirmed);
         if age > max_stale {
             return Err(NoTarget::Stale { name: logical_id.to_owned(), age });
         }

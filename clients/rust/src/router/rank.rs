@@ -8,7 +8,7 @@ use std::{sync::Arc, time::SystemTime};
 use uuid::Uuid;
 
 use crate::{
-    backoff::random,
+    backoff::index,
     choice::{Choice, Policy},
     model::Instance,
 };
@@ -47,13 +47,6 @@ where
     }
 }
 
-/// A random index below `count`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a fraction of a count of instances")]
-fn index(count: usize) -> usize {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    ((f64::from(count) * random()) as usize).min(count.saturating_sub(1) as usize)
-}
-
 fn score(key: &str, instance_id: Uuid) -> u64 {
     let bytes = key.bytes().chain(*instance_id.as_bytes());
     let hash =
@@ -76,11 +69,5 @@ mod tests {
     fn score_is_that_of_the_daemon() {
         // The value that the daemon's own test fixes.
         assert_eq!(score("a", Uuid::from_u128(1)), 8_751_992_975_019_798_589);
-    }
-
-    #[test]
-    fn index_stays_below_the_count() {
-        assert!((0..1_000).all(|_| index(3) < 3));
-        assert_eq!(index(0), 0);
     }
 }

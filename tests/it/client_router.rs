@@ -1,0 +1,330 @@
+//! The router of the Rust client over random histories, and the ways to follow it: changes, `tower`, a channel for tonic.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use musterd::proto::v1::{InstanceStatus, RegisterRequest};
+use musterd_client::{
+    Changes, Choice, Client, MusterChannel, NoTarget, Policy, Reason, Register, Registration, Router, Status,
+    TargetChange, Update,
+};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint, Server, server::TcpIncoming},
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tower::discover::Change as Discovered;
+use uuid::Uuid;
+
+use crate::{
+    faults::dice::Dice,
+    harness::{daemon::Daemon, postgres::TestDatabase, wait::wait_until},
+};
+
+/// How long an event may take on a loaded machine.
+const BOUND: Duration = Duration::from_secs(40);
+const NAME: &str = "organ";
+const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+fn client(daemon: &Daemon) -> Client {
+    Client::builder().daemons([daemon.grpc_addr.clone()]).timeout(Duration::from_secs(20)).build().unwrap()
+}
+
+/// What has an effect on the answers of Resolve.
+struct History {
+    daemon: Daemon,
+    client: Client,
+    router: Router,
+    dice: Dice,
+    kept: Vec<Registration>,
+    silent: usize,
+}
+
+impl History {
+    /// Does one thing, and returns what it was.
+    async fn step(&mut self) -> String {
+        let at = if self.kept.is_empty() { None } else { Some(self.dice.below(self.kept.len())) };
+        match (self.dice.below(20), at) {
+            (0..=6, _) | (_, None) => {
+                let (node, zone) = (self.dice.below(3), self.dice.below(2));
+                let wanted = Register::new(NAME).node(format!("n{node}")).label("zone", format!("z{zone}"));
+                let wanted = wanted.ttl(Duration::from_secs(300));
+                self.kept.push(self.client.register(wanted).await.unwrap());
+                format!("register on n{node} in z{zone}")
+            }
+            (7..=9, Some(at)) => {
+                self.kept.swap_remove(at).close(Duration::ZERO).await.unwrap();
+                format!("close {at}")
+            }
+            (10..=12, Some(at)) => {
+                self.kept[at].set_status(Status::Draining).await.unwrap();
+                format!("drain {at}")
+            }
+            (13..=15, Some(at)) => {
+                self.kept[at].set_status(Status::Alive).await.unwrap();
+                format!("undrain {at}")
+            }
+            (16, Some(at)) => {
+                let zone = self.dice.below(2);
+                self.kept[at].update(Update::new().label("zone", format!("z{zone}"))).await.unwrap();
+                format!("move {at} to z{zone}")
+            }
+            (17 | 18, _) => {
+                // Never beats, and expiry is on hold: it becomes suspect, and stays so.
+                self.register_silent().await;
+                "register one that is silent".to_owned()
+            }
+            _ => {
+                self.client.rotate_epoch(Uuid::new_v4(), None, "a test").await.unwrap();
+                self.kept.clear();
+                self.silent = 0;
+                "rotate".to_owned()
+            }
+        }
+    }
+
+    async fn register_silent(&mut self) {
+        let zone = self.dice.below(2);
+        let request = RegisterRequest {
+            logical_id: NAME.into(),
+            node_id: format!("n{}", self.dice.below(3)),
+            labels: [("zone".into(), format!("z{zone}"))].into(),
+            ttl: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+            initial_status: InstanceStatus::Alive.into(),
+            ..Default::default()
+        };
+        self.daemon.registry().await.register(request).await.unwrap();
+        self.silent += 1;
+        wait_until("it is suspect", BOUND, async || {
+            let suspects = self.router.instances(NAME).iter().filter(|one| one.suspect).count();
+            if suspects == self.silent { Ok(()) } else { Err(suspects) }
+        })
+        .await;
+    }
+
+    /// Waits until the cache holds what the daemon lists, and compares the answers to many choices.
+    async fn compare(&mut self, told: &[String]) {
+        let filter = musterd_client::Filter::logical_id(NAME).status(Status::Alive);
+        wait_until("the cache holds what the daemon lists", BOUND, async || {
+            let pages: Vec<_> = self.client.list(filter.clone()).collect().await;
+            let listed = pages.into_iter().map(Result::unwrap);
+            let listed: BTreeSet<_> = listed.map(|one| (one.instance_id, one.revision, one.suspect)).collect();
+            let cached = self.router.instances(NAME);
+            let cached: BTreeSet<_> = cached.iter().map(|one| (one.instance_id, one.revision, one.suspect)).collect();
+            if listed == cached { Ok(()) } else { Err((listed, cached)) }
+        })
+        .await;
+        let mut choices = vec![Choice::best(), Choice::best().label("zone", "z0"), Choice::best().label("zone", "z9")];
+        choices.extend(["n0", "n1", "n2", "n9"].map(|node| Choice::by(Policy::Near(node.into()))));
+        let keys = (0..8).map(|_| format!("key-{}", self.dice.next())).collect::<Vec<_>>();
+        choices.extend(keys.iter().map(|key| Choice::by(Policy::Rendezvous(key.clone()))));
+        choices.extend(keys.iter().map(|key| Choice::by(Policy::Rendezvous(key.clone())).label("zone", "z1")));
+        let some = self.router.instances(NAME).first().map(|one| one.instance_id);
+        choices.extend(some.map(|id| Choice::best().without(id)));
+        for choice in choices {
+            let picked = match self.router.pick(NAME, &choice) {
+                Ok(target) => Some(target.instance().instance_id),
+                Err(NoTarget::NoLiveInstance(_)) => None,
+                Err(other) => panic!("{other}"),
+            };
+            let resolved = match self.client.resolve(NAME, &choice).await {
+                Ok(resolved) => Some(resolved.instance.instance_id),
+                Err(error) if matches!(error.reason(), Reason::NoLiveInstance | Reason::UnknownLogicalId) => None,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(picked, resolved, "{choice:?} after {told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn router_answers_as_the_daemon_over_random_histories() {
+    let seed = 20_261_127;
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&daemon);
+    client.hold_expiry(Some(Duration::from_secs(3_600)), "a test").await.unwrap();
+    let router = Router::new(&client);
+    router.ready(NAME).await.unwrap();
+    let mut history = History { daemon, client, router, dice: Dice::new(seed), kept: Vec::new(), silent: 0 };
+    let mut told = Vec::new();
+    for _ in 0..60 {
+        told.push(history.step().await);
+        history.compare(&told).await;
+    }
+}
+
+async fn next(changes: &mut Changes) -> (bool, Uuid) {
+    match timeout(BOUND, changes.next()).await.unwrap().unwrap().unwrap() {
+        TargetChange::Put(target) => (true, target.instance().instance_id),
+        TargetChange::Gone(target) => (false, target.instance().instance_id),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn changes_tell_each_instance_once_and_end_with_a_refusal() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&daemon);
+    let mut changes = Router::new(&client).changes(NAME);
+    let first = client.register(Register::new(NAME)).await.unwrap();
+    assert_eq!(next(&mut changes).await, (true, first.instance_id()));
+    let second = client.register(Register::new(NAME)).await.unwrap();
+    assert_eq!(next(&mut changes).await, (true, second.instance_id()));
+    first.update(Update::new().version("2")).await.unwrap();
+    assert_eq!(next(&mut changes).await, (true, first.instance_id()));
+    first.set_status(Status::Draining).await.unwrap();
+    assert_eq!(next(&mut changes).await, (false, first.instance_id()));
+    let id = second.instance_id();
+    second.close(Duration::ZERO).await.unwrap();
+    assert_eq!(next(&mut changes).await, (false, id));
+    let mut refused = Router::new(&client).changes(&"x".repeat(300));
+    let refusal = timeout(BOUND, refused.next()).await.unwrap().unwrap();
+    assert!(matches!(refusal, Err(NoTarget::Refused(_))), "{refusal:?}");
+    assert!(timeout(BOUND, refused.next()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn directory_inserts_and_removes_instances_for_tower() {
+    fn discover<D: tower::discover::Discover<Key = Uuid>>(discover: D) -> D {
+        discover
+    }
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&daemon);
+    let mut directory = discover(Router::new(&client).directory(NAME));
+    let registration = client.register(Register::new(NAME).port(7)).await.unwrap();
+    let id = registration.instance_id();
+    let inserted = timeout(BOUND, directory.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(inserted, Discovered::Insert(key, target) if key == id && target.instance().port == Some(7)));
+    registration.close(Duration::ZERO).await.unwrap();
+    let removed = timeout(BOUND, directory.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(removed, Discovered::Remove(key) if key == id));
+}
+
+/// A server of stock gRPC on a runtime of its own, so that it ends as a process that is killed: its connections break.
+struct Greeter {
+    address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Greeter {
+    fn start() -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let incoming = {
+            let _on = runtime.enter();
+            TcpIncoming::bind((LOCAL, 0).into()).unwrap()
+        };
+        let address = incoming.local_addr().unwrap();
+        let (_, health) = tonic_health::server::health_reporter();
+        drop(runtime.spawn(Server::builder().add_service(health).serve_with_incoming(incoming)));
+        Self { address, runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+async fn greet(channel: MusterChannel) -> Result<(), tonic::Status> {
+    let request = HealthCheckRequest { service: String::new() };
+    HealthClient::new(channel).check(request).await.map(drop)
+}
+
+async fn connected(channel: &MusterChannel, count: usize) {
+    wait_until("instances are connected", BOUND, async || {
+        let now = channel.connected();
+        if now == count { Ok(()) } else { Err(now) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn channel_loses_no_idempotent_call_when_a_server_stops() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&daemon);
+    let (mut greeters, mut kept) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let greeter = Greeter::start();
+        let wanted = Register::new(NAME).address(LOCAL, greeter.address.port());
+        kept.push(client.register(wanted).await.unwrap());
+        greeters.push(greeter);
+    }
+    let channel = MusterChannel::new(&Router::new(&client), NAME);
+    connected(&channel, 3).await;
+    for number in 0..300 {
+        if number == 100 {
+            // The registry does not know yet.
+            drop(greeters.remove(0));
+        }
+        greet(channel.idempotent()).await.unwrap();
+    }
+    connected(&channel, 2).await;
+    kept.remove(1).close(Duration::ZERO).await.unwrap();
+    connected(&channel, 1).await;
+    greet(channel).await.unwrap();
+}
+
+#[tokio::test]
+async fn channel_of_tonic_fails_calls_to_a_server_that_never_ran() {
+    // The proof that the tests above can fail: tonic's own balancer takes an endpoint for ready that no server listens at.
+    let (channel, endpoints) = Channel::balance_channel::<usize>(4);
+    let greeter = Greeter::start();
+    let unused = TcpListener::bind((LOCAL, 0)).await.unwrap().local_addr().unwrap();
+    for (key, address) in [greeter.address, unused].into_iter().enumerate() {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        endpoints.send(tonic::transport::channel::Change::Insert(key, endpoint)).await.unwrap();
+    }
+    let mut failed = 0;
+    for _ in 0..200 {
+        let mut health = HealthClient::new(channel.clone());
+        failed += usize::from(health.check(HealthCheckRequest::default()).await.is_err());
+    }
+    assert!(failed > 0);
+
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&daemon);
+    let mut kept = Vec::new();
+    for address in [greeter.address, unused] {
+        kept.push(client.register(Register::new(NAME).address(LOCAL, address.port())).await.unwrap());
+    }
+    let ours = MusterChannel::new(&Router::new(&client), NAME);
+    for _ in 0..200 {
+        greet(ours.clone()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn channel_without_an_instance_fails_with_the_reason_and_waits_for_the_first() {
+    let database = TestDatabase::create().await;
+    let daemon = Daemon::start(database.url()).await;
+    let client = client(&daemon);
+    let router = Router::new(&client);
+    let mut settings = musterd_client::ChannelSettings::default();
+    settings.wait = Duration::from_millis(100);
+    let refused = greet(MusterChannel::with(&router, NAME, settings)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let details = tonic_types::StatusExt::get_details_error_info(&refused).unwrap();
+    assert_eq!((details.reason.as_str(), details.domain.as_str()), ("NO_LIVE_INSTANCE", "musterd"));
+
+    settings.wait = BOUND;
+    let waiting = tokio::spawn(greet(MusterChannel::with(&router, NAME, settings)));
+    let greeter = Greeter::start();
+    let wanted = Register::new(NAME).address(LOCAL, greeter.address.port());
+    let _registration = client.register(wanted).await.unwrap();
+    timeout(BOUND, waiting).await.unwrap().unwrap().unwrap();
+}
