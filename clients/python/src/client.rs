@@ -5,12 +5,16 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use musterd_client::{LossReason, OnLost, Register, RouterSettings, State, Tls};
+use musterd_client::{Address, LossReason, OnLost, Register, RouterSettings, State, Tls, Token};
 use pyo3::{exceptions::PyValueError, prelude::*};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -28,7 +32,11 @@ use crate::{
 #[pyclass(frozen, module = "musterd._core")]
 #[derive(Debug)]
 pub(crate) struct Client {
+    /// Names it in events.
+    token: u64,
     inner: Owned<(&'static Process, musterd_client::Client)>,
+    /// Whether changes of its daemon are told.
+    is_followed: AtomicBool,
 }
 
 /// What Python says of an instance: a dictionary.
@@ -85,11 +93,14 @@ impl Client {
 #[pymethods]
 impl Client {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
     fn new(
+        token: u64,
         daemons: Vec<String>,
         ca: Option<PathBuf>,
         cert: Option<PathBuf>,
         key: Option<PathBuf>,
+        token_file: Option<PathBuf>,
         timeout: f64,
         application: &str,
     ) -> PyResult<Self> {
@@ -103,9 +114,15 @@ impl Client {
             .daemons(daemons)
             .timeout(convert::seconds("timeout", timeout)?)
             .tls(tls)
+            .token(token_file.map_or_else(Token::from_env, Token::file))
             .application(application);
         let client = builder.build().map_err(|error| convert::raise(&error))?;
-        Ok(Self { inner: Owned::new((Process::current()?, client)) })
+        Ok(Self { token, inner: Owned::new((Process::current()?, client)), is_followed: AtomicBool::new(false) })
+    }
+
+    /// The number that names it in events.
+    fn token(&self) -> u64 {
+        self.token
     }
 
     /// Begins to register; states are events under this token.
@@ -115,6 +132,10 @@ impl Client {
         let grace = convert::seconds("ttl", settings.ttl)? / 3;
         let register = register.observer(move |state| observe(process, token, *state, exits.then_some(grace)));
         let registration = Arc::new(client.begin(register).map_err(|error| convert::raise(&error))?);
+        if !self.is_followed.swap(true, Ordering::Relaxed) {
+            let daemon = client.beat_daemon().map_err(|error| convert::raise(&error))?;
+            process.spawn(follow_daemon(process, self.token, daemon));
+        }
         let progress = Arc::new(Progress::new(convert::status(&settings.status)?));
         if let Some(limit) = settings.stall_after {
             let limit = convert::seconds("stall_after", limit)?;
@@ -154,7 +175,7 @@ impl Client {
         settings.max_stale = convert::seconds("max_stale", max_stale)?;
         settings.exclude_for = convert::seconds("exclude_for", exclude_for)?;
         settings.idle = convert::seconds("idle", idle)?;
-        Ok(Router::new(process, musterd_client::Router::with(client, settings)))
+        Ok(Router::new(process, client, settings))
     }
 
     /// The daemon that answered last, or is asked first.
@@ -169,6 +190,18 @@ fn observe(process: &Process, token: u64, state: State, exit_grace: Option<Durat
     let State::Lost(lost) = state else { return };
     if let Some(grace) = exit_grace.filter(|_| lost.reason != LossReason::Closed) {
         exit::begin(grace);
+    }
+}
+
+/// Tells Python when another daemon takes the beats.
+async fn follow_daemon(process: &'static Process, token: u64, mut daemon: watch::Receiver<Option<Address>>) {
+    let mut before = daemon.borrow_and_update().clone();
+    while daemon.changed().await.is_ok() {
+        let now = daemon.borrow_and_update().clone();
+        if let (Some(_), Some(now)) = (before, &now) {
+            process.events.push(Event::Daemon(token, now.to_string()));
+        }
+        before = now;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use musterd_client::{Choice, Error, Lease, LossReason, Lost, NoTarget, Policy, Resolved, State, Status};
+use musterd_client::{Choice, Error, Lease, LossReason, Lost, NoTarget, Policy, Resolved, State, Status, TargetChange};
 use pyo3::{IntoPyObjectExt as _, create_exception, exceptions::PyException, exceptions::PyValueError, prelude::*};
 use uuid::Uuid;
 
@@ -99,6 +99,8 @@ pub(crate) fn lost(lost: Lost) -> (u64, &'static str) {
     let reason = match lost.reason {
         LossReason::Deadline => "deadline",
         LossReason::Expired => "expired",
+        LossReason::Deregistered => "deregistered",
+        LossReason::Operator => "operator",
         LossReason::Replaced => "replaced",
         LossReason::Fenced => "fenced",
         LossReason::Closed => "closed",
@@ -132,4 +134,13 @@ pub(crate) fn resolved(py: Python<'_>, resolved: Resolved) -> PyResult<Py<PyAny>
         resolved.stale_for.as_secs_f64(),
     );
     (Target::of_call(resolved.instance), known).into_py_any(py)
+}
+
+/// A change of the live instances of a name: its kind and the target; `None` at the end.
+pub(crate) fn changed(py: Python<'_>, change: Option<TargetChange>) -> PyResult<Py<PyAny>> {
+    match change {
+        Some(TargetChange::Put(target)) => ("put", Target::picked(target)).into_py_any(py),
+        Some(TargetChange::Gone(target)) => ("gone", Target::picked(target)).into_py_any(py),
+        _ => Ok(py.None()),
+    }
 }

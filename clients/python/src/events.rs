@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use musterd_client::{Error, NoTarget, Resolved, State};
+use musterd_client::{Error, NoTarget, Resolved, State, TargetChange};
 use pyo3::{IntoPyObjectExt as _, prelude::*};
 
 use crate::convert;
@@ -24,6 +24,7 @@ const MANY: usize = 100_000;
 pub(crate) enum Outcome {
     Done,
     Resolved(Box<Resolved>),
+    Changed(Option<TargetChange>),
     Failed(Error),
     NoTarget(NoTarget),
 }
@@ -35,6 +36,8 @@ pub(crate) enum Event {
     Done(u64, Outcome),
     /// A registration has entered a state.
     State(u64, State),
+    /// Another daemon takes the beats of a client.
+    Daemon(u64, String),
     /// An application makes no progress, or makes progress again.
     Stalled(u64, bool),
 }
@@ -49,9 +52,11 @@ impl Event {
         let (token, kind, value) = match self {
             Self::Done(token, Outcome::Done) => (token, "done", py.None()),
             Self::Done(token, Outcome::Resolved(resolved)) => (token, "done", convert::resolved(py, *resolved)?),
+            Self::Done(token, Outcome::Changed(change)) => (token, "done", convert::changed(py, change)?),
             Self::Done(token, Outcome::Failed(error)) => (token, "failed", convert::failure(py, &error)?),
             Self::Done(token, Outcome::NoTarget(none)) => (token, "failed", convert::no_target(py, &none)?),
             Self::State(token, state) => (token, "state", convert::state(py, &state)?),
+            Self::Daemon(token, daemon) => (token, "daemon", daemon.into_py_any(py)?),
             Self::Stalled(token, stalled) => (token, "stalled", stalled.into_py_any(py)?),
         };
         Ok((token, kind, value))

@@ -4,7 +4,7 @@
 use std::{thread, time::Duration};
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigSet, Signal, kill},
     unistd::Pid,
 };
 
@@ -12,10 +12,15 @@ use nix::{
 pub(crate) fn begin(grace: Duration) {
     let me = Pid::this();
     let finish = move || {
+        // The kernel may deliver the signal to the thread that sends it. It would not wake the main thread then, which is
+        // the one that runs Python's handlers.
+        let _ = SigSet::all().thread_block();
+        let _ = kill(me, Signal::SIGTERM);
         thread::sleep(grace);
         let _ = kill(me, Signal::SIGKILL);
     };
-    let watchdog = thread::Builder::new().name("musterd-exit".to_owned()).spawn(finish);
-    // Without the thread that waits there is no grace.
-    let _ = kill(me, if watchdog.is_ok() { Signal::SIGTERM } else { Signal::SIGKILL });
+    if thread::Builder::new().name("musterd-exit".to_owned()).spawn(finish).is_err() {
+        // Without a thread that waits there is no grace.
+        let _ = kill(me, Signal::SIGKILL);
+    }
 }

@@ -11,6 +11,7 @@
 //! * **A child process owns nothing of its parent** ([`owned`]): it neither uses nor drops what was made before the fork,
 //!   because the threads that serve it are gone.
 
+mod changes;
 mod client;
 mod convert;
 mod events;
@@ -26,6 +27,7 @@ mod runtime;
 mod _core {
     #[pymodule_export]
     use crate::{
+        changes::Changes,
         client::Client,
         convert::{Failure, Foreign},
         registration::Registration,

@@ -1,8 +1,8 @@
 //! A registration, as Python sees it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use musterd_client::{State, Status};
+use musterd_client::{State, Status, Update};
 use pyo3::{IntoPyObjectExt as _, prelude::*};
 use uuid::Uuid;
 
@@ -64,7 +64,7 @@ impl Registration {
     /// The state: its name, and the lease or the loss that belongs to it.
     fn state(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let registration = &self.inner()?.registration;
-        let state = *registration.states().borrow();
+        let state = registration.state();
         // The clock is ahead of the thread that watches it.
         match (state, registration.require()) {
             (State::Held(_) | State::Doubtful(_), Err(lost)) => convert::state(py, &State::Lost(lost)),
@@ -79,7 +79,7 @@ impl Registration {
 
     /// Why the registry cannot be reached or refuses the registration.
     fn trouble(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let trouble = self.inner()?.registration.troubles().borrow().clone();
+        let trouble = self.inner()?.registration.trouble();
         trouble.map(|error| convert::failure(py, &error)).transpose()
     }
 
@@ -100,6 +100,26 @@ impl Registration {
         let (process, registration) = (inner.process, Arc::clone(&inner.registration));
         process.spawn(async move {
             let outcome = registration.set_status(status).await;
+            process.events.push(Event::Done(token, outcome.into()));
+        });
+        Ok(())
+    }
+
+    /// Changes attributes; what is `None` stays as it is. The outcome is an event.
+    fn update(
+        &self,
+        token: u64,
+        labels: Option<BTreeMap<String, String>>,
+        version: Option<String>,
+        actor_name: Option<String>,
+    ) -> PyResult<()> {
+        let inner = self.inner()?;
+        let mut update = version.into_iter().fold(Update::new(), Update::version);
+        update = actor_name.into_iter().fold(update, Update::actor_name);
+        update = labels.into_iter().fold(update, Update::labels);
+        let (process, registration) = (inner.process, Arc::clone(&inner.registration));
+        process.spawn(async move {
+            let outcome = registration.update(update).await;
             process.events.push(Event::Done(token, outcome.into()));
         });
         Ok(())

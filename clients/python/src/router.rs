@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use musterd_client::Instance;
+use musterd_client::{Choice, Instance, RouterSettings};
 use pyo3::prelude::*;
 use uuid::Uuid;
 
 use crate::{
+    changes::Changes,
     convert::{self, Foreign},
     events::Event,
     owned::Owned,
@@ -21,7 +22,8 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn new(process: &'static Process, router: musterd_client::Router) -> Self {
+    pub(crate) fn new(process: &'static Process, client: &musterd_client::Client, settings: RouterSettings) -> Self {
+        let router = musterd_client::Router::on(client, settings, process.runtime());
         Self { inner: Owned::new((process, router)) }
     }
 
@@ -32,6 +34,15 @@ impl Router {
 
 #[pymethods]
 impl Router {
+    /// Picks the best instance from the cache: the pick that is asked for most, without its arguments.
+    fn pick_best(&self, logical_id: &str) -> PyResult<Target> {
+        let (_, router) = self.inner()?;
+        match router.pick(logical_id, &Choice::best()) {
+            Ok(target) => Ok(Target::picked(target)),
+            Err(none) => Err(convert::raise_no_target(&none)),
+        }
+    }
+
     /// Picks an instance from the cache.
     #[pyo3(signature = (logical_id, policy, key, near, labels, exclude))]
     fn pick(
@@ -43,14 +54,18 @@ impl Router {
         labels: BTreeMap<String, String>,
         exclude: Vec<Uuid>,
     ) -> PyResult<Target> {
-        let (process, router) = self.inner()?;
+        let (_, router) = self.inner()?;
         let choice = convert::choice(policy, key, near, labels, exclude)?;
-        // The first use of a name spawns its watch.
-        let _runtime = process.enter();
         match router.pick(logical_id, &choice) {
-            Ok(target) => Ok(Target { known: Known::Picked(Owned::new(target)) }),
+            Ok(target) => Ok(Target::picked(target)),
             Err(none) => Err(convert::raise_no_target(&none)),
         }
+    }
+
+    /// The live instances of a name, and each change of them.
+    fn watch(&self, logical_id: &str) -> PyResult<Changes> {
+        let (process, router) = self.inner()?;
+        Ok(Changes::new(process, router.changes(logical_id)))
     }
 
     /// Waits until the instances of a name are known; the outcome is an event.
@@ -66,16 +81,14 @@ impl Router {
 
     /// All live instances of a name, the best first.
     fn targets(&self, logical_id: &str) -> PyResult<Vec<Target>> {
-        let (process, router) = self.inner()?;
-        let _runtime = process.enter();
+        let (_, router) = self.inner()?;
         let targets = router.targets(logical_id).into_iter();
-        Ok(targets.map(|target| Target { known: Known::Picked(Owned::new(target)) }).collect())
+        Ok(targets.map(Target::picked).collect())
     }
 
     /// The seconds since a daemon confirmed what is known of a name; `None` before its first snapshot.
     fn stale_for(&self, logical_id: &str) -> PyResult<Option<f64>> {
-        let (process, router) = self.inner()?;
-        let _runtime = process.enter();
+        let (_, router) = self.inner()?;
         Ok(router.stale_for(logical_id).map(|age| age.as_secs_f64()))
     }
 }
@@ -96,6 +109,10 @@ enum Known {
 }
 
 impl Target {
+    pub(crate) fn picked(target: musterd_client::Target) -> Self {
+        Self { known: Known::Picked(Owned::new(target)) }
+    }
+
     pub(crate) fn of_call(instance: Instance) -> Self {
         Self { known: Known::Resolved(Box::new(instance)) }
     }
@@ -202,13 +219,17 @@ impl Target {
         Ok(BTreeMap::from([("musterd-lease", self.lease_id()?.to_string())]))
     }
 
-    /// A call to it has failed: its router leaves it out for `exclude_for`, as long as there is another instance.
-    fn failed(&self) {
-        if let Known::Picked(target) = &self.known
-            && let Some(target) = target.get()
-        {
-            target.failed();
+    /// A call to it has failed: its router leaves it out for so many seconds, by default for `exclude_for`, as long as there
+    /// is another instance.
+    #[pyo3(signature = (for_ = None))]
+    fn failed(&self, for_: Option<f64>) -> PyResult<()> {
+        let Known::Picked(target) = &self.known else { return Ok(()) };
+        let Some(target) = target.get() else { return Ok(()) };
+        match for_ {
+            Some(time) => target.failed_for(convert::seconds("for_", time)?),
+            None => target.failed(),
         }
+        Ok(())
     }
 
     fn __repr__(&self) -> PyResult<String> {

@@ -12,7 +12,7 @@ use std::{
 
 use musterd_client::Fork;
 use pyo3::{exceptions::PyOSError, prelude::*};
-use tokio::runtime::{Builder, EnterGuard, Handle};
+use tokio::runtime::{Builder, Handle};
 
 use crate::events::Events;
 
@@ -55,9 +55,9 @@ impl Process {
         drop(self.runtime.spawn(task));
     }
 
-    /// Makes the runtime that of this thread, for code that spawns tasks itself.
-    pub(crate) fn enter(&self) -> EnterGuard<'_> {
-        self.runtime.enter()
+    /// The runtime, for code that spawns tasks itself.
+    pub(crate) fn runtime(&self) -> Handle {
+        self.runtime.clone()
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import threading
 
@@ -171,10 +172,56 @@ def test_lease_that_an_operator_ends_is_lost_and_rejoined(daemon: Daemon) -> Non
         lease, identity = registration.require(), registration.instance_id
         waiting = Waiting(registration)
         expire(daemon, registration)
-        assert waiting.result() == Lost(Reason.EXPIRED, lease)
+        assert waiting.result() == Lost(Reason.OPERATOR, lease)
         wait_until("it has rejoined", lambda: registration.state is State.HELD)
         [listed] = daemon.instances("expired")
         assert (listed.instance_id, listed.labels) == (str(identity), {"a": "b"}) and listed.lease_id > lease
+
+
+def test_lease_that_another_caller_gives_back_is_deregistered_and_rejoined(daemon: Daemon) -> None:
+    with musterd.register("deregistered", port=1, ttl=2) as registration:
+        lease, waiting = registration.require(), Waiting(registration)
+        daemon.command("deregister", str(registration.instance_id))
+        assert waiting.result() == Lost(Reason.DEREGISTERED, lease)
+        wait_until("it has rejoined", lambda: registration.state is State.HELD)
+        assert registration.require() > lease
+
+
+def test_attributes_that_were_changed_keep_the_lease_and_survive_a_rejoin(daemon: Daemon) -> None:
+    with musterd.register("updated", port=1, ttl=2, labels={"a": "1"}, version="1", actor_name="x") as registration:
+        lease = registration.require()
+        registration.update(labels={"b": "2"}, version="2")
+        [listed] = daemon.instances("updated")
+        assert (listed.lease_id, listed.labels, listed.version) == (lease, {"b": "2"}, "2")
+        waiting = Waiting(registration)
+        expire(daemon, registration)
+        assert waiting.result().reason is Reason.OPERATOR
+        wait_until("it has rejoined", lambda: registration.state is State.HELD)
+        [listed] = daemon.instances("updated")
+        assert listed.lease_id > lease and (listed.labels, listed.version) == ({"b": "2"}, "2")
+        with pytest.raises(musterd.InvalidField):
+            registration.update(version="x" * 300)
+        asyncio.run(registration.aupdate(version="3"))
+        assert [one.version for one in daemon.instances("updated")] == ["3"]
+
+
+def test_changes_of_status_and_of_the_daemon_are_events(
+    pair: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random.SystemRandom, "sample", lambda self, names, count: list(names))
+    killed, other = pair
+    with musterd.register("telling", port=1, ttl=6, daemons=[killed.address, other.address]) as registration:
+        events = registration.events()
+        registration.drain()
+        registration.ready()
+        told = [event for event in (events.get(60), events.get(60)) if isinstance(event, musterd.StatusChanged)]
+        assert [event.status for event in told] == [musterd.Status.DRAINING, musterd.Status.ALIVE]
+        renewed_twice(registration)
+        killed.signal(signal.SIGKILL)
+        event = events.get(60)
+        while event is not None and not isinstance(event, musterd.DaemonChanged):
+            event = events.get(60)
+        assert event == musterd.DaemonChanged(f"http://{other.address}")
 
 
 class Waiting:
@@ -223,7 +270,7 @@ def test_instance_id_that_is_taken_over_is_replaced(daemon: Daemon) -> None:
                 except musterd.InstanceIdTaken: pass
         """
         # The first loss is the operator's; the process that takes the id wins or loses the race for it.
-        assert waiting.result().reason is Reason.EXPIRED
+        assert waiting.result().reason is Reason.OPERATOR
         run(text, daemon.address, str(identity))
         wait_until("it holds a lease", lambda: registration.state is State.HELD)
 
@@ -320,6 +367,6 @@ def test_loss_is_awaited_in_a_loop(daemon: Daemon) -> None:
             losing = asyncio.create_task(registration.lost())
             await asyncio.sleep(0)
             await asyncio.to_thread(expire, daemon, registration)
-            assert await asyncio.wait_for(losing, 60) == Lost(Reason.EXPIRED, lease)
+            assert await asyncio.wait_for(losing, 60) == Lost(Reason.OPERATOR, lease)
 
     asyncio.run(main())

@@ -190,3 +190,54 @@ def test_resolve_in_a_loop_asks_a_daemon(daemon: Daemon, registry: Registry) -> 
             return await musterd.aresolve("asked", daemons=[registry.daemon.address])
 
     assert asyncio.run(main()).target.port == 3
+
+
+def test_watch_tells_each_change_and_resumes_at_the_next_daemon(pair: tuple[Daemon, Daemon], daemon: Daemon) -> None:
+    killed, other = pair
+    router = musterd.Router([killed.address, other.address])
+    with musterd.register("watched", port=1) as first, router.watch("watched") as changes:
+        assert one(changes) == ("put", first.lease_id)
+        killed.signal(signal.SIGKILL)
+        with musterd.register("watched", port=2) as second:
+            lease = second.require()
+            assert one(changes) == ("put", lease)
+            first.drain()
+            assert one(changes) == ("gone", first.lease_id)
+            assert changes.get(0) is None
+        assert one(changes) == ("gone", lease)
+        changes.close()
+        assert list(changes) == []
+
+
+def one(changes: musterd.Changes) -> tuple[str, int]:
+    change = changes.get(60)
+    assert change is not None
+    return change.kind, change.target.lease_id
+
+
+def test_watch_in_a_loop_keeps_the_change_of_a_task_that_was_cancelled(daemon: Daemon) -> None:
+    async def main() -> None:
+        async with musterd.Router().watch("watched_in_loop") as changes:
+            waiting = asyncio.create_task(anext(changes))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            async with musterd.register("watched_in_loop", port=1) as registration:
+                change = await asyncio.wait_for(anext(changes), 60)
+                assert (change.kind, change.target.lease_id) == ("put", registration.lease_id)
+
+    asyncio.run(main())
+
+
+def test_watch_of_a_name_that_is_none_is_refused(daemon: Daemon) -> None:
+    with musterd.Router().watch("x" * 300) as changes, pytest.raises(musterd.InvalidField):
+        changes.get(60)
+
+
+def test_instance_that_failed_may_be_left_out_for_a_time_of_its_own(daemon: Daemon) -> None:
+    router = musterd.Router(exclude_for=0)
+    with musterd.register("failing_long", port=1), musterd.register("failing_long", port=2):
+        wait_until("both", lambda: router.pick("failing_long", wait=30) and len(router.targets("failing_long")) == 2)
+        router.pick("failing_long").failed()
+        assert router.pick("failing_long").port == 1
+        router.pick("failing_long").failed(for_=600)
+        assert router.pick("failing_long").port == 2

@@ -104,3 +104,29 @@ def test_daemon_with_tls_takes_clients_that_show_a_certificate(registry: Registr
         assert "certificate" in str(refused.value), refused.value
         with pytest.raises(musterd.Unavailable):
             musterd.register("with_tls", daemons=daemons, ca=ca, timeout=1)
+
+
+def test_token_in_a_file_is_sent_and_read_again_when_it_changes(registry: Registry, tmp_path: Path) -> None:
+    files = tmp_path / "security"
+    subprocess.run([MUSTERD, "security", "init", str(files), "--name", "localhost"], check=True, capture_output=True)
+    with registry.another("--security-dir", str(files)) as daemon:
+        daemons = [f"https://{daemon.address}".replace("127.0.0.1", "localhost")]
+        ca, token = f"{files}/ca.pem", tmp_path / "token"
+        token.write_text((files / "operator.token").read_text())
+        with musterd.register("with_token", port=1, daemons=daemons, ca=ca, token_file=str(token)) as registration:
+            router = musterd.Router(daemons, ca=ca, token_file=str(token))
+            assert router.pick("with_token", wait=30).lease_id == registration.require()
+            for text in ("another", (files / "operator.token").read_text()):
+                token.write_text(text)
+                # A file is read again at most once a second.
+                wait_until(text, lambda text=text: is_refused(registration) == (text == "another"))  # type: ignore[misc]
+        with pytest.raises(musterd.Unauthenticated):
+            musterd.register("with_token", daemons=daemons, ca=ca)
+
+
+def is_refused(registration: musterd.Registration) -> bool:
+    try:
+        registration.set_status(musterd.Status.ALIVE)
+    except musterd.Unauthenticated:
+        return True
+    return False

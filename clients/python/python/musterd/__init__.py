@@ -11,6 +11,7 @@ from . import _process
 from ._core import Target
 from ._events import EventStream
 from ._register import register, registered
+from .changes import Change, Changes
 from .errors import (
     EpochFenced,
     Error,
@@ -29,6 +30,7 @@ from .errors import (
 from .registration import Registration
 from .router import Choice, Policy, Resolved, Router, aresolve, resolve
 from .states import (
+    DaemonChanged,
     Doubtful,
     Ended,
     Event,
@@ -41,12 +43,16 @@ from .states import (
     Stalled,
     State,
     Status,
+    StatusChanged,
 )
 
 __version__ = _process.VERSION
 
 __all__ = [
+    "Change",
+    "Changes",
     "Choice",
+    "DaemonChanged",
     "Doubtful",
     "Ended",
     "EpochFenced",
@@ -73,6 +79,7 @@ __all__ = [
     "Stalled",
     "State",
     "Status",
+    "StatusChanged",
     "Target",
     "Unauthenticated",
     "Unavailable",

@@ -26,12 +26,15 @@ log = logging.getLogger("musterd")
 VERSION = "0.1.0"
 DEFAULT_DAEMON = "127.0.0.1:7717"
 CALL_TIMEOUT = 5.0
+# What a client is made of beside its arguments.
+_VARIABLES = ("MUSTERD_CA", "MUSTERD_CERT", "MUSTERD_CERT_KEY", "MUSTERD_TOKEN_FILE", "MUSTERD_TOKEN")
 
 
 class Receiver(Protocol):
     """A registration, as its events see it."""
 
     def _receive(self, kind: str, value: Any) -> None: ...
+    def _daemon_changed(self, client: int, daemon: str) -> None: ...
     def _leave(self, drain: float) -> Future[None]: ...
 
 
@@ -40,6 +43,10 @@ class Process:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self.lock = threading.Lock()
+        """Held while a registration is begun or closed."""
+        self.changed = threading.Condition()
+        """Notified when a registration was leased or has ended."""
         self.registrations: dict[int, Receiver] = {}
         self._calls: dict[int, Future[Any]] = {}
         self._clients: dict[tuple[object, ...], _core.Client] = {}
@@ -68,17 +75,18 @@ class Process:
         ca: str | None = None,
         cert: str | None = None,
         key: str | None = None,
+        token_file: str | None = None,
     ) -> _core.Client:
         """The client for these settings: one of each, so that all registrations beat over one stream."""
         names = _daemons(daemons)
-        files = tuple(os.environ.get(name) for name in ("MUSTERD_CA", "MUSTERD_CERT", "MUSTERD_CERT_KEY"))
-        settings = (names, ca, cert, key, files)
+        settings = (names, ca, cert, key, token_file, tuple(os.environ.get(name) for name in _VARIABLES))
         client = self._clients.get(settings)
         if client is None:
             # In another order in each process, so that a fleet spreads over the daemons.
             shuffled = random.SystemRandom().sample(names, len(names))
             try:
-                client = _core.Client(shuffled, ca, cert, key, CALL_TIMEOUT, f"musterd-python/{VERSION}")
+                application = f"musterd-python/{VERSION}"
+                client = _core.Client(self.token(), shuffled, ca, cert, key, token_file, CALL_TIMEOUT, application)
             except _core.Failure as failure:
                 raise from_native(failure.args) from None
             self._clients[settings] = client
@@ -94,6 +102,12 @@ class Process:
                     self._dispatch(token, kind, value)
                 except Exception:
                     log.exception("an event of the native core was not handled: %s", kind)
+            self.notify()
+
+    def notify(self) -> None:
+        """Wakes the threads that wait for a registration."""
+        with self.changed:
+            self.changed.notify_all()
 
     def _dispatch(self, token: int, kind: str, value: Any) -> None:
         if kind in ("done", "failed"):
@@ -104,6 +118,9 @@ class Process:
                 future.set_result(value)
             else:
                 future.set_exception(from_native(value))
+        elif kind == "daemon":
+            for one in list(self.registrations.values()):
+                one._daemon_changed(token, value)
         elif (registration := self.registrations.get(token)) is not None:
             registration._receive(kind, value)
 
@@ -119,6 +136,11 @@ def _daemons(daemons: Sequence[str] | None) -> tuple[str, ...]:
 
 _lock = threading.Lock()
 _current: Process | None = None
+
+
+def latest() -> Process | None:
+    """That of this process, if it was asked for before. A fork from Python makes it `None` in the child."""
+    return _current
 
 
 def current() -> Process:

@@ -43,6 +43,7 @@ def register(
     ca: str | None = None,
     cert: str | None = None,
     key: str | None = None,
+    token_file: str | None = None,
     wait: bool = True,
     timeout: float = 10.0,
     on_lost: OnLost = "rejoin",
@@ -62,6 +63,8 @@ def register(
     node_id: the node; by default the host name.
     daemons: addresses, each `host:port`, `host` or `https://host:port`; by default those of MUSTERD_ADDR.
     ca, cert, key: PEM files for https; by default those of MUSTERD_CA, MUSTERD_CERT and MUSTERD_CERT_KEY.
+    token_file: a file with the token that tells a daemon what this process is, read again when it changes; by default that
+        of MUSTERD_TOKEN_FILE, or the token in MUSTERD_TOKEN.
     on_lost: after a loss register again ("rejoin"); stay without a lease ("stop"); end the process by SIGTERM, and by
         SIGKILL after a third of the TTL, also while the GIL is held ("exit"); or register again and call this function on
         a thread of its own.
@@ -87,7 +90,7 @@ def register(
         "on_lost": "rejoin" if callable(on_lost) else on_lost,
         "stall_after": stall_after,
     }
-    client = process.client(daemons, ca, cert, key)
+    client = process.client(daemons, ca, cert, key, token_file)
     try:
         registration = Registration(client, settings, timeout, wait, on_lost if callable(on_lost) else None)
     except (ValueError, OverflowError) as error:

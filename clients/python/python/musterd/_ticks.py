@@ -38,7 +38,7 @@ def _on_loop(registration: Registration, pause: float) -> bool:
     loop = asyncio.get_running_loop()
 
     def tick() -> None:
-        if not registration._ended.is_set():
+        if not registration._is_ended:
             registration.tick()
             loop.call_later(pause, tick)
 
@@ -48,5 +48,5 @@ def _on_loop(registration: Registration, pause: float) -> bool:
 
 def _on_thread(registration: Registration, pause: float) -> None:
     pid = os.getpid()
-    while pid == os.getpid() and not registration._ended.wait(pause):
+    while pid == os.getpid() and not registration._wait_ended(pause):
         registration.tick()

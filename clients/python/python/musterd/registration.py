@@ -3,63 +3,31 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
 from . import _core, _events, _process
-from .errors import Error, LeaseLost, Unavailable, foreign, from_native
-from .states import Doubtful, Ended, Held, Lease, Lost, Reason, Rejoined, Resumed, Stalled, State, Status
+from ._kept import Kept
+from .errors import Error, LeaseLost, Unavailable, foreign
+from .states import Lease, Lost, Reason, State, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator, Mapping
     from types import TracebackType
     from uuid import UUID
-
-    from .states import Event
 
 CALL_TIMEOUT = 5.0
 
 
-class Registration:
+class Registration(Kept):
     """A lease that is kept by native threads, until `close()` or the end of the process.
 
     Thread-safe. It belongs to the process that made it: in a forked child its state is FOREIGN, and closing it there
     changes nothing. `with` and `async with` close it; `await` waits until the lease is held.
     """
 
-    def __init__(
-        self,
-        client: _core.Client,
-        settings: _core.Settings,
-        timeout: float,
-        waits: bool,
-        on_lost: Callable[[Lost], None] | None,
-    ) -> None:
-        process = _process.current()
-        self._pid, self._process, self._timeout, self._on_lost = os.getpid(), process, timeout, on_lost
-        # Whether it is given up when the first lease is not granted in time.
-        self._waits = waits
-        self._logical_id, self._lease = settings["logical_id"], None
-        self._held: Future[None] = Future()
-        self._last_lost: Lost | None = None
-        self._closing: Future[None] | None = None
-        self._streams = _events.Streams()
-        self._ended, self._lock = threading.Event(), threading.Lock()
-        self._token = process.token()
-        # Kept alive by the process: a registration that the application does not keep is still registered.
-        process.registrations[self._token] = self
-        try:
-            # Its events wait for this lock.
-            with self._lock:
-                self._native = client.register(self._token, settings)
-        except BaseException as failure:
-            del process.registrations[self._token]
-            if isinstance(failure, _core.Failure):
-                raise from_native(failure.args) from None
-            raise
+    __slots__ = ()
 
     # ---- What it is ----
 
@@ -96,12 +64,6 @@ class Registration:
         """The seconds that are left of the lease; 0 if none is held."""
         return self._mine().remaining()
 
-    @property
-    def trouble(self) -> Error | None:
-        """Why the registry cannot be reached or refuses the registration; `None` once the lease is held and renewed."""
-        trouble = self._mine().trouble()
-        return None if trouble is None else from_native(trouble)
-
     def require(self, remaining: float = 0.0) -> int:
         """The fencing token, if at least so many seconds are left of the lease at this moment.
 
@@ -130,10 +92,13 @@ class Registration:
         After the timeout a registration that was begun with `wait=False` goes on in the background.
         """
         self._mine()
-        try:
-            self._held.result(self._timeout if timeout is None else timeout)
-        except FutureTimeout:
-            raise self._late(self._timeout if timeout is None else timeout) from None
+        limit = self._timeout if timeout is None else timeout
+        with self._process.changed:
+            settled = self._process.changed.wait_for(self._is_settled, limit)
+        if not settled:
+            raise self._late(limit)
+        if self._failure is not None:
+            raise self._failure
         return self
 
     def __await__(self) -> Generator[Any, None, Registration]:
@@ -142,11 +107,15 @@ class Registration:
     async def _await_held(self) -> Registration:
         import asyncio
 
-        self._mine()
-        try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._held)), self._timeout)
-        except asyncio.TimeoutError:
-            raise self._late(self._timeout) from None
+        until = time.monotonic() + self._timeout
+        async with self.events() as events:
+            while not self._is_settled():
+                try:
+                    await asyncio.wait_for(anext(events, None), until - time.monotonic())
+                except asyncio.TimeoutError:
+                    raise self._late(self._timeout) from None
+        if self._failure is not None:
+            raise self._failure
         return self
 
     def wait_lost(self, timeout: float | None = None) -> Lost | None:
@@ -169,9 +138,13 @@ class Registration:
     def events(self) -> _events.EventStream:
         """All that happens from now on, for `for` and `async for`; it ends with the registration."""
         self._mine()
-        stream = self._streams.open()
-        if self.state is State.ENDED:
-            self._streams.end()
+        with self._process.lock:
+            if self._streams is None:
+                self._streams = _events.Streams()
+            streams = self._streams
+        stream = streams.open()
+        if self._is_ended or self.state is State.ENDED:
+            streams.end()
         return stream
 
     # ---- Changing ----
@@ -189,6 +162,36 @@ class Registration:
         import asyncio
 
         await asyncio.wrap_future(self._set_status(status))
+
+    def update(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        version: str | None = None,
+        actor_name: str | None = None,
+        timeout: float = CALL_TIMEOUT,
+    ) -> None:
+        """Changes attributes of the instance, without a gap in its lease; `labels` take the place of all others.
+
+        What is not given stays as it is. A registration after a loss takes the changes over, also those that no daemon took
+        in time.
+        """
+        try:
+            self._update(labels, version, actor_name).result(timeout)
+        except FutureTimeout:
+            raise Unavailable("UNAVAILABLE", f"the attributes were not changed within {timeout} s", True) from None
+
+    async def aupdate(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        version: str | None = None,
+        actor_name: str | None = None,
+    ) -> None:
+        """As `update`, without blocking the loop."""
+        import asyncio
+
+        await asyncio.wrap_future(self._update(labels, version, actor_name))
 
     def ready(self) -> None:
         """Sets the status ALIVE: routers resolve it."""
@@ -255,87 +258,3 @@ class Registration:
 
     def __repr__(self) -> str:
         return f"<Registration {self._logical_id} {self.state.value}>"
-
-    # ---- Inside ----
-
-    def _mine(self) -> _core.Registration:
-        if self._pid != os.getpid():
-            raise foreign(f"the registration of {self._logical_id}")
-        return self._native
-
-    def _set_status(self, status: Status) -> Future[None]:
-        native, word = self._mine(), Status(status).value
-        try:
-            return self._process.call(lambda token: native.set_status(token, word))
-        except ValueError as error:
-            raise Error("INVALID_FIELD", str(error)) from None
-
-    def _leave(self, drain: float) -> Future[None]:
-        with self._lock:
-            if self._closing is not None:
-                return self._closing
-            native = self._mine()
-            closing = self._closing = self._process.call(lambda token: native.leave(token, drain))
-        closing.add_done_callback(self._left)
-        return closing
-
-    def _left(self, _: Future[None]) -> None:
-        self._process.registrations.pop(self._token, None)
-        self._ended.set()
-        self._streams.end()
-        if not self._held.done():
-            self._held.set_exception(Error("CLOSED", f"the registration of {self._logical_id} was closed"))
-
-    def _late(self, timeout: float) -> Error:
-        """The first lease was not granted in time: the attempt is taken back, unless it was to go on."""
-        trouble = self.trouble
-        if self._waits:
-            self._leave(0.0)
-        text = f"{self._logical_id} was not registered within {timeout} s; check that a daemon can be reached"
-        return trouble or Unavailable("UNAVAILABLE", text, True)
-
-    def _receive(self, kind: str, value: Any) -> None:
-        """Takes an event of the native core, on the thread that reads them."""
-        with self._lock:
-            pass
-        if kind == "stalled":
-            self._publish(Stalled() if value else Resumed())
-            return
-        state, of_state = value
-        if state == "lost":
-            if of_state[1] != Reason.CLOSED.value:
-                self._lose(Lost(Reason(of_state[1]), of_state[0]))
-        elif state == "ended":
-            self._end()
-        elif state in ("held", "doubtful"):
-            lease = Lease(*of_state)
-            lost, self._last_lost = self._last_lost, None
-            if state == "doubtful":
-                self._publish(Doubtful(lease))
-            else:
-                self._publish(Held(lease) if lost is None else Rejoined(lease))
-            if not self._held.done():
-                self._held.set_result(None)
-
-    def _lose(self, lost: Lost) -> None:
-        _process.log.warning("lease %d of %s is lost: %s", lost.lease_id, self._logical_id, lost.reason.value)
-        self._last_lost = lost
-        self._publish(lost)
-        if self._on_lost is not None:
-            # On a thread of its own, so that it may call this package.
-            threading.Thread(target=self._on_lost, args=(lost,), name="musterd-lost", daemon=True).start()
-
-    def _end(self) -> None:
-        if not self._held.done():
-            trouble = self.trouble or Error("CLOSED", f"the registration of {self._logical_id} has ended")
-            if self._closing is None:
-                _process.log.warning("%s is not registered: %s", self._logical_id, trouble)
-            self._held.set_exception(trouble)
-        self._publish(Ended())
-        self._ended.set()
-        self._streams.end()
-        if self._closing is None:
-            self._process.registrations.pop(self._token, None)
-
-    def _publish(self, event: Event) -> None:
-        self._streams.publish(event)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from . import _core, _process
 from ._core import Target
+from .changes import Changes
 from .errors import Error, NoLiveInstance, from_native, invalid
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Router:
         ca: str | None = None,
         cert: str | None = None,
         key: str | None = None,
+        token_file: str | None = None,
     ) -> None:
         """policy, labels, near: for picks that give none.
 
@@ -85,7 +86,8 @@ class Router:
         exclude_for: leave an instance out for so long after a failure, as long as there is another one.
         idle: stop watching a name that was not used for so long.
         """
-        self._settings = (daemons, policy, dict(labels or {}), near, max_stale, exclude_for, idle, ca, cert, key)
+        files = (ca, cert, key, token_file)
+        self._settings = (daemons, policy, dict(labels or {}), near, max_stale, exclude_for, idle, *files)
         self._default: Choice = {}
         if policy is not None:
             self._default["policy"] = policy
@@ -93,11 +95,18 @@ class Router:
             self._default["near"] = near
         if labels:
             self._default["labels"] = labels
-        self._made: tuple[int, _core.Router] | None = None
+        self._made: tuple[_process.Process, _core.Router] | None = None
         self._router()
 
     def pick(self, name: str, *, wait: float = 0.0, **choice: Unpack[Choice]) -> Target:
         """Picks an instance. Waits up to `wait` seconds for a live one; the first use of a name also for its instances."""
+        made = self._made
+        if not choice and not self._default and made is not None and made[0] is _process.latest():
+            # The pick that is asked for most.
+            try:
+                return made[1].pick_best(name)
+            except _core.Failure:
+                pass
         until = time.monotonic() + wait
         while True:
             try:
@@ -177,6 +186,10 @@ class Router:
                     raise
         raise AssertionError("a loop that returns or raises")
 
+    def watch(self, name: str) -> Changes:
+        """The live instances of a name, then each change of them, for `for` and `async for`."""
+        return Changes(self._router().watch(name))
+
     def targets(self, name: str) -> list[Target]:
         """All live instances of a name as they are known, the best first; empty before the first pick is ready."""
         return self._router().targets(name)
@@ -190,14 +203,15 @@ class Router:
 
     def _router(self) -> _core.Router:
         made = self._made
-        if made is not None and made[0] == os.getpid():
+        if made is not None and made[0] is _process.latest():
             return made[1]
-        daemons, _, _, _, max_stale, exclude_for, idle, ca, cert, key = self._settings
+        daemons, _, _, _, max_stale, exclude_for, idle, *files = self._settings
+        process = _process.current()
         try:
-            router = _process.current().client(daemons, ca, cert, key).router(max_stale, exclude_for, idle)
+            router = process.client(daemons, *files).router(max_stale, exclude_for, idle)
         except ValueError as error:
             raise invalid(*str(error).split(": ", 1)) from None
-        self._made = os.getpid(), router
+        self._made = process, router
         return router
 
     def _ready(self, name: str) -> Future[None]:
@@ -289,8 +303,9 @@ def _unpickle(
     ca: str | None,
     cert: str | None,
     key: str | None,
+    token_file: str | None = None,
 ) -> Router:
-    files = {"ca": ca, "cert": cert, "key": key}
+    files = {"ca": ca, "cert": cert, "key": key, "token_file": token_file}
     return Router(
         daemons, policy=policy, labels=labels, near=near, max_stale=max_stale, exclude_for=exclude_for, idle=idle, **files
     )

@@ -42,7 +42,11 @@ class Reason(str, Enum):
     DEADLINE = "deadline"
     """By the clock of this process: no beat was acknowledged for the TTL."""
     EXPIRED = "expired"
-    """The registry has ended it: it expired, or an operator or another caller ended it."""
+    """The registry says that it expired, or that it has ended without a record of the reason."""
+    DEREGISTERED = "deregistered"
+    """Another caller deregistered it."""
+    OPERATOR = "operator"
+    """An operator declared the instance dead."""
     REPLACED = "replaced"
     """Another process registered under the same instance id."""
     FENCED = "fenced"
@@ -109,8 +113,22 @@ class Resumed:
 
 
 @dataclass(frozen=True)
+class StatusChanged:
+    """`set_status()`, `ready()` or `drain()` has changed the status."""
+
+    status: Status
+
+
+@dataclass(frozen=True)
+class DaemonChanged:
+    """Another daemon takes the beats; the lease stays."""
+
+    daemon: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """Nothing follows."""
 
 
-Event = Union[Held, Doubtful, Lost, Rejoined, Stalled, Resumed, Ended]
+Event = Union[Held, Doubtful, Lost, Rejoined, Stalled, Resumed, StatusChanged, DaemonChanged, Ended]
