@@ -55,8 +55,8 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .codec_path("crate::proto::codec::Codec")
         // Their parts are encoded once and shared: see `src/proto.rs`.
-        .extern_path(".muster.v1.WatchResponse", "crate::proto::shared::WatchResponse")
-        .extern_path(".muster.v1.BatchResolveResponse", "crate::proto::shared::BatchResolveResponse")
+        .extern_path(".muster.v1.WatchResponse", "crate::proto::encoded::WatchResponse")
+        .extern_path(".muster.v1.BatchResolveResponse", "crate::proto::encoded::BatchResolveResponse")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

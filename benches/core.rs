@@ -4,7 +4,7 @@
 //! reaches into: each group has both sizes, and names are picked all over the registry, as routers and actors do.
 //! `MUSTERD_CORE_QUICK` leaves the million out.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking and is nobody's interface")]
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking and has no callers")]
 
 use std::{cell::Cell, hint::black_box, num::NonZeroU16, sync::Arc, time::Duration};
 

@@ -89,7 +89,7 @@ pub mod codec {
 /// time. An embedded message and a field of bytes look the same on the wire, so these types carry encoded messages
 /// where `proto/muster/v1/discovery.proto` has embedded ones; that text is the interface, and a test holds the two
 /// against each other. A Rust client decodes a part with the type named at its field.
-pub mod shared {
+pub mod encoded {
     use prost::bytes::Bytes;
 
     /// As `muster.v1.WatchResponse`.

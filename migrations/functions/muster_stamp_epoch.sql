@@ -1,7 +1,7 @@
 -- muster_stamp_epoch: Gives an epoch that was written by hand its number, its revision and its place in the history.
 -- muster_rotate_epoch does so itself and never comes here for an update.
 --
--- An epoch written by hand. The seed system does so as well: each of its deployments puts back its own
+-- An epoch written by hand. SeedCore does so as well: each of its deployments puts back its own
 -- set_current_epoch, and its hard start calls it, before a daemon is there to repair that.
 
 CREATE OR REPLACE FUNCTION muster_stamp_epoch()

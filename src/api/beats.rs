@@ -49,7 +49,7 @@ impl BeatHistory {
         beats
     }
 
-    /// Keeps what reaches back for `span`, if it is not much older: nobody may have asked for an hour.
+    /// Keeps what reaches back for `span`, if it is not much older: the last request may be an hour ago.
     fn forget(&mut self, now: Instant, span: Duration) {
         while self.samples.get(1).is_some_and(|second| now.duration_since(second.at) >= span) {
             self.samples.pop_front();

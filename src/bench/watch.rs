@@ -29,7 +29,7 @@ use super::{
     report::Report,
     setup::{HELD_TTL, Run},
 };
-use crate::proto::{shared::WatchResponse, v1};
+use crate::proto::{encoded::WatchResponse, v1};
 
 /// Most changes of a run: each has a place for its time.
 const CHANGES_MAX: u64 = 1_000_000;

@@ -166,7 +166,7 @@ impl Resolved {
         for (name, result) in self.each() {
             table.row(match result {
                 Ok((instance, alternatives)) => row(instance, *alternatives),
-                Err(reason) => nobody(name, *reason),
+                Err(reason) => without_instance(name, *reason),
             });
         }
         table.text()
@@ -219,7 +219,7 @@ fn row(instance: &Instance, alternatives: u32) -> [String; 10] {
 }
 
 /// The row of a name without an instance: the reason stands where the status would.
-fn nobody(name: &str, why: Reason) -> [String; 10] {
+fn without_instance(name: &str, why: Reason) -> [String; 10] {
     let mut row: [String; 10] = Default::default();
     name.clone_into(&mut row[0]);
     row[2] = why.name().to_ascii_lowercase();

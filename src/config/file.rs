@@ -10,7 +10,7 @@
 //! the flags, and one parser for each value. A switch takes `true` or `false`; numbers may stand without quotes.
 //!
 //! A file that is not understood to its last line is refused: a misspelt key that is passed over is a setting that
-//! somebody believes in. Errors name file, line and column, and never quote a value: it may be a secret.
+//! its author believes in. Errors name file, line and column, and never quote a value: it may be a secret.
 
 use std::{
     fs, io,

@@ -51,7 +51,7 @@ pub enum Error {
 
 impl Error {
     /// The exit code of the process: 3 if the database cannot be reached, 78 for what only another configuration can
-    /// mend, else 1.
+    /// fix, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -17,7 +17,7 @@ use crate::{
     metrics::{RefusedMetrics, ResolveMetrics},
     model::{Epoch, LeaseId, input, lease::LeaseStanding, spread::mix},
     proto::{
-        shared,
+        encoded,
         v1::{self, discovery_service_server::DiscoveryService},
     },
     registry::Leases,
@@ -82,7 +82,7 @@ impl Discovery {
         &self,
         request: v1::BatchResolveRequest,
         caller: &Caller,
-    ) -> Result<shared::BatchResolveResponse, Failure> {
+    ) -> Result<encoded::BatchResolveResponse, Failure> {
         selection::names("logical_ids", &request.logical_ids)?;
         let mut choice = selection::choice(request.choice, 0)?;
         let snapshot = reader::snapshot(&self.view, request.min_revision).await?;
@@ -103,7 +103,7 @@ impl Discovery {
             };
             if room.take(result.len()) { result.into() } else { left_out.clone().into() }
         });
-        Ok(shared::BatchResolveResponse {
+        Ok(encoded::BatchResolveResponse {
             results: results.collect(),
             cluster_epoch: convert::uuid_text(epoch.id.0),
             epoch_number: epoch.number,
@@ -269,7 +269,7 @@ impl DiscoveryService for Discovery {
     async fn batch_resolve(
         &self,
         request: Request<v1::BatchResolveRequest>,
-    ) -> Result<Response<shared::BatchResolveResponse>, Status> {
+    ) -> Result<Response<encoded::BatchResolveResponse>, Status> {
         let caller = self.caller(&request)?;
         Ok(Response::new(self.batch_resolve(request.into_inner(), &caller).await?))
     }

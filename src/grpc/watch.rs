@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::{reader, standing::Standing};
 use crate::{
     model::{Cluster, Epoch, Revision},
-    proto::{shared::WatchResponse, v1},
+    proto::{encoded::WatchResponse, v1},
     registry::Error as WriteError,
     view::{
         Entry, Snapshot, View,

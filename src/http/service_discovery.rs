@@ -1,4 +1,4 @@
-//! `/sd/prometheus`: the living instances as targets, in the form of Prometheus' HTTP service discovery.
+//! `/sd/prometheus`: the live instances as targets, in the form of Prometheus' HTTP service discovery.
 //!
 //! Prometheus asks for the whole list every time, and takes what it gets at its word: an empty list removes every
 //! target, and with them the alerts on them. So an empty list is only ever the truth. When this daemon is unsure (it has

@@ -168,8 +168,8 @@ impl Labels {
     }
 }
 
-/// Accepts a text: at most `max_bytes`, no control characters (which PostgreSQL cannot hold, or which would reach
-/// somebody's terminal).
+/// Accepts a text: at most `max_bytes`, no control characters (which PostgreSQL cannot hold, or which would reach the
+/// terminal of an operator).
 ///
 /// # Errors
 /// Too long, or a control character.

@@ -72,7 +72,7 @@ pub struct Instance {
     pub started_at: DateTime<Utc>,
     /// The latest saved beat, as of when the row was read.
     pub last_beat: DateTime<Utc>,
-    /// The record of its death, as written. Boxed: the living are many more, and need no room for it.
+    /// The record of its death, as written. Boxed: live instances are many more, and need no room for it.
     pub death: Option<Box<Death>>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing here does I/O, knows SQL or sees a protobuf type, so every rule can be tested alone. Texts from outside
 //! become values here, once, at the edge ([`input`]); what PostgreSQL holds is taken as it is, because a row that
-//! somebody wrote by hand must not stop the feed.
+//! was written by hand must not stop the feed.
 
 pub mod blocker;
 pub mod budget;

@@ -18,7 +18,7 @@ use crate::database_url::{TlsOptions, UrlError, places};
 /// `connect_timeout`.
 ///
 /// Long enough for a connection across regions, short enough that a daemon which is told a wrong address says so
-/// before somebody looks for another cause.
+/// before its operator looks for another cause.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The oldest major version of the server that has everything the migrations use (`gen_random_uuid()` without an

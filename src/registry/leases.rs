@@ -251,14 +251,14 @@ impl Leases {
         self.by_id.pin().get(&lease_id).cloned()
     }
 
-    /// Looks at the leases about which something may have changed by the passing of time.
+    /// Judges the leases about which something may have changed by the passing of time.
     #[must_use]
-    pub fn look(&self) -> Look {
-        self.look_at(self.clock.now_ms())
+    pub fn judge_due(&self) -> Judged {
+        self.judge_due_at(self.clock.now_ms())
     }
 
-    fn look_at(&self, now_ms: u64) -> Look {
-        let mut found = Look::default();
+    fn judge_due_at(&self, now_ms: u64) -> Judged {
+        let mut found = Judged::default();
         let Some(epoch) = self.epoch() else { return found };
         let mut suspects = 0;
         for lease in self.schedule.take_due(now_ms) {
@@ -278,7 +278,7 @@ impl Leases {
                 suspects += 1;
                 self.schedule.put_first(lease);
             } else {
-                // Of one that is overdue this has passed: it is looked at the next time.
+                // Of one that is overdue this has passed: it is judged the next time.
                 let at_ms = lease.overdue_ms();
                 self.schedule.put(lease, at_ms);
             }
@@ -287,7 +287,7 @@ impl Leases {
         found
     }
 
-    /// How many were suspect at the last look.
+    /// How many were suspect when leases were last judged.
     #[must_use]
     pub fn suspects(&self) -> u64 {
         self.suspects.load(Ordering::Relaxed)
@@ -324,12 +324,12 @@ fn new_lease(instance: &Instance, heard_ms: u64) -> Arc<Lease> {
     Arc::new(Lease::new(*lease_id, *instance_id, epoch.number, *replaces, *ttl, heard_ms))
 }
 
-/// What a look at leases found.
+/// The leases that were due, by what became of them.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct Judged {
     /// Leases of which a beat is overdue: it may have arrived elsewhere.
     pub overdue: Vec<LeaseId>,
-    /// Leases that have become suspect since the last look.
+    /// Leases that have become suspect since leases were last judged.
     pub suspect: Vec<Arc<Lease>>,
     /// Leases that no longer are.
     pub recovered: Vec<Arc<Lease>>,

@@ -37,8 +37,8 @@ pub async fn run(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         // Aside, because there may be a million at once, and beats are not to wait for them.
-        let looking = Arc::clone(&leases);
-        let found = match spawn_blocking(move || looking.look()).await {
+        let judging = Arc::clone(&leases);
+        let found = match spawn_blocking(move || judging.judge_due()).await {
             Ok(found) => found,
             // Ends this task with the same panic, which ends the daemon.
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),

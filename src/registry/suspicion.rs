@@ -52,7 +52,7 @@ struct Told {
     lease: Arc<Lease>,
     /// Since when this daemon knows.
     at: Instant,
-    /// Whether it is doubted here as well: no daemon objected in time.
+    /// Whether it counts here as well: no daemon objected in time.
     stands: bool,
 }
 

@@ -130,8 +130,8 @@ impl WriterTask {
         }
     }
 
-    /// Lets whoever is ready to ask do so, and takes it along. Without this, the first of many that were answered at the
-    /// same time and ask again would be a group of its own.
+    /// Lets the callers that are ready to ask do so, and takes their operations along. Without this, the first of many that
+    /// were answered at the same time and ask again would be a group of its own.
     async fn gather(&mut self, group: &mut Vec<Job>) {
         yield_now().await;
         self.queue.take(group, GROUP_MAX);

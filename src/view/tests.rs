@@ -52,7 +52,7 @@ enum Event {
     Rotate,
     /// The dead of at least so many changes ago are purged.
     Purge(u64),
-    /// The connection was lost: everything is loaded anew.
+    /// The connection was lost: everything is loaded again.
     Reload,
 }
 

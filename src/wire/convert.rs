@@ -32,8 +32,8 @@ const VIOLATIONS_MAX: usize = 16;
 pub(crate) struct Violations(Vec<InvalidInput>);
 
 impl Violations {
-    /// Passes on what was accepted, remembers what was not. A refused value is replaced by its default, which nobody
-    /// sees, because [`Violations::into_result`] then fails.
+    /// Passes on what was accepted, remembers what was not. A refused value is replaced by its default, which is never
+    /// used, because [`Violations::into_result`] then fails.
     pub(crate) fn take<T: Default>(&mut self, parsed: Result<T, InvalidInput>) -> T {
         parsed.unwrap_or_else(|violation| {
             if self.0.len() < VIOLATIONS_MAX {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use musterd::proto::{
-    DESCRIPTORS, shared,
+    DESCRIPTORS, encoded,
     v1::{
         self, BatchResolveRequest, BatchResolveResult, ErrorReason, InstanceStatus, RegisterRequest, ResolveChoice,
         ResolvePolicy,
@@ -27,7 +27,7 @@ fn names(names: &[&str]) -> BatchResolveRequest {
     BatchResolveRequest { logical_ids: names.iter().map(|&name| name.to_owned()).collect(), ..Default::default() }
 }
 
-fn decoded(response: &shared::BatchResolveResponse) -> Vec<BatchResolveResult> {
+fn decoded(response: &encoded::BatchResolveResponse) -> Vec<BatchResolveResult> {
     response.results.iter().map(|result| BatchResolveResult::decode(result.clone()).unwrap()).collect()
 }
 
@@ -168,7 +168,7 @@ fn a_watch_response_is_on_the_wire_what_its_proto_says() {
         v1::WatchEvent { r#type: v1::WatchEventType::Put.into(), instance }.encode_to_vec()
     };
     // Without `..`: a field added in Rust has to be added here, and then to the proto.
-    let message = shared::WatchResponse {
+    let message = encoded::WatchResponse {
         events: vec![event(1).into(), event(2).into()],
         revision: 3,
         history_id: "history".into(),
@@ -192,9 +192,9 @@ fn a_watch_response_is_on_the_wire_what_its_proto_says() {
         ],
     );
     assert_eq!(message.encode_to_vec(), expected);
-    assert_eq!(shared::WatchResponse::decode(expected.as_slice()).unwrap(), message);
+    assert_eq!(encoded::WatchResponse::decode(expected.as_slice()).unwrap(), message);
     // Two flags look alike when both are set.
-    let reset = shared::WatchResponse { reset: true, ..Default::default() };
+    let reset = encoded::WatchResponse { reset: true, ..Default::default() };
     assert_eq!(reset.encode_to_vec(), [6 << 3, 1]);
 }
 
@@ -202,7 +202,7 @@ fn a_watch_response_is_on_the_wire_what_its_proto_says() {
 fn a_batch_resolve_response_is_on_the_wire_what_its_proto_says() {
     let result = |alternatives| BatchResolveResult { alternatives, ..Default::default() }.encode_to_vec();
     let stale_for = prost_types::Duration { seconds: 5, nanos: 6 };
-    let message = shared::BatchResolveResponse {
+    let message = encoded::BatchResolveResponse {
         results: vec![result(1).into(), result(2).into()],
         cluster_epoch: "epoch".into(),
         epoch_number: 3,
@@ -220,5 +220,5 @@ fn a_batch_resolve_response_is_on_the_wire_what_its_proto_says() {
         ],
     );
     assert_eq!(message.encode_to_vec(), expected);
-    assert_eq!(shared::BatchResolveResponse::decode(expected.as_slice()).unwrap(), message);
+    assert_eq!(encoded::BatchResolveResponse::decode(expected.as_slice()).unwrap(), message);
 }

@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use musterd::{
     grpc::{beat_stream::LEASES_MAX, watch::WATCHERS_MAX},
     proto::{
-        shared::WatchResponse,
+        encoded::WatchResponse,
         v1::{self, BeatStreamRequest, ErrorReason, RegisterRequest, WatchRequest},
     },
     view::hub::BYTES_MAX,

@@ -1,7 +1,7 @@
 //! Limits of one connection and of one address: who reaches one is told so, and everything else goes on.
 
 use futures_util::future::join_all;
-use musterd::proto::{shared::WatchResponse, v1};
+use musterd::proto::{encoded::WatchResponse, v1};
 use tokio::{
     io::AsyncReadExt as _,
     net::TcpStream,

@@ -225,7 +225,7 @@ async fn on_another_timeline_or_system_nothing_is_written_under_the_old_history(
 }
 
 #[tokio::test]
-async fn a_reader_that_connects_notices_another_database_before_anybody_writes() {
+async fn a_reader_that_connects_notices_another_database_before_any_write() {
     for (column, reason) in
         [("timeline", "the database has failed over"), ("system_id", "the database was restored from a copy")]
     {

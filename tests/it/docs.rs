@@ -294,12 +294,12 @@ async fn operating_works_as_it_is_told_when_it_is_pasted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seed_system_is_taken_over_and_given_back_step_by_step() {
+async fn a_seedcore_database_is_taken_over_and_given_back_step_by_step() {
     follow("docs/seedcore.md", Before::SeedDatabase).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seed_system_is_taken_over_when_the_page_is_pasted() {
+async fn a_seedcore_database_is_taken_over_when_the_page_is_pasted() {
     paste("docs/seedcore.md", Before::SeedDatabase).await;
 }
 

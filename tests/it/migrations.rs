@@ -32,7 +32,7 @@ fn head() -> i32 {
 }
 
 /// What a deployment of SeedCore does to the database, every time.
-async fn deploy_seed_system(client: &Client) {
+async fn deploy_seedcore(client: &Client) {
     for script in SEED {
         run(client, script).await;
     }
@@ -121,7 +121,7 @@ const SEED_ROWS: &str = "
 async fn seed_database() -> TestDatabase {
     let database = TestDatabase::create().await;
     let client = connect(database.url()).await;
-    deploy_seed_system(&client).await;
+    deploy_seedcore(&client).await;
     for epoch in 1..=3_u128 {
         run(&client, &format!("SELECT set_current_epoch('{}')", id(epoch))).await;
         for (number, status) in ["starting", "alive", "draining", "dead"].into_iter().enumerate() {
@@ -149,7 +149,7 @@ async fn seed_database() -> TestDatabase {
 }
 
 #[tokio::test]
-async fn a_database_of_the_seed_system_keeps_every_row_and_value() {
+async fn a_database_of_seedcore_keeps_every_row_and_value() {
     let database = seed_database().await;
     let client = connect(database.url()).await;
     let before = column::<String>(&client, SEED_ROWS).await;
@@ -251,10 +251,10 @@ async fn the_name_of_the_schema_and_the_tables_of_others_do_not_matter() {
 }
 
 #[tokio::test]
-async fn what_a_deployment_of_the_seed_system_overwrites_is_found_and_put_back() {
+async fn what_a_deployment_of_seedcore_overwrites_is_found_and_put_back() {
     let registry = Registry::head().await;
     let url = registry.database.url();
-    deploy_seed_system(&registry.client).await;
+    deploy_seedcore(&registry.client).await;
     let mut found = migrate::verify(url).await.unwrap();
     found.sort();
     let overwritten = [
@@ -279,10 +279,10 @@ async fn what_a_deployment_of_the_seed_system_overwrites_is_found_and_put_back()
 }
 
 #[tokio::test]
-async fn until_it_is_put_back_what_the_seed_system_does_stays_in_order() {
+async fn until_it_is_put_back_what_seedcore_does_stays_in_order() {
     let registry = Registry::head().await;
     let client = &registry.client;
-    deploy_seed_system(client).await;
+    deploy_seedcore(client).await;
     for epoch in [1, 2] {
         run(client, &format!("SELECT set_current_epoch('{}')", id(epoch))).await;
         make_alive(client, epoch, "organ", epoch).await;

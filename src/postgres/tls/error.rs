@@ -1,7 +1,7 @@
 //! What may be wrong with TLS to PostgreSQL, each in one line with its cause and its fix.
 //!
 //! Two kinds: what is wrong with our own files ([`TlsError`]), and what a handshake came to ([`explain`]). Neither is
-//! mended by trying again, so commands end with 78 for both.
+//! fixed by trying again, so commands end with 78 for both.
 
 use std::{
     error, io,

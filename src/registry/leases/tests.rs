@@ -101,7 +101,7 @@ impl World {
         };
         let row = &mut self.rows[usize::from(number - 1)];
         if matches!(event, Event::RowComes(_)) {
-            // Anew, as after a history was lost, or for the first time in this epoch.
+            // Again, as after a history was lost, or for the first time in this epoch.
             row.epoch = self.epoch;
             row.status = InstanceStatus::Alive;
             self.leases.track(&self.rows[usize::from(number - 1)], self.now_ms);
@@ -131,9 +131,9 @@ impl World {
         }
     }
 
-    /// Looks, and compares with what a look at all of them finds.
-    fn look(&mut self) -> Result<(), TestCaseError> {
-        let found = self.leases.look_at(self.now_ms);
+    /// Judges the leases that are due, and compares with what judging all of them finds.
+    fn judge(&mut self) -> Result<(), TestCaseError> {
+        let found = self.leases.judge_due_at(self.now_ms);
         let known: Vec<_> = (1..=LEASES).filter_map(|number| self.lease(number)).collect();
         let live: Vec<_> = known.iter().filter(|lease| lease.standing(self.epoch) == LeaseStanding::Live).collect();
         let suspects = live.iter().filter(|lease| lease.is_suspect(self.now_ms)).count();
@@ -157,7 +157,7 @@ proptest! {
             if let Event::Wait(seconds) = event {
                 for _ in 0..seconds {
                     world.now_ms += 1_000;
-                    world.look()?;
+                    world.judge()?;
                 }
             }
         }

@@ -277,7 +277,7 @@ async fn to_hand_out_the_roles_again_changes_nothing() {
 }
 
 /// A database that SeedCore has made as a user without special rights, with rows.
-async fn seed_system(owner: &str) -> TestDatabase {
+async fn seedcore(owner: &str) -> TestDatabase {
     let database = TestDatabase::create().await;
     let admin = connect(database.url()).await;
     run(&admin, &format!("CREATE ROLE {owner} LOGIN; GRANT CREATE ON SCHEMA public TO {owner}")).await;
@@ -294,7 +294,7 @@ async fn seed_system(owner: &str) -> TestDatabase {
 async fn callers_of_seedcore_keep_their_rights_for_any_migrating_role() {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     let (owner, writer, stranger) = (format!("seed_{unique}"), format!("actor_{unique}"), format!("other_{unique}"));
-    let database = seed_system(&owner).await;
+    let database = seedcore(&owner).await;
     let admin = connect(database.url()).await;
     let grants = format!(
         "CREATE ROLE {writer} LOGIN; CREATE ROLE {stranger} LOGIN;
@@ -333,7 +333,7 @@ async fn callers_of_seedcore_keep_their_rights_for_any_migrating_role() {
 async fn writers_keep_their_calls_and_strangers_gain_none_between_migrations() {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     let (owner, writer, stranger) = (format!("seed_{unique}"), format!("actor_{unique}"), format!("other_{unique}"));
-    let database = seed_system(&owner).await;
+    let database = seedcore(&owner).await;
     let admin = connect(database.url()).await;
     let grants = format!(
         "CREATE ROLE {writer} LOGIN; CREATE ROLE {stranger} LOGIN;

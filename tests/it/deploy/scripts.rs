@@ -53,7 +53,7 @@ async fn an_empty_database_is_initialized_and_a_second_time_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_registry_of_the_seed_system_is_taken_over_with_every_row() {
+async fn the_registry_of_seedcore_is_taken_over_with_every_row() {
     if tool(&["psql"]).is_none() {
         return;
     }

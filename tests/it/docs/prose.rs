@@ -1,5 +1,5 @@
-//! The constructions that `docs/style.md` bans, wherever a user reads: pages, runbooks, alerts, the protocol's comments, the
-//! texts of the program, and help. Comments of the code are read by engineers only, and by reviewers for this.
+//! The constructions that `docs/style.md` bans: in pages, runbooks, alerts, the protocol's comments, texts and comments of
+//! the program, help, and the names of tests. What stands in backticks in a comment is quoted.
 
 use std::{fs, path::Path, str::FromStr as _};
 
@@ -98,6 +98,25 @@ fn collect(tokens: TokenStream, help: bool, texts: &mut Vec<(usize, String)>) {
     }
 }
 
+/// Complaints about the comments of a source file, rustdoc included.
+fn of_comments(path: &str, source: &str, banned: &Regex) -> Vec<String> {
+    let quoted = Regex::new("`[^`]*`").unwrap();
+    let lines = source.lines().enumerate().filter_map(|(number, line)| {
+        let (_, comment) = line.trim_start().split_once("//").filter(|(code, _)| code.is_empty())?;
+        Some((number, quoted.replace_all(comment, "").into_owned()))
+    });
+    let found = lines.filter_map(|(number, line)| Some((number, banned.find(&line)?.as_str().to_owned(), line)));
+    found.map(|(number, word, line)| format!("{path}:{}: {word:?} in: {}", number + 1, line.trim())).collect()
+}
+
+/// Complaints about the names of functions, tests among them.
+fn of_names(path: &str, source: &str, banned: &Regex) -> Vec<String> {
+    let name = Regex::new(r"\bfn (\w+)").unwrap();
+    let names = name.captures_iter(source).map(|found| found[1].to_owned());
+    let found = names.filter_map(|name| Some((banned.find(&name.replace('_', " "))?.as_str().to_owned(), name)));
+    found.map(|(word, name)| format!("{path}: {word:?} in the name {name}")).collect()
+}
+
 fn banned() -> Regex {
     Regex::new(BANNED).unwrap()
 }
@@ -139,6 +158,33 @@ fn messages_of_sql_functions_have_no_banned_construction() {
         text.lines().filter(is_text).flat_map(|line| of_page(&path, line, &banned())).collect::<Vec<_>>()
     };
     assert_none(&files("migrations", &["sql"]).into_iter().flat_map(read).collect::<Vec<_>>());
+}
+
+/// The sources of the program, with the comments of its unit tests.
+fn sources() -> Vec<String> {
+    let rust = ["src", "clients/rust/src", "clients/python/src", "benches", "build.rs"];
+    rust.iter().flat_map(|path| files(path, &["rs"])).collect()
+}
+
+#[test]
+fn comments_of_the_program_have_no_banned_construction() {
+    let read = |path: String| of_comments(&path, &fs::read_to_string(root().join(&path)).unwrap(), &banned());
+    assert_none(&sources().into_iter().flat_map(read).collect::<Vec<_>>());
+}
+
+#[test]
+fn names_of_tests_and_functions_have_no_banned_construction() {
+    let read = |path: String| of_names(&path, &fs::read_to_string(root().join(&path)).unwrap(), &banned());
+    let sources = [sources(), files("tests", &["rs"])].concat();
+    assert_none(&sources.into_iter().flat_map(read).collect::<Vec<_>>());
+}
+
+#[test]
+fn banned_construction_is_found_in_comments_and_names() {
+    let source = "//! As user `nobody`\n/// Mend it\nfn f() { g(); // anew\n    // Nobody\n}\nfn nobody_starts() {}\n";
+    let comments = of_comments("a.rs", source, &banned());
+    assert_eq!(comments, ["a.rs:2: \"Mend\" in: / Mend it", "a.rs:4: \"Nobody\" in: Nobody"]);
+    assert_eq!(of_names("a.rs", source, &banned()), ["a.rs: \"nobody\" in the name nobody_starts"]);
 }
 
 #[test]

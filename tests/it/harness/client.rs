@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::stream;
 use musterd::proto::{
-    shared::WatchResponse,
+    encoded::WatchResponse,
     v1::{
         self, BeatStreamRequest, BeatStreamResponse, DeregisterRequest, Instance, InstanceStatus, RegisterRequest,
         RegisterResponse, SetStatusRequest, WatchEvent, WatchEventType, registry_service_client::RegistryServiceClient,

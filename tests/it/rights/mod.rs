@@ -15,7 +15,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use musterd::{
     access::tokens::{Digest, token},
     proto::{
-        shared::WatchResponse,
+        encoded::WatchResponse,
         v1::{
             self, cluster_service_client::ClusterServiceClient, discovery_service_client::DiscoveryServiceClient,
             registry_service_client::RegistryServiceClient,

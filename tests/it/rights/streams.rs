@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use futures_util::stream;
 use musterd::{
     access::tokens::Digest,
-    proto::{shared::WatchResponse, v1},
+    proto::{encoded::WatchResponse, v1},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use musterd::proto::{
-    shared::WatchResponse,
+    encoded::WatchResponse,
     v1::{WatchEvent, WatchEventType, WatchRequest, discovery_service_client::DiscoveryServiceClient},
 };
 use prost::Message as _;
