@@ -1,6 +1,6 @@
 //! JSON web tokens: which issuers are trusted, by which keys, and what a token of theirs says of its holder.
 //!
-//! A token is a text that anybody can write, so each thing that it names is held against what the policy and the keys say,
+//! Any caller can write a token, so each thing that it names is held against what the policy and the keys say,
 //! before its signature is looked at: the issuer, the key, and the algorithm, which is that of the key. A token cannot bring a
 //! key, name an address to fetch one from, or choose an algorithm. Claims have strict types, and none may be there twice.
 //!

@@ -12,9 +12,9 @@ use musterd::{
 use prost::Message as _;
 
 use crate::harness::{
-    client::{BeatStream, Watcher},
     registry::run,
     served::{Served, registration, seconds},
+    wire::{BeatStream, Watcher},
 };
 
 /// Together more than one answer may have.

@@ -31,6 +31,10 @@ const CLI_MAX_FILES: usize = 45;
 /// Where SeedCore's session lock is kept as it was, for databases that have it.
 const SESSION_LOCKS_STAY_IN: &str = "migrations/012_runtime_registry_functions.sql";
 
+/// Where tests make generated clients: the harness of the wire, and callers with tokens. All other tests use these or
+/// `musterd-client`, so that there is one dialect for calls and one for the wire.
+const GENERATED_CLIENTS_IN: &[&str] = &["tests/it/harness/wire.rs", "tests/it/rights/mod.rs"];
+
 fn table<'a>(table: &[(&str, &'a [&'a str])], key: &str) -> &'a [&'a str] {
     table.iter().find(|(name, _)| *name == key).map_or(&[], |(_, allowed)| allowed)
 }
@@ -235,7 +239,32 @@ fn wire_in_api(path: &str, source: &str) -> Vec<String> {
     lines.map(|(number, line)| format!("{path}:{}: a type of the wire in `{}`", number + 1, line.trim())).collect()
 }
 
+#[test]
+fn tests_make_generated_clients_in_the_harness_alone() {
+    let tests = files("tests", "rs");
+    assert_none(&tests.iter().flat_map(|(path, source)| generated_clients(path, source)).collect::<Vec<_>>());
+}
+
+/// Complaints about generated clients that a test makes for itself.
+fn generated_clients(path: &str, source: &str) -> Vec<String> {
+    let makes =
+        |line: &str| ["new(", "connect(", "with_"].iter().any(|call| line.contains(&format!("ServiceClient::{call}")));
+    let lines = source.lines().enumerate().filter(|(_, line)| makes(line) && !GENERATED_CLIENTS_IN.contains(&path));
+    lines
+        .map(|(number, _)| format!("{path}:{}: use harness::actor::Caller, or harness::wire::Wire", number + 1))
+        .collect()
+}
+
 // ---- Each check can fail ----
+
+#[test]
+fn a_generated_client_outside_the_harness_is_found() {
+    // In two parts, or this file would be found.
+    let source = ["let a = RegistryServiceClient::clone(b);\nlet c = RegistryServiceClient", "::new(d);"].concat();
+    let found = generated_clients("tests/it/a.rs", &source);
+    assert_eq!(found, ["tests/it/a.rs:2: use harness::actor::Caller, or harness::wire::Wire"]);
+    assert_eq!(generated_clients("tests/it/harness/wire.rs", &source), [""; 0]);
+}
 
 #[test]
 fn a_type_of_the_wire_in_the_api_is_found() {

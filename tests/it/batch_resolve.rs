@@ -18,9 +18,9 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::harness::{
-    client::{alive, deregister, register},
     daemon::Daemon,
     postgres::TestDatabase,
+    wire::{alive, deregister, register},
 };
 
 fn names(names: &[&str]) -> BatchResolveRequest {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use musterd::proto::v1::{BeatStreamRequest, ErrorReason, GetInstanceRequest, RegisterRequest, RotateEpochRequest};
 
 use crate::harness::{
-    client::{BeatStream, alive, deregister, register, seconds},
     daemon::Daemon,
     postgres::TestDatabase,
     wait::wait_until,
+    wire::{BeatStream, alive, deregister, register, seconds},
 };
 
 const BOUND: Duration = Duration::from_secs(20);

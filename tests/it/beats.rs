@@ -161,9 +161,10 @@ async fn lease_and_instance_that_do_not_belong_together_are_refused_and_nothing_
 async fn a_lease_whose_beats_arrive_elsewhere_stays_alive_here_for_many_ttls() {
     let served = Served::start().await;
     let other = crate::harness::daemon::Daemon::start(served.sql.database.url()).await;
-    let there = crate::harness::served::Clients::of(&other).await;
+    let there = crate::harness::wire::Wire::of(&other).await;
     served.clients.register(v1::RegisterRequest { ttl: Some(seconds(2)), ..registration(1, "organ") }).await;
-    served.clients.register(v1::RegisterRequest { ttl: Some(seconds(2)), ..registration(2, "organ") }).await;
+    let last = served.clients.register(v1::RegisterRequest { ttl: Some(seconds(2)), ..registration(2, "organ") }).await;
+    there.everything_at(last.revision).await;
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_secs(6) {
         there.beat(1).await;

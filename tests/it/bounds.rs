@@ -19,12 +19,12 @@ use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::harness::{
-    client::{BeatStream, Watcher},
     daemon::Daemon,
     postgres::BOUND,
     registry::{Registry, run},
-    served::{Clients, Served, refusal, registration},
+    served::{Served, refusal, registration},
     wait::wait_until,
+    wire::{BeatStream, Watcher, Wire},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -117,7 +117,7 @@ async fn watchers_that_stop_reading_cost_bounded_memory_and_delay_no_other() {
 }
 
 /// A watcher of one name that has got its snapshot.
-async fn watch(clients: &Clients) -> Result<Streaming<WatchResponse>, Status> {
+async fn watch(clients: &Wire) -> Result<Streaming<WatchResponse>, Status> {
     let request = WatchRequest { logical_id: "organ".into(), ..Default::default() };
     let mut stream = clients.discovery.clone().watch(request).await?.into_inner();
     assert!(stream.message().await?.unwrap().snapshot_complete);
@@ -135,7 +135,7 @@ async fn ten_thousand_watchers_are_served_at_a_bounded_cost_and_one_too_many_is_
     let before = memory(&served.daemon);
     let connections = (WATCHERS_MAX + 10).div_ceil(PER_CONNECTION);
     let opened = join_all((0..connections).map(async |_| {
-        let clients = Clients::of(&served.daemon).await;
+        let clients = Wire::of(&served.daemon).await;
         let mut opened = Vec::new();
         for _ in 0..PER_CONNECTION {
             opened.push(watch(&clients).await);

@@ -6,9 +6,9 @@ use musterd::proto::v1::RegisterRequest;
 use serde_json::Value;
 
 use crate::harness::{
-    client::{alive, register},
     daemon::{Daemon, program},
     postgres::TestDatabase,
+    wire::{alive, register},
 };
 
 async fn resolve(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String, String) {

@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use crate::harness::{
-    client::{alive, deregister, register, seconds},
     daemon::{DAEMON_BOUND, Daemon, program},
     postgres::TestDatabase,
+    wire::{alive, deregister, register, seconds},
 };
 
 /// A running watch.

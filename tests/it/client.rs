@@ -108,6 +108,7 @@ async fn silent_daemon_is_left_for_another_before_the_lease_is_in_doubt() {
     states.mark_unchanged();
     first.signal(Signal::SIGSTOP);
     let observer = self::client(&[&second]);
+    observer.require_revision(lease.lease_id);
     let before = observer.instance(lease.instance_id).await.unwrap().instance;
     wait_until("the other daemon is beaten at", BOUND, async || {
         let now = observer.instance(lease.instance_id).await.unwrap().instance;

@@ -12,12 +12,13 @@ use tonic::{Code, Status, Streaming};
 use crate::harness::{
     daemon::Daemon,
     postgres::{BOUND, TestDatabase},
-    served::{Clients, Served, refusal, registration},
+    served::{Served, refusal, registration},
     wait::wait_until,
+    wire::Wire,
 };
 
 /// Watches a name that nobody has.
-async fn watch(clients: &Clients, number: usize) -> Result<Streaming<WatchResponse>, Status> {
+async fn watch(clients: &Wire, number: usize) -> Result<Streaming<WatchResponse>, Status> {
     let request = v1::WatchRequest { logical_id: format!("name-{number}"), ..Default::default() };
     Ok(clients.discovery.clone().watch(request).await?.into_inner())
 }
@@ -66,8 +67,8 @@ async fn address_over_its_limit_is_refused_with_a_reason_until_a_connection_ends
     let database = TestDatabase::create().await;
     let flags = ["--database-url", database.url(), "--grpc-connections-per-address", "2"];
     let daemon = Daemon::start_with(&flags).await;
-    let first = Clients::of(&daemon).await;
-    let second = Clients::of(&daemon).await;
+    let first = Wire::of(&daemon).await;
+    let second = Wire::of(&daemon).await;
     first.register(registration(1, "organ")).await;
     let mut refused = TcpStream::connect(&daemon.grpc_addr).await.unwrap();
     let mut answer = Vec::new();
@@ -79,7 +80,7 @@ async fn address_over_its_limit_is_refused_with_a_reason_until_a_connection_ends
     second.beat(1).await;
     drop(second);
     let next = wait_until("a place is left", BOUND, async || {
-        let next = Clients::of(&daemon).await;
+        let next = Wire::of(&daemon).await;
         next.resolve("organ", 0).await.map(|_| next)
     })
     .await;

@@ -15,7 +15,8 @@ use uuid::Uuid;
 use crate::harness::{
     daemon::Daemon,
     registry::{get, id, register, run},
-    served::{Clients, Served, refusal, registration, seconds},
+    served::{Served, refusal, registration, seconds},
+    wire::Wire,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +127,7 @@ async fn an_answer_shows_the_whole_instance() {
 async fn a_reader_on_another_daemon_sees_what_it_asks_for_by_revision() {
     let served = Served::start().await;
     let other = Daemon::start(served.sql.database.url()).await;
-    let there = Clients::of(&other).await;
+    let there = Wire::of(&other).await;
     for instance in 1..=60u128 {
         let name = format!("organ_{instance}");
         let lease = served.clients.register(registration(instance, &name)).await;

@@ -10,11 +10,11 @@ use tokio_postgres::Client;
 
 use crate::harness::{
     actor::{Caller, alive},
-    client::{BeatStream, Watcher},
     daemon::Daemon,
     postgres::{TestDatabase, connect},
     registry::{column, get, run},
     wait::wait_until,
+    wire::{BeatStream, Watcher},
 };
 
 const BOUND: Duration = Duration::from_secs(20);

@@ -6,10 +6,10 @@ use musterd::proto::v1;
 
 use crate::harness::{
     actor::{Caller, alive},
-    client::Watcher,
     daemon::Daemon,
     postgres::{TestDatabase, connect},
     registry::run,
+    wire::Watcher,
 };
 
 #[tokio::test(flavor = "multi_thread")]

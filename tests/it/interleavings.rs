@@ -20,7 +20,7 @@ use self::{
     state::{Instances, Truth, filters, told},
     steps::{Step, World, any_step},
 };
-use crate::harness::{client::Watcher, postgres::BOUND, wait::wait_until};
+use crate::harness::{postgres::BOUND, wait::wait_until, wire::Watcher};
 
 const CASES: u32 = 20;
 const STEPS: usize = 40;

@@ -8,7 +8,10 @@ use musterd::{
 };
 use tonic::{Code, Response};
 
-use crate::harness::served::{Clients, Served, refusal, registration, wire};
+use crate::harness::{
+    served::{Served, refusal, registration},
+    wire::{Wire, wire},
+};
 
 const NODES: [&str; 2] = ["node_a", "node_b"];
 const STATUSES: [Status; 4] = [Status::Starting, Status::Alive, Status::Draining, Status::Dead];
@@ -18,7 +21,7 @@ fn label(key: &str, value: &str) -> (String, String) {
 }
 
 /// One instance for each of the combinations of two names, two nodes, four statuses and two sets of labels.
-async fn populate(clients: &Clients) {
+async fn populate(clients: &Wire) {
     for number in 0..32usize {
         let instance = u128::try_from(number).unwrap() + 1;
         let status = STATUSES[number / 4 % 4];
@@ -39,19 +42,12 @@ async fn populate(clients: &Clients) {
     }
 }
 
-async fn page(
-    clients: &Clients,
-    request: v1::ListInstancesRequest,
-) -> Result<v1::ListInstancesResponse, tonic::Status> {
+async fn page(clients: &Wire, request: v1::ListInstancesRequest) -> Result<v1::ListInstancesResponse, tonic::Status> {
     clients.discovery.clone().list_instances(request).await.map(Response::into_inner)
 }
 
 /// All pages of a query, each checked for its size; `between` runs after each.
-async fn walk(
-    clients: &Clients,
-    query: &v1::ListInstancesRequest,
-    mut between: impl AsyncFnMut(),
-) -> Vec<v1::Instance> {
+async fn walk(clients: &Wire, query: &v1::ListInstancesRequest, mut between: impl AsyncFnMut()) -> Vec<v1::Instance> {
     let mut token = String::new();
     let mut all = Vec::new();
     loop {

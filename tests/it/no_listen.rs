@@ -10,11 +10,11 @@ use musterd_client::Status;
 
 use crate::harness::{
     actor::{Caller, alive},
-    client::Watcher,
     daemon::Daemon,
     postgres::BOUND,
     registry::{Registry, make_alive, run},
     wait::wait_until,
+    wire::Watcher,
 };
 
 const TTL: Duration = Duration::from_secs(300);

@@ -19,8 +19,9 @@ use crate::harness::{
     daemon::{DAEMON_BOUND, Daemon},
     postgres::BOUND,
     registry::{Registry, id, run, silence},
-    served::{Clients, Served, registration, seconds},
+    served::{Served, registration, seconds},
     wait::wait_until,
+    wire::Wire,
 };
 
 /// The services of the protocol.
@@ -118,7 +119,7 @@ async fn every_metric_is_there_from_the_start_with_its_help() {
 }
 
 /// Does something of everything that is counted, through one daemon.
-async fn do_something_of_everything(clients: &Clients) {
+async fn do_something_of_everything(clients: &Wire) {
     let mut registry = clients.registry.clone();
     clients.register(registration(1, "organ")).await;
     clients.register(registration(1, "organ")).await;
@@ -241,7 +242,7 @@ async fn metrics_follow_beats_into_the_database_and_the_reapers_at_their_work() 
 async fn queries_and_background_runs_are_logged_by_name_at_debug() {
     let sql = Registry::head().await;
     let daemon = Daemon::start_with(&["--database-url", sql.database.url(), "--log-level", "debug"]).await;
-    Clients::of(&daemon).await.register(registration(1, "organ")).await;
+    Wire::of(&daemon).await.register(registration(1, "organ")).await;
     let spans = ["db.apply", "writer.group", "db.reap_stale", "reaper.stale", "reaper.purge", "db.read_changes"];
     wait_until("a line for each span", BOUND, async || {
         let log = daemon.log();
@@ -326,7 +327,7 @@ async fn a_daemon_leaves_in_time_with_idle_connections_and_an_open_stream() {
     let Served { sql, daemon, clients } = served;
     let mut idle = Vec::new();
     for _ in 0..8 {
-        idle.push(Clients::of(&daemon).await);
+        idle.push(Wire::of(&daemon).await);
         idle.last().unwrap().everything().await;
     }
     // One that never even speaks HTTP/2.

@@ -21,22 +21,22 @@ const SOON: Duration = Duration::from_secs(12);
 
 async fn hold(caller: &Caller, duration: Option<prost_types::Duration>, reason: &str) -> Result<Duration, Status> {
     let request = v1::HoldExpiryRequest { duration, reason: reason.into() };
-    let held = caller.cluster.clone().hold_expiry(request).await?.into_inner();
+    let held = caller.wire.cluster.clone().hold_expiry(request).await?.into_inner();
     Ok(held.remaining.unwrap().try_into().unwrap())
 }
 
 async fn release(caller: &Caller, duration: Option<prost_types::Duration>) -> Result<(), Status> {
-    caller.cluster.clone().release_expiry(v1::ReleaseExpiryRequest { duration }).await.map(drop)
+    caller.wire.cluster.clone().release_expiry(v1::ReleaseExpiryRequest { duration }).await.map(drop)
 }
 
 async fn expire(caller: &Caller, instance_id: &str, lease_id: u64) -> Result<v1::ExpireInstanceResponse, Status> {
     let request = v1::ExpireInstanceRequest { instance_id: instance_id.into(), lease_id };
-    caller.cluster.clone().expire_instance(request).await.map(Response::into_inner)
+    caller.wire.cluster.clone().expire_instance(request).await.map(Response::into_inner)
 }
 
 async fn check(caller: &Caller, lease_id: u64, min_revision: u64) -> Result<v1::CheckLeaseResponse, Status> {
     let request = v1::CheckLeaseRequest { lease_id, min_revision };
-    caller.discovery.clone().check_lease(request).await.map(Response::into_inner)
+    caller.wire.discovery.clone().check_lease(request).await.map(Response::into_inner)
 }
 
 /// Two daemons on one database.
@@ -309,7 +309,7 @@ async fn bad_input_is_named_with_its_fix_and_changes_nothing() {
         statuses: vec![v1::InstanceStatus::Dead.into()],
         ..Default::default()
     };
-    assert_invalid(&refusal(caller.discovery.clone().list_instances(both).await), "statuses", "give one of them");
+    assert_invalid(&refusal(caller.wire.discovery.clone().list_instances(both).await), "statuses", "give one of them");
     let client = connect(database.url()).await;
     let untouched = "SELECT coalesce(hold_until, released_until) IS NULL FROM cluster_metadata";
     assert!(get::<bool>(&client, untouched).await);

@@ -11,10 +11,10 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::harness::{
-    client::{BeatStream, alive, deregister, register, seconds},
     daemon::{DAEMON_BOUND, Daemon},
     postgres::TestDatabase,
     wait::wait_until,
+    wire::{BeatStream, alive, deregister, register, seconds},
 };
 
 /// A daemon and what its callers hold.

@@ -17,11 +17,11 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::harness::{
-    client::{BeatStream, Watcher, alive, deregister, register, seconds, set_status},
     daemon::{Daemon, build_at},
     postgres::{TestDatabase, connect},
     registry::{column, get, run},
     wait::wait_until,
+    wire::{BeatStream, Watcher, alive, deregister, register, seconds, set_status},
 };
 
 /// How long an effect may take on a loaded machine: the longest hold and the expiry after it included.

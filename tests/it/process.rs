@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use musterd::proto::v1::{GetClusterRequest, cluster_service_client::ClusterServiceClient};
+use musterd::proto::v1::GetClusterRequest;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -20,6 +20,7 @@ use crate::harness::{
     postgres::{TestDatabase, connect, postmaster_pid},
     scratch::Scratch,
     wait::wait_until,
+    wire::Wire,
 };
 
 /// How long a daemon may take to leave (promise 12).
@@ -66,7 +67,7 @@ impl Unread {
     /// Asks until this many lines were dropped, each time with an answer.
     async fn dropped(&self, lines: f64) {
         let channel = Endpoint::try_from(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap();
-        let cluster = ClusterServiceClient::new(channel);
+        let cluster = Wire::over(channel).cluster;
         wait_until("lines are dropped", DAEMON_BOUND, async || {
             // Each frame of these is logged at this level.
             for _ in 0..50 {

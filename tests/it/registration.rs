@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use crate::harness::{
     registry::{column, get, id},
-    served::{Served, refusal, registration, seconds, wire},
+    served::{Served, refusal, registration, seconds},
+    wire::wire,
 };
 
 #[tokio::test(flavor = "multi_thread")]

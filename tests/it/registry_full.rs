@@ -7,7 +7,8 @@ use tonic::{Code, transport::Endpoint};
 use crate::harness::{
     daemon::Daemon,
     postgres::TestDatabase,
-    served::{Clients, refusal, registration},
+    served::{refusal, registration},
+    wire::Wire,
 };
 
 const RECORDS: u128 = 200;
@@ -17,7 +18,7 @@ const BUDGET: [&str; 2] = ["--max-records", "200"];
 async fn stranger(daemon: &Daemon) -> RegistryServiceClient<tonic::transport::Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{}", daemon.grpc_addr)).unwrap();
     let endpoint = endpoint.local_address(Some("127.0.0.2".parse().unwrap()));
-    RegistryServiceClient::new(endpoint.connect().await.unwrap())
+    Wire::over(endpoint.connect().await.unwrap()).registry
 }
 
 /// A registration whose labels are nearly as large as they may be.
@@ -30,7 +31,7 @@ fn large(instance: u128) -> RegisterRequest {
 async fn flood_of_registrations_stays_within_the_budget_and_others_register() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start_with(&[&["--database-url", database.url()][..], &BUDGET].concat()).await;
-    let flooding = Clients::of(&daemon).await;
+    let flooding = Wire::of(&daemon).await;
     let calls = (1..=2 * RECORDS).map(|instance| {
         let mut registry = flooding.registry.clone();
         async move { registry.register(registration(instance, "flood")).await }
@@ -68,7 +69,7 @@ async fn flood_of_registrations_stays_within_the_budget_and_others_register() {
     assert!(small.log().contains("more is on record than the budget allows"), "{}", small.log());
     let (_, summary) = small.http_get("/api/v1/summary").await.unwrap();
     assert!(summary.contains("registry_filling") && summary.contains("of 10 records"), "{summary}");
-    let clients = Clients::of(&small).await;
+    let clients = Wire::of(&small).await;
     clients.beat(id).await;
     let refused = refusal(clients.registry.clone().register(registration(9_001, "flood")).await);
     assert_eq!((refused.reason.as_str(), refused.metadata["scope"].as_str()), ("REGISTRY_FULL", "registry"));
@@ -78,7 +79,7 @@ async fn flood_of_registrations_stays_within_the_budget_and_others_register() {
 async fn bytes_of_records_are_bounded_also_when_known_instances_grow() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start_with(&["--database-url", database.url(), "--max-record-bytes", "1MiB"]).await;
-    let clients = Clients::of(&daemon).await;
+    let clients = Wire::of(&daemon).await;
     let mut accepted = 0;
     for instance in 1..=RECORDS {
         clients.register(registration(instance, "flood")).await;

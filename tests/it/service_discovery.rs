@@ -12,8 +12,9 @@ use crate::harness::{
     daemon::{DAEMON_BOUND, Daemon},
     postgres::OwnCluster,
     registry::{Registry, id, run},
-    served::{Clients, Served, registration},
+    served::{Served, registration},
     wait::wait_until,
+    wire::Wire,
 };
 
 const PATH: &str = "/sd/prometheus";
@@ -217,7 +218,7 @@ async fn a_daemon_that_has_not_loaded_the_registry_has_no_list() {
 async fn while_postgresql_is_away_there_is_a_list_until_it_is_too_old_and_never_an_empty_one() {
     let mut cluster = OwnCluster::create().await;
     let daemon = Daemon::start(cluster.url()).await;
-    let clients = Clients::of(&daemon).await;
+    let clients = Wire::of(&daemon).await;
     clients.register(at(1, "organ")).await;
     cluster.kill9();
     let refused = wait_until("an answer that is too old", DAEMON_BOUND, async || {

@@ -14,10 +14,10 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use crate::harness::{
     actor::{Caller, alive},
-    client::{BeatStream, Watcher},
     daemon::Daemon,
     registry::{Registry, get, run},
     wait::wait_until,
+    wire::{BeatStream, Watcher},
 };
 
 const BOUND: Duration = Duration::from_secs(20);

@@ -5,10 +5,10 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::harness::{
-    client::{Watcher, alive, deregister, register, seconds, set_status},
     daemon::Daemon,
     postgres::{BOUND, TestDatabase, connect},
     wait::wait_until,
+    wire::{Watcher, alive, deregister, register, seconds, set_status},
 };
 
 fn prefix(prefix: &str) -> WatchRequest {

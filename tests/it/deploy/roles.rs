@@ -63,7 +63,7 @@ async fn the_daemon_does_all_of_its_work_as_the_role_with_the_fewest_rights() {
     let flags = ["--database-url", &url, "--no-migrate", "--keep-dead", "1m"];
     let daemon = Daemon::start_with(&flags).await;
     let caller = Caller::of(&daemon);
-    let mut watch = caller.discovery.clone().watch(v1::WatchRequest::default()).await.unwrap().into_inner();
+    let mut watch = caller.wire.discovery.clone().watch(v1::WatchRequest::default()).await.unwrap().into_inner();
 
     // Register, beat, resolve.
     let actor = Actor::start(std::slice::from_ref(&caller), "organ", Duration::from_secs(2)).await;

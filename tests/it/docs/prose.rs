@@ -1,7 +1,7 @@
 //! The constructions that `docs/style.md` bans: in pages, runbooks, alerts, the protocol's comments, texts and comments of
 //! the program, help, and the names of tests. What stands in backticks in a comment is quoted.
 
-use std::{fs, path::Path, str::FromStr as _};
+use std::{fs, path::Path, str::FromStr as _, sync::LazyLock};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use regex::Regex;
@@ -100,10 +100,10 @@ fn collect(tokens: TokenStream, help: bool, texts: &mut Vec<(usize, String)>) {
 
 /// Complaints about the comments of a source file, rustdoc included.
 fn of_comments(path: &str, source: &str, banned: &Regex) -> Vec<String> {
-    let quoted = Regex::new("`[^`]*`").unwrap();
+    static QUOTED: LazyLock<Regex> = LazyLock::new(|| Regex::new("`[^`]*`").unwrap());
     let lines = source.lines().enumerate().filter_map(|(number, line)| {
         let (_, comment) = line.trim_start().split_once("//").filter(|(code, _)| code.is_empty())?;
-        Some((number, quoted.replace_all(comment, "").into_owned()))
+        Some((number, QUOTED.replace_all(comment, "").into_owned()))
     });
     let found = lines.filter_map(|(number, line)| Some((number, banned.find(&line)?.as_str().to_owned(), line)));
     found.map(|(number, word, line)| format!("{path}:{}: {word:?} in: {}", number + 1, line.trim())).collect()
@@ -111,14 +111,16 @@ fn of_comments(path: &str, source: &str, banned: &Regex) -> Vec<String> {
 
 /// Complaints about the names of functions, tests among them.
 fn of_names(path: &str, source: &str, banned: &Regex) -> Vec<String> {
-    let name = Regex::new(r"\bfn (\w+)").unwrap();
-    let names = name.captures_iter(source).map(|found| found[1].to_owned());
+    static NAME: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?-u)\bfn (\w+)").unwrap());
+    let names = NAME.captures_iter(source).map(|found| found[1].to_owned());
     let found = names.filter_map(|name| Some((banned.find(&name.replace('_', " "))?.as_str().to_owned(), name)));
     found.map(|(word, name)| format!("{path}: {word:?} in the name {name}")).collect()
 }
 
-fn banned() -> Regex {
-    Regex::new(BANNED).unwrap()
+/// Built once: in a debug build that takes as long as reading a thousand lines.
+fn banned() -> &'static Regex {
+    static BUILT: LazyLock<Regex> = LazyLock::new(|| Regex::new(BANNED).unwrap());
+    &BUILT
 }
 
 fn assert_none(complaints: &[String]) {
@@ -128,7 +130,7 @@ fn assert_none(complaints: &[String]) {
 #[test]
 fn pages_and_protocol_have_no_banned_construction() {
     let pages = PAGES.iter().flat_map(|(path, endings)| files(path, endings)).filter(|path| path != RULES);
-    let read = |path: String| of_page(&path, &fs::read_to_string(root().join(&path)).unwrap(), &banned());
+    let read = |path: String| of_page(&path, &fs::read_to_string(root().join(&path)).unwrap(), banned());
     assert_none(&pages.flat_map(read).collect::<Vec<_>>());
 }
 
@@ -139,14 +141,14 @@ fn texts_of_the_program_have_no_banned_construction() {
     let sources = sources.into_iter().filter(|path| !path.ends_with("tests.rs") && !path.contains("/tests/"));
     let read = |path: String| {
         let help = path.starts_with("src/cli") || path.starts_with("src/bench");
-        of_source(&path, &fs::read_to_string(root().join(&path)).unwrap(), help, &banned())
+        of_source(&path, &fs::read_to_string(root().join(&path)).unwrap(), help, banned())
     };
     assert_none(&sources.flat_map(read).collect::<Vec<_>>());
 }
 
 #[test]
 fn texts_of_the_status_page_have_no_banned_construction() {
-    let read = |path: String| of_page(&path, &fs::read_to_string(root().join(&path)).unwrap(), &banned());
+    let read = |path: String| of_page(&path, &fs::read_to_string(root().join(&path)).unwrap(), banned());
     assert_none(&files("src/http/page", &["html", "js"]).into_iter().flat_map(read).collect::<Vec<_>>());
 }
 
@@ -155,7 +157,7 @@ fn messages_of_sql_functions_have_no_banned_construction() {
     let is_text = |line: &&str| !line.trim_start().starts_with("--") && line.contains('\'');
     let read = |path: String| {
         let text = fs::read_to_string(root().join(&path)).unwrap();
-        text.lines().filter(is_text).flat_map(|line| of_page(&path, line, &banned())).collect::<Vec<_>>()
+        text.lines().filter(is_text).flat_map(|line| of_page(&path, line, banned())).collect::<Vec<_>>()
     };
     assert_none(&files("migrations", &["sql"]).into_iter().flat_map(read).collect::<Vec<_>>());
 }
@@ -168,13 +170,13 @@ fn sources() -> Vec<String> {
 
 #[test]
 fn comments_of_the_program_have_no_banned_construction() {
-    let read = |path: String| of_comments(&path, &fs::read_to_string(root().join(&path)).unwrap(), &banned());
+    let read = |path: String| of_comments(&path, &fs::read_to_string(root().join(&path)).unwrap(), banned());
     assert_none(&sources().into_iter().flat_map(read).collect::<Vec<_>>());
 }
 
 #[test]
 fn names_of_tests_and_functions_have_no_banned_construction() {
-    let read = |path: String| of_names(&path, &fs::read_to_string(root().join(&path)).unwrap(), &banned());
+    let read = |path: String| of_names(&path, &fs::read_to_string(root().join(&path)).unwrap(), banned());
     let sources = [sources(), files("tests", &["rs"])].concat();
     assert_none(&sources.into_iter().flat_map(read).collect::<Vec<_>>());
 }
@@ -182,15 +184,15 @@ fn names_of_tests_and_functions_have_no_banned_construction() {
 #[test]
 fn banned_construction_is_found_in_comments_and_names() {
     let source = "//! As user `nobody`\n/// Mend it\nfn f() { g(); // anew\n    // Nobody\n}\nfn nobody_starts() {}\n";
-    let comments = of_comments("a.rs", source, &banned());
+    let comments = of_comments("a.rs", source, banned());
     assert_eq!(comments, ["a.rs:2: \"Mend\" in: / Mend it", "a.rs:4: \"Nobody\" in: Nobody"]);
-    assert_eq!(of_names("a.rs", source, &banned()), ["a.rs: \"nobody\" in the name nobody_starts"]);
+    assert_eq!(of_names("a.rs", source, banned()), ["a.rs: \"nobody\" in the name nobody_starts"]);
 }
 
 #[test]
 fn banned_construction_is_found_in_texts_and_not_in_comments() {
     let source = "//! nobody\n/// Mend it\nfn f() { let user = \"nobody\"; g(\"start it anew\"); }\n#[cfg(test)]\nmod tests { const A: &str = \"anew\"; }";
-    assert_eq!(of_source("a.rs", source, false, &banned()), ["a.rs:3: \"anew\" in: \"start it anew\""]);
-    assert_eq!(of_source("a.rs", source, true, &banned()).len(), 3);
-    assert_eq!(of_page("a.md", "amend\nThe living\n", &banned()), ["a.md:2: \"The living\" in: The living"]);
+    assert_eq!(of_source("a.rs", source, false, banned()), ["a.rs:3: \"anew\" in: \"start it anew\""]);
+    assert_eq!(of_source("a.rs", source, true, banned()).len(), 3);
+    assert_eq!(of_page("a.md", "amend\nThe living\n", banned()), ["a.md:2: \"The living\" in: The living"]);
 }

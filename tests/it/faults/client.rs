@@ -1,14 +1,11 @@
-//! Somebody who asks daemons, and whose every call is on record.
+//! A client of several daemons, whose every call is on record.
 //!
 //! A call waits half a second for its answer, so that ambiguity happens. What comes back without a reason of the
 //! daemon's own is unknown: the transport cannot tell what became of a request.
 
 use std::time::Duration;
 
-use musterd::proto::v1::{
-    self, InstanceStatus, cluster_service_client::ClusterServiceClient,
-    discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
-};
+use musterd::proto::v1::{self, InstanceStatus};
 use tonic::{
     Response, Status,
     transport::{Channel, Endpoint},
@@ -17,6 +14,7 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use super::history::{Answer, History, Op, Outcome, Row};
+use crate::harness::wire::Wire;
 
 /// How long a call waits for its answer.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
@@ -83,16 +81,8 @@ impl Client {
     }
 
     /// For what is not a plain call.
-    pub(crate) fn channel(&self, daemon: usize) -> Channel {
-        self.channels[daemon].clone()
-    }
-
-    fn registry(&self, daemon: usize) -> RegistryServiceClient<Channel> {
-        RegistryServiceClient::new(self.channel(daemon))
-    }
-
-    fn discovery(&self, daemon: usize) -> DiscoveryServiceClient<Channel> {
-        DiscoveryServiceClient::new(self.channel(daemon))
+    pub(crate) fn wire(&self, daemon: usize) -> Wire {
+        Wire::over(self.channels[daemon].clone())
     }
 
     async fn call<T>(
@@ -126,7 +116,7 @@ impl Client {
             ..Default::default()
         };
         let op = Op::Register { instance: asked.instance, content: asked.content.clone(), epoch: asked.epoch };
-        let mut registry = self.registry(daemon);
+        let mut registry = self.wire(daemon).registry;
         let read = |granted: v1::RegisterResponse| Answer::Registered {
             lease: granted.lease_id,
             revision: granted.revision,
@@ -137,7 +127,7 @@ impl Client {
 
     pub(crate) async fn beat(&self, daemon: usize, lease: u64) -> Outcome {
         let request = v1::BeatRequest { lease_id: lease, instance_id: String::new() };
-        let mut registry = self.registry(daemon);
+        let mut registry = self.wire(daemon).registry;
         let read = |told: v1::BeatResponse| Answer::Beaten { epoch: told.epoch_number };
         self.call(daemon, 1, Op::Beat { lease }, registry.beat(request), read).await
     }
@@ -145,7 +135,7 @@ impl Client {
     pub(crate) async fn set_status(&self, daemon: usize, attempt: u32, lease: u64, status: InstanceStatus) -> Outcome {
         let request = v1::SetStatusRequest { lease_id: lease, status: status.into(), ..Default::default() };
         let word = status.as_str_name().trim_start_matches("INSTANCE_STATUS_").to_lowercase();
-        let mut registry = self.registry(daemon);
+        let mut registry = self.wire(daemon).registry;
         let read = |set: v1::SetStatusResponse| Answer::Set {
             lease: set.lease_id,
             revision: set.revision,
@@ -156,7 +146,7 @@ impl Client {
 
     pub(crate) async fn deregister(&self, daemon: usize, attempt: u32, lease: u64) -> Outcome {
         let request = v1::DeregisterRequest { lease_id: lease, ..Default::default() };
-        let mut registry = self.registry(daemon);
+        let mut registry = self.wire(daemon).registry;
         let read = |ended: v1::DeregisterResponse| Answer::Set {
             lease: ended.lease_id,
             revision: ended.revision,
@@ -167,7 +157,7 @@ impl Client {
 
     pub(crate) async fn rotate(&self, daemon: usize, attempt: u32, epoch: Uuid) -> Outcome {
         let request = v1::RotateEpochRequest { new_epoch: epoch.to_string(), ..Default::default() };
-        let mut cluster = ClusterServiceClient::new(self.channel(daemon));
+        let mut cluster = self.wire(daemon).cluster;
         let read = |rotated: v1::RotateEpochResponse| Answer::Rotated {
             epoch: rotated.epoch_number,
             revision: rotated.revision,
@@ -178,7 +168,7 @@ impl Client {
     pub(crate) async fn resolve(&self, daemon: usize, logical_id: &str, min_revision: u64) -> Outcome {
         let request = v1::ResolveRequest { logical_id: logical_id.to_owned(), min_revision, choice: None };
         let op = Op::Resolve { logical_id: logical_id.to_owned(), min_revision };
-        let mut discovery = self.discovery(daemon);
+        let mut discovery = self.wire(daemon).discovery;
         let read = |found: v1::ResolveResponse| Answer::Resolved {
             revision: found.revision,
             epoch: found.epoch_number,
@@ -189,7 +179,7 @@ impl Client {
 
     pub(crate) async fn list(&self, daemon: usize, min_revision: u64) -> Outcome {
         let request = v1::ListInstancesRequest { page_size: 1_000, min_revision, ..Default::default() };
-        let mut discovery = self.discovery(daemon);
+        let mut discovery = self.wire(daemon).discovery;
         let read = |page: v1::ListInstancesResponse| Answer::Listed {
             revision: page.revision,
             rows: page.instances.iter().map(row).collect(),

@@ -20,6 +20,7 @@ use crate::harness::{
     postgres::BOUND,
     registry::{Registry, column, get},
     wait::wait_until,
+    wire::Wire,
 };
 
 const INSTANCES: usize = 10_000;
@@ -55,7 +56,7 @@ async fn register(sql: &Registry) -> Vec<u64> {
 
 /// One client: beats on a stream, and on another one as soon as that breaks.
 async fn live(addr: String, leases: Vec<u64>, told: Arc<Told>) {
-    let mut registry = RegistryServiceClient::new(channel(&addr));
+    let mut registry = Wire::over(channel(&addr)).registry;
     loop {
         if beat(&mut registry, &leases, &told).await.is_err() {
             told.broken.fetch_add(1, Ordering::Relaxed);

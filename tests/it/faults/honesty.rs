@@ -78,7 +78,7 @@ async fn a_registration_that_was_made_before_a_rotation_is_not_said_to_be_fenced
 async fn a_status_that_was_set_before_a_death_is_not_said_to_be_refused() {
     let scene = Scene::start().await;
     let lease = scene.caller.register(alive("organ", TTL)).await.unwrap();
-    let mut registry = scene.caller.registry.clone();
+    let mut registry = scene.caller.wire.registry.clone();
     let status = InstanceStatus::Draining.into();
     let request = v1::SetStatusRequest { lease_id: lease.lease_id, status, ..Default::default() };
     let set = async move { registry.set_status(request).await.map(drop).map_err(|status| reason(&status)) };
@@ -125,7 +125,7 @@ async fn a_change_that_arrives_after_its_caller_has_gone_on_is_not_made() {
     assert_eq!(scene.register(request.clone()).await.unwrap_err(), "MAYBE_APPLIED");
     let lease = other.register(request.clone()).await.unwrap();
     let end = v1::DeregisterRequest { lease_id: lease.lease_id, ..Default::default() };
-    other.registry.clone().deregister(end).await.unwrap();
+    other.wire.registry.clone().deregister(end).await.unwrap();
     scene.link.heal();
     wait_until("changes arrive again", BOUND, async || scene.caller.register(alive("marker", TTL)).await).await;
     // One that waits for the row, if there is one, has it by now.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use musterd::proto::v1::{WatchRequest, discovery_service_client::DiscoveryServiceClient};
+use musterd::proto::v1::WatchRequest;
 use nix::sys::signal::Signal;
 use tokio::{
     task::JoinHandle,
@@ -18,7 +18,7 @@ use super::{
     proxy::{Counts, Mode, Upstream},
     world::{Database, World},
 };
-use crate::harness::postgres::try_connect;
+use crate::harness::{postgres::try_connect, wire::Wire};
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +200,7 @@ async fn deaf_watchers(world: &mut World, victim: usize) -> String {
     let addr = world.nodes[victim].to_daemon.addr.clone();
     let mut deaf = 0;
     for _ in 0..25 {
-        let mut discovery = DiscoveryServiceClient::new(channel(&addr));
+        let mut discovery = Wire::over(channel(&addr)).discovery;
         let watching = timeout(Duration::from_secs(1), discovery.watch(WatchRequest::default())).await;
         let Ok(Ok(stream)) = watching else { continue };
         deaf += 1;

@@ -129,13 +129,13 @@ async fn churn(callers: Vec<Caller>, latencies: Arc<Mutex<Vec<u64>>>) {
         if let Ok(lease) = caller.register(alive(&format!("churn-{}", turn % 50), Duration::from_secs(2))).await {
             latencies.lock().unwrap().push(u64::try_from(asked.elapsed().as_micros()).unwrap());
             let _ = caller.resolve_at(&format!("churn-{}", turn % 50), lease.revision).await;
-            let watching = caller.discovery.clone().watch(v1::WatchRequest::default()).await;
+            let watching = caller.wire.discovery.clone().watch(v1::WatchRequest::default()).await;
             if let Ok(mut watch) = watching.map(tonic::Response::into_inner) {
                 let _ = watch.message().await;
             }
             if turn % 4 != 0 {
                 let request = v1::DeregisterRequest { lease_id: lease.lease_id, ..Default::default() };
-                let _ = caller.registry.clone().deregister(request).await;
+                let _ = caller.wire.registry.clone().deregister(request).await;
             }
         }
         sleep(Duration::from_millis(200)).await;

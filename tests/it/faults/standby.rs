@@ -9,11 +9,11 @@ use musterd_client::Status;
 use super::proxy::{Link, Mode, Upstream};
 use crate::harness::{
     actor::{Actor, Caller, alive},
-    client::Watcher,
     daemon::Daemon,
     postgres::{BOUND, OwnCluster, connect},
     registry::get,
     wait::wait_until,
+    wire::Watcher,
 };
 
 const TTL: Duration = Duration::from_secs(4);

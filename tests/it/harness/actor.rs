@@ -10,20 +10,14 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use musterd::proto::v1::{
-    self, InstanceStatus, cluster_service_client::ClusterServiceClient,
-    discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
-};
+use musterd::proto::v1::{self, InstanceStatus};
 use musterd_client::{Builder, Choice, Client, Cluster, Filter, Instance, Reason, Resolved, Rotated};
 use tokio::task::JoinHandle;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, transport::Endpoint};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::{daemon::Daemon, postgres::BOUND, wait::wait_until};
+use super::{daemon::Daemon, postgres::BOUND, wait::wait_until, wire::Wire};
 
 /// What [`reason`] calls all that no daemon has said: the transport has many codes for a connection that ends.
 pub(crate) const TRANSPORT: &str = "transport";
@@ -54,9 +48,8 @@ pub(crate) fn alive(logical_id: &str, ttl: Duration) -> v1::RegisterRequest {
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     settings: Builder,
-    pub(crate) registry: RegistryServiceClient<Channel>,
-    pub(crate) discovery: DiscoveryServiceClient<Channel>,
-    pub(crate) cluster: ClusterServiceClient<Channel>,
+    /// For what the crate does not offer.
+    pub(crate) wire: Wire,
 }
 
 impl Caller {
@@ -67,9 +60,7 @@ impl Caller {
         let channel = endpoint.connect_timeout(Duration::from_secs(2)).timeout(limit).connect_lazy();
         Self {
             settings: Client::builder().daemons([&daemon.grpc_addr]).timeout(limit).retry_for(Duration::ZERO),
-            registry: RegistryServiceClient::new(channel.clone()),
-            discovery: DiscoveryServiceClient::new(channel.clone()),
-            cluster: ClusterServiceClient::new(channel),
+            wire: Wire::over(channel),
         }
     }
 
@@ -80,12 +71,12 @@ impl Caller {
 
     /// Registers a lease that is not kept.
     pub(crate) async fn register(&self, request: v1::RegisterRequest) -> Result<v1::RegisterResponse, String> {
-        answer(self.registry.clone().register(request).await)
+        answer(self.wire.registry.clone().register(request).await)
     }
 
     /// Renews a lease once.
     pub(crate) async fn beat(&self, lease_id: u64) -> Result<v1::BeatResponse, String> {
-        answer(self.registry.clone().beat(v1::BeatRequest { lease_id, instance_id: String::new() }).await)
+        answer(self.wire.registry.clone().beat(v1::BeatRequest { lease_id, instance_id: String::new() }).await)
     }
 
     pub(crate) async fn instance(&self, instance_id: impl ToString) -> Result<Instance, String> {
@@ -224,7 +215,7 @@ async fn live(callers: Vec<Caller>, lease_id: u64, interval: Duration, told: Arc
         let mut heard = false;
         for _ in 0..callers.len() {
             let request = v1::BeatRequest { lease_id, instance_id: String::new() };
-            match callers[at].registry.clone().beat(request).await {
+            match callers[at].wire.registry.clone().beat(request).await {
                 Ok(_) => {
                     told.lock().unwrap().accepted += 1;
                     heard = true;

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use super::{scratch::Scratch, wait::wait_until};
+use super::{scratch::Scratch, wait::wait_until, wire::Wire};
 
 /// How long a daemon may take to start or to end on a loaded machine.
 pub(crate) const DAEMON_BOUND: Duration = Duration::from_secs(30);
@@ -213,17 +213,17 @@ impl Daemon {
 
     /// A client for actors.
     pub(crate) async fn registry(&self) -> RegistryServiceClient<Channel> {
-        RegistryServiceClient::new(self.channel().await)
+        Wire::of(self).await.registry
     }
 
     /// A client for routers.
     pub(crate) async fn discovery(&self) -> DiscoveryServiceClient<Channel> {
-        DiscoveryServiceClient::new(self.channel().await)
+        Wire::of(self).await.discovery
     }
 
     /// A client for operators.
     pub(crate) async fn cluster(&self) -> ClusterServiceClient<Channel> {
-        ClusterServiceClient::new(self.channel().await)
+        Wire::of(self).await.cluster
     }
 
     /// Gets a path of the HTTP port: status and body.

@@ -2,7 +2,6 @@
 
 pub(crate) mod actor;
 pub(crate) mod browser;
-pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod fleet;
 pub(crate) mod issuer;
@@ -14,3 +13,4 @@ pub(crate) mod served;
 pub(crate) mod tls;
 pub(crate) mod versions;
 pub(crate) mod wait;
+pub(crate) mod wire;

@@ -4,111 +4,15 @@
 
 use std::{collections::HashMap, fmt::Debug, time::Duration};
 
-use musterd::{
-    model::InstanceStatus as Status,
-    proto::v1::{
-        self, cluster_service_client::ClusterServiceClient, discovery_service_client::DiscoveryServiceClient,
-        registry_service_client::RegistryServiceClient,
-    },
-};
-use tonic::{Code, Response, transport::Channel};
+use musterd::proto::v1;
+use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::{
     daemon::Daemon,
     registry::{Registry, get, id},
+    wire::Wire,
 };
-
-/// One connection to a daemon with a client for each service. Clones share the connection.
-#[derive(Clone, Debug)]
-pub(crate) struct Clients {
-    /// For actors.
-    pub(crate) registry: RegistryServiceClient<Channel>,
-    /// For routers.
-    pub(crate) discovery: DiscoveryServiceClient<Channel>,
-    /// For operators.
-    pub(crate) cluster: ClusterServiceClient<Channel>,
-}
-
-impl Clients {
-    /// Connects.
-    pub(crate) async fn of(daemon: &Daemon) -> Self {
-        let channel = daemon.channel().await;
-        Self {
-            registry: RegistryServiceClient::new(channel.clone()),
-            discovery: DiscoveryServiceClient::new(channel.clone()),
-            cluster: ClusterServiceClient::new(channel),
-        }
-    }
-
-    /// Registers.
-    pub(crate) async fn register(&self, request: v1::RegisterRequest) -> v1::RegisterResponse {
-        self.registry.clone().register(request).await.unwrap().into_inner()
-    }
-
-    /// Sets the status of an instance. Returns the revision.
-    pub(crate) async fn set_status(&self, instance: u128, status: Status) -> u64 {
-        let request = v1::SetStatusRequest {
-            instance_id: id(instance).to_string(),
-            status: wire(status).into(),
-            ..Default::default()
-        };
-        self.registry.clone().set_status(request).await.unwrap().into_inner().revision
-    }
-
-    /// Ends the lease of an instance.
-    pub(crate) async fn deregister(&self, instance: u128) -> v1::DeregisterResponse {
-        let request = v1::DeregisterRequest { instance_id: id(instance).to_string(), ..Default::default() };
-        self.registry.clone().deregister(request).await.unwrap().into_inner()
-    }
-
-    /// Beats for an instance.
-    pub(crate) async fn beat(&self, instance: u128) -> v1::BeatResponse {
-        let request = v1::BeatRequest { instance_id: id(instance).to_string(), ..Default::default() };
-        self.registry.clone().beat(request).await.unwrap().into_inner()
-    }
-
-    /// What is on record of an instance.
-    pub(crate) async fn instance(&self, instance: u128) -> v1::Instance {
-        let request = v1::GetInstanceRequest { instance_id: id(instance).to_string(), min_revision: 0 };
-        self.discovery.clone().get_instance(request).await.unwrap().into_inner().instance.unwrap()
-    }
-
-    /// Resolves a name at a revision or later.
-    pub(crate) async fn resolve(
-        &self,
-        logical_id: &str,
-        min_revision: u64,
-    ) -> Result<v1::ResolveResponse, tonic::Status> {
-        let request = v1::ResolveRequest { logical_id: logical_id.to_owned(), min_revision, choice: None };
-        self.discovery.clone().resolve(request).await.map(Response::into_inner)
-    }
-
-    /// The instance id that a name resolves to, and how many alternatives there are.
-    pub(crate) async fn best(&self, logical_id: &str) -> (String, u32) {
-        let resolved = self.resolve(logical_id, 0).await.unwrap();
-        (resolved.instance.unwrap().instance_id, resolved.alternatives)
-    }
-
-    /// Begins a new epoch.
-    pub(crate) async fn rotate(&self) -> v1::RotateEpochResponse {
-        self.cluster.clone().rotate_epoch(v1::RotateEpochRequest::default()).await.unwrap().into_inner()
-    }
-
-    /// Every instance on record, dead ones included, by logical id and instance id.
-    pub(crate) async fn everything(&self) -> Vec<v1::Instance> {
-        self.everything_at(0).await
-    }
-
-    /// As [`Clients::everything`], at this revision or later.
-    pub(crate) async fn everything_at(&self, min_revision: u64) -> Vec<v1::Instance> {
-        let statuses = Status::ALL.map(|status| wire(status).into()).to_vec();
-        let request = v1::ListInstancesRequest { statuses, page_size: 1_000, min_revision, ..Default::default() };
-        let page = self.discovery.clone().list_instances(request).await.unwrap().into_inner();
-        assert_eq!(page.next_page_token, "", "more than a thousand instances");
-        page.instances
-    }
-}
 
 /// A registry in a database of its own, and a daemon that serves it.
 #[derive(Debug)]
@@ -118,7 +22,7 @@ pub(crate) struct Served {
     /// The daemon.
     pub(crate) daemon: Daemon,
     /// A connection to the daemon.
-    pub(crate) clients: Clients,
+    pub(crate) clients: Wire,
 }
 
 impl Served {
@@ -126,7 +30,7 @@ impl Served {
     pub(crate) async fn start() -> Self {
         let sql = Registry::head().await;
         let daemon = Daemon::start(sql.database.url()).await;
-        let clients = Clients::of(&daemon).await;
+        let clients = Wire::of(&daemon).await;
         Self { sql, daemon, clients }
     }
 
@@ -154,16 +58,6 @@ pub(crate) fn registration(instance: u128, logical_id: &str) -> v1::RegisterRequ
 /// A duration on the wire.
 pub(crate) fn seconds(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
-}
-
-/// A status on the wire.
-pub(crate) fn wire(status: Status) -> v1::InstanceStatus {
-    match status {
-        Status::Starting => v1::InstanceStatus::Starting,
-        Status::Alive => v1::InstanceStatus::Alive,
-        Status::Draining => v1::InstanceStatus::Draining,
-        Status::Dead => v1::InstanceStatus::Dead,
-    }
 }
 
 /// What a caller is told by an error.

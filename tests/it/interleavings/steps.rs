@@ -11,10 +11,10 @@ use tokio_postgres::Client;
 use tonic::Code;
 
 use crate::harness::{
-    client::BeatStream,
     daemon::Daemon,
     registry::{Registry, id},
-    served::{Clients, seconds, wire},
+    served::seconds,
+    wire::{BeatStream, Wire, wire},
 };
 
 /// Where a step is taken.
@@ -84,7 +84,7 @@ pub(super) fn any_step() -> Union<BoxedStrategy<Step>> {
 pub(super) struct World {
     pub(super) sql: Registry,
     pub(super) daemons: [Daemon; 2],
-    pub(super) clients: [Clients; 2],
+    pub(super) clients: [Wire; 2],
     streams: [Mutex<BeatStream>; 2],
     /// The latest lease that each instance was granted by a daemon.
     leases: Mutex<[u64; INSTANCES as usize]>,
@@ -104,7 +104,7 @@ impl World {
         let daemons = [Daemon::start(sql.database.url()).await, Daemon::start(sql.database.url()).await];
         // The brake would pace a test that expires as much as this one.
         sql.client.batch_execute("SELECT muster_release_expiry(3600000)").await.unwrap();
-        let clients = [Clients::of(&daemons[0]).await, Clients::of(&daemons[1]).await];
+        let clients = [Wire::of(&daemons[0]).await, Wire::of(&daemons[1]).await];
         let streams =
             [Mutex::new(BeatStream::open(&daemons[0]).await), Mutex::new(BeatStream::open(&daemons[1]).await)];
         Self { sql, daemons, clients, streams, leases: Mutex::default() }

@@ -10,11 +10,11 @@ use crate::{
     faults::proxy::{Link, Upstream},
     harness::{
         actor::{Caller, alive},
-        client::Watcher,
         daemon::Daemon,
         postgres::{BOUND, OwnCluster, connect},
         registry::{column, get, run},
         wait::wait_until,
+        wire::Watcher,
     },
 };
 

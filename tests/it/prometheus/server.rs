@@ -12,8 +12,9 @@ use super::{
 use crate::harness::{
     daemon::{DAEMON_BOUND, Daemon},
     postgres::OwnCluster,
-    served::{Clients, registration},
+    served::registration,
     wait::wait_until,
+    wire::Wire,
 };
 
 /// Starts a Prometheus with the example configuration, for one daemon and in more of a hurry.
@@ -67,7 +68,7 @@ async fn a_prometheus_scrapes_daemons_and_actors_and_keeps_them_while_postgresql
     let Some(tools) = Tools::find() else { return };
     let mut cluster = OwnCluster::create().await;
     let daemon = Daemon::start(cluster.url()).await;
-    let clients = Clients::of(&daemon).await;
+    let clients = Wire::of(&daemon).await;
     let port: u16 = daemon.http_addr.rsplit_once(':').unwrap().1.parse().unwrap();
     // The daemon itself stands in for an actor that exports metrics; at port 9 nobody listens.
     let with_path = std::collections::HashMap::from([("metrics_path".to_owned(), "/livez".to_owned())]);

@@ -11,7 +11,8 @@ use crate::harness::{
     browser::Browser,
     daemon::Daemon,
     postgres::OwnCluster,
-    served::{Clients, Served, seconds},
+    served::{Served, seconds},
+    wire::Wire,
 };
 
 pub(super) fn url(daemon: &Daemon, query: &str) -> String {
@@ -168,7 +169,7 @@ async fn a_hostile_name_is_shown_and_does_nothing() {
 async fn an_outage_is_a_banner_with_the_age_of_the_data_and_a_lost_daemon_is_told_too() {
     let mut cluster = OwnCluster::create().await;
     let daemon = Daemon::start(cluster.url()).await;
-    let clients = Clients::of(&daemon).await;
+    let clients = Wire::of(&daemon).await;
     clients.register(registered(1, "organ", &[])).await;
     let Some(mut browser) = Browser::open(&url(&daemon, ""), 1_280, 900).await else { return };
     see(&mut browser, "organ").await;

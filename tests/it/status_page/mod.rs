@@ -19,8 +19,9 @@ use tokio::{
 use crate::harness::{
     daemon::Daemon,
     postgres::BOUND,
-    served::{Clients, Served, registration, seconds},
+    served::{Served, registration, seconds},
     wait::wait_until,
+    wire::Wire,
 };
 
 /// What a stranger may call himself.
@@ -67,7 +68,7 @@ fn registered(instance: u128, name: &str, labels: &[(&str, &str)]) -> v1::Regist
 
 /// A fleet in which something is wrong: `lost` had one instance, which was declared dead; of `organ` one is draining and
 /// one starting; `retired` has left; others are well.
-async fn fleet(clients: &Clients) {
+async fn fleet(clients: &Wire) {
     for (instance, name) in [(1, "organ"), (2, "organ"), (3, "organ"), (5, "lost"), (6, "retired"), (7, "utility_1")] {
         clients.register(registered(instance, name, &[("zone", "a"), ("model", "llm-7b")])).await;
     }
@@ -80,7 +81,7 @@ async fn fleet(clients: &Clients) {
 }
 
 /// Puts expiry on hold for half an hour.
-async fn hold(clients: &Clients, reason: &str) {
+async fn hold(clients: &Wire, reason: &str) {
     let request = v1::HoldExpiryRequest { duration: Some(seconds(1_800)), reason: reason.to_owned() };
     clients.cluster.clone().hold_expiry(request).await.unwrap();
 }

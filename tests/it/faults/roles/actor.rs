@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use futures_util::stream;
-use musterd::proto::v1::{
-    BeatStreamRequest, BeatStreamResponse, InstanceStatus, registry_service_client::RegistryServiceClient,
-};
+use musterd::proto::v1::{BeatStreamRequest, BeatStreamResponse, InstanceStatus};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -186,7 +184,7 @@ impl Actor {
     async fn open(&self) -> Result<Open, tonic::Status> {
         let (requests, queue) = mpsc::channel::<BeatStreamRequest>(1);
         let outgoing = stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
-        let mut registry = RegistryServiceClient::new(self.role.client.channel(self.at));
+        let mut registry = self.role.client.wire(self.at).registry;
         let responses = registry.beat_stream(Box::pin(outgoing)).await?.into_inner();
         Ok(Open { daemon: self.at, requests, responses })
     }

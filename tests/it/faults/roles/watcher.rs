@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use musterd::proto::{
     encoded::WatchResponse,
-    v1::{WatchEvent, WatchEventType, WatchRequest, discovery_service_client::DiscoveryServiceClient},
+    v1::{WatchEvent, WatchEventType, WatchRequest},
 };
 use prost::Message as _;
 use tokio::time::{Instant, timeout};
@@ -63,7 +63,7 @@ impl Watcher {
             history_id: if self.revision > 0 { self.history_id.clone() } else { String::new() },
             ..Default::default()
         };
-        let mut discovery = DiscoveryServiceClient::new(self.role.client.channel(self.at));
+        let mut discovery = self.role.client.wire(self.at).discovery;
         let opened = timeout(Duration::from_secs(2), discovery.watch(request)).await;
         let mut responses: Streaming<WatchResponse> = match opened {
             Ok(Ok(response)) => response.into_inner(),

@@ -1,4 +1,8 @@
-//! Short forms of what actors and watchers do, for tests that are about something else.
+//! The wire itself: generated types, for tests of requests and answers as they are sent, of streams, and of leases that
+//! nothing renews. All that `musterd-client` offers and a test is not about goes through [`super::actor::Caller`].
+//!
+//! This is the one place that makes generated clients, but for those that carry tokens (`tests/it/architecture.rs:
+//! GENERATED_CLIENTS_IN`).
 
 use std::{
     collections::BTreeMap,
@@ -6,18 +10,124 @@ use std::{
 };
 
 use futures_util::stream;
-use musterd::proto::{
-    encoded::WatchResponse,
-    v1::{
-        self, BeatStreamRequest, BeatStreamResponse, DeregisterRequest, Instance, InstanceStatus, RegisterRequest,
-        RegisterResponse, SetStatusRequest, WatchEvent, WatchEventType, registry_service_client::RegistryServiceClient,
+use musterd::{
+    model::InstanceStatus as InstanceState,
+    proto::{
+        encoded::WatchResponse,
+        v1::{
+            self, BeatStreamRequest, BeatStreamResponse, DeregisterRequest, Instance, InstanceStatus, RegisterRequest,
+            RegisterResponse, SetStatusRequest, WatchEvent, WatchEventType,
+            cluster_service_client::ClusterServiceClient, discovery_service_client::DiscoveryServiceClient,
+            registry_service_client::RegistryServiceClient,
+        },
     },
 };
 use prost::Message as _;
 use tokio::{sync::mpsc, time::sleep};
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Response, Status, Streaming, transport::Channel};
 
-use super::daemon::Daemon;
+use super::{daemon::Daemon, registry::id};
+
+/// One connection to a daemon with a client for each service. Clones share the connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Wire {
+    /// For actors.
+    pub(crate) registry: RegistryServiceClient<Channel>,
+    /// For routers.
+    pub(crate) discovery: DiscoveryServiceClient<Channel>,
+    /// For operators.
+    pub(crate) cluster: ClusterServiceClient<Channel>,
+}
+
+impl Wire {
+    /// Connects.
+    pub(crate) async fn of(daemon: &Daemon) -> Self {
+        Self::over(daemon.channel().await)
+    }
+
+    /// Over a connection that exists or is made at the first call.
+    pub(crate) fn over(channel: Channel) -> Self {
+        Self {
+            registry: RegistryServiceClient::new(channel.clone()),
+            discovery: DiscoveryServiceClient::new(channel.clone()),
+            cluster: ClusterServiceClient::new(channel),
+        }
+    }
+
+    /// Registers.
+    pub(crate) async fn register(&self, request: RegisterRequest) -> RegisterResponse {
+        self.registry.clone().register(request).await.unwrap().into_inner()
+    }
+
+    /// Sets the status of an instance. Returns the revision.
+    pub(crate) async fn set_status(&self, instance: u128, status: InstanceState) -> u64 {
+        let request = SetStatusRequest {
+            instance_id: id(instance).to_string(),
+            status: wire(status).into(),
+            ..Default::default()
+        };
+        self.registry.clone().set_status(request).await.unwrap().into_inner().revision
+    }
+
+    /// Ends the lease of an instance.
+    pub(crate) async fn deregister(&self, instance: u128) -> v1::DeregisterResponse {
+        let request = DeregisterRequest { instance_id: id(instance).to_string(), ..Default::default() };
+        self.registry.clone().deregister(request).await.unwrap().into_inner()
+    }
+
+    /// Beats for an instance.
+    pub(crate) async fn beat(&self, instance: u128) -> v1::BeatResponse {
+        let request = v1::BeatRequest { instance_id: id(instance).to_string(), ..Default::default() };
+        self.registry.clone().beat(request).await.unwrap().into_inner()
+    }
+
+    /// What is on record of an instance.
+    pub(crate) async fn instance(&self, instance: u128) -> Instance {
+        let request = v1::GetInstanceRequest { instance_id: id(instance).to_string(), min_revision: 0 };
+        self.discovery.clone().get_instance(request).await.unwrap().into_inner().instance.unwrap()
+    }
+
+    /// Resolves a name at a revision or later.
+    pub(crate) async fn resolve(&self, logical_id: &str, min_revision: u64) -> Result<v1::ResolveResponse, Status> {
+        let request = v1::ResolveRequest { logical_id: logical_id.to_owned(), min_revision, choice: None };
+        self.discovery.clone().resolve(request).await.map(Response::into_inner)
+    }
+
+    /// The instance id that a name resolves to, and how many alternatives there are.
+    pub(crate) async fn best(&self, logical_id: &str) -> (String, u32) {
+        let resolved = self.resolve(logical_id, 0).await.unwrap();
+        (resolved.instance.unwrap().instance_id, resolved.alternatives)
+    }
+
+    /// Begins a new epoch.
+    pub(crate) async fn rotate(&self) -> v1::RotateEpochResponse {
+        self.cluster.clone().rotate_epoch(v1::RotateEpochRequest::default()).await.unwrap().into_inner()
+    }
+
+    /// Every instance on record, dead ones included, by logical id and instance id.
+    pub(crate) async fn everything(&self) -> Vec<Instance> {
+        self.everything_at(0).await
+    }
+
+    /// As [`Wire::everything`], at this revision or later.
+    pub(crate) async fn everything_at(&self, min_revision: u64) -> Vec<Instance> {
+        let statuses = InstanceState::ALL.map(|status| wire(status).into()).to_vec();
+        let request = v1::ListInstancesRequest { statuses, page_size: 1_000, min_revision, ..Default::default() };
+        let page = self.discovery.clone().list_instances(request).await.unwrap().into_inner();
+        assert_eq!(page.next_page_token, "", "more than a thousand instances");
+        page.instances
+    }
+}
+
+/// A status on the wire.
+pub(crate) fn wire(status: InstanceState) -> InstanceStatus {
+    match status {
+        InstanceState::Starting => InstanceStatus::Starting,
+        InstanceState::Alive => InstanceStatus::Alive,
+        InstanceState::Draining => InstanceStatus::Draining,
+        InstanceState::Dead => InstanceStatus::Dead,
+    }
+}
 
 /// A registration that is alive at once.
 pub(crate) fn alive(logical_id: &str) -> RegisterRequest {
