@@ -22,7 +22,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -53,8 +53,8 @@ const BATCH: i64 = 5_000;
 /// Instances of a load that are kept, and let go, together: a million in one piece would be there twice for a moment.
 const CHUNK: usize = 4_096;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-const BEHIND_PAUSE: Duration = Duration::from_millis(250);
+/// Short, because where one address leads to every host, an attempt is what finds a new primary.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where the feed leads. Called by one task, in order.
 pub trait Sink: Send + 'static {
@@ -142,7 +142,7 @@ impl<S: Sink> Feed<S> {
         let mut cause = Cause::Start;
         let mut pause = FIRST_PAUSE;
         loop {
-            let began = Instant::now();
+            let (began, generation) = (Instant::now(), self.database.generation());
             let Some(ended) = stop.run_until_cancelled(self.session(cause)).await else { return Ok(()) };
             let Err(error) = ended;
             if self.history_id.is_some() {
@@ -157,12 +157,12 @@ impl<S: Sink> Feed<S> {
                 tracing::warn!(error, failures = told.failures, lasting_ms, "feed disconnected, reloading");
             }
             self.sink.lost(&error);
-            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+            // Ends early when another task of the daemon has found the new primary.
+            let pausing = timeout(pause, self.database.superseded(generation));
+            if stop.run_until_cancelled(pausing).await.is_none() {
                 return Ok(());
             }
-            // A database that is behind is refused for two seconds, and then accepted.
-            let longest = if self.database.behind().is_some() { BEHIND_PAUSE } else { LONGEST_PAUSE };
-            pause = (pause * 2).min(longest);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

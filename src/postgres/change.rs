@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::{sync::MutexGuard, time::timeout};
 
 use super::{
-    connect::ConnectError,
-    lineage::{Fit, Lineage},
+    connect::{ConnectError, Target},
+    lineage::{Fit, Identity, Lineage},
     session::Opened,
 };
 use crate::telemetry::chain;
@@ -23,12 +23,35 @@ const HOLD: &str = "SELECT muster_note_disruption(coalesce( \
     (SELECT hold_reason FROM cluster_metadata WHERE id = 1 AND hold_until > muster_now()), \
     'a daemon changed to another database'))";
 
+/// Another database that is ready to be the measure for all sessions. No other session changes the database while this
+/// exists.
+pub(super) struct Change<'a> {
+    lineage: &'a Lineage,
+    fit: Fit,
+    identity: Identity,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl Change<'_> {
+    /// Makes it the measure and ends all other sessions. Returns the new generation.
+    pub(super) fn adopt(self, server: &Target) -> u64 {
+        let generation = self.lineage.adopt(self.identity);
+        tracing::warn!(%server, fit = ?self.fit, "database changed, reloading the registry");
+        generation
+    }
+}
+
 /// Admits a session that was asked for its identity when the daemon had seen `floor`, and refuses one that is behind.
-pub(super) async fn admit(lineage: &Lineage, opened: &mut Opened, floor: u64) -> Result<(), ConnectError> {
+/// `None`: it belongs to the known database.
+pub(super) async fn admit<'a>(
+    lineage: &'a Lineage,
+    opened: &mut Opened,
+    floor: u64,
+) -> Result<Option<Change<'a>>, ConnectError> {
     let Some(identity) = &opened.identity else {
         // No epoch yet, so there is nothing to compare.
         opened.generation = lineage.generation();
-        return Ok(());
+        return Ok(None);
     };
     let (fit, generation) = lineage.fit(identity, floor);
     if fit == Fit::Behind {
@@ -40,7 +63,7 @@ pub(super) async fn admit(lineage: &Lineage, opened: &mut Opened, floor: u64) ->
     }
     opened.generation = generation;
     if fit == Fit::Same {
-        return Ok(());
+        return Ok(None);
     }
     match timeout(CHANGE_TIMEOUT, change(lineage, opened, floor)).await {
         Ok(changed) => changed.map_err(|error| lost(opened, chain(&error))),
@@ -52,24 +75,29 @@ fn lost(opened: &Opened, reason: String) -> ConnectError {
     ConnectError::Unreachable { target: opened.target.clone(), reason }
 }
 
-/// Prepares the database of this session and ends all other sessions.
-async fn change(lineage: &Lineage, opened: &mut Opened, floor: u64) -> Result<(), tokio_postgres::Error> {
-    // The feed may have read a new history of the known database since this session was asked.
-    let Some(before) = opened.ask_identity().await? else { return Ok(()) };
+/// Prepares the database of this session. After a failover every task of the daemon finds the new database at the same
+/// time: one prepares it, and the others wait and then find that it is the known one. Otherwise each of them would end
+/// the sessions of those before it, and the changes that run over them.
+#[tracing::instrument(level = "debug", name = "db.change", skip_all)]
+async fn change<'a>(
+    lineage: &'a Lineage,
+    opened: &mut Opened,
+    floor: u64,
+) -> Result<Option<Change<'a>>, tokio_postgres::Error> {
+    let alone = lineage.change_alone().await;
+    // The feed may have read a new history of the known database since this session was asked. What was seen may be
+    // confirmed in any case, so that is no round trip of its own.
+    let confirm = format!("SELECT muster_confirm_history({})", lineage.seen());
+    let [Some(before), Some(mut after)] = opened.ask_identity_around(&confirm).await? else { return Ok(None) };
     let (fit, generation) = lineage.fit(&before, floor);
     if fit == Fit::Same {
         opened.generation = generation;
-        return Ok(());
+        return Ok(None);
     }
-    let confirm = format!("SELECT muster_confirm_history({})", lineage.seen());
-    opened.drive(async |client| client.batch_execute(&confirm).await).await?;
-    let Some(mut after) = opened.ask_identity().await? else { return Ok(()) };
     if after.is_history_of(&before) && !lineage.is_same_server(&before) {
         // A new history comes with a hold, from this daemon or from the one that began it.
-        opened.drive(async |client| client.batch_execute(HOLD).await).await?;
-        after = opened.ask_identity().await?.unwrap_or(after);
+        let [_, held] = opened.ask_identity_around(HOLD).await?;
+        after = held.unwrap_or(after);
     }
-    opened.generation = lineage.adopt(after);
-    tracing::warn!(server = %opened.target, ?fit, "database changed, reloading the registry");
-    Ok(())
+    Ok(Some(Change { lineage, fit, identity: after, _alone: alone }))
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 use tokio_postgres::{Connection, Socket};
 
 use super::{
@@ -29,6 +29,9 @@ use crate::{
     database_url::{DatabaseUrl, Source, UrlError},
     telemetry::chain,
 };
+
+/// How long an answer may take before a newer primary is looked for.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// A database, as all sessions of a process share it. Clones share everything.
 #[derive(Clone, Debug)]
@@ -137,6 +140,20 @@ impl Database {
         self.state().server.target().clone()
     }
 
+    /// The generation of sessions that counts: another one means another database.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.lineage().map_or(0, Lineage::generation)
+    }
+
+    /// Returns when the sessions of this generation have to end.
+    pub async fn superseded(&self, generation: u64) {
+        match self.lineage() {
+            Some(lineage) => lineage.superseded(generation).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// From now on all sessions must belong to one database.
     pub fn follow(&self) {
         let _ = self.shared.lineage.set(Lineage::default());
@@ -170,6 +187,18 @@ impl Database {
         self.lineage().map(Lineage::counts).unwrap_or_default()
     }
 
+    /// Runs what needs an answer of the database, and looks for a newer primary meanwhile if that takes long.
+    pub(crate) async fn watched<T>(&self, answering: impl Future<Output = T>) -> T {
+        let mut answering = std::pin::pin!(answering);
+        match timeout(SILENCE, &mut answering).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.request_search();
+                answering.await
+            }
+        }
+    }
+
     /// A call was not answered: a newer primary may exist.
     pub(super) fn request_search(&self) {
         self.shared.search_requested.notify_one();
@@ -180,8 +209,24 @@ impl Database {
         self.shared.search_requested.notified()
     }
 
-    /// Opens a session; its connection is not driven yet. Its parts are boxed: large and rare.
+    /// Opens a session; its connection is not driven yet. Begins again when another session has found another database:
+    /// an attempt at the former one may wait for a host that is gone.
+    #[tracing::instrument(level = "debug", name = "db.open", skip_all)]
     pub(crate) async fn open(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
+        let Some(lineage) = self.lineage() else { return Box::pin(self.open_once(want, limit)).await };
+        loop {
+            let generation = lineage.generation();
+            let opened = tokio::select! {
+                biased;
+                opened = self.watched(Box::pin(self.open_once(want, limit))) => opened,
+                () = lineage.superseded(generation) => continue,
+            };
+            return opened.inspect_err(|_| self.request_search());
+        }
+    }
+
+    /// It and its parts are boxed: large and rare, and moved by those who wait for it.
+    async fn open_once(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
         if let Some(second) = self.take_second(want).await {
             return Ok(second);
         }
@@ -194,11 +239,20 @@ impl Database {
             Err(error) if error.may_be_outdated() && self.reload() => Box::pin(attempt()).await,
             outcome => outcome,
         }?;
-        if let Some(lineage) = self.lineage() {
-            Box::pin(change::admit(lineage, &mut opened, floor)).await?;
-        }
+        self.admit(&mut opened, floor).await?;
         self.used(&opened.target);
         Ok(opened)
+    }
+
+    /// Admits a session that was asked for its identity when the daemon had seen `floor`.
+    pub(super) async fn admit(&self, opened: &mut Opened, floor: u64) -> Result<(), ConnectError> {
+        let Some(lineage) = self.lineage() else { return Ok(()) };
+        if let Some(change) = Box::pin(change::admit(lineage, opened, floor)).await? {
+            // Before all other sessions end, because those that follow begin with this host.
+            self.used(&opened.target);
+            opened.generation = change.adopt(&opened.target);
+        }
+        Ok(())
     }
 
     /// A session with this host is open.

@@ -3,7 +3,7 @@
 //! The first session finds the schema of the registry, and all sessions are then held to it. A second one beside it
 //! tells whether a pooler stands in between, before anything is changed. Neither is closed when that is done: with a
 //! database far away each session costs several round trips, so the session of the migrations becomes the first one of
-//! the pool, and the second one that of the feed.
+//! the pool, and the second one that of the feed. So does the session that finds a newer primary ([`super::search`]).
 
 use std::{
     sync::{MutexGuard, PoisonError},
@@ -16,7 +16,6 @@ use tokio::{
 };
 
 use super::{
-    change,
     connect::ConnectError,
     database::{Database, quote_identifier},
     kept::{Driven, Kept},
@@ -74,7 +73,7 @@ impl Database {
         };
         match second {
             Ok(Err(error @ ConnectError::Pooled { .. })) => return Err(error),
-            Ok(Ok(Some(second))) if want == Want::Primary => self.kept().second = Some((second, Instant::now())),
+            Ok(Ok(Some(second))) if want == Want::Primary => self.leave(second),
             // The server may admit no second one.
             _ => {}
         }
@@ -82,6 +81,11 @@ impl Database {
             let _ = self.shared.schema.set(schema);
         }
         Ok(opened)
+    }
+
+    /// Leaves a session that is not driven yet to the next that needs one.
+    pub(super) fn leave(&self, opened: Opened) {
+        self.kept().second = Some((opened, Instant::now()));
     }
 
     /// Leaves a session to the next that needs one.
@@ -102,12 +106,12 @@ impl Database {
 
     /// The second session of the start, if it belongs to the database that is followed.
     pub(super) async fn take_second(&self, want: Want) -> Option<Opened> {
-        let (lineage, Want::Primary) = (self.lineage()?, want) else { return None };
+        let (Some(_), Want::Primary) = (self.lineage(), want) else { return None };
         let (mut opened, since) = self.kept().second.take()?;
         if since.elapsed() > KEPT_FOR || opened.is_standby || opened.identity.is_none() {
             return None;
         }
-        Box::pin(change::admit(lineage, &mut opened, 0)).await.ok()?;
+        self.admit(&mut opened, 0).await.ok()?;
         self.used(&opened.target);
         Some(opened)
     }

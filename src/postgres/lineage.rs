@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{self, watch};
 use tokio_postgres::SimpleQueryRow;
 
 /// How long the known database may be silent before one that is behind it is accepted. The feed polls once a second.
@@ -56,6 +56,11 @@ impl Identity {
             history_id: row.get(2)?.to_owned(),
             revision: row.get(3)?.parse().ok()?,
         })
+    }
+
+    /// Whether it takes changes, as far as the engine tells.
+    pub(super) fn is_of_a_primary(&self) -> bool {
+        self.timeline.is_some()
     }
 
     pub(super) fn is_history_of(&self, other: &Self) -> bool {
@@ -113,6 +118,8 @@ pub(crate) struct Lineage {
     generation: watch::Sender<u64>,
     /// The highest revision that this daemon has committed or read.
     seen: AtomicU64,
+    /// Held by the one session that prepares another database.
+    changing: sync::Mutex<()>,
     changes: AtomicU64,
     refused: AtomicU64,
 }
@@ -131,7 +138,8 @@ struct State {
 impl Default for Lineage {
     fn default() -> Self {
         let (seen, changes, refused) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { state: Mutex::default(), generation: watch::Sender::new(0), seen, changes, refused }
+        let (state, generation, changing) = (Mutex::default(), watch::Sender::new(0), sync::Mutex::default());
+        Self { state, generation, seen, changing, changes, refused }
     }
 }
 
@@ -204,6 +212,16 @@ impl Lineage {
     /// Whether this is a promoted standby of the known database.
     pub(super) fn is_promotion(&self, found: &Identity) -> bool {
         self.state().known.as_ref().is_some_and(|known| found.is_promoted_from(known))
+    }
+
+    /// Waits until no other session changes to another database.
+    pub(super) async fn change_alone(&self) -> sync::MutexGuard<'_, ()> {
+        self.changing.lock().await
+    }
+
+    /// Whether the known database has not answered since.
+    pub(super) fn is_silent_since(&self, asked_at: Instant) -> bool {
+        self.state().confirmed_at.is_none_or(|at| at < asked_at)
     }
 
     /// Makes this database the measure and ends all other sessions. Returns the new generation.
@@ -296,6 +314,8 @@ mod tests {
         let found = identity("s", 1, "h", 7);
         lineage.fit(&found, 0);
         assert!(!lineage.is_lost(), "none was refused");
+        let asked_at = Instant::now();
+        assert!(lineage.is_silent_since(asked_at), "it has never answered");
         let long_ago = Instant::now().checked_sub(GONE_AFTER);
         lineage.refuse("host".to_owned(), &found);
         assert!(!lineage.is_lost(), "not for long enough");
@@ -303,6 +323,7 @@ mod tests {
         assert!(lineage.is_lost());
         assert!(lineage.answered(0, 7, 7));
         assert!(!lineage.is_lost(), "the known one has answered");
+        assert!(!lineage.is_silent_since(asked_at) && lineage.is_silent_since(Instant::now()));
         assert_eq!(lineage.behind().unwrap().revision, 7);
     }
 }

@@ -20,7 +20,7 @@ use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleErro
 use deadpool_postgres::ClientWrapper;
 use tokio::time::{Instant, timeout_at};
 
-use super::{connect::ConnectError, database::Database, error::Error, kept::Driven, lineage::Lineage, server::Want};
+use super::{connect::ConnectError, database::Database, error::Error, kept::Driven, server::Want};
 
 /// Connections of the engine: writer, flusher, reaper, and what asks for overdue leases and for suspicions.
 const ENGINE_CONNECTIONS: usize = 5;
@@ -86,12 +86,12 @@ impl managed::Manager for Sessions {
 
     async fn create(&self) -> Result<Session, ConnectError> {
         let Driven { client, driver, generation, .. } =
-            self.database.open_driven(Want::Primary, SESSION_TIMEOUT).await?;
+            Box::pin(self.database.open_driven(Want::Primary, SESSION_TIMEOUT)).await?;
         Ok(Session { client: ClientWrapper::new(client, driver), generation })
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {
-        if self.database.lineage().is_some_and(|lineage| lineage.generation() != session.generation) {
+        if self.database.generation() != session.generation {
             return Err(RecycleError::Message(Cow::Borrowed("the daemon has changed to another database")));
         }
         if session.client.is_closed() {
@@ -146,8 +146,8 @@ impl Pool {
         let answer = tokio::select! {
             biased;
             // Its database is no longer the one that counts, whatever it answers.
-            () = self.superseded(generation) => Err(Error::Unanswered(None)),
-            answer = timeout_at(deadline, call(&session.client)) => match answer {
+            () = self.database.superseded(generation) => Err(Error::Unanswered(None)),
+            answer = timeout_at(deadline, self.database.watched(call(&session.client))) => match answer {
                 Ok(answer) => answer.map_err(Error::from),
                 Err(_) => Err(Error::Unanswered(None)),
             },
@@ -168,18 +168,11 @@ impl Pool {
 
     /// Ends idle sessions of another database, which would stay open there until a call needs them.
     fn end_superseded(&self) {
-        let current = self.database.lineage().map_or(0, Lineage::generation);
+        let current = self.database.generation();
         if self.generation.swap(current, Ordering::AcqRel) != current {
             for pool in [&self.engine, &self.operator] {
                 drop(pool.retain(|session, _| session.generation == current));
             }
-        }
-    }
-
-    async fn superseded(&self, generation: u64) {
-        match self.database.lineage() {
-            Some(lineage) => lineage.superseded(generation).await,
-            None => std::future::pending().await,
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::{
     Config,
@@ -137,16 +137,9 @@ impl Server {
         behind.or(standby).ok_or_else(|| self.sum_up(errors))
     }
 
-    /// Connects to all hosts but one at once and returns the sessions with a primary.
-    pub(super) async fn primaries_beside(
-        &self,
-        used: &Target,
-        limit: Duration,
-        preparation: &Preparation,
-    ) -> Vec<Opened> {
-        let others = self.hosts.iter().filter(|config| Target::of(config) != *used);
-        let attempts = others.map(|config| self.attempt(config, limit, preparation));
-        join_all(attempts).await.into_iter().flatten().filter(|opened| !opened.is_standby).collect()
+    /// All hosts but one.
+    pub(super) fn hosts_beside(&self, used: &Target) -> impl Iterator<Item = &Config> {
+        self.hosts.iter().filter(move |config| Target::of(config) != *used)
     }
 
     /// Whether the URL names other hosts beside one.
@@ -174,14 +167,15 @@ impl Server {
         session::prepare(greeted?, config, &self.tls, &preparation).await.map(Some)
     }
 
-    async fn attempt(
+    /// Connects to one host.
+    pub(super) async fn attempt(
         &self,
         config: &Config,
         limit: Duration,
         preparation: &Preparation,
     ) -> Result<Opened, (Target, ConnectError)> {
         let target = Target::of(config);
-        match timeout(limit, session::open(config, self.tls.clone(), preparation)).await {
+        match timeout(limit, Box::pin(session::open(config, self.tls.clone(), preparation))).await {
             Ok(outcome) => outcome.map_err(|error| (target, error)),
             Err(_) => {
                 let reason = format!("no answer within {} s", limit.as_secs());

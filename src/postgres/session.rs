@@ -126,9 +126,22 @@ impl Opened {
         Ok(mark.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(&self.mark))))
     }
 
-    /// Asks for the identity of the database again.
-    pub(super) async fn ask_identity(&mut self) -> Result<Option<Identity>, tokio_postgres::Error> {
-        self.drive(async |client| ask_identity(client, AskIdentity::Always).await).await
+    /// Asks for the identity of the database again, and whether it has become a primary.
+    pub(super) async fn ask_identity(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.identity = self.drive(async |client| ask_identity(client, AskIdentity::Always).await).await?;
+        self.is_standby &= self.identity.as_ref().is_none_or(|identity| !identity.is_of_a_primary());
+        Ok(())
+    }
+
+    /// Runs a statement, and asks for the identity of the database before and after it: one round trip, one transaction.
+    pub(super) async fn ask_identity_around(
+        &mut self,
+        statement: &str,
+    ) -> Result<[Option<Identity>; 2], tokio_postgres::Error> {
+        let batch = format!("{IDENTITY}; {statement}; {IDENTITY}");
+        let answer = self.drive(async |client| client.simple_query(&batch).await).await?;
+        let mut identities = rows_with(&answer, IDENTITY_COLUMNS).map(Identity::of);
+        Ok([identities.next().flatten(), identities.next().flatten()])
     }
 }
 
@@ -148,7 +161,11 @@ fn search_path(schema: &str) -> String {
 }
 
 fn row_with(answer: &[SimpleQueryMessage], columns: usize) -> Option<&SimpleQueryRow> {
-    answer.iter().find_map(|message| match message {
+    rows_with(answer, columns).next()
+}
+
+fn rows_with(answer: &[SimpleQueryMessage], columns: usize) -> impl Iterator<Item = &SimpleQueryRow> {
+    answer.iter().filter_map(move |message| match message {
         SimpleQueryMessage::Row(row) if row.len() == columns => Some(row),
         _ => None,
     })

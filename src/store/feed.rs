@@ -145,10 +145,7 @@ impl Connection {
 
     /// Returns when the daemon has changed to another database.
     pub async fn superseded(&self) -> Error {
-        match self.database.lineage() {
-            Some(lineage) => lineage.superseded(self.generation).await,
-            None => std::future::pending().await,
-        }
+        self.database.superseded(self.generation).await;
         Error::Unreachable("the daemon has changed to another database".into())
     }
 
