@@ -30,6 +30,8 @@ use crate::{
 
 /// How long an answer waits for the view to show what it tells.
 const READ_YOUR_WRITES: Duration = Duration::from_millis(500);
+/// A view that was not confirmed for as long has lost its feed, which polls every second.
+const FEED_AWAY: Duration = Duration::from_secs(2);
 
 /// The service.
 #[derive(Debug)]
@@ -193,8 +195,11 @@ impl Registry {
         };
         let outcome = self.writer.apply(operation, origin).await?;
         refusal(&outcome, named)?;
-        // Whether or not it is in time: the change is made.
-        self.view.wait_for(outcome.revision, READ_YOUR_WRITES).await;
+        // Whether or not it is in time: the change is made. After a failover the writer is back before the feed has loaded the
+        // registry, and what depends on the change waits for its revision.
+        if self.view.stale_for() < FEED_AWAY {
+            self.view.wait_for(outcome.revision, READ_YOUR_WRITES).await;
+        }
         Ok(outcome)
     }
 
