@@ -88,7 +88,7 @@ async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<
         hold_leases(&transaction).await?;
     }
     let duration = started.elapsed();
-    history::record(&transaction, migration, applied_by, duration).await?;
+    history::record(&transaction, migration, applied_by, Some(duration)).await?;
     transaction.commit().await.map_err(Error::during(doing))?;
     tracing::info!(version = migration.version, name = migration.name, ?duration, "applied a migration");
     Ok(Step::Applied(Applied { version: migration.version, name: migration.name.to_owned(), duration }))

@@ -163,30 +163,38 @@ pub(super) fn pending(statuses: &[Status]) -> Error {
     Error::Pending { count, first, name }
 }
 
-/// Records that `migration` was applied, making the table first if this is the first one.
+/// Records that `migration` was applied, in one round trip. How long it took: without `took`, since the last one was
+/// recorded, or since the transaction began.
 pub(super) async fn record(
     client: &impl GenericClient,
     migration: &Migration,
     applied_by: &str,
-    took: Duration,
+    took: Option<Duration>,
 ) -> Result<(), Error> {
-    let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+    let duration_ms = took.map(|took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX));
+    let (checksum, oldest_head) = (migration.checksum(), migration.oldest_head());
     client
-        .execute(
+        .query_typed(
             "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms, oldest_head)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+             VALUES ($1, $2, $3, $4, coalesce($5, 1000 * extract(epoch FROM clock_timestamp() - coalesce(
+                 (SELECT max(applied_at) FROM muster_migration WHERE applied_at >= now()), now()))::double precision), $6)",
             &[
-                &migration.version,
-                &migration.name,
-                &migration.checksum(),
-                &applied_by,
-                &duration_ms,
-                &migration.oldest_head(),
+                (&migration.version, Type::INT4),
+                (&migration.name, Type::TEXT),
+                (&checksum, Type::TEXT),
+                (&applied_by, Type::TEXT),
+                (&duration_ms, Type::INT8),
+                (&oldest_head, Type::INT4),
             ],
         )
         .await
-        .map_err(Error::during("recording a migration"))?;
-    Ok(())
+        .map(drop)
+        .map_err(Error::during("recording a migration"))
+}
+
+/// Makes the table.
+pub(super) async fn create(client: &impl GenericClient) -> Result<(), Error> {
+    client.batch_execute(CREATE).await.map_err(Error::during("creating the migration history"))
 }
 
 /// Makes the table if it is not there. `CREATE TABLE IF NOT EXISTS` would ask for the right to create even where it is.
@@ -194,7 +202,7 @@ pub(super) async fn ensure(client: &impl GenericClient) -> Result<(), Error> {
     if exists(client).await? {
         return Ok(());
     }
-    client.batch_execute(CREATE).await.map_err(Error::during("creating the migration history"))
+    create(client).await
 }
 
 async fn exists(client: &impl GenericClient) -> Result<bool, Error> {

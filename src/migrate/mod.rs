@@ -26,6 +26,7 @@ mod copy;
 mod drift;
 mod embedded;
 mod error;
+mod fresh;
 mod history;
 mod repair;
 pub mod schema;
@@ -100,9 +101,16 @@ pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Erro
 
 async fn bring_up(client: &mut Client, applied_by: &str) -> Result<Report, Error> {
     // What keeps this from being answered is met again below, with all rights and locks.
-    if is_up_to_date(client).await.unwrap_or(false) {
-        let (repaired, left) = (Vec::new(), Vec::new());
-        return Ok(Report { applied: Vec::new(), repaired, left, current: embedded::HEAD });
+    let report = |applied| Report { applied, repaired: Vec::new(), left: Vec::new(), current: embedded::HEAD };
+    match survey(client).await {
+        Ok(Survey::UpToDate) => return Ok(report(Vec::new())),
+        Ok(Survey::Unmigrated) => {
+            // What goes wrong there does so below as well, where it is tried again.
+            if let Ok(Some(applied)) = fresh::apply_all(client, applied_by).await {
+                return Ok(report(applied));
+            }
+        }
+        Ok(Survey::Other) | Err(_) => {}
     }
     let (applied, standing) = apply_up_to(client, embedded::HEAD, applied_by).await?;
     let (current, repair) = match standing {
@@ -131,13 +139,26 @@ pub async fn restore_in(database: &Database) -> Result<(), Error> {
     outcome.map(drop)
 }
 
-/// Whether there is nothing to apply and nothing to put back: the usual answer at a daemon's start, had without a lock and
-/// in two round trips.
-async fn is_up_to_date(client: &Client) -> Result<bool, Error> {
+/// What there is to do.
+enum Survey {
+    /// Nothing to apply and nothing to put back.
+    UpToDate,
+    /// No migration is recorded.
+    Unmigrated,
+    Other,
+}
+
+/// The usual answer at a daemon's start is that there is nothing to do, had without a lock and in two round trips.
+async fn survey(client: &Client) -> Result<Survey, Error> {
     let differences =
         async { repair::differences(client).await.map_err(Error::during("comparing functions and views")) };
     let (statuses, differences) = try_join!(history::read(client), differences)?;
-    Ok(differences.is_empty() && statuses.iter().all(|status| status.state == State::Applied))
+    let are_all = |state| statuses.iter().all(|status| status.state == state);
+    Ok(match differences.is_empty() && are_all(State::Applied) {
+        true => Survey::UpToDate,
+        false if are_all(State::Pending) => Survey::Unmigrated,
+        false => Survey::Other,
+    })
 }
 
 /// Applies migrations up to `version` only, and repairs nothing. Tests use it to see what an earlier state does, and to
