@@ -50,6 +50,7 @@ impl World {
             finals,
             rows,
             complaints: self.complaints.clone(),
+            are_daemons_left_alone: self.are_daemons_left_alone,
             ttl: Micros::try_from(self.ttl.as_micros()).unwrap(),
             clock_error: self.clock.error,
             demands,

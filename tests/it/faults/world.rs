@@ -39,6 +39,11 @@ use crate::harness::{
 /// The TTL of every instance, if a world has no other: short, and with room for two beats to be late.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
+/// The time that each actor takes to begin, if there are many.
+const BEGINNING: Duration = Duration::from_millis(30);
+/// When those that fall silent do so.
+const QUITS_AFTER: Duration = Duration::from_millis(2_500);
+
 /// A link to a database, and the URL that leads through it.
 pub(crate) async fn database_link(url: &str) -> (String, Link) {
     let config: Config = url.parse().unwrap();
@@ -153,6 +158,8 @@ pub(crate) struct World {
     /// The first epoch, which writers name until it is over.
     pub(crate) epoch: Option<Uuid>,
     pub(crate) complaints: Vec<String>,
+    /// No fault keeps callers from daemons.
+    pub(crate) are_daemons_left_alone: bool,
     /// Ends those who change things on purpose: writers.
     pub(crate) quiet: CancellationToken,
     /// Ends everybody.
@@ -224,6 +231,7 @@ impl World {
             clock,
             epoch: None,
             complaints: Vec::new(),
+            are_daemons_left_alone: false,
             quiet: CancellationToken::new(),
             stop: CancellationToken::new(),
             crowd: JoinSet::new(),
@@ -262,7 +270,9 @@ impl World {
         let names: Vec<_> = (0..population.actors.div_ceil(3)).map(|name| format!("organ-{name}")).collect();
         for number in 0..population.actors {
             let quits = number < population.quitters;
-            self.add_actor(number, &names[number % names.len()], quits.then(|| Duration::from_millis(2_500)));
+            // Many at once would keep a small machine from answering anybody for longer than a TTL.
+            let begins_after = BEGINNING * u32::try_from(number.saturating_sub(30)).unwrap();
+            self.add_actor(number, &names[number % names.len()], begins_after, quits.then_some(QUITS_AFTER));
         }
         for _ in 0..population.writers {
             let writer = Writer::new(self.role(&self.quiet.clone()));
@@ -279,11 +289,11 @@ impl World {
     }
 
     /// One more actor.
-    pub(crate) fn add_actor(&mut self, number: usize, name: &str, quits_after: Option<Duration>) {
+    fn add_actor(&mut self, number: usize, name: &str, begins_after: Duration, quits_after: Option<Duration>) {
         let style = if number.is_multiple_of(2) { Style::Unary } else { Style::Stream };
         let role = self.role(&self.stop.clone());
         let at = number % self.nodes.len();
-        let actor = Actor { role, name: name.to_owned(), style, quits_after, at, lives: 0 };
+        let actor = Actor { role, name: name.to_owned(), style, begins_after, quits_after, at, lives: 0 };
         self.crowd.spawn(actor.live());
     }
 

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use super::{Change, Evidence, Rule, Verdict, replay::epoch_at, seconds};
-use crate::faults::history::{Answer, Micros, Op, Outcome, SECOND};
+use crate::faults::{
+    client,
+    history::{Answer, Micros, Op, Outcome, SECOND},
+};
 
 /// How much later than its TTL a death may come.
 const DETECTION_SLACK: Micros = 3 * SECOND;
@@ -12,6 +15,14 @@ const DETECTION_SLACK: Micros = 3 * SECOND;
 const SETTLING: Micros = 16 * SECOND;
 /// Within this a daemon that cannot see a death any more has to stop to accept beats.
 const FINAL_LAG: Micros = 3 * SECOND;
+
+/// How long a call waits for its answer.
+#[expect(clippy::cast_possible_truncation, reason = "half a second")]
+const PATIENCE: Micros = client::PATIENCE.as_micros() as Micros;
+/// An owner that notices that this much later has no processor time.
+const LATE: Micros = SECOND / 10;
+/// As many reads tell whether daemons get processor time.
+const READS_TO_TELL: usize = 3;
 
 /// Checks them.
 pub(crate) fn check(evidence: &Evidence, verdict: &mut Verdict) {
@@ -27,31 +38,53 @@ pub(crate) fn check(evidence: &Evidence, verdict: &mut Verdict) {
 
 /// What was heard of each lease, by its owner's knowledge.
 struct Lives {
-    /// Starts of calls that were acknowledged as a sign of life.
-    acknowledged: HashMap<u64, Vec<Micros>>,
-    /// Starts of all calls that were meant as one.
+    /// Starts and ends of calls that were acknowledged as a sign of life.
+    acknowledged: HashMap<u64, Vec<(Micros, Micros)>>,
+    /// Starts of all calls that were meant as one and made in time by the owner's own clock.
     attempted: HashMap<u64, Vec<Micros>>,
+    /// Starts of what is answered from memory, and whether it was.
+    reads: Vec<(Micros, bool)>,
 }
 
 impl Lives {
     fn of(evidence: &Evidence) -> Self {
         let (mut acknowledged, mut attempted): (HashMap<_, Vec<_>>, HashMap<_, Vec<_>>) = Default::default();
+        let mut reads = Vec::new();
         for call in &evidence.calls {
             let lease = match (&call.op, call.answer()) {
                 (Op::Register { .. }, Some(Answer::Registered { lease, .. })) => *lease,
                 (Op::Beat { lease }, _) => *lease,
+                (Op::Resolve { .. } | Op::List { .. }, answer) => {
+                    reads.push((call.start, answer.is_some() || call.failed()));
+                    continue;
+                }
                 _ => continue,
             };
-            attempted.entry(lease).or_default().push(call.start);
+            // An owner that notices the end of its patience late has no processor time, and its request may not have left it.
+            let is_late = call.ended() > call.start + PATIENCE + LATE;
+            if call.answer().is_some() || call.failed() || !is_late {
+                attempted.entry(lease).or_default().push(call.start);
+            }
             if call.answer().is_some() {
-                acknowledged.entry(lease).or_default().push(call.start);
+                acknowledged.entry(lease).or_default().push((call.start, call.ended()));
             }
         }
-        Self { acknowledged, attempted }
+        Self { acknowledged, attempted, reads }
     }
 
-    fn last_before(times: &HashMap<u64, Vec<Micros>>, lease: u64, at: Micros) -> Option<Micros> {
-        times.get(&lease)?.iter().copied().filter(|time| *time <= at).max()
+    /// When the owner had last asked for a beat that was acknowledged by this time.
+    fn last_acknowledged(&self, lease: u64, by: Micros) -> Option<Micros> {
+        let acknowledged = self.acknowledged.get(&lease)?.iter();
+        acknowledged.filter(|(_, end)| *end <= by).map(|(start, _)| *start).max()
+    }
+
+    /// Whether the machine had no time for the daemons: what they answer from memory, without a database, was cut off for
+    /// the most part. A daemon that answers reads and not beats is no excuse.
+    fn is_machine_busy(&self, from: Micros, until: Micros) -> bool {
+        let within = |(at, _): &&(Micros, bool)| (from..until).contains(at);
+        let (asked, answered) =
+            self.reads.iter().filter(within).fold((0, 0), |(asked, yes), (_, is)| (asked + 1, yes + usize::from(*is)));
+        asked >= READS_TO_TELL && answered * 2 <= asked
     }
 
     /// The longest pause of the owner itself in the time before a death.
@@ -95,13 +128,15 @@ fn stale_death(evidence: &Evidence, lives: &Lives, death: &Change, verdict: &mut
     verdict.figures.stale_deaths += 1;
     let lease = death.row.lease;
     let decided = death.stopped_at.unwrap_or(death.at);
-    // Counted from before the call: it was heard later than that, so a right decision is never blamed.
-    if let Some(heard) = Lives::last_before(&lives.acknowledged, lease, decided) {
+    // Counted from before the call: it was heard later than that, so a right decision is never blamed. One that had not
+    // ended may have been heard after the decision.
+    if let Some(heard) = lives.last_acknowledged(lease, decided) {
         let margin = (decided + evidence.clock_error).checked_sub(heard + evidence.ttl);
         match margin {
             None => {
                 let age = seconds(decided.saturating_sub(heard));
-                verdict.broken(
+                verdict.broken_at(
+                    decided,
                     Rule::FalseDeath,
                     format!("declared dead {age} after an acknowledged sign of life: {death:?}"),
                 );
@@ -118,10 +153,11 @@ fn stale_death(evidence: &Evidence, lives: &Lives, death: &Change, verdict: &mut
     }
     let from = decided.saturating_sub(evidence.ttl);
     let born = lives.attempted.get(&lease).and_then(|times| times.iter().min()).copied().unwrap_or_default();
-    if lives.longest_pause(lease, from.max(born), decided) > evidence.ttl * 3 / 4 {
+    let is_slow = lives.longest_pause(lease, from.max(born), decided) > evidence.ttl * 3 / 4;
+    if is_slow || evidence.are_daemons_left_alone && lives.is_machine_busy(from, decided) {
         verdict.figures.starved += 1;
     } else {
-        verdict.broken(Rule::LostToOutage, format!("its owner never stopped to beat: {death:?}"));
+        verdict.broken_at(decided, Rule::LostToOutage, format!("its owner never stopped to beat: {death:?}"));
     }
 }
 
@@ -155,7 +191,7 @@ fn detection(evidence: &Evidence, lives: &Lives, verdict: &mut Verdict) {
     }
     let end = evidence.calls.iter().map(|call| call.start).max().unwrap_or_default();
     for (lease, silent) in &evidence.kept {
-        let Some(heard) = silent.and_then(|silent| Lives::last_before(&lives.acknowledged, *lease, silent)) else {
+        let Some(heard) = silent.and_then(|silent| lives.last_acknowledged(*lease, silent)) else {
             continue;
         };
         let bound = heard + evidence.ttl + DETECTION_SLACK;

@@ -50,6 +50,8 @@ pub(crate) enum Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Violation {
     pub(crate) rule: Rule,
+    /// When, if that is known.
+    pub(crate) at: Option<Micros>,
     pub(crate) what: String,
 }
 
@@ -133,6 +135,8 @@ pub(crate) struct Evidence {
     pub(crate) rows: Vec<Row>,
     /// What was left behind, or seen in a log.
     pub(crate) complaints: Vec<String>,
+    /// No fault kept callers from daemons: a read without an answer tells that the machine had no time for them.
+    pub(crate) are_daemons_left_alone: bool,
     pub(crate) ttl: Micros,
     /// By how much the harness may misjudge the database clock.
     pub(crate) clock_error: Micros,
@@ -175,7 +179,12 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// Notes that a promise was broken.
     pub(crate) fn broken(&mut self, rule: Rule, what: String) {
-        self.violations.push(Violation { rule, what });
+        self.violations.push(Violation { rule, at: None, what });
+    }
+
+    /// Notes that a promise was broken at this time.
+    pub(crate) fn broken_at(&mut self, at: Micros, rule: Rule, what: String) {
+        self.violations.push(Violation { rule, at: Some(at), what });
     }
 
     /// Whether this promise was broken.

@@ -250,6 +250,51 @@ fn the_death_of_one_that_never_stopped_to_try_is_a_loss_to_the_outage() {
     assert_eq!((verdict.violations, verdict.figures.starved), (vec![], 1), "the harness itself was late");
 }
 
+/// The owner beats to the end, and no beat is answered.
+fn unanswered() -> Story {
+    let mut story = Story::good();
+    for tenth in (45..72).step_by(5) {
+        let start = tenth * SECOND / 10;
+        let call = story.call(start, Op::Beat { lease: 2 }, Outcome::Unknown("no answer in time".into()));
+        call.end = Some(start + SECOND / 2);
+    }
+    story.0.kept.insert(2, None);
+    story
+}
+
+#[test]
+fn unanswered_beats_are_no_loss_when_the_owner_or_the_daemons_had_no_time() {
+    assert_eq!(unanswered().breaks(), [Rule::LostToOutage]);
+    let mut late = unanswered();
+    for call in late.0.calls.iter_mut().filter(|call| matches!(call.outcome, Outcome::Unknown(_))) {
+        call.end = Some(call.start + SECOND / 2 + SECOND / 5);
+    }
+    assert_eq!(late.breaks(), [], "the owner noticed the end of its patience late");
+    for (answered, left_alone, broken) in
+        [(2, true, vec![]), (2, false, vec![Rule::LostToOutage]), (3, true, vec![Rule::LostToOutage])]
+    {
+        let mut story = unanswered();
+        story.0.are_daemons_left_alone = left_alone;
+        for number in 0..5 {
+            let outcome = match number < answered {
+                true => Outcome::Fail("UNKNOWN_LOGICAL_ID".into()),
+                false => Outcome::Unknown("no answer in time".into()),
+            };
+            let op = Op::Resolve { logical_id: "other".into(), min_revision: 0 };
+            story.call((5 + number / 3) * SECOND, op, outcome);
+        }
+        assert_eq!(story.breaks(), broken, "{answered} of 5 reads were answered");
+    }
+}
+
+#[test]
+fn beat_that_ends_after_the_decision_does_not_make_a_death_false() {
+    let mut story = Story::good();
+    let start = 4 * SECOND + TTL + 100_000;
+    story.call(start, Op::Beat { lease: 2 }, Outcome::Ok(Answer::Beaten { epoch: 1 })).end = Some(start + 200_000);
+    assert_eq!(story.breaks(), []);
+}
+
 #[test]
 fn thirty_deaths_at_once_are_not_paced() {
     let mut story = Story::good();

@@ -72,7 +72,11 @@ fn lost(evidence: &Evidence, ledger: &Ledger<'_>, verdict: &mut Verdict) {
             _ => true,
         };
         if !kept {
-            verdict.broken(Rule::Lost, format!("acknowledged, but PostgreSQL knows nothing of it: {call:?}"));
+            verdict.broken_at(
+                call.start,
+                Rule::Lost,
+                format!("acknowledged, but PostgreSQL knows nothing of it: {call:?}"),
+            );
         }
     }
 }
@@ -87,7 +91,11 @@ fn lost_rows(evidence: &Evidence, verdict: &mut Verdict) {
     for (instance, change) in last {
         if rows.get(&instance) != Some(&&change.row) {
             let found = rows.get(&instance);
-            verdict.broken(Rule::Lost, format!("{:?} was committed, the table has {found:?}", change.row));
+            verdict.broken_at(
+                change.at,
+                Rule::Lost,
+                format!("{:?} was committed, the table has {found:?}", change.row),
+            );
         }
     }
 }
@@ -135,33 +143,42 @@ fn doubled(evidence: &Evidence, ledger: &Ledger<'_>, verdict: &mut Verdict) {
             let (first, second) = (pair[0], pair[1]);
             let died = ledger.of_lease(first.row.lease).iter().any(|change| change.is_death() && change.n < second.n);
             if !died && first.row.epoch >= second.row.epoch {
-                verdict.broken(Rule::Doubled, format!("one registration took effect twice: {first:?}, {second:?}"));
+                verdict.broken_at(
+                    second.at,
+                    Rule::Doubled,
+                    format!("one registration took effect twice: {first:?}, {second:?}"),
+                );
             }
         }
     }
     let mut used: HashMap<u64, &Change> = HashMap::new();
     for change in &evidence.changes {
         if let Some(other) = used.insert(change.row.revision, change) {
-            verdict.broken(Rule::Doubled, format!("one revision has two meanings: {other:?}, {change:?}"));
+            verdict.broken_at(
+                change.at,
+                Rule::Doubled,
+                format!("one revision has two meanings: {other:?}, {change:?}"),
+            );
         }
     }
 }
 
 /// Revisions grow from transaction to transaction, in the order in which these held the cluster row.
 fn commit_order(evidence: &Evidence, verdict: &mut Verdict) {
-    let mut transactions: Vec<(u64, u64, u64)> = Vec::new();
+    let mut transactions: Vec<(u64, u64, u64, Micros)> = Vec::new();
     for change in &evidence.changes {
         let revision = change.row.revision;
         match transactions.last_mut() {
-            Some((transaction, low, high)) if *transaction == change.transaction => {
+            Some((transaction, low, high, _)) if *transaction == change.transaction => {
                 (*low, *high) = ((*low).min(revision), (*high).max(revision));
             }
-            _ => transactions.push((change.transaction, revision, revision)),
+            _ => transactions.push((change.transaction, revision, revision, change.at)),
         }
     }
     for pair in transactions.windows(2) {
         if pair[1].1 <= pair[0].2 {
-            verdict.broken(
+            verdict.broken_at(
+                pair[1].3,
                 Rule::Order,
                 format!(
                     "transaction {} took revision {} after transaction {} had taken {}",
@@ -189,7 +206,11 @@ fn real_time_order(evidence: &Evidence, verdict: &mut Verdict) {
     let mut acknowledged: HashMap<u64, &Call> = HashMap::new();
     for (call, revision) in &changes {
         if let Some(other) = acknowledged.insert(*revision, call) {
-            verdict.broken(Rule::Doubled, format!("one revision was acknowledged twice: {other:?}, {call:?}"));
+            verdict.broken_at(
+                call.start,
+                Rule::Doubled,
+                format!("one revision was acknowledged twice: {other:?}, {call:?}"),
+            );
         }
     }
     let mut by_start = changes.clone();
@@ -205,7 +226,11 @@ fn real_time_order(evidence: &Evidence, verdict: &mut Verdict) {
             }
         }
         if let Some((before, high)) = highest.filter(|(_, high)| *high >= revision) {
-            verdict.broken(Rule::Order, format!("{high} was acknowledged before {revision}: {before:?}, {call:?}"));
+            verdict.broken_at(
+                call.start,
+                Rule::Order,
+                format!("{high} was acknowledged before {revision}: {before:?}, {call:?}"),
+            );
         }
     }
 }

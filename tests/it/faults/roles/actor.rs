@@ -33,6 +33,7 @@ pub(crate) struct Actor {
     pub(crate) role: Role,
     pub(crate) name: String,
     pub(crate) style: Style,
+    pub(crate) begins_after: Duration,
     /// Falls silent after this time, without a word.
     pub(crate) quits_after: Option<Duration>,
     pub(crate) at: usize,
@@ -49,6 +50,9 @@ struct Open {
 impl Actor {
     /// Lives until it is told to stop, or quits.
     pub(crate) async fn live(mut self) {
+        if !self.role.pause(self.begins_after).await {
+            return;
+        }
         let quits_at = self.quits_after.map(|after| Instant::now() + after);
         // Nobody's rhythm is anybody else's.
         if !self.role.pause_between(0, 900).await {
