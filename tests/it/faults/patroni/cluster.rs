@@ -246,7 +246,11 @@ postgresql:
         .await
     }
 
-    fn url_of(&self, number: usize) -> String {
+    pub(super) fn nodes(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn url_of(&self, number: usize) -> String {
         format!("postgres://musterd@127.0.0.1:{}/postgres?connect_timeout=2", self.members[number].port)
     }
 
@@ -292,12 +296,6 @@ postgresql:
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
         self.leader_beside(Some(leader)).await
-    }
-
-    /// Sessions of daemons with a node.
-    pub(super) async fn sessions(&self, number: usize) -> i64 {
-        let sql = connect(&self.url_of(number)).await;
-        get(&sql, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'musterd'").await
     }
 }
 

@@ -12,26 +12,30 @@
 //! otherwise: there only the faults run in which the WAL of the primary survives.
 
 mod cluster;
+mod measure;
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 pub(crate) use self::cluster::Cluster;
-use self::cluster::{Part, Tools};
+use self::{
+    cluster::{Part, Tools},
+    measure::{Cost, Watch},
+};
 use super::{
     campaign,
     checker::Verdict,
     world::{Database, Population, World},
 };
+use crate::harness::wait::wait_until;
 
 /// How long what is frozen stays so after the election of another leader.
 const FROZEN: Duration = Duration::from_secs(8);
 
-/// The TTL of a few instances, and of as many as keep two cores busy beside three servers.
-const SHORT: Duration = Duration::from_secs(3);
-const LONG: Duration = Duration::from_secs(10);
+/// How long all actors may take to begin.
+const BEGINNING_BOUND: Duration = Duration::from_secs(60);
 
 /// What happens to the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,19 @@ enum Fault {
     Switchover,
     Kill(Part),
     Freeze(Part),
+}
+
+impl Fault {
+    /// Whether no node takes changes for a while.
+    fn stops_the_lead(self) -> bool {
+        match self {
+            Self::Switchover | Self::Kill(Part::Node | Part::Postmaster) | Self::Freeze(Part::Node | Part::Patroni) => {
+                true
+            }
+            // PostgreSQL runs on, or its backends do.
+            Self::Kill(Part::Patroni) | Self::Freeze(Part::Postmaster) => false,
+        }
+    }
 }
 
 const SYNCHRONOUS: [Fault; 7] = [
@@ -56,32 +73,38 @@ const ASYNCHRONOUS: [Fault; 3] = [Fault::Switchover, Fault::Kill(Part::Postmaste
 async fn patroni_switchover_and_crash_cost_nothing_that_was_promised() {
     let population = Population { daemons: 2, actors: 30, quitters: 2, writers: 2, routers: 1, watchers: 2 };
     let faults = [Fault::Switchover, Fault::Kill(Part::Node)];
-    hurt("patroni", true, population, SHORT, &faults).await;
+    hurt("patroni", true, population, &faults).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes ten minutes: just patroni"]
 async fn patroni_faults_of_every_kind_cost_nothing_that_was_promised() {
     let population = Population { daemons: 2, actors: 200, quitters: 10, writers: 4, routers: 2, watchers: 4 };
-    hurt("patroni-synchronous", true, population, LONG, &SYNCHRONOUS).await;
-    hurt("patroni-asynchronous", false, population, LONG, &ASYNCHRONOUS).await;
+    hurt("patroni-synchronous", true, population, &SYNCHRONOUS).await;
+    hurt("patroni-asynchronous", false, population, &ASYNCHRONOUS).await;
 }
 
-async fn hurt(name: &'static str, is_synchronous: bool, population: Population, ttl: Duration, faults: &[Fault]) {
+async fn hurt(name: &'static str, is_synchronous: bool, population: Population, faults: &[Fault]) {
     let Some(tools) = Tools::find() else { return };
     let cluster = Cluster::start(tools, is_synchronous).await;
     let mut world = World::patroni(cluster, 5).await;
-    world.ttl = ttl;
+    world.are_daemons_left_alone = true;
     world.start_daemons().await;
     world.populate(population);
-    sleep(Duration::from_millis(2_500)).await;
+    wait_until("all actors have begun", BEGINNING_BOUND, async || {
+        let begun = world.kept.all().len();
+        if begun >= population.actors { Ok(()) } else { Err(begun) }
+    })
+    .await;
     world.note_footprints();
+    let mut costs = Vec::new();
     for fault in faults {
-        strike(&mut world, *fault).await;
+        costs.push(strike(&mut world, *fault).await);
         campaign::calm_down(&world).await;
     }
     let demands = campaign::demands(population, faults.len());
     let (verdict, _): (Verdict, _) = world.finish(name, 5, demands).await;
+    measure::print(name, &costs, &verdict);
     assert_eq!(verdict.violations, [], "{name}");
 }
 
@@ -93,31 +116,29 @@ fn cluster(world: &mut World) -> &mut Cluster {
 }
 
 /// One fault, from a healthy cluster to a healthy cluster.
-#[expect(clippy::print_stdout, reason = "figures are what it is for")]
-async fn strike(world: &mut World, fault: Fault) {
+async fn strike(world: &mut World, fault: Fault) -> Cost {
     let former = cluster(world).healthy().await;
-    let (from, began) = (world.history.now(), Instant::now());
+    let Database::Patroni(nodes) = &world.database else { panic!("{:?}", world.database) };
+    let watch = Watch::begin(world, nodes);
+    // Each daemon acknowledges changes before it happens.
+    watch.back(&world.history, world.history.now()).await;
+    let from = world.history.now();
     let leader = begin(cluster(world), fault, former).await;
-    let elected = began.elapsed();
     let effect = format!("node {} leads after node {}", leader + 1, former + 1);
+    let risen = if fault.stops_the_lead() { Some(watch.rise(from).await) } else { None };
     // Before anything is healed: daemons must not wait for it.
-    let back = campaign::recovery(world).await;
+    let back = watch.back(&world.history, risen.unwrap_or_else(|| world.history.now())).await;
     heal(cluster(world), fault, former).await;
-    let leader = cluster(world).healthy().await;
-    let sessions = cluster(world).sessions(leader).await;
+    cluster(world).healthy().await;
     let recovery = campaign::recovery(world).await;
     let until = world.history.now();
-    println!(
-        "{fault:?}: a leader after {:.1} s, changes at every daemon {:.2} s later; {sessions} sessions with node {} in the end",
-        elapsed_seconds(elected),
-        elapsed_seconds(Duration::from_micros(back)),
-        leader + 1,
-    );
-    world.disrupted(format!("{fault:?}"), from, until, effect, recovery.max(back));
-}
-
-fn elapsed_seconds(duration: Duration) -> f64 {
-    duration.as_secs_f64()
+    if back.contains(&None) {
+        world.complaints.push(format!("{fault:?}: not every daemon has acknowledged a change: {back:?}"));
+    }
+    let slowest = back.iter().flatten().max().copied().unwrap_or_default();
+    world.disrupted(format!("{fault:?}"), from, until, effect, recovery.max(slowest));
+    let elected = risen.map(|at| at - from);
+    Cost { fault, from, elected, back, pauses: watch.pauses(from, until) }
 }
 
 /// Begins it, and waits until there is a leader that takes changes.

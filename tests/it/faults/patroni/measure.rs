@@ -1,0 +1,196 @@
+//! What a fault costs: when a node began to take changes, and when each daemon acknowledged the next one.
+//!
+//! Both are observed from before the fault on, beside it and not after it: one task for each node asks whether it is in
+//! recovery, and one for each daemon registers one instance after the other.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use musterd::proto::v1::InstanceStatus;
+use tokio::{task::JoinSet, time::sleep};
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use super::{Cluster, Fault, cluster::ELECTION_BOUND};
+use crate::{
+    faults::{
+        checker::{Rule, Verdict},
+        client::{Client, Registration},
+        history::{Answer, History, Micros, Outcome, SECOND},
+        world::World,
+    },
+    harness::wait::wait_until,
+};
+
+/// How often is asked, and the pause between two registrations.
+const PERIOD: Duration = Duration::from_millis(20);
+/// A daemon that acknowledges no change that long after a node takes them has not recovered.
+const BACK_BOUND: Duration = Duration::from_secs(15);
+
+/// Times, in order.
+type Times = Arc<Mutex<Vec<Micros>>>;
+
+/// Observes nodes and daemons until it is dropped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// When a node began to take changes.
+    risen: Times,
+    /// When a change was acknowledged, for each daemon.
+    acknowledged: Vec<Times>,
+    _tasks: JoinSet<()>,
+}
+
+impl Watch {
+    pub(super) fn begin(world: &World, cluster: &Cluster) -> Self {
+        let (risen, mut tasks, mut acknowledged) = (Times::default(), JoinSet::new(), Vec::new());
+        for node in 0..cluster.nodes() {
+            tasks.spawn(observe(cluster.url_of(node), world.history.clone(), risen.clone()));
+        }
+        for daemon in 0..world.nodes.len() {
+            let times = Times::default();
+            tasks.spawn(register(world.client(), daemon, world.ttl, times.clone()));
+            acknowledged.push(times);
+        }
+        Self { risen, acknowledged, _tasks: tasks }
+    }
+
+    /// Waits until a node has begun to take changes after `from`, and returns when.
+    pub(super) async fn rise(&self, from: Micros) -> Micros {
+        wait_until("a node that takes changes", ELECTION_BOUND, async || first(&self.risen, from).ok_or("none")).await
+    }
+
+    /// Waits until each daemon has acknowledged a change after `from`, and returns how long that took; `None` for one that
+    /// has not recovered.
+    pub(super) async fn back(&self, history: &History, from: Micros) -> Vec<Option<Micros>> {
+        let bound = from + Micros::try_from(BACK_BOUND.as_micros()).unwrap();
+        loop {
+            let back: Vec<_> = self.acknowledged.iter().map(|times| first(times, from).map(|at| at - from)).collect();
+            if back.iter().all(Option::is_some) || history.now() > bound {
+                return back;
+            }
+            sleep(PERIOD).await;
+        }
+    }
+
+    /// The longest time without an acknowledged change, for each daemon.
+    pub(super) fn pauses(&self, from: Micros, until: Micros) -> Vec<Micros> {
+        let longest = |times: &Times| {
+            let within = |at: &Micros| (from..until).contains(at);
+            let mut times: Vec<_> = times.lock().unwrap().iter().copied().filter(within).collect();
+            times.insert(0, from);
+            times.push(until);
+            times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        };
+        self.acknowledged.iter().map(longest).collect()
+    }
+}
+
+fn first(times: &Times, from: Micros) -> Option<Micros> {
+    times.lock().unwrap().iter().copied().find(|at| *at >= from)
+}
+
+/// Notes when a node begins to take changes, after it did not.
+async fn observe(url: String, history: History, risen: Times) {
+    let mut took_changes = None;
+    loop {
+        if let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await {
+            let asking = async {
+                loop {
+                    let at = history.now();
+                    let Ok(row) = client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await else { return };
+                    let takes_changes = row.get(0);
+                    if takes_changes && took_changes == Some(false) {
+                        risen.lock().unwrap().push(at);
+                    }
+                    took_changes = Some(takes_changes);
+                    sleep(PERIOD).await;
+                }
+            };
+            tokio::select! {
+                _ = connection => {}
+                () = asking => {}
+            }
+        }
+        took_changes = Some(false);
+        sleep(PERIOD).await;
+    }
+}
+
+async fn register(client: Client, daemon: usize, ttl: Duration, acknowledged: Times) {
+    loop {
+        let instance = Uuid::new_v4();
+        let asked = Registration {
+            instance,
+            logical_id: "probe".to_owned(),
+            content: format!("probe-{instance}"),
+            epoch: None,
+            status: InstanceStatus::Alive,
+            ttl,
+        };
+        let mut attempt = 1;
+        let lease = loop {
+            match client.register(daemon, attempt, &asked).await {
+                Outcome::Ok(Answer::Registered { lease, .. }) => break lease,
+                _ => sleep(PERIOD).await,
+            }
+            attempt += 1;
+        };
+        acknowledged.lock().unwrap().push(client.history.now());
+        client.deregister(daemon, 1, lease).await;
+        sleep(PERIOD).await;
+    }
+}
+
+/// What a fault has cost.
+#[derive(Debug)]
+pub(super) struct Cost {
+    pub(super) fault: Fault,
+    pub(super) from: Micros,
+    /// From the beginning until a node took changes, if another one had to.
+    pub(super) elected: Option<Micros>,
+    /// From then on until each daemon has acknowledged one.
+    pub(super) back: Vec<Option<Micros>>,
+    pub(super) pauses: Vec<Micros>,
+}
+
+/// Prints one line for each fault. What was broken counts for the fault that came before it.
+#[expect(clippy::print_stdout, reason = "figures are what it is for")]
+pub(super) fn print(name: &str, costs: &[Cost], verdict: &Verdict) {
+    println!("== {name}: figures of each fault, for each daemon");
+    println!(
+        "   {:<18} {:>9} {:>19} {:>19} {:>7} {:>6} {:>10}",
+        "fault", "election", "writes back after", "longest pause", "false", "lost", "lease ids"
+    );
+    println!("   {:<18} {:>9} {:>19} {:>19} {:>7} {:>6} {:>10}", "", "", "", "", "deaths", "writes", "backwards");
+    for (number, cost) in costs.iter().enumerate() {
+        let until = costs.get(number + 1).map_or(Micros::MAX, |next| next.from);
+        let from = if number == 0 { 0 } else { cost.from };
+        let broken = |rules: &[Rule]| {
+            let of = |rule: &Rule, at: Option<Micros>| {
+                rules.contains(rule) && at.is_none_or(|at| (from..until).contains(&at))
+            };
+            verdict.violations.iter().filter(|violation| of(&violation.rule, violation.at)).count()
+        };
+        let Cost { fault, elected, back, pauses, .. } = cost;
+        println!(
+            "   {:<18} {:>9} {:>19} {:>19} {:>7} {:>6} {:>10}",
+            format!("{fault:?}"),
+            elected.map_or("none".to_owned(), shown),
+            if elected.is_some() { joined(back.iter().copied()) } else { "-".to_owned() },
+            joined(pauses.iter().map(|pause| Some(*pause))),
+            broken(&[Rule::FalseDeath, Rule::LostToOutage]),
+            broken(&[Rule::Lost]),
+            broken(&[Rule::Order, Rule::Doubled]),
+        );
+    }
+}
+
+fn joined(times: impl Iterator<Item = Option<Micros>>) -> String {
+    times.map(|time| time.map_or("never".to_owned(), shown)).collect::<Vec<_>>().join(", ")
+}
+
+fn shown(micros: Micros) -> String {
+    format!("{}.{:02} s", micros / SECOND, micros % SECOND / 10_000)
+}
