@@ -5,6 +5,13 @@
 //!   test: actors -- 10.231.1.0/24 -- daemon -- 10.231.2.0/24 -- PostgreSQL
 //! ```
 //!
+//! The short form runs with all other tests. The long form cuts off fleets of 2 to 60 actors for 30 s each, which is ten times
+//! their TTL, and takes five minutes:
+//!
+//! ```text
+//! cargo test --locked --test it partition_of_half_a_minute -- --ignored --nocapture
+//! ```
+//!
 //! Needs root, `ip` and `iptables`. Where they are not, the test says that it did not run, and fails with
 //! `MUSTERD_REQUIRE_NETWORK=1`, as CI has it. Delay is that of a link: a kernel need not have a queue that delays.
 
@@ -16,16 +23,27 @@ use std::{
 };
 
 use nix::unistd::geteuid;
-use tokio::time::sleep;
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{
     campaign,
+    checker::{Demands, Verdict},
     proxy::Mode,
     world::{Place, Population, World},
 };
-use crate::harness::postgres::OwnCluster;
+use crate::harness::{postgres::OwnCluster, registry::get, wait::wait_until};
+
+/// One network at a time: its addresses are fixed.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 const LASTS: Duration = Duration::from_secs(8);
+/// The partition of the long form, and the fleets that it cuts off.
+const LASTS_LONG: Duration = Duration::from_secs(30);
+const FLEETS: [usize; 5] = [2, 3, 11, 40, 60];
+/// How much later than its TTL a death may come.
+const DETECTION_SLACK: Duration = Duration::from_secs(3);
+/// How long the death of an actor that fell silent may take, with what a slow machine adds.
+const DEATH_BOUND: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_millis(60);
 const ACTORS: &str = "10.231.1.1";
 const DAEMON: &str = "10.231.1.2";
@@ -173,14 +191,14 @@ async fn database(network: &Network) -> OwnCluster {
     cluster
 }
 
-async fn strike(world: &mut World, network: &Network, fault: Fault) {
+async fn strike(world: &mut World, network: &Network, fault: Fault, lasts: Duration) {
     let from = world.history.now();
     match fault {
         Fault::Loss(way, percent) => network.lose(way, percent),
         Fault::Partition(way) => network.lose(way, 100),
         Fault::Latency => world.nodes[0].to_daemon.set(Mode::Delay(SLOW)),
     }
-    sleep(LASTS).await;
+    sleep(lasts).await;
     let effect = match fault {
         Fault::Latency => format!("{SLOW:?} in each direction"),
         // The rules are new, and so are their counters.
@@ -198,10 +216,9 @@ async fn strike(world: &mut World, network: &Network, fault: Fault) {
     world.disrupted(format!("{fault:?}"), from, until, effect, recovery);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn packets_lost_delayed_and_cut_off_cost_nothing_that_was_promised() {
-    let Some(network) = Network::create() else { return };
-    let cluster = database(&network).await;
+/// A world whose daemon and PostgreSQL are in the network.
+async fn world(network: &Network) -> World {
+    let cluster = database(network).await;
     let address = format!("{DAEMON}:0");
     let flags = ["--grpc-addr", &address, "--http-addr", &address, "--insecure-no-tls", "--insecure-no-auth"];
     let flags = flags.map(str::to_owned).to_vec();
@@ -209,14 +226,66 @@ async fn packets_lost_delayed_and_cut_off_cost_nothing_that_was_promised() {
     let url = format!("postgres://musterd@{POSTGRES}:5432/musterd?sslmode=disable");
     let mut world = World::elsewhere(cluster, &url, place, 7).await;
     world.start_daemons().await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_lost_delayed_and_cut_off_cost_nothing_that_was_promised() {
+    let _alone = ALONE.lock().await;
+    let Some(network) = Network::create() else { return };
+    let mut world = world(&network).await;
     let population = Population { daemons: 1, actors: 30, quitters: 2, writers: 2, routers: 1, watchers: 2 };
     world.populate(population);
     sleep(Duration::from_millis(2_500)).await;
     world.note_footprints();
     for fault in FAULTS {
-        strike(&mut world, &network, fault).await;
+        strike(&mut world, &network, fault, LASTS).await;
         campaign::calm_down(&world).await;
     }
     let (verdict, _) = world.finish("network", 7, campaign::demands(population, FAULTS.len())).await;
     assert_eq!(verdict.violations, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_ends_no_lease_of_a_small_fleet_and_a_crash_before_it_does() {
+    let _alone = ALONE.lock().await;
+    let Some(network) = Network::create() else { return };
+    for fleet in [2, 11] {
+        let verdict = cut_off(&network, fleet, LASTS).await;
+        assert_eq!(verdict.violations, [], "a fleet of {fleet}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes"]
+async fn partition_of_half_a_minute_ends_no_lease_of_a_small_fleet() {
+    let _alone = ALONE.lock().await;
+    let Some(network) = Network::create() else { return };
+    for fleet in FLEETS {
+        let verdict = cut_off(&network, fleet, LASTS_LONG).await;
+        assert_eq!(verdict.violations, [], "a fleet of {fleet}");
+    }
+}
+
+/// One beside a fleet crashes and is detected in time; then the fleet is cut off from the daemon.
+async fn cut_off(network: &Network, fleet: usize, lasts: Duration) -> Verdict {
+    let mut world = world(network).await;
+    let population = Population { daemons: 1, actors: fleet + 1, quitters: 1, writers: 0, routers: 1, watchers: 1 };
+    world.populate(population);
+    let sql = world.sql().await;
+    wait_until("the death of the one that crashed", DEATH_BOUND, async || {
+        match get::<i64>(&sql, "SELECT count(*) FROM registry_instance WHERE death_reason = 'stale'").await {
+            0 => Err("it lives"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    // No death that comes in time is excused by the partition.
+    sleep(DETECTION_SLACK).await;
+    strike(&mut world, network, Fault::Partition(Way::Outside), lasts).await;
+    // As long as a lease may take to end after the network is back.
+    sleep(world.ttl * 2).await;
+    let demands = Demands { detections: 1, beats_acknowledged: fleet * 3, ..Demands::default() };
+    let (verdict, _) = world.finish(&format!("fleet-of-{fleet}"), 7, demands).await;
+    verdict
 }
