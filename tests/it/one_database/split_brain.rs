@@ -234,6 +234,11 @@ async fn daemons_leave_an_old_primary_that_runs_on_whatever_their_host_order() {
     for (caller, watcher) in callers.iter().zip(&mut watchers) {
         reset_and_held(caller, watcher, &histories).await;
     }
+    for daemon in [&first, &second] {
+        // All of its tasks have found the new primary, and no change ends the sessions that another one has opened there.
+        let changes = daemon.metric("musterd_database_changes_total").await.unwrap();
+        assert!((changes - 1.0).abs() < f64::EPSILON, "{changes} changes of the database\n{}", daemon.log());
+    }
     let [one, two] = [registered(&callers[0], "last").await, registered(&callers[1], "last").await];
     for (caller, lease) in [(&callers[1], &one), (&callers[0], &two)] {
         wait_until("the other daemon knows it", BOUND, async || caller.instance(&lease.instance_id).await).await;
