@@ -40,6 +40,7 @@ pub mod jwks;
 pub mod jwt;
 pub mod lifecycle;
 pub mod local;
+pub mod locate;
 pub mod metrics;
 pub mod migrate;
 pub mod model;

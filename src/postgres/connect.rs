@@ -11,8 +11,11 @@ use std::{fmt, io, time::Duration};
 
 use tokio_postgres::{Config, error::SqlState};
 
-use super::{locate::LocateError, tls};
-use crate::database_url::{TlsOptions, UrlError, places};
+use super::tls;
+use crate::{
+    database_url::{TlsOptions, UrlError, places},
+    locate::LocateError,
+};
 
 /// How long an attempt to connect may take, greeting and authentication included, unless the URL sets its own
 /// `connect_timeout`.

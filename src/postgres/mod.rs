@@ -12,7 +12,6 @@ pub mod error;
 mod first;
 pub(crate) mod kept;
 mod lineage;
-mod locate;
 pub mod pool;
 pub mod search;
 pub(crate) mod server;

@@ -16,9 +16,9 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, SimpleQuery
 use super::{
     connect::{ConnectError, OLDEST_SERVER, Target},
     lineage::{IDENTITY, IDENTITY_COLUMNS, Identity},
-    locate::{self, LocateError, Located},
     tls::{Connector, Stream},
 };
+use crate::locate::{self, LocateError, Located};
 
 /// What every session sets.
 ///

@@ -24,7 +24,9 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["access", "provision", "telemetry", "database_url", "model", "tls"]),
     ("lifecycle", &["telemetry"]),
     // PostgreSQL, and what speaks to it.
-    ("postgres", &["database_url", "telemetry", "tls"]),
+    // Which schema: SQL and a choice, apart from how a session begins.
+    ("locate", &[]),
+    ("postgres", &["database_url", "locate", "telemetry", "tls"]),
     ("store", &["postgres", "model", "clock", "metrics", "telemetry"]),
     ("migrate", &["postgres", "telemetry"]),
     // A server process of our own, told by its URL alone.
@@ -183,7 +185,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
 
 /// Crates that belong to some layers only: what they stand for must not leak.
 pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
-    ("tokio_postgres", &["postgres", "store", "migrate", "local", "database_url"]),
+    ("tokio_postgres", &["postgres", "locate", "store", "migrate", "local", "database_url"]),
     ("deadpool", &["postgres"]),
     ("deadpool_postgres", &["postgres"]),
     ("rustls", &["tls", "postgres"]),

@@ -276,10 +276,8 @@ fn unanswered_beats_are_no_loss_when_the_owner_or_the_daemons_had_no_time() {
         let mut story = unanswered();
         story.0.are_daemons_left_alone = left_alone;
         for number in 0..5 {
-            let outcome = match number < answered {
-                true => Outcome::Fail("UNKNOWN_LOGICAL_ID".into()),
-                false => Outcome::Unknown("no answer in time".into()),
-            };
+            let no_answer = Outcome::Unknown("no answer in time".into());
+            let outcome = if number < answered { Outcome::Fail("UNKNOWN_LOGICAL_ID".into()) } else { no_answer };
             let op = Op::Resolve { logical_id: "other".into(), min_revision: 0 };
             story.call((5 + number / 3) * SECOND, op, outcome);
         }

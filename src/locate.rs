@@ -2,7 +2,7 @@
 //!
 //! The search path of a session decides where unqualified names lead, and it can change under a running registry: a
 //! schema that is named like the role comes first as soon as it exists. So the registry is looked for by its objects, in
-//! all schemas, and every session of a daemon is then held to the schema that was found ([`super::database`]).
+//! all schemas, and every session of a daemon is then held to the schema that was found ([`crate::postgres::database`]).
 //!
 //! What is found decides: a registry that the search path leads to is used. A registry that exists elsewhere, or more
 //! than one on the path, is refused: an empty second registry beside the existing one makes every instance disappear.
@@ -14,7 +14,7 @@ use tokio_postgres::SimpleQueryMessage;
 /// Schemas with the two tables of a registry. Whether migrations of musterd have run there, its place on the search
 /// path (0: not on it), whether it is the schema where new objects go, whether the role may use it. Then the schema where
 /// new objects go. Asked as part of a session's set-up, where answers are told apart by their number of columns.
-pub(super) const SEARCH: &str = "
+pub(crate) const SEARCH: &str = "
 SELECT space.nspname,
        EXISTS (SELECT FROM pg_class AS known
                WHERE known.relnamespace = space.oid AND known.relname = 'muster_migration' AND known.relkind = 'r'),
@@ -74,15 +74,15 @@ pub enum LocateError {
 
 /// The schema that a session has to work in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Located {
+pub(crate) struct Located {
     /// `None` if the search path has no schema at all.
-    pub(super) schema: Option<String>,
+    pub(crate) schema: Option<String>,
     /// Whether migrations of musterd have run there.
-    pub(super) is_migrated: bool,
+    pub(crate) is_migrated: bool,
 }
 
 /// Reads the answer to [`SEARCH`].
-pub(super) fn read(answer: &[SimpleQueryMessage]) -> Result<Located, LocateError> {
+pub(crate) fn read(answer: &[SimpleQueryMessage]) -> Result<Located, LocateError> {
     let mut candidates = Vec::new();
     let mut current = None;
     for message in answer {
