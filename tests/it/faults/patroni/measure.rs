@@ -1,7 +1,8 @@
 //! What a fault costs: when a node began to take changes, and when each daemon acknowledged the next one.
 //!
-//! Both are observed from before the fault on, beside it and not after it: one task for each node asks whether it is in
-//! recovery, and one for each daemon registers one instance after the other.
+//! Both are observed from before the fault on, beside it and not after it: one task for each node commits one transaction
+//! after the other, and one for each daemon registers one instance after the other. A node that is not in recovery need
+//! not take changes yet: with synchronous replication it waits for a standby.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use musterd::proto::v1::InstanceStatus;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -24,6 +25,8 @@ use crate::{
     harness::wait::wait_until,
 };
 
+/// A transaction that changes nothing and is replicated; a standby refuses it.
+const COMMIT: &str = "SELECT pg_logical_emit_message(true, 'probe', '')";
 /// How often is asked, and the pause between two registrations.
 const PERIOD: Duration = Duration::from_millis(20);
 /// A daemon that acknowledges no change that long after a node takes them has not recovered.
@@ -43,17 +46,24 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn begin(world: &World, cluster: &Cluster) -> Self {
+    /// Begins, and waits until each node has answered and each daemon has acknowledged a change.
+    pub(super) async fn begin(world: &World, cluster: &Cluster) -> Self {
         let (risen, mut tasks, mut acknowledged) = (Times::default(), JoinSet::new(), Vec::new());
+        let (answered, mut answers) = mpsc::channel(cluster.nodes());
         for node in 0..cluster.nodes() {
-            tasks.spawn(observe(cluster.url_of(node), world.history.clone(), risen.clone()));
+            tasks.spawn(observe(cluster.url_of(node), world.history.clone(), risen.clone(), answered.clone()));
         }
         for daemon in 0..world.nodes.len() {
             let times = Times::default();
             tasks.spawn(register(world.client(), daemon, world.ttl, times.clone()));
             acknowledged.push(times);
         }
-        Self { risen, acknowledged, _tasks: tasks }
+        let watch = Self { risen, acknowledged, _tasks: tasks };
+        for _ in 0..cluster.nodes() {
+            answers.recv().await.unwrap();
+        }
+        watch.back(&world.history, world.history.now()).await;
+        watch
     }
 
     /// Waits until a node has begun to take changes after `from`, and returns when.
@@ -92,19 +102,23 @@ fn first(times: &Times, from: Micros) -> Option<Micros> {
 }
 
 /// Notes when a node begins to take changes, after it did not.
-async fn observe(url: String, history: History, risen: Times) {
+async fn observe(url: String, history: History, risen: Times, answered: mpsc::Sender<()>) {
     let mut took_changes = None;
     loop {
         if let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await {
             let asking = async {
                 loop {
-                    let at = history.now();
-                    let Ok(row) = client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await else { return };
-                    let takes_changes = row.get(0);
+                    let takes_changes = match client.batch_execute(COMMIT).await {
+                        Ok(()) => true,
+                        Err(_) if client.is_closed() => return,
+                        Err(_) => false,
+                    };
                     if takes_changes && took_changes == Some(false) {
-                        risen.lock().unwrap().push(at);
+                        risen.lock().unwrap().push(history.now());
                     }
-                    took_changes = Some(takes_changes);
+                    if took_changes.replace(takes_changes).is_none() {
+                        answered.send(()).await.unwrap();
+                    }
                     sleep(PERIOD).await;
                 }
             };
@@ -113,7 +127,8 @@ async fn observe(url: String, history: History, risen: Times) {
                 () = asking => {}
             }
         }
-        took_changes = Some(false);
+        // One that has never answered is none that did not take changes.
+        took_changes = took_changes.map(|_| false);
         sleep(PERIOD).await;
     }
 }

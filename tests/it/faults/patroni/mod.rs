@@ -119,9 +119,7 @@ fn cluster(world: &mut World) -> &mut Cluster {
 async fn strike(world: &mut World, fault: Fault) -> Cost {
     let former = cluster(world).healthy().await;
     let Database::Patroni(nodes) = &world.database else { panic!("{:?}", world.database) };
-    let watch = Watch::begin(world, nodes);
-    // Each daemon acknowledges changes before it happens.
-    watch.back(&world.history, world.history.now()).await;
+    let watch = Watch::begin(world, nodes).await;
     let from = world.history.now();
     let leader = begin(cluster(world), fault, former).await;
     let effect = format!("node {} leads after node {}", leader + 1, former + 1);
