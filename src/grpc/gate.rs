@@ -5,12 +5,15 @@
 //! protocol's descriptors. The caller is found before a byte of the request's body is read, and put beside the request; what it
 //! may do to a logical id or a lease is for the handler to ask, which knows them.
 //!
+//! The streams of the standard services (health, reflection) know nothing of callers, so they are ended here when the credential
+//! of their caller has ended. The streams of the protocol do so by themselves.
+//!
 //! Without a policy the gate is open, and costs nothing.
 
 use std::{
     collections::HashMap,
     convert::Infallible,
-    future::{Ready, ready},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -20,9 +23,11 @@ use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
+use super::standing::Standing;
 use crate::{
     access::{Access, Call, Caller, Verb},
-    connections::limits::Peer,
+    clock::Clock,
+    connections::{ending::Ending, limits::Peer},
     wire::failure::Failure,
 };
 
@@ -53,6 +58,13 @@ const METHODS: &[(&str, Needs)] = &[
     ("/grpc.health.v1.Health/Watch", &[]),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &[]),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &[]),
+];
+
+/// The streams whose services do not ask whether their caller's credential is still good.
+const UNWATCHED: [&str; 3] = [
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
 /// The layer. Make it once; clones share the table.
@@ -130,23 +142,44 @@ pub(super) struct Gated<S> {
 impl<S, B> Service<Request<B>> for Gated<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+    type Future = Either<S::Future, Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if self.gate.access.is_enforced() {
-            match self.gate.admit(&request) {
-                Ok(caller) => drop(request.extensions_mut().insert(caller)),
-                Err(failure) => return Either::Right(ready(Ok(Status::from(failure).into_http()))),
-            }
+        if !self.gate.access.is_enforced() {
+            return Either::Left(self.inner.call(request));
         }
-        Either::Left(self.inner.call(request))
+        let caller = match self.gate.admit(&request) {
+            Ok(caller) => caller,
+            Err(failure) => return Either::Right(Box::pin(async { Ok(Status::from(failure).into_http()) })),
+        };
+        let is_unwatched = UNWATCHED.contains(&request.uri().path());
+        let standing = is_unwatched.then(|| Standing::new(&self.gate.access, caller.clone(), Clock::new()));
+        request.extensions_mut().insert(caller);
+        let answer = self.inner.call(request);
+        match standing {
+            None => Either::Left(answer),
+            Some(standing) => Either::Right(Box::pin(async {
+                Ok(answer.await?.map(|inner| Body::new(Ending::new(inner, end(standing)))))
+            })),
+        }
+    }
+}
+
+/// Waits until the credential of a caller has ended.
+async fn end(mut standing: Standing) -> Failure {
+    loop {
+        // Other rights than before are none of a standard service's business.
+        if let Err(refused) = standing.changed().await {
+            return refused.into();
+        }
     }
 }
 

@@ -2,11 +2,25 @@
 
 use std::time::Duration;
 
-use musterd::access::{Policy, Verb};
-use musterd_client::{Client, Error, Register, Tls, Token};
+use futures_util::{StreamExt as _, stream};
+use musterd::{
+    access::{
+        Access, Call, Memory, Policy, Tokens, Verb,
+        tokens::{Digest, token},
+    },
+    clock::Clock,
+    proto::v1::{self, discovery_service_client::DiscoveryServiceClient},
+};
+use musterd_client::{Choice, Client, Error, Filter, Register, State, Step, Tls, Token};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::time::timeout;
+use tonic::{Code, Streaming};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request,
+};
+use tonic_types::StatusExt as _;
 
 use crate::{
     cli::musterd,
@@ -268,4 +282,114 @@ fn issuer_that_is_not_understood_is_refused() {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert!(Policy::parse(&second("https://b", "jwt/b/{sub}")).is_ok());
+}
+
+/// A token in a file, which the client reads.
+fn with_file(secured: &Secured, file: &str) -> Client {
+    let tls = Tls::new().ca(secured.path("ca.pem"));
+    let builder = Client::builder().daemons([secured.address()]).tls(tls).token(Token::file(secured.path(file)));
+    builder.build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lease_and_watch_outlive_their_tokens_when_the_file_is_renewed() {
+    let signer = Signer::new("one");
+    let issuer = Issuer::start(&[&signer]).await;
+    let secured = secured(&issuer, true).await;
+    until_known(&secured, &signer.sign(&issuer.claims("a", 600), &none())).await;
+    let path = secured.path("a.jwt");
+    let renew = |seconds: i64| {
+        let next = format!("{path}.next");
+        std::fs::write(&next, signer.sign(&issuer.claims("a", seconds), &none())).unwrap();
+        std::fs::rename(next, &path).unwrap();
+    };
+    renew(4);
+    let client = with_file(&secured, "a.jwt");
+    let registered = client.register(Register::new("a").ttl(Duration::from_secs(10))).await.unwrap();
+    let lease_id = registered.lease().unwrap().lease_id;
+    let mut states = registered.states();
+    let mut watch = client.watch(&Filter::logical_id("a"));
+    // Each token lives for about 4 s, and is replaced when it has expired: a Watch and a BeatStream are refused with each.
+    let mut interrupted = 0;
+    while interrupted < 3 {
+        let step = timeout(DAEMON_BOUND, watch.next()).await.unwrap().unwrap();
+        let Step::Interrupted(error) = step else { continue };
+        interrupted += 1;
+        assert_eq!(reason(&error), "CREDENTIAL_EXPIRED");
+        renew(4);
+        // The watch goes on, and so do ordinary calls, with the file read again at once.
+        while !matches!(timeout(DAEMON_BOUND, watch.next()).await.unwrap().unwrap(), Step::Batch(_)) {}
+        let found = client.resolve("a", &Choice::default()).await.unwrap();
+        assert_eq!(found.instance.lease_id, lease_id, "another lease took its place");
+        assert_eq!(registered.lease().unwrap().lease_id, lease_id);
+    }
+    let state = states.borrow_and_update().clone();
+    assert!(!matches!(state, State::Lost { .. }), "{state:?}");
+    renew(600);
+    wait_until("the lease is held", DAEMON_BOUND, async || match registered.lease() {
+        Some(lease) if lease.lease_id == lease_id => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stream_ends_with_the_credential_of_its_caller() {
+    let signer = Signer::new("one");
+    let issuer = Issuer::start(&[&signer]).await;
+    let secured = secured(&issuer, true).await;
+    until_known(&secured, &signer.sign(&issuer.claims("a", 600), &none())).await;
+    let token = signer.sign(&issuer.claims("a", 5), &none());
+    let channel = secured.channel(&token).await;
+    let mut health = HealthClient::new(channel.clone());
+    let mut health = health.watch(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner();
+    let request = ServerReflectionRequest {
+        message_request: Some(server_reflection_request::MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    };
+    let requests = stream::iter([request]).chain(stream::pending());
+    let mut reflection = ServerReflectionClient::new(channel.clone());
+    let mut reflection = reflection.server_reflection_info(requests).await.unwrap().into_inner();
+    let mut discovery = DiscoveryServiceClient::new(channel.clone());
+    let request = v1::WatchRequest { logical_id_prefix: "a".to_owned(), ..Default::default() };
+    let mut watched = discovery.watch(request).await.unwrap().into_inner();
+    async fn last<T>(name: &str, stream: &mut Streaming<T>) -> (Code, String) {
+        assert!(stream.message().await.unwrap().is_some(), "{name}");
+        let ended = async {
+            loop {
+                match stream.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("{name} ended without a reason"),
+                    Err(status) => return status,
+                }
+            }
+        };
+        let status = timeout(DAEMON_BOUND, ended).await.unwrap_or_else(|_| panic!("{name} outlives its credential"));
+        (status.code(), status.get_details_error_info().map(|info| info.reason).unwrap_or_default())
+    }
+    let expired = (Code::Unauthenticated, "CREDENTIAL_EXPIRED".to_owned());
+    assert_eq!(last("Watch", &mut watched).await, expired);
+    assert_eq!(last("Health.Watch", &mut health).await, expired);
+    assert_eq!(last("ServerReflectionInfo", &mut reflection).await, expired);
+}
+
+#[test]
+fn connection_forgets_its_caller_when_the_token_is_revoked() {
+    let secret = token("a", &[7; 32]);
+    let policy = || Policy::parse("[[rule]]\nwho = ['token/a']\nmay = ['read']\non = ['*']\n").unwrap();
+    let tokens = Tokens::parse(&format!("a {}\n", Digest::of(&secret))).unwrap();
+    let access = Access::new(policy(), tokens.clone(), Clock::new());
+    let (memory, authorization) = (Memory::default(), format!("Bearer {secret}"));
+    let ask = |authorization: &str| {
+        let call = Call { authorization: Some(authorization), memory: Some(&memory), ..Call::default() };
+        access.authenticate(call).map(|caller| caller.identity().to_string())
+    };
+    for _ in 0..2 {
+        assert_eq!(ask(&authorization).as_deref(), Ok("token/a"));
+    }
+    assert!(ask(&format!("{authorization}x")).is_err(), "another credential on the same connection");
+    access.replace(policy(), Tokens::default());
+    assert!(ask(&authorization).is_err(), "revoked");
+    access.replace(policy(), tokens);
+    assert_eq!(ask(&authorization).as_deref(), Ok("token/a"));
 }

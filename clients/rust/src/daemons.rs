@@ -25,7 +25,7 @@ use crate::{
     backoff::Backoff,
     connect::{CONNECT_MAX, Channel, Connector},
     error::Error,
-    reason::Reason,
+    reason::{Kind, Reason},
     tls::Tls,
     token::Token,
 };
@@ -83,6 +83,7 @@ pub(crate) struct Daemons {
     /// Index of the daemon that answered last.
     current: AtomicUsize,
     seen: Seen,
+    token: Token,
 }
 
 #[derive(Debug)]
@@ -115,7 +116,7 @@ impl Daemons {
         if list.is_empty() {
             return Err(Error::invalid("daemons", "names no daemon; give host:port"));
         }
-        Ok(Self { list, current: AtomicUsize::new(0), seen })
+        Ok(Self { list, current: AtomicUsize::new(0), seen, token: token.clone() })
     }
 
     /// Calls the daemons in turn until one answers for good, or the time is over.
@@ -176,7 +177,17 @@ impl Daemons {
         let address = self.list[index].connector.address();
         let attempt = async {
             let connection = self.connect_to(index, limit).await?;
-            call(connection.channel).await.map_err(|status| Error::from_status(address, &status))
+            let error = |status: Status| Error::from_status(address, &status);
+            let shown = self.token.shown();
+            match call(connection.channel.clone()).await.map_err(error) {
+                // A token file may have been renewed since it was read. A call that was refused so has done nothing.
+                Err(refused)
+                    if refused.kind() == Kind::Unauthenticated && self.token.is_renewed_since(shown.as_ref()) =>
+                {
+                    call(connection.channel).await.map_err(error)
+                }
+                outcome => outcome,
+            }
         };
         let outcome = timeout(limit, attempt).await.unwrap_or_else(|_| Err(Error::silent(address, limit)));
         match outcome {

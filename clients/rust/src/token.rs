@@ -30,6 +30,9 @@ struct Inner {
     read: Mutex<Option<(Instant, MetadataValue<Ascii>)>>,
 }
 
+/// A token that was shown, to be compared alone.
+pub(crate) struct Shown(MetadataValue<Ascii>);
+
 enum Source {
     File(PathBuf),
     Text(String),
@@ -76,6 +79,24 @@ impl Token {
     pub fn authorization(&self) -> Result<Option<String>, String> {
         let value = self.value()?;
         Ok(value.and_then(|value| value.to_str().ok().map(str::to_owned)))
+    }
+
+    /// What was shown last.
+    pub(crate) fn shown(&self) -> Option<Shown> {
+        let read = self.0.as_ref()?.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.as_ref().map(|(_, value)| Shown(value.clone()))
+    }
+
+    /// Whether there is another token now than the one that was shown. The file is read again, however fresh it is.
+    pub(crate) fn is_renewed_since(&self, shown: Option<&Shown>) -> bool {
+        let (Some(inner), Some(Shown(shown))) = (&self.0, shown) else { return false };
+        {
+            let mut read = inner.read.lock().unwrap_or_else(PoisonError::into_inner);
+            if read.as_ref().is_some_and(|(_, value)| value == shown) {
+                *read = None;
+            }
+        }
+        self.value().is_ok_and(|now| now.is_some_and(|now| now != *shown))
     }
 
     fn value(&self) -> Result<Option<MetadataValue<Ascii>>, String> {
@@ -155,6 +176,13 @@ mod tests {
             *inner.read.lock().unwrap() = Some((old, "Bearer s3cret".parse().unwrap()));
         }
         assert_eq!(token.authorization().unwrap().as_deref(), Some("Bearer other"));
+        let shown = token.shown();
+        assert!(shown.is_some() && !token.is_renewed_since(shown.as_ref()));
+        fs::write(&path, "third").unwrap();
+        for _ in 0..2 {
+            assert!(token.is_renewed_since(shown.as_ref()), "one that was refused is compared with the file at once");
+        }
+        assert_eq!(token.authorization().unwrap().as_deref(), Some("Bearer third"));
         fs::remove_file(&path).unwrap();
         assert!(!format!("{:?} {:?}", Token::text("s3cret"), token).contains("s3cret"));
         assert_eq!(Token::default().authorization(), Ok(None));

@@ -13,6 +13,7 @@ use crate::{
     daemons::Connection,
     error::Error,
     model::{Filter, Instance},
+    reason::Kind,
     wire::{
         self, WatchEvent, WatchEventType, WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
     },
@@ -84,6 +85,8 @@ pub struct Watch {
     in_snapshot: bool,
     /// A part of a snapshot was passed on, and the stream broke: it must be dropped.
     torn: bool,
+    /// A daemon has answered, so the watch is allowed: a credential that is refused later can be renewed.
+    was_open: bool,
     backoff: Backoff,
     failures: usize,
 }
@@ -99,7 +102,8 @@ impl Client {
 impl Watch {
     fn new(client: Client, request: WatchRequest) -> Self {
         let backoff = Backoff::default();
-        Self { client, request, stream: None, in_snapshot: true, torn: false, backoff, failures: 0 }
+        let (in_snapshot, torn, was_open) = (true, false, false);
+        Self { client, request, stream: None, in_snapshot, torn, was_open, backoff, failures: 0 }
     }
 
     /// Begins after a revision that was seen before, in this history, instead of with a snapshot.
@@ -113,11 +117,14 @@ impl Watch {
     /// Waits for the next step. Cancel safe: a step that was not returned is not lost.
     ///
     /// # Errors
-    /// The daemon refused the request for good, for example because of a field. The watch has ended then.
+    /// The daemon refused the request for good, for example because of a field. The watch has ended then. A credential that is
+    /// refused after the daemon has answered once is an interruption instead: it may be renewed.
     pub async fn next(&mut self) -> Result<Step, Error> {
         let interruption = match self.advance().await {
             Ok(response) => return self.take(response).map(Step::Batch),
             Err(error) if error.is_retryable() => error,
+            // A token file is renewed by another program, perhaps a moment later than its token has expired.
+            Err(error) if self.was_open && error.kind() == Kind::Unauthenticated => error,
             Err(error) => return Err(error),
         };
         // First what must not be lost if the caller drops this future at the await.
@@ -153,7 +160,7 @@ impl Watch {
     }
 
     fn take(&mut self, response: WatchResponse) -> Result<Batch, Error> {
-        (self.failures, self.backoff) = (0, Backoff::default());
+        (self.failures, self.backoff, self.was_open) = (0, Backoff::default(), true);
         let reset = response.reset || std::mem::take(&mut self.torn);
         self.in_snapshot = (self.in_snapshot || response.reset) && !response.snapshot_complete;
         if !self.in_snapshot {

@@ -2,7 +2,8 @@
 
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
-use musterd_client::{Client, Tls};
+use hyper_util::rt::TokioIo;
+use musterd_client::{Client, Tls, Token};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -13,6 +14,10 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
+};
 
 use super::{
     daemon::{DAEMON_BOUND, Daemon},
@@ -117,6 +122,25 @@ impl Secured {
         Client::builder().daemons([self.address()]).tls(self.tls()).build().unwrap()
     }
 
+    /// A connection for the services themselves, on which every call shows a token, or the operator's certificate if it is empty.
+    pub(crate) async fn channel(&self, token: &str) -> InterceptedService<Channel, Token> {
+        let (tls, token) = match token {
+            "" => (self.tls(), Token::default()),
+            token => (Tls::new().ca(self.path("ca.pem")), Token::text(token)),
+        };
+        let address = self.daemon.grpc_addr.clone();
+        let connector = tower::service_fn(move |_| {
+            let (tls, address) = (tls.clone(), address.clone());
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                let stream = tls.connect(stream, "127.0.0.1", "h2").await.map_err(std::io::Error::other)?;
+                Ok::<_, std::io::Error>(TokioIo::new(stream))
+            }
+        });
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.daemon.grpc_addr)).unwrap();
+        InterceptedService::new(endpoint.connect_with_connector(connector).await.unwrap(), token)
+    }
+
     /// A command of the operator.
     pub(crate) async fn operator(&self, command: &[&str]) -> Ended {
         let (address, ca) = (self.address(), self.path("ca.pem"));
@@ -127,24 +151,7 @@ impl Secured {
 
     /// The certificate that a port shows.
     pub(crate) async fn shown(&self, port: &str, protocol: &[u8]) -> Vec<u8> {
-        let mut roots = RootCertStore::empty();
-        for ca in CertificateDer::pem_file_iter(self.path("ca.pem")).unwrap() {
-            roots.add(ca.unwrap()).unwrap();
-        }
-        let chain = CertificateDer::pem_file_iter(self.path("operator.pem")).unwrap().map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_file(self.path("operator.key")).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .unwrap();
-        config.alpn_protocols = vec![protocol.to_vec()];
-        let stream = TcpStream::connect(port).await.unwrap();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
-        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+        shown(port, protocol, &self.path("ca.pem"), &self.path("operator.pem"), &self.path("operator.key")).await
     }
 
     /// The value of a metric, by way of a command of the operator.
@@ -152,4 +159,26 @@ impl Secured {
         let (_, answer) = self.ask("/metrics", &[], true).await;
         answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
+}
+
+/// The certificate that a port shows to a client with these files.
+pub(crate) async fn shown(port: &str, protocol: &[u8], ca: &str, certificate: &str, key: &str) -> Vec<u8> {
+    let mut roots = RootCertStore::empty();
+    for ca in CertificateDer::pem_file_iter(ca).unwrap() {
+        roots.add(ca.unwrap()).unwrap();
+    }
+    let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = TcpStream::connect(port).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }
