@@ -4,8 +4,8 @@ use std::{fs, time::Duration};
 
 use musterd_client::{Client, Tls};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
-    NameConstraints, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    KeyPair, NameConstraints, SanType, date_time_ymd,
 };
 use tokio::time::timeout;
 
@@ -85,7 +85,11 @@ fn cases(ca: &Issuer) -> Vec<(&'static str, (String, String), Told)> {
         ("a common name", plain(Some("actor"), &[]), Told::Known),
         ("a name that its CA permits", named("a.ok.example"), Told::Known),
         ("a name that its CA does not permit", named("evil.example"), Told::Nothing),
-        ("a key usage for servers", changed(|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]), Told::Nothing),
+        (
+            "a key usage for servers",
+            changed(|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+            Told::Nothing,
+        ),
         ("an end in the past", changed(|it| it.not_after = date_time_ymd(2002, 2, 2)), Told::Nothing),
         ("a begin in the future", changed(|it| it.not_before = date_time_ymd(2999, 1, 1)), Told::Nothing),
         ("a chain of a hundred", long, Told::Nothing),
@@ -145,5 +149,5 @@ async fn client_certificate_that_is_wrong_in_any_way_is_refused() {
     let client = Client::builder().daemons([secured.address()]).tls(tls).build().unwrap();
     let error = client.resolve("a", &musterd_client::Choice::default()).await.unwrap_err();
     assert_eq!(error.reason().name(), "PERMISSION_DENIED");
-    secured.client().ready(Duration::from_secs(5)).await.unwrap_err();
+    secured.client().ready(Duration::from_secs(5)).await.unwrap();
 }

@@ -29,7 +29,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
@@ -37,11 +37,11 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const RESOLVE: &str = "/muster.v1.DiscoveryService/Resolve";
 const BEAT_STREAM: &str = "/muster.v1.RegistryService/BeatStream";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -65,10 +65,10 @@ fn streams(count: u32) -> impl Iterator<Item = u32> {
 }
 
 /// What to send after the preface.
-type Attack = (&'static str, fn(&mut Dice) -> Vec<u8>);
+pub(super) type Attack = (&'static str, fn(&mut Dice) -> Vec<u8>);
 
 /// Of the attacks on HTTP/2 those that became known by a name, and what else can be said without end.
-const ATTACKS: &[Attack] = &[
+pub(super) const ATTACKS: &[Attack] = &[
     ("rapid reset", |_| {
         let open_and_reset = |stream| {
             [
@@ -165,7 +165,7 @@ async fn send(addr: String, bytes: Vec<u8>) -> TcpStream {
     stream
 }
 
-fn memory_kib(daemon: &Daemon) -> u64 {
+pub(super) fn memory_kib(daemon: &Daemon) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

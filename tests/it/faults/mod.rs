@@ -40,6 +40,7 @@ mod herd;
 mod history;
 mod honesty;
 mod hostile;
+mod hostile_tls;
 mod nemesis;
 mod network;
 pub(crate) mod patroni;
