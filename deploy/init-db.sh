@@ -10,10 +10,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
     cat <<'USAGE'
-Usage: MUSTERD_DATABASE_URL=postgres://user:password@host/database deploy/init-db.sh [--roles] [--wait SECONDS] [--binary FILE]
+Usage: MUSTERD_DATABASE_URL=postgres://user:password@host/database deploy/init-db.sh [--roles] [--suite seedcore [--samples]] [--wait SECONDS] [--binary FILE]
 
   --roles         also run deploy/roles.sql: hand everything to musterd_owner and make the roles that need less;
                   the user of the URL must be a superuser, or have CREATEROLE and own the tables
+  --suite NAME    also make SeedCore's other tables, views and functions (its migrations 001 to 010 and holons); what needs
+                  pgvector stays pending while the server does not offer that extension
+  --samples       with --suite: its sample rows, once
   --wait SECONDS  wait this long for PostgreSQL (default: 60)
   --binary FILE   use this musterd (default: the one in the PATH)
 
@@ -30,14 +33,21 @@ fail() {
 }
 
 roles=
+suite=
+samples=
 wait_seconds=60
 binary=musterd
 while [[ $# -gt 0 ]]; do
     case $1 in
         --roles) roles=yes ;;
-        --wait | --binary)
+        --samples) samples=--samples ;;
+        --wait | --binary | --suite)
             [[ $# -ge 2 ]] || fail 2 "$1 needs a value"
-            if [[ $1 == --wait ]]; then wait_seconds=$2; else binary=$2; fi
+            case $1 in
+                --wait) wait_seconds=$2 ;;
+                --suite) suite=$2 ;;
+                *) binary=$2 ;;
+            esac
             shift
             ;;
         -h | --help)
@@ -52,6 +62,8 @@ while [[ $# -gt 0 ]]; do
     shift
 done
 [[ $wait_seconds =~ ^[0-9]+$ ]] || fail 2 "--wait takes a number of seconds, not '$wait_seconds'"
+[[ -z $suite || $suite == seedcore ]] || fail 2 "--suite knows seedcore, not '$suite'"
+[[ -z $samples || -n $suite ]] || fail 2 "--samples needs --suite"
 [[ -n ${MUSTERD_DATABASE_URL:-} ]] || fail 2 "MUSTERD_DATABASE_URL is not set: which database?"
 command -v "$binary" >/dev/null || fail 2 "there is no $binary; build it, or name it with --binary"
 # shellcheck source=deploy/psql.sh
@@ -87,6 +99,10 @@ wait_for_database
 tell_what_is_there
 say "Applying what is missing"
 "$binary" migrate up
+if [[ -n $suite ]]; then
+    say "Applying the suite $suite"
+    "$binary" migrate up --suite "$suite" ${samples:+"$samples"}
+fi
 if [[ -n $roles ]]; then
     say "Handing out rights (roles.sql)"
     run_file roles.sql

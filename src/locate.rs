@@ -9,7 +9,7 @@
 //! The catalogue is read directly, because name look-up hides what the role has no rights on, and an empty answer would
 //! then mean "not allowed".
 
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Schemas with the two tables of a registry. Whether migrations of musterd have run there, its place on the search
 /// path (0: not on it), whether it is the schema where new objects go, whether the role may use it. Then the schema where
@@ -79,6 +79,12 @@ pub(crate) struct Located {
     pub(crate) schema: Option<String>,
     /// Whether migrations of musterd have run there.
     pub(crate) is_migrated: bool,
+}
+
+/// Finds the schema for a session that somebody else has opened: the one that holds the registry, or would.
+pub(crate) async fn locate(client: &Client) -> Result<Result<Option<String>, LocateError>, tokio_postgres::Error> {
+    let answer = client.simple_query(SEARCH).await?;
+    Ok(read(&answer).map(|located| located.schema))
 }
 
 /// Reads the answer to [`SEARCH`].

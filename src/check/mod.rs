@@ -10,3 +10,4 @@ pub(crate) mod finding;
 pub(crate) mod http;
 pub(crate) mod reach;
 mod settings;
+pub(crate) mod surroundings;

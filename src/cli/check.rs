@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     check::{
+        self,
         cluster::{self, Here},
         database,
         finding::{Finding, worst},
@@ -35,7 +36,7 @@ use crate::{
     config::{DatabaseUrl, layered::Layered},
     migrate,
     status::Severity,
-    store::examine,
+    store::{examine, surroundings},
     terminal::{
         output::{self, DocumentArgs},
         words::millis,
@@ -201,6 +202,10 @@ async fn look_at_database(url: &DatabaseUrl, cluster: Option<&Cluster>) -> Vec<F
     };
     let history = cluster.map(|cluster| cluster.history_id.as_str());
     let mut findings = database::judge(&seen, history);
+    if let Ok(around) = surroundings::surroundings(url.expose()).await {
+        let owners = migrate::other_owners(url.expose()).await.unwrap_or_default();
+        findings.extend(check::surroundings::judge(&around, &seen.schema, &owners));
+    }
     findings.extend(match timeout(VERIFY_TIMEOUT, migrate::verify(url.expose())).await {
         Ok(Ok(differences)) => database::schema(&differences),
         Ok(Err(error)) => {

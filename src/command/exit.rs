@@ -12,7 +12,10 @@
 //! | 4 | not found |
 //! | 5 | a precondition does not hold, for example a stale epoch |
 //! | 6 | the daemon does not know the caller, or the caller may not do this |
+//! | 10 | `migrate plan`: there is something to do |
 //! | 78 | the configuration of the daemon is wrong |
+//!
+//! `migrate status --detect --exit-code` answers 2 where what was applied has changed since.
 //!
 //! `run` passes on the exit code of its command instead, with the shell's 126, 127 and 128 + signal.
 //!
@@ -43,6 +46,10 @@ pub const NOT_FOUND: u8 = 4;
 pub const PRECONDITION: u8 = 5;
 /// The daemon does not know the caller, or the caller may not do this.
 pub const REFUSED: u8 = 6;
+/// `migrate status --detect --exit-code`: what was applied is not there as it was made.
+pub const DRIFT: u8 = 2;
+/// `migrate plan`: there is something to do.
+pub const PLANNED: u8 = 10;
 /// The configuration is wrong (`EX_CONFIG`).
 pub const CONFIG: u8 = 78;
 

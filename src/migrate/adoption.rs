@@ -7,33 +7,12 @@
 
 use tokio_postgres::GenericClient;
 
-use super::{
-    embedded::SCHEMA,
-    error::Error,
-    schema::{self, Kind, Object},
+use super::error::Error;
+use crate::migrations::{
+    embedded::{FIRST, MIGRATIONS, SCHEMA},
+    objects,
 };
-
-/// The columns that SeedCore's tables have, by table.
-const COLUMNS: [(&str, &[&str]); 2] = [
-    ("cluster_metadata", &["id", "current_epoch", "updated_at"]),
-    (
-        "registry_instance",
-        &[
-            "instance_id",
-            "logical_id",
-            "cluster_epoch",
-            "status",
-            "actor_name",
-            "serve_route",
-            "node_id",
-            "ip_address",
-            "pid",
-            "started_at",
-            "stopped_at",
-            "last_heartbeat",
-        ],
-    ),
-];
+use crate::schema::{self, Kind, Object};
 
 /// Refuses tables and an enum of another shape, after 011 has run and before it is committed.
 pub(super) async fn check(client: &impl GenericClient) -> Result<(), Error> {
@@ -42,35 +21,48 @@ pub(super) async fn check(client: &impl GenericClient) -> Result<(), Error> {
     if differences.is_empty() { Ok(()) } else { Err(Error::Foreign { differences }) }
 }
 
-fn differences(expected: &[Object], live: &[Object]) -> Vec<String> {
+/// The tables that exist are compared, with an enum of that name.
+pub(super) fn differences(expected: &[Object], live: &[Object]) -> Vec<String> {
     let text = |objects: &[Object], kind, name: &str| {
         objects.iter().find(|object| object.kind == kind && object.name == name).map(|object| object.text.clone())
     };
+    let first = MIGRATIONS.iter().find(|migration| migration.version == FIRST).map(|first| objects::of(&first.sql()));
+    let tables = first.unwrap_or_default().into_iter().filter(|made| made.kind == Kind::Table);
     let mut differences = Vec::new();
-    for (table, columns) in COLUMNS {
-        let of = |objects: &[Object]| text(objects, Kind::Table, table).unwrap_or_default();
-        let (expected, live) = (of(expected), of(live));
-        for column in columns {
-            let (wanted, found) = (line(&expected, column), line(&live, column));
-            if wanted != found {
-                let found = found.as_deref().unwrap_or("missing").to_owned();
-                differences.push(format!("{table}: {found} instead of {}", wanted.unwrap_or_default()));
-            }
-        }
-        let key = format!("PRIMARY KEY ({})", columns.first().copied().unwrap_or_default());
-        if !live.contains(&key) {
-            differences.push(format!("{table}: no {key}"));
+    for table in tables {
+        let of = |objects: &[Object]| text(objects, Kind::Table, &table.name);
+        if let (Some(expected), Some(live)) = (of(expected), of(live)) {
+            differences.extend(differences_of(&table.name, &table.columns, &expected, &live));
         }
     }
     let of = |objects| text(objects, Kind::Type, "instancestatus").map(|text| text.lines().next().map(str::to_owned));
-    if of(expected) != of(live) {
+    if of(live).is_some() && of(expected) != of(live) {
         differences.push("type instancestatus: other labels".to_owned());
     }
     differences
 }
 
+/// Compares these columns of a table, and its primary key. Others, of other applications, are no difference.
+pub(super) fn differences_of(table: &str, columns: &[String], expected: &str, live: &str) -> Vec<String> {
+    let mut differences = Vec::new();
+    for column in columns {
+        let (wanted, found) = (line(expected, column), line(live, column));
+        if wanted != found {
+            let found = found.as_deref().unwrap_or("missing").to_owned();
+            differences.push(format!("{table}: {found} instead of {}", wanted.unwrap_or_default()));
+        }
+    }
+    if let Some(key) = expected.lines().find_map(|line| line.split_once("PRIMARY KEY ").map(|(_, key)| key)) {
+        let key = format!("PRIMARY KEY {}", key.trim_end_matches(','));
+        if !live.contains(&key) {
+            differences.push(format!("{table}: no {key}"));
+        }
+    }
+    differences
+}
+
 /// The definition of a column, as the text of its table has it.
-fn line(table: &str, column: &str) -> Option<String> {
+pub(super) fn line(table: &str, column: &str) -> Option<String> {
     let lines = table.lines().take_while(|line| !line.starts_with(')'));
     let mut lines = lines.filter_map(|line| line.strip_prefix("    "));
     lines.find(|line| line.split(' ').next() == Some(column)).map(|line| line.trim_end_matches(',').to_owned())
@@ -100,6 +92,6 @@ mod tests {
             assert!(found.iter().any(|line| line.contains(expected)), "{expected}: {found:?}");
         }
         assert_eq!(found.len(), 4, "{found:?}");
-        assert_eq!(differences(&ours, &[]).len(), 3 + 12 + 2 + 1);
+        assert_eq!(differences(&ours, &[]), [""; 0], "what is not there is no difference");
     }
 }

@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, GenericClient};
 
 use super::{
     adoption, blocker,
-    embedded::{FIRST, HEAD},
     error::Error,
     history::{self, Standing},
     transaction::{LOCK_KEY, begin, hold_leases, lock, may_become},
 };
+use crate::migrations::embedded::{FIRST, HEAD};
 use crate::postgres::{Database, connect::ConnectError, kept::Driven, server::Want};
 
 /// How often a migration that met the lock of another session is tried, with [`PAUSE`] times the attempt in between: about
@@ -21,6 +21,27 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// How often a daemon asks for its turn, and for how long.
 const QUEUE_PAUSE: Duration = Duration::from_millis(100);
 const QUEUE_PATIENCE: Duration = Duration::from_secs(240);
+
+/// The migration that numbers every row under one lock.
+const NUMBERING: i32 = 13;
+
+/// How far a database is migrated, and under which conditions.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct UpOptions {
+    /// The last migration to apply.
+    pub to: i32,
+    /// The rows that a migration may number under one lock.
+    pub max_rows: Option<i64>,
+    /// Whether each lease gets its TTL once more afterwards. Without it, leases whose beats waited may expire at once.
+    pub hold: bool,
+}
+
+impl Default for UpOptions {
+    fn default() -> Self {
+        Self { to: HEAD, max_rows: None, hold: true }
+    }
+}
 
 /// One migration that was applied.
 #[derive(Debug, Clone)]
@@ -43,13 +64,13 @@ pub(super) async fn open(url: &str, want: Want) -> Result<(Database, Driven), Er
 /// Applies what is pending up to `last`. Also returns how the database then relates to this binary.
 pub(super) async fn apply_up_to(
     client: &mut Client,
-    last: i32,
+    options: &UpOptions,
     applied_by: &str,
 ) -> Result<(Vec<Applied>, Standing), Error> {
     let mut applied = Vec::new();
     let mut budget = RetryBudget::default();
     loop {
-        match apply_next(client, last, applied_by).await {
+        match apply_next(client, options, applied_by).await {
             Ok(Step::Applied(step)) => applied.push(step),
             Ok(Step::Last(standing)) => return Ok((applied, standing)),
             Err(error) => budget.after(client, error).await?,
@@ -65,12 +86,12 @@ enum Step {
 }
 
 /// Applies the first pending migration up to `last`, if there is one.
-async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<Step, Error> {
+async fn apply_next(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Step, Error> {
     let transaction = begin(client, "migrating").await?;
     lock(&transaction).await?;
     let statuses = history::read(&transaction).await?;
     let standing = history::accept(&statuses)?;
-    let Some(migration) = history::missing(&statuses).next().filter(|migration| migration.version <= last) else {
+    let Some(migration) = history::missing(&statuses).next().filter(|migration| migration.version <= options.to) else {
         return Ok(Step::Last(standing));
     };
     if let Standing::Ahead(_) = standing {
@@ -78,13 +99,16 @@ async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<
         return Err(history::pending(&statuses));
     }
     let doing = format!("migration {} ({})", migration.version, migration.name);
+    if migration.version == NUMBERING {
+        check_rows(&transaction, options.max_rows).await?;
+    }
     history::ensure(&transaction).await?;
     let started = Instant::now();
     transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing.clone()))?;
     if migration.version == FIRST {
         adoption::check(&transaction).await?;
     }
-    if migration.version == HEAD {
+    if migration.version == HEAD && options.hold {
         hold_leases(&transaction).await?;
     }
     let duration = started.elapsed();
@@ -92,6 +116,14 @@ async fn apply_next(client: &mut Client, last: i32, applied_by: &str) -> Result<
     transaction.commit().await.map_err(Error::during(doing))?;
     tracing::info!(version = migration.version, name = migration.name, ?duration, "applied a migration");
     Ok(Step::Applied(Applied { version: migration.version, name: migration.name.to_owned(), duration }))
+}
+
+/// Counts before the lock is taken: the count reads the whole table.
+async fn check_rows(client: &impl GenericClient, allowed: Option<i64>) -> Result<(), Error> {
+    let Some(allowed) = allowed else { return Ok(()) };
+    let counted = client.query_typed("SELECT count(*) FROM registry_instance", &[]).await;
+    let rows = counted.map_err(Error::during("counting rows"))?.first().map_or(0, |row| row.get(0));
+    if rows > allowed { Err(Error::TooManyRows { rows, allowed }) } else { Ok(()) }
 }
 
 /// Counts attempts that met a lock of another session. To repeat an attempt is safe: it is one transaction.

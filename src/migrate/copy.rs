@@ -11,12 +11,12 @@ use futures_util::{SinkExt as _, StreamExt as _, pin_mut};
 use tokio_postgres::{Client, Transaction};
 
 use super::{
-    apply::{apply_up_to, open},
-    embedded,
+    apply::{UpOptions, apply_up_to, open},
     error::Error,
     history,
     transaction::begin,
 };
+use crate::migrations::embedded;
 use crate::postgres::{database::quote_identifier, server::Want};
 
 /// What was copied.
@@ -97,7 +97,8 @@ async fn copy_between(original: &mut Client, copy: &mut Client) -> Result<Copied
     else {
         return Ok(Copied { instances: 0, epoch_number: None, revision: None });
     };
-    apply_up_to(copy, version, "musterd local upgrade").await.map(drop)?;
+    let options = UpOptions { to: version, ..UpOptions::default() };
+    apply_up_to(copy, &options, "musterd local upgrade").await.map(drop)?;
 
     let writing = begin(copy, "copying the registry").await?;
     // Triggers and constraints have had their say when the rows were written first.

@@ -67,6 +67,41 @@ pub enum Error {
         /// What differs, by table.
         differences: Vec<String>,
     },
+    /// What is there is not the whole of what SeedCore makes, so it is not recorded as applied.
+    #[error("nothing was recorded: {}; musterd migrate up {}", .found.join("; "), adoption_fix(*.foreign))]
+    NotAdoptable {
+        /// What is missing or has another definition, by migration.
+        found: Vec<String>,
+        /// Whether it is of another application.
+        foreign: bool,
+    },
+    /// A migration would number more rows under one lock than allowed.
+    #[error(
+        "registry_instance has {rows} rows, more than the {allowed} of --max-rows: migration 013 locks them all for about \
+         {} ms; DELETE FROM registry_instance WHERE status = 'dead', or allow more", .rows / 50
+    )]
+    TooManyRows {
+        /// How many there are.
+        rows: i64,
+        /// How many may be.
+        allowed: i64,
+    },
+    /// The database holds a later suite of SeedCore than the one that is offered.
+    #[error(
+        "this database has SeedCore's layout {0}, which its own scripts maintain; the suite seedcore goes onto an empty database or layout L1"
+    )]
+    OtherLayout(&'static str),
+    /// Daemons work with the database.
+    #[error("daemons still work with this database: {}; stop them first", .0.join(", "))]
+    DaemonsLive(Vec<String>),
+    /// The registry was given back to SeedCore.
+    #[error("the registry was given back to SeedCore at {at} by {by}; run musterd migrate up to take it over again")]
+    Ejected {
+        /// When.
+        at: String,
+        /// Who did it.
+        by: String,
+    },
     /// The user lacks rights.
     #[error("missing rights for {doing}: {message}; {}", rights_fix(.owner.as_deref()))]
     MissingRights {
@@ -147,6 +182,11 @@ impl Error {
             | Self::Pending { .. }
             | Self::NoSchema
             | Self::Foreign { .. }
+            | Self::NotAdoptable { .. }
+            | Self::TooManyRows { .. }
+            | Self::DaemonsLive(_)
+            | Self::OtherLayout(_)
+            | Self::Ejected { .. }
             | Self::MissingRights { .. }
             | Self::Others { .. } => 78,
             Self::Queued | Self::CopyDiffers { .. } | Self::Busy { .. } | Self::Sql { .. } | Self::Driver { .. } => 1,
@@ -192,6 +232,10 @@ fn held(blocker: Option<&Blocker>) -> String {
                 .to_owned()
         }
     }
+}
+
+const fn adoption_fix(is_foreign: bool) -> &'static str {
+    if is_foreign { "refuses or replaces these objects: rename them first" } else { "makes what is missing" }
 }
 
 fn rights_fix(owner: Option<&(String, String)>) -> String {

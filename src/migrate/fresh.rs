@@ -13,11 +13,11 @@ use tokio_postgres::{Client, Transaction};
 
 use super::{
     apply::Applied,
-    embedded::{MIGRATIONS, Migration},
     error::Error,
     history,
     transaction::{begin, lock},
 };
+use crate::migrations::embedded::{MIGRATIONS, Migration};
 
 const IS_EMPTY: &str = "
 SELECT to_regclass(schema.name || '.muster_migration') IS NULL

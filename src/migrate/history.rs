@@ -7,12 +7,10 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 use tokio_postgres::{GenericClient, types::Type};
 
-use super::{
-    embedded::{HEAD, MIGRATIONS, Migration},
-    error::Error,
-};
+use super::error::Error;
+use crate::migrations::embedded::{HEAD, MIGRATIONS, Migration};
 
-const CREATE: &str = "
+pub(super) const CREATE: &str = "
 CREATE TABLE muster_migration (
     version     integer     PRIMARY KEY,
     name        text        NOT NULL,
@@ -32,6 +30,10 @@ COMMENT ON COLUMN muster_migration.duration_ms IS 'How long its statements took,
 COMMENT ON COLUMN muster_migration.oldest_head IS 'Daemons that know the migrations up to this one may still serve, without migrating. Null: only those that know the migration itself.';
 ";
 
+/// The number under which it is noted that the registry was given back to SeedCore. Binaries that do not know this pass over
+/// numbers below their own.
+pub(super) const EJECTED: i32 = 0;
+
 /// What the database and this binary say about one migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -43,6 +45,8 @@ pub enum State {
     Changed,
     /// Applied, and this binary does not know it.
     Unknown,
+    /// No migration: the registry was given back to SeedCore.
+    Ejected,
 }
 
 /// One line of `musterd migrate status`.
@@ -81,6 +85,7 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Err
             let version: i32 = row.get("version");
             let checksum: String = row.get("checksum");
             let state = match MIGRATIONS.iter().find(|migration| migration.version == version) {
+                None if version == EJECTED => State::Ejected,
                 None => State::Unknown,
                 Some(migration) if migration.checksum() == checksum => State::Applied,
                 Some(_) => State::Changed,
@@ -197,6 +202,16 @@ pub(super) async fn create(client: &impl GenericClient) -> Result<(), Error> {
     client.batch_execute(CREATE).await.map_err(Error::during("creating the migration history"))
 }
 
+/// The same as a statement; how long it takes is not known.
+pub(super) fn record_text(migration: &Migration, applied_by: &str) -> String {
+    let (version, name, oldest_head) = (migration.version, migration.name, migration.oldest_head());
+    let (checksum, applied_by) = (migration.checksum(), applied_by.replace('\'', "''"));
+    format!(
+        "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms, oldest_head)\n\
+         VALUES ({version}, '{name}', '{checksum}', '{applied_by}', 0, {oldest_head})"
+    )
+}
+
 /// Makes the table if it is not there. `CREATE TABLE IF NOT EXISTS` would ask for the right to create even where it is.
 pub(super) async fn ensure(client: &impl GenericClient) -> Result<(), Error> {
     if exists(client).await? {
@@ -205,7 +220,17 @@ pub(super) async fn ensure(client: &impl GenericClient) -> Result<(), Error> {
     create(client).await
 }
 
-async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
+/// Refuses a database that was given back to SeedCore. A daemon does not take it over by itself.
+pub(super) fn refuse_ejected(statuses: &[Status]) -> Result<(), Error> {
+    let ejected = statuses.iter().find(|status| status.state == State::Ejected);
+    let at = |at: DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    ejected.map_or(Ok(()), |status| {
+        let by = status.applied_by.clone().unwrap_or_default();
+        Err(Error::Ejected { at: status.applied_at.map(at).unwrap_or_default(), by })
+    })
+}
+
+pub(super) async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
     let rows = client
         .query_typed("SELECT to_regclass(quote_ident(current_schema()) || '.muster_migration') IS NOT NULL", &[])
         .await

@@ -19,60 +19,51 @@
 //! ends by comparing functions and views with `migrations/schema.sql` and creates those that differ again, running daemons
 //! do the same every few seconds ([`drift`]), and [`verify`] compares everything.
 
+mod adopt;
 mod adoption;
 mod apply;
 mod blocker;
 mod copy;
+mod detect;
 mod drift;
-mod embedded;
+mod ejection;
 mod error;
 mod fresh;
 mod history;
+mod migrator;
+mod plan;
 mod repair;
-pub mod schema;
+mod rights;
+mod session;
+mod suite;
 mod transaction;
 
 use std::time::Duration;
 
-use tokio::try_join;
 use tokio_postgres::Client;
 
 pub use self::{
-    apply::Applied,
+    apply::{Applied, UpOptions},
     blocker::Blocker,
     copy::{Copied, copy},
+    detect::{Detected, Detection, Layout, Presence},
     drift::{Drift, drift},
     error::Error,
     history::{State, Status},
+    migrator::Migrator,
+    plan::{Plan, Step},
+    repair::Repair,
+    session::{ROW_SECURITY, Report},
+    suite::{SEEDCORE, SuiteReport, SuiteStatus},
 };
 use self::{
-    apply::{RetryBudget, apply_up_to, open},
-    history::Standing,
-    repair::Repair,
-    transaction::begin,
+    apply::{apply_up_to, open},
+    repair::Scope,
+    session::{bring_up, put_back, read_history},
+    transaction::begin_reading,
 };
 use crate::postgres::{Database, server::Want};
-
-/// How [`verify`] begins a line about a table whose rows a policy may hide.
-pub const ROW_SECURITY: &str = "row-level security may hide rows of table";
-
-fn row_security_fix(table: &str) -> String {
-    format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
-}
-
-/// What [`up`] did.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// The migrations it applied, in order.
-    pub applied: Vec<Applied>,
-    /// Functions, views and the like that others had changed and that it put back, by name.
-    pub repaired: Vec<String>,
-    /// Views that it could not put back, each with the reason. No daemon reads them.
-    pub left: Vec<String>,
-    /// The highest version the database has now; 0 for none. Higher than what this binary knows if a newer one has migrated
-    /// it and admits this one: then nothing is applied or put back.
-    pub current: i32,
-}
+pub use crate::schema;
 
 /// Applies every migration the database at `url` lacks, then puts back functions and views of ours that others have
 /// overwritten. `applied_by` is kept in the history. Safe to call from any number of daemons at once.
@@ -81,10 +72,140 @@ pub struct Report {
 ///
 /// Any [`Error`] but [`Error::Pending`]. What was applied before the error stays applied.
 pub async fn up(url: &str, applied_by: &str) -> Result<Report, Error> {
-    let (database, mut session) = open(url, Want::Primary).await?;
-    let report = bring_up(&mut session.client, applied_by).await?;
+    up_with(url, &UpOptions::default(), applied_by).await
+}
+
+/// As [`up`], with a last migration, a limit or without a hold. Takes over again what was given back to SeedCore.
+///
+/// # Errors
+///
+/// As [`up`], and [`Error::TooManyRows`].
+pub async fn up_with(url: &str, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
+    at(url, Want::Primary, async |client| session::take_over(client, options, applied_by).await).await
+}
+
+/// Runs one piece of work over a session of its own.
+async fn at<T>(url: &str, want: Want, work: impl AsyncFnOnce(&mut Client) -> Result<T, Error>) -> Result<T, Error> {
+    let (database, mut session) = open(url, want).await?;
+    let outcome = work(&mut session.client).await;
     database.close(session).await;
-    Ok(report)
+    outcome
+}
+
+/// Compares each migration with what is there.
+///
+/// # Errors
+///
+/// [`Error::Connect`], or an SQL failure.
+pub async fn detect(url: &str) -> Result<Detection, Error> {
+    at(url, Want::Any, session::detect).await
+}
+
+/// Makes the text of what [`up`] would run.
+///
+/// # Errors
+///
+/// As [`up`], where the database could not be migrated as it is.
+pub async fn plan(url: &str, applied_by: &str) -> Result<Plan, Error> {
+    at(url, Want::Any, async |client| plan::plan(client, applied_by).await).await
+}
+
+/// Records the migrations whose objects SeedCore has made. Returns their names.
+///
+/// # Errors
+///
+/// [`Error::NotAdoptable`] unless all of their objects are there with a known definition.
+pub async fn adopt(url: &str, applied_by: &str) -> Result<Vec<&'static str>, Error> {
+    at(url, Want::Primary, async |client| adopt::run(client, applied_by).await).await
+}
+
+/// Gives the registry back to SeedCore. Returns whether there was anything to do.
+///
+/// # Errors
+///
+/// [`Error::DaemonsLive`] while daemons work with the database.
+pub async fn eject(url: &str, applied_by: &str) -> Result<bool, Error> {
+    at(url, Want::Primary, async |client| ejection::eject(client, applied_by).await).await
+}
+
+/// Puts back everything that holds no data and differs: functions, views, triggers, comments, indexes. Without `apply` it
+/// returns what it would do.
+///
+/// # Errors
+///
+/// As [`up`].
+pub async fn repair(url: &str, apply: bool) -> Result<Repair, Error> {
+    let want = if apply { Want::Primary } else { Want::Any };
+    at(url, want, async |client| session::repair(client, apply).await).await
+}
+
+/// Tells where each file of the suite `seedcore` stands.
+///
+/// # Errors
+///
+/// [`Error::Connect`], or an SQL failure.
+pub async fn suite_status(url: &str) -> Result<Vec<SuiteStatus>, Error> {
+    at(url, Want::Any, suite::status).await
+}
+
+/// Applies the files of the suite `seedcore` that are pending and can be applied; `samples` adds its sample rows.
+///
+/// # Errors
+///
+/// As [`up`], and [`Error::OtherLayout`].
+pub async fn suite_up(url: &str, samples: bool, applied_by: &str) -> Result<SuiteReport, Error> {
+    at(url, Want::Primary, async |client| suite::up(client, samples, applied_by).await).await
+}
+
+/// Compares the objects of the suite with what its files make. Returns one line for each difference.
+///
+/// # Errors
+///
+/// As [`suite_status`].
+pub async fn suite_verify(url: &str) -> Result<Vec<String>, Error> {
+    at(url, Want::Any, suite::verify).await
+}
+
+/// Returns the objects of the suite in the form of `migrations/suites/seedcore/schema.sql`.
+///
+/// # Errors
+///
+/// As [`suite_status`].
+pub async fn suite_describe(url: &str) -> Result<String, Error> {
+    at(url, Want::Any, suite::describe).await
+}
+
+/// What of the registry belongs to another role than its tables, each with the statement that hands it over.
+///
+/// # Errors
+///
+/// [`Error::Connect`], or an SQL failure.
+pub async fn other_owners(url: &str) -> Result<Vec<String>, Error> {
+    at(url, Want::Any, session::other_owners).await
+}
+
+/// Compares the live schemas of two databases. Returns one line for each difference; of the second as the one that is
+/// expected.
+///
+/// # Errors
+///
+/// [`Error::Connect`] for either, or an SQL failure.
+pub async fn verify_against(url: &str, expected: &str) -> Result<Vec<String>, Error> {
+    let (theirs, their_history) = at(expected, Want::Any, session::describe).await?;
+    let (ours, our_history) = at(url, Want::Any, session::describe).await?;
+    let differences = schema::differences(&theirs, &ours);
+    let mut lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    // Tables of ours that the other one lacks are no tables of another application.
+    let unknown =
+        ours.iter().filter(|one| one.kind == schema::Kind::Table && theirs.iter().all(|other| other.name != one.name));
+    lines.extend(unknown.map(|object| format!("{object} is an unexpected object")));
+    let only = |some: &[String], others: &[String], place: &str| -> Vec<String> {
+        let missing = some.iter().filter(|one| !others.contains(one));
+        missing.map(|one| format!("{one} is recorded {place} alone")).collect()
+    };
+    lines.extend(only(&our_history, &their_history, "here"));
+    lines.extend(only(&their_history, &our_history, "there"));
+    Ok(lines)
 }
 
 /// As [`up`], in a database whose sessions the caller shares: the session is left to the next that needs one.
@@ -94,37 +215,10 @@ pub async fn up(url: &str, applied_by: &str) -> Result<Report, Error> {
 /// As [`up`].
 pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Error> {
     let mut session = database.open_driven(Want::Primary, Duration::MAX).await?;
-    let report = bring_up(&mut session.client, applied_by).await?;
+    history::refuse_ejected(&read_history(&mut session.client).await?)?;
+    let report = bring_up(&mut session.client, &UpOptions::default(), applied_by).await?;
     database.keep(session);
     Ok(report)
-}
-
-async fn bring_up(client: &mut Client, applied_by: &str) -> Result<Report, Error> {
-    // What keeps this from being answered is met again below, with all rights and locks.
-    let report = |applied| Report { applied, repaired: Vec::new(), left: Vec::new(), current: embedded::HEAD };
-    match survey(client).await {
-        Ok(Survey::UpToDate) => return Ok(report(Vec::new())),
-        Ok(Survey::Unmigrated) => {
-            // What goes wrong there does so below as well, where it is tried again.
-            if let Ok(Some(applied)) = fresh::apply_all(client, applied_by).await {
-                return Ok(report(applied));
-            }
-        }
-        Ok(Survey::Other) | Err(_) => {}
-    }
-    let (applied, standing) = apply_up_to(client, embedded::HEAD, applied_by).await?;
-    let (current, repair) = match standing {
-        Standing::Known => (embedded::HEAD, repair(client).await?),
-        Standing::Ahead(version) => {
-            tracing::warn!(
-                version,
-                known = embedded::HEAD,
-                "schema is newer than this binary, serving without migrating"
-            );
-            (version, Repair::default())
-        }
-    };
-    Ok(Report { applied, repaired: repair.done, left: repair.left, current })
 }
 
 /// Puts back what [`drift`] finds, and nothing else, over a session of its own.
@@ -134,31 +228,9 @@ async fn bring_up(client: &mut Client, applied_by: &str) -> Result<Report, Error
 /// As [`up`].
 pub async fn restore_in(database: &Database) -> Result<(), Error> {
     let mut session = database.open_driven(Want::Primary, Duration::MAX).await?;
-    let outcome = repair(&mut session.client).await;
+    let outcome = put_back(&mut session.client, Scope::Replaced).await;
     database.close(session).await;
     outcome.map(drop)
-}
-
-/// What there is to do.
-enum Survey {
-    /// Nothing to apply and nothing to put back.
-    UpToDate,
-    /// No migration is recorded.
-    Unmigrated,
-    Other,
-}
-
-/// The usual answer at a daemon's start is that there is nothing to do, had without a lock and in two round trips.
-async fn survey(client: &Client) -> Result<Survey, Error> {
-    let differences =
-        async { repair::differences(client).await.map_err(Error::during("comparing functions and views")) };
-    let (statuses, differences) = try_join!(history::read(client), differences)?;
-    let are_all = |state| statuses.iter().all(|status| status.state == state);
-    Ok(match differences.is_empty() && are_all(State::Applied) {
-        true => Survey::UpToDate,
-        false if are_all(State::Pending) => Survey::Unmigrated,
-        false => Survey::Other,
-    })
 }
 
 /// Applies migrations up to `version` only, and repairs nothing. Tests use it to see what an earlier state does, and to
@@ -169,8 +241,9 @@ async fn survey(client: &Client) -> Result<Survey, Error> {
 /// As [`up`].
 pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
     let (database, mut session) = open(url, Want::Primary).await?;
-    let (applied, _) = apply_up_to(&mut session.client, version, "musterd").await?;
-    let transaction = begin(&mut session.client, "reading the migration history").await?;
+    let options = UpOptions { to: version, ..UpOptions::default() };
+    let (applied, _) = apply_up_to(&mut session.client, &options, "musterd").await?;
+    let transaction = begin_reading(&mut session.client, "reading the migration history").await?;
     let statuses = history::read(&transaction).await?;
     drop(transaction);
     database.close(session).await;
@@ -188,11 +261,6 @@ pub async fn status(url: &str) -> Result<Vec<Status>, Error> {
     let statuses = read_history(&mut session.client).await?;
     database.close(session).await;
     Ok(statuses)
-}
-
-async fn read_history(client: &mut Client) -> Result<Vec<Status>, Error> {
-    let transaction = begin(client, "reading the migration history").await?;
-    history::read(&transaction).await
 }
 
 /// Refuses a database that is not where this binary needs it, or newer and closed to it: for a daemon that was told not to
@@ -219,6 +287,7 @@ pub async fn check_in(database: &Database) -> Result<(), Error> {
 
 fn is_where_needed(statuses: &[Status]) -> Result<(), Error> {
     history::accept(statuses)?;
+    history::refuse_ejected(statuses)?;
     if history::missing(statuses).next().is_some() { Err(history::pending(statuses)) } else { Ok(()) }
 }
 
@@ -230,39 +299,5 @@ fn is_where_needed(statuses: &[Status]) -> Result<(), Error> {
 ///
 /// [`Error::Connect`], or an SQL failure.
 pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
-    let (database, mut session) = open(url, Want::Any).await?;
-    let transaction = begin(&mut session.client, "comparing the schema").await?;
-    let statuses = history::read(&transaction).await?;
-    let mut lines: Vec<String> = statuses
-        .iter()
-        .filter(|status| status.state != State::Applied)
-        .map(|status| {
-            let state = match status.state {
-                State::Applied | State::Pending => "is pending",
-                State::Changed => "was applied with a different text",
-                State::Unknown => "is unknown to this binary",
-            };
-            format!("migration {} ({}) {state}", status.version, status.name)
-        })
-        .collect();
-    if lines.is_empty() {
-        let live = schema::read(&transaction).await.map_err(Error::during("comparing the schema"))?;
-        let expected = schema::parse(embedded::SCHEMA);
-        lines = schema::differences(&expected, &live).iter().map(ToString::to_string).collect();
-        let filtered = schema::filtered_tables(&transaction).await.map_err(Error::during("comparing the schema"))?;
-        lines.extend(filtered.iter().map(|table| format!("{ROW_SECURITY} {table}; {}", row_security_fix(table))));
-    }
-    drop(transaction);
-    database.close(session).await;
-    Ok(lines)
-}
-
-async fn repair(client: &mut Client) -> Result<Repair, Error> {
-    let mut budget = RetryBudget::default();
-    loop {
-        match repair::run(client).await {
-            Ok(repair) => return Ok(repair),
-            Err(error) => budget.after(client, error).await?,
-        }
-    }
+    at(url, Want::Any, session::verify).await
 }

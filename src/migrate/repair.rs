@@ -3,21 +3,19 @@
 //! SeedCore runs its own migration scripts again at every deployment: `CREATE OR REPLACE FUNCTION`, `CREATE OR
 //! REPLACE VIEW`, `CREATE INDEX IF NOT EXISTS`. After that its `beat` revives the dead again, its view is empty when
 //! beats are late, and its index on `last_heartbeat` makes every beat write to all indexes. Those three kinds of object
-//! hold no data, so they can be put back without asking. Anything else that deviates is left to `musterd migrate verify`
-//! to report and to people to decide.
+//! hold no data, so they can be put back without asking. Triggers, comments and our own indexes hold none either, but only
+//! a person changes those, so `musterd migrate repair` puts them back when it is asked to. Columns, constraints and rows are
+//! left to people.
 
 use tokio_postgres::{Client, GenericClient, Transaction, error::SqlState};
 
 use super::{
-    embedded::SCHEMA,
     error::Error,
     history::{self, Standing},
-    schema::{self, Deviation, Difference, Kind},
     transaction::{begin, lock},
 };
-
-/// The indexes that are ours to remove: 011 makes them as SeedCore does, 013 removes them.
-const SEED_INDEXES: [&str; 2] = ["idx_instance_logical_id", "idx_instance_status_heartbeat"];
+use crate::migrations::{embedded::SCHEMA, forms::SEED_INDEXES};
+use crate::schema::{self, Deviation, Difference, Kind};
 
 /// What a view has beyond its definition: its owner and the rights that were granted on it, as statements.
 const BELONGINGS: &str = "
@@ -35,21 +33,33 @@ WHERE class.relnamespace = quote_ident(current_schema())::regnamespace AND class
 
 /// What was done about objects that deviate, by object.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Repair {
-    pub(super) done: Vec<String>,
-    /// Views that could not be put back; no daemon reads them.
-    pub(super) left: Vec<String>,
+#[non_exhaustive]
+pub struct Repair {
+    /// Objects and what was done about each.
+    pub done: Vec<String>,
+    /// What still differs: views that could not be put back, and what no repair changes.
+    pub left: Vec<String>,
 }
 
-/// Compares functions and views with the snapshot and creates again those that deviate. Returns what it did. Nothing is
+/// Which objects are put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What SeedCore replaces when it is deployed: functions, views, and the two indexes that it adds.
+    Replaced,
+    /// Triggers, comments and indexes of ours as well.
+    All,
+}
+
+/// Compares the schema with the snapshot and creates again what deviates. Returns what it did. Nothing is
 /// compared in a database that a newer binary has migrated: its objects are not known to this one.
 ///
 /// Looks first without a lock: the usual answer is "nothing", and a daemon that starts should not need the rights of
 /// the owner to hear it.
-pub(super) async fn run(client: &mut Client) -> Result<Repair, Error> {
+pub(super) async fn run(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
     let transaction = begin(client, "comparing functions and views").await?;
-    if deviating(&transaction).await?.is_empty() {
-        return Ok(Repair::default());
+    let found = deviating(&transaction).await?;
+    if !found.iter().any(|difference| remedy(difference, scope).is_some()) {
+        return Ok(Repair { done: Vec::new(), left: beyond(scope, &found) });
     }
     drop(transaction);
 
@@ -57,39 +67,83 @@ pub(super) async fn run(client: &mut Client) -> Result<Repair, Error> {
     lock(&transaction).await?;
     let mut repair = Repair::default();
     for difference in deviating(&transaction).await? {
+        let Some((statement, done)) = remedy(&difference, scope) else { continue };
         let name = difference.object.to_string();
-        match put_back(&mut transaction, &difference).await? {
-            Ok(done) => repair.done.push(format!("{name}: {done}")),
+        match put_back(&mut transaction, &difference, &statement).await? {
+            Ok(()) => repair.done.push(format!("{name}: {done}")),
             Err(reason) => repair.left.push(format!("{name}: {reason}")),
         }
+    }
+    if scope == Scope::All {
+        repair.left = beyond(scope, &deviating(&transaction).await?);
     }
     transaction.commit().await.map_err(Error::during("repairing functions and views"))?;
     if !repair.done.is_empty() {
         tracing::warn!(objects = ?repair.done, "restored modified schema objects");
     }
-    if !repair.left.is_empty() {
+    if !repair.left.is_empty() && scope == Scope::Replaced {
         tracing::warn!(objects = ?repair.left, "views could not be restored, daemons do not need them");
     }
     Ok(repair)
+}
+
+/// What [`run`] would do, without doing it.
+pub(super) async fn preview(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
+    let transaction = begin(client, "comparing the schema").await?;
+    let found = deviating(&transaction).await?;
+    let done = found
+        .iter()
+        .filter_map(|difference| remedy(difference, scope).map(|(_, done)| format!("{}: {done}", difference.object)));
+    Ok(Repair { done: done.collect(), left: beyond(scope, &found) })
+}
+
+/// What differs and is not for [`run`] to change; of functions and views alone nothing is said of the rest.
+fn beyond(scope: Scope, found: &[Difference]) -> Vec<String> {
+    let beyond = found.iter().filter(|difference| scope == Scope::All && remedy(difference, scope).is_none());
+    beyond.map(ToString::to_string).collect()
+}
+
+/// The statement that puts an object back, and the word for that; `None` if it is not in the scope.
+pub(super) fn remedy(difference: &Difference, scope: Scope) -> Option<(String, &'static str)> {
+    let object = &difference.object;
+    let name = object.name.split(" on ").next().unwrap_or_default();
+    let again = |drop: String| Some((format!("{drop};\n{}", object.text), "built again"));
+    match (object.kind, &difference.deviation) {
+        (Kind::Function | Kind::View, Deviation::Missing | Deviation::Changed(_)) => {
+            Some((object.text.clone(), "put back"))
+        }
+        (Kind::Index, Deviation::Unexpected) if SEED_INDEXES.iter().any(|(known, _)| *known == object.name) => {
+            Some((format!("DROP INDEX IF EXISTS {name}"), "dropped"))
+        }
+        _ if scope == Scope::Replaced => None,
+        (Kind::Index | Kind::Trigger, Deviation::Missing) => Some((object.text.clone(), "put back")),
+        (Kind::Index, Deviation::Changed(_)) => again(format!("DROP INDEX {name}")),
+        (Kind::Trigger, Deviation::Changed(_)) => again(format!("DROP TRIGGER {}", object.name)),
+        (Kind::Table, Deviation::Changed(lines)) => {
+            let is_comment = |line: &String| line.trim_start_matches(['-', '+', ' ']).starts_with("COMMENT ON ");
+            let comments = lines.iter().filter_map(|line| line.strip_prefix("- "));
+            let comments: Vec<&str> = comments.filter(|line| line.starts_with("COMMENT ON ")).collect();
+            let is_all = lines.iter().all(is_comment) && !comments.is_empty();
+            is_all.then(|| (comments.join("\n"), "comments put back"))
+        }
+        _ => None,
+    }
 }
 
 /// Puts one object back. The inner error says why a view was left as it is.
 async fn put_back(
     transaction: &mut Transaction<'_>,
     difference: &Difference,
-) -> Result<Result<&'static str, String>, Error> {
+    statement: &str,
+) -> Result<Result<(), String>, Error> {
     let object = &difference.object;
-    let (statement, done) = match difference.deviation {
-        Deviation::Unexpected => (format!("DROP INDEX IF EXISTS {}", index_of(difference)), "dropped"),
-        Deviation::Missing | Deviation::Changed(_) => (object.text.clone(), "put back"),
-    };
     let doing = format!("repairing {object}");
     if object.kind != Kind::View {
-        return transaction.batch_execute(&statement).await.map(|()| Ok(done)).map_err(Error::during(doing));
+        return transaction.batch_execute(statement).await.map(Ok).map_err(Error::during(doing));
     }
     let attempt = transaction.transaction().await.map_err(Error::during(doing.clone()))?;
-    let failed = match attempt.batch_execute(&statement).await {
-        Ok(()) => return attempt.commit().await.map(|()| Ok(done)).map_err(Error::during(doing)),
+    let failed = match attempt.batch_execute(statement).await {
+        Ok(()) => return attempt.commit().await.map(Ok).map_err(Error::during(doing)),
         Err(error) => error,
     };
     attempt.rollback().await.map_err(Error::during(doing.clone()))?;
@@ -98,8 +152,8 @@ async fn put_back(
         return left(failed, doing);
     }
     let attempt = transaction.transaction().await.map_err(Error::during(doing.clone()))?;
-    match create_again(&attempt, &object.name, &statement).await {
-        Ok(()) => attempt.commit().await.map(|()| Ok(done)).map_err(Error::during(doing)),
+    match create_again(&attempt, &object.name, statement).await {
+        Ok(()) => attempt.commit().await.map(Ok).map_err(Error::during(doing)),
         Err(failed) => {
             attempt.rollback().await.map_err(Error::during(doing.clone()))?;
             left(failed, doing)
@@ -109,12 +163,21 @@ async fn put_back(
 
 /// Drops a view and creates it with its owner and the rights on it. Fails if other objects depend on it.
 async fn create_again(client: &impl GenericClient, name: &str, create: &str) -> Result<(), tokio_postgres::Error> {
-    let belongings = client.query(BELONGINGS, &[&name]).await?;
-    client.batch_execute(&format!("DROP VIEW {name}; {create}")).await?;
-    for row in &belongings {
-        client.batch_execute(row.try_get(0)?).await?;
+    for statement in creating_again(client, name, create).await? {
+        client.batch_execute(&statement).await?;
     }
     Ok(())
+}
+
+/// The statements for that.
+pub(super) async fn creating_again(
+    client: &impl GenericClient,
+    name: &str,
+    create: &str,
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    let belongings = client.query(BELONGINGS, &[&name]).await?;
+    let belongings = belongings.iter().map(|row| row.try_get(0));
+    [Ok(format!("DROP VIEW {name}")), Ok(create.to_owned())].into_iter().chain(belongings).collect()
 }
 
 /// What the server refuses about a view is no reason not to start; a lost connection or a lock is.
@@ -125,30 +188,22 @@ fn left<T>(failed: tokio_postgres::Error, doing: String) -> Result<Result<T, Str
     }
 }
 
-async fn deviating(client: &impl GenericClient) -> Result<Vec<Difference>, Error> {
+/// All that deviates; nothing in a database of a newer binary.
+pub(super) async fn deviating(client: &impl GenericClient) -> Result<Vec<Difference>, Error> {
     let doing = "comparing functions and views";
     match history::standing(client).await.map_err(Error::during(doing))?? {
-        Standing::Known => differences(client).await.map_err(Error::during(doing)),
+        Standing::Known => all_differences(client).await.map_err(Error::during(doing)),
         Standing::Ahead(_) => Ok(Vec::new()),
     }
 }
 
-/// The functions, views and indexes that deviate and that [`run`] puts back.
+async fn all_differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
+    Ok(schema::differences(&schema::parse(SCHEMA), &schema::read(client).await?))
+}
+
+/// The functions, views and indexes that deviate and that daemons and `up` put back.
 pub(super) async fn differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
-    let mut differences = schema::differences(&schema::parse(SCHEMA), &schema::read(client).await?);
-    differences.retain(is_ours_to_repair);
+    let mut differences = all_differences(client).await?;
+    differences.retain(|difference| remedy(difference, Scope::Replaced).is_some());
     Ok(differences)
-}
-
-/// Without the table that it is on.
-fn index_of(difference: &Difference) -> &str {
-    difference.object.name.strip_suffix(" on registry_instance").unwrap_or_default()
-}
-
-fn is_ours_to_repair(difference: &Difference) -> bool {
-    match difference.object.kind {
-        Kind::Function | Kind::View => difference.deviation != Deviation::Unexpected,
-        Kind::Index => difference.deviation == Deviation::Unexpected && SEED_INDEXES.contains(&index_of(difference)),
-        Kind::Type | Kind::Table | Kind::Trigger => false,
-    }
 }

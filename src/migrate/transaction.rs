@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use tokio::try_join;
-use tokio_postgres::{Client, IsolationLevel, Transaction, types::Type};
+use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction, types::Type};
 
-use super::{error::Error, schema};
+use super::error::Error;
+use crate::schema;
 
 /// Key of the advisory lock under which migrations run. Any number will do as long as it stays; this one reads "muster"
 /// in ASCII.
@@ -19,25 +20,40 @@ pub(super) const LOCK_KEY: i64 = 0x6d75_7374_6572;
 /// behind it: this must stay well below a TTL.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Begins a transaction with what all of ours need, whatever the defaults of the user or the database are.
+/// What a transaction of ours needs, whatever the defaults of the user or the database are.
+///
+/// A function's file has its current text, which may name a column that a later migration adds.
+pub(super) const SETTINGS: &str = "\
+SET LOCAL statement_timeout = 0;
+SET LOCAL client_min_messages = warning;
+SET LOCAL check_function_bodies = off";
+
+/// Begins a transaction with those settings.
 ///
 /// Read committed, because what is read after the lock was awaited must be what the one before us committed.
 pub(super) async fn begin<'a>(client: &'a mut Client, doing: &str) -> Result<Transaction<'a>, Error> {
-    let transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .start()
-        .await
-        .map_err(Error::during(doing))?;
-    // A function's file has its current text, which may name a column that a later migration adds.
-    let settings = transaction.batch_execute(
-        "SET LOCAL statement_timeout = 0; SET LOCAL client_min_messages = warning;
-         SET LOCAL check_function_bodies = off",
-    );
+    let builder = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).read_only(false);
+    set_up(builder.start().await.map_err(Error::during(doing))?, doing).await
+}
+
+/// The same for one state of the database, in which nothing can be changed.
+pub(super) async fn begin_reading<'a>(client: &'a mut Client, doing: &str) -> Result<Transaction<'a>, Error> {
+    let builder = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    set_up(builder.start().await.map_err(Error::during(doing))?, doing).await
+}
+
+async fn set_up<'a>(transaction: Transaction<'a>, doing: &str) -> Result<Transaction<'a>, Error> {
+    let settings = transaction.batch_execute(SETTINGS);
     // Both in one round trip, in this order.
     let ((), schema) =
         try_join!(biased; settings, schema::pin_search_path(&transaction)).map_err(Error::during(doing))?;
     if schema.is_none() { Err(Error::NoSchema) } else { Ok(transaction) }
+}
+
+/// The schema that a transaction works in.
+pub(super) async fn schema_name(client: &impl GenericClient) -> Result<String, tokio_postgres::Error> {
+    let rows = client.query_typed("SELECT current_schema()::text", &[]).await?;
+    Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or_default())
 }
 
 /// Takes the turn to migrate, until the end of the transaction, and limits how long its statements may wait for a lock.
@@ -54,6 +70,14 @@ pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
     if locked.first().is_some_and(|row| row.get(0)) { Ok(()) } else { Err(Error::Queued) }
 }
 
+/// The same as the role of the session.
+pub(super) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let locked = transaction.query_typed("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
+    let locked = locked.map_err(Error::during("waiting for another migration"))?;
+    set_lock_timeout(transaction).await?;
+    if locked.first().is_some_and(|row| row.get(0)) { Ok(()) } else { Err(Error::Queued) }
+}
+
 /// Whether the session's role may become the role in a column: since PostgreSQL 16, a member need not have that right.
 pub(super) fn may_become(column: &str) -> String {
     format!(
@@ -63,25 +87,36 @@ pub(super) fn may_become(column: &str) -> String {
 
 /// Goes on as the owner of the registry's tables, until the end of the transaction, if they are another's.
 async fn become_owner(transaction: &Transaction<'_>) -> Result<(), Error> {
-    let statement = format!(
+    transaction.query_typed(&becoming_owner(), &[]).await.map(drop).map_err(Error::during("migrating"))
+}
+
+/// The statement for that.
+pub(super) fn becoming_owner() -> String {
+    format!(
         "SELECT set_config('role', pg_get_userbyid(class.relowner), true)
          FROM pg_class AS class
          WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
            AND class.relowner <> quote_ident(current_user)::regrole
            AND {}",
         may_become("class.relowner")
-    );
-    transaction.query_typed(&statement, &[]).await.map(drop).map_err(Error::during("migrating"))
+    )
 }
 
 async fn set_lock_timeout(transaction: &Transaction<'_>) -> Result<(), Error> {
-    let statement = format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis());
-    transaction.batch_execute(&statement).await.map_err(Error::during("migrating"))
+    transaction.batch_execute(&lock_timeout()).await.map_err(Error::during("migrating"))
+}
+
+/// The statement that limits how long a lock is waited for.
+pub(super) fn lock_timeout() -> String {
+    format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis())
 }
 
 /// Gives each lease its TTL and a few seconds from now on. A migration can hold locks for so long that no beat is saved, and
 /// without a daemon there is no brake.
+pub(super) const HOLD: &str =
+    "SELECT muster_note_disruption('the schema was migrated') FROM cluster_metadata WHERE id = 1";
+
+/// The same, at the end of a migration.
 pub(super) async fn hold_leases(transaction: &Transaction<'_>) -> Result<(), Error> {
-    let hold = "SELECT muster_note_disruption('the schema was migrated') FROM cluster_metadata WHERE id = 1";
-    transaction.batch_execute(hold).await.map_err(Error::during("putting expiry on hold"))
+    transaction.batch_execute(HOLD).await.map_err(Error::during("putting expiry on hold"))
 }

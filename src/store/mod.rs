@@ -13,6 +13,7 @@ pub mod feed;
 pub mod membership;
 pub mod prefetch;
 mod row;
+pub mod surroundings;
 pub mod suspicion;
 mod texts;
 

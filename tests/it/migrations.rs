@@ -311,7 +311,7 @@ async fn verify_names_each_object_that_deviates_and_leaves_it_alone() {
         "table registry_instance differs from the expected definition: \
          - labels jsonb NOT NULL DEFAULT '{}'::jsonb; + labels jsonb NOT NULL; + theirs text",
         "index idx_instance_revision on registry_instance is missing",
-        "trigger registry_instance_deleted on registry_instance differs from the expected definition",
+        "trigger registry_instance_deleted on registry_instance differs from the expected definition: its state is 'D'",
         "trigger registry_instance_stamp_update on registry_instance is missing",
         "function muster_of_nobody() is an unexpected object",
     ];

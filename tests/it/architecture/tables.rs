@@ -28,7 +28,11 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("locate", &[]),
     ("postgres", &["database_url", "locate", "telemetry", "tls"]),
     ("store", &["postgres", "model", "clock", "metrics", "telemetry"]),
-    ("migrate", &["postgres", "telemetry"]),
+    // What a database holds of ours, as text.
+    ("schema", &[]),
+    // Their texts, and what these say: knows no database.
+    ("migrations", &["schema"]),
+    ("migrate", &["locate", "migrations", "postgres", "schema", "telemetry"]),
     // A server process of our own, told by its URL alone.
     ("local", &["postgres", "telemetry"]),
     // What is taken in, before it is applied.
@@ -185,7 +189,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
 
 /// Crates that belong to some layers only: what they stand for must not leak.
 pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
-    ("tokio_postgres", &["postgres", "locate", "store", "migrate", "local", "database_url"]),
+    ("tokio_postgres", &["postgres", "locate", "schema", "store", "migrate", "local", "database_url"]),
     ("deadpool", &["postgres"]),
     ("deadpool_postgres", &["postgres"]),
     ("rustls", &["tls", "postgres"]),

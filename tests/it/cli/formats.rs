@@ -10,11 +10,12 @@ use crate::harness::{
     actor::{Caller, alive},
     daemon::Daemon,
     postgres::TestDatabase,
+    registry::Registry,
     tls::Authority,
 };
 
 /// Commands and what they need, in an order in which each has an answer. `{id}` and `{lease}` are of a live instance,
-/// `{other}` is another one, `{database}` the URL of the database.
+/// `{other}` is another one, `{database}` the URL of the database, `{spare}` that of one without a daemon.
 const COMMANDS: &[&str] = &[
     "resolve web",
     "list",
@@ -41,9 +42,18 @@ const COMMANDS: &[&str] = &[
     "token list {directory}",
     "migrate up --database-url {database}",
     "migrate status --database-url {database}",
+    "migrate status --detect --database-url {database}",
+    "migrate plan --database-url {database}",
     "migrate verify --database-url {database}",
+    "migrate verify --against {spare} --database-url {database}",
+    "migrate adopt --database-url {database}",
+    "migrate repair --database-url {database}",
+    "migrate eject --database-url {spare}",
     "epoch rotate",
 ];
+
+/// How many of them are a command that stands there already, with a flag that changes what is printed.
+const VARIANTS: usize = 2;
 
 /// Forms that a command does not have. A watch has no end, so it is no document; the others have nothing to name.
 const REFUSED: &[(&str, &[&str])] = &[
@@ -54,14 +64,21 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("release", &["name"]),
     ("whoami", &["name"]),
     ("bench", &["name"]),
+    ("migrate plan", &["name"]),
     ("migrate verify", &["name"]),
+    ("migrate repair", &["name"]),
+    ("migrate eject", &["name"]),
 ];
 
 /// What prints nothing on standard output because there is nothing: no migration was pending, nothing differs, and what
 /// `release` did is said in words.
 const EMPTY: &[(&str, &[&str])] = &[
     ("migrate up", &["table", "wide", "name"]),
+    ("migrate plan", &["table", "wide"]),
     ("migrate verify", &["table", "wide"]),
+    ("migrate adopt", &["table", "wide", "name"]),
+    ("migrate repair", &["table", "wide"]),
+    ("migrate eject", &["table", "wide"]),
     ("release", &["table", "wide"]),
 ];
 
@@ -94,6 +111,7 @@ fn readable(format: &str, ended: &Ended) -> Result<(), String> {
 async fn every_command_prints_every_form_or_refuses_it() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
+    let spare = Registry::head().await;
     let caller = Caller::of(&daemon);
     let web = caller.register(alive("web", Duration::from_secs(300))).await.unwrap();
     let other = caller.register(alive("other", Duration::from_secs(300))).await.unwrap();
@@ -103,6 +121,7 @@ async fn every_command_prints_every_form_or_refuses_it() {
     for command in COMMANDS {
         let command = command.replace("{id}", &web.instance_id).replace("{lease}", &web.lease_id.to_string());
         let command = command.replace("{other}", &other.instance_id).replace("{database}", database.url());
+        let command = command.replace("{spare}", spare.database.url());
         let command = command.replace("{certificate}", certificate.to_str().unwrap());
         let command = command.replace("{directory}", daemon.directory().to_str().unwrap());
         for format in ["table", "wide", "json", "jsonl", "yaml", "name"] {
@@ -141,7 +160,7 @@ fn every_command_with_a_form_of_output_is_tried() {
     all.remove("local upgrade");
     let tried = |path: &String| COMMANDS.iter().any(|one| *one == path || one.starts_with(&format!("{path} ")));
     let missing: Vec<_> = all.iter().filter(|path| !tried(path)).collect();
-    assert!(missing.is_empty() && all.len() == COMMANDS.len(), "{missing:?}");
+    assert!(missing.is_empty() && all.len() + VARIANTS == COMMANDS.len(), "{missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,9 @@ mod kubernetes;
 mod package;
 mod pages;
 mod roles;
-mod scripts;
+pub(crate) mod scripts;
 mod service_manager;
-mod tools;
+pub(crate) mod tools;
 
 use std::{
     collections::BTreeMap,

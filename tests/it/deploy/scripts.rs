@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// Runs a script on a database: exit code, and what it printed.
-async fn script(name: &str, url: &str, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) async fn script(name: &str, url: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::from(program());
     let binary = command.as_std().get_program().to_owned();
     command = tokio::process::Command::new(path(name));

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A tool by the first of its names that is installed; `None` if we were told to go without.
-pub(super) fn tool(names: &[&str]) -> Option<Command> {
+pub(crate) fn tool(names: &[&str]) -> Option<Command> {
     let without = env::var("MUSTERD_TEST_WITHOUT").unwrap_or_default();
     if without.split([',', ' ']).any(|word| names.contains(&word)) {
         #[expect(clippy::print_stderr, reason = "what was not checked must be seen")]

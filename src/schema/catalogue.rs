@@ -17,6 +17,31 @@ pub(super) const QUERIES: [(Kind, &str); 6] = [
     (Kind::Trigger, TRIGGERS),
 ];
 
+/// The conditions that select the objects of the registry, each with the name that it is about.
+const OURS: [(&str, &str); 5] = [
+    ("(typ.typname ~ '^(muster|registry)_' OR typ.typname = 'instancestatus')", "typ.typname"),
+    ("(class.relname ~ '^(muster|registry)_' OR class.relname = 'cluster_metadata')", "class.relname"),
+    ("(owner.relname ~ '^(muster|registry)_' OR owner.relname = 'cluster_metadata')", "owner.relname"),
+    (
+        "(class.relname ~ '^(muster|registry)_' OR class.relname IN ('active_instances', 'active_instance'))",
+        "class.relname",
+    ),
+    (OUR_FUNCTIONS, "proc.proname"),
+];
+
+const OUR_FUNCTIONS: &str = "(
+      proc.proname ~ '^muster_'
+      OR proc.proname IN (
+          'set_current_epoch', 'register_instance', 'set_instance_status', 'beat', 'expire_stale_instances',
+          'expire_old_epoch_instances', 'assert_lease', 'alive_at'
+      )
+  )";
+
+/// One of the queries for the objects whose names match instead.
+pub(super) fn matching(query: &str, names: &str) -> String {
+    OURS.iter().fold(query.to_owned(), |query, (ours, name)| query.replace(ours, &format!("{name} ~ '{names}'")))
+}
+
 /// Enums and composite types, with their comments.
 const TYPES: &str = r#"
 SELECT
@@ -91,11 +116,12 @@ WHERE class.relnamespace = quote_ident(current_schema())::regnamespace
   AND class.relkind = 'r'
   AND (class.relname ~ '^(muster|registry)_' OR class.relname = 'cluster_metadata')"#;
 
-/// Indexes of those tables, except the ones that a constraint brought along.
+/// Indexes of those tables, except the ones that a constraint brought along; one whose build failed shows it.
 const INDEXES: &str = r#"
 SELECT
     class.relname || ' on ' || owner.relname AS name,
     pg_get_indexdef(class.oid, 0, true) || E';\n'
+    || CASE WHEN index.indisvalid THEN '' ELSE E'-- it is invalid\n' END
     || coalesce('COMMENT ON INDEX ' || quote_ident(class.relname) || ' IS '
         || quote_literal(obj_description(class.oid, 'pg_class')) || E';\n', '') AS text
 FROM pg_index AS index
@@ -171,3 +197,19 @@ JOIN pg_class AS owner ON owner.oid = trig.tgrelid
 WHERE owner.relnamespace = quote_ident(current_schema())::regnamespace
   AND (owner.relname ~ '^(muster|registry)_' OR owner.relname = 'cluster_metadata')
   AND NOT trig.tgisinternal"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_query_can_be_asked_for_other_names() {
+        for (_, query) in QUERIES {
+            let other = matching(query, "^theirs$");
+            assert!(
+                other.contains("~ '^theirs$'") && !other.contains("muster") && !other.contains("registry_"),
+                "{other}"
+            );
+        }
+    }
+}

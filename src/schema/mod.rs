@@ -100,7 +100,7 @@ pub async fn describe(client: &Client) -> Result<String, Error> {
 
 /// Sets the search path, until the end of the transaction, to the schema that new objects go to, and returns its name;
 /// `None` if there is no such schema.
-pub(super) async fn pin_search_path(client: &impl GenericClient) -> Result<Option<String>, Error> {
+pub(crate) async fn pin_search_path(client: &impl GenericClient) -> Result<Option<String>, Error> {
     let pin = "SELECT current_schema()::text, set_config('search_path', quote_ident(schema.name) || ', pg_temp', true)
                FROM (SELECT current_schema() AS name) AS schema
                WHERE schema.name IS NOT NULL";
@@ -109,7 +109,7 @@ pub(super) async fn pin_search_path(client: &impl GenericClient) -> Result<Optio
 }
 
 /// Reads all objects of ours. The caller has pinned the search path.
-pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Error> {
+pub(crate) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Error> {
     let mut objects = Vec::new();
     // Sent one behind the other: one round trip for all.
     let answers = try_join_all(catalogue::QUERIES.iter().map(|(_, query)| client.query_typed(query, &[]))).await?;
@@ -123,9 +123,22 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Err
     Ok(objects)
 }
 
+/// As [`read`], for the objects of others: those of the tables, views, types and functions with names that match.
+pub(crate) async fn read_matching(client: &impl GenericClient, names: &str) -> Result<Vec<Object>, Error> {
+    let mut objects = Vec::new();
+    for (kind, query) in catalogue::QUERIES {
+        let rows = client.query_typed(&catalogue::matching(query, names), &[]).await?;
+        let mut found: Vec<Object> =
+            rows.iter().map(|row| Object { kind, name: row.get("name"), text: row.get("text") }).collect();
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        objects.extend(found);
+    }
+    Ok(objects)
+}
+
 /// The tables of the registry on which row-level security is enabled: it may hide rows from daemons and SQL callers, and
 /// then an instance that exists is not found. The caller has pinned the search path.
-pub(super) async fn filtered_tables(client: &impl GenericClient) -> Result<Vec<String>, Error> {
+pub(crate) async fn filtered_tables(client: &impl GenericClient) -> Result<Vec<String>, Error> {
     let filtered = "SELECT relname::text FROM pg_class
                     WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relrowsecurity
                       AND (relname ~ '^(muster|registry)_' OR relname = 'cluster_metadata')
@@ -183,7 +196,7 @@ pub fn differences(expected: &[Object], live: &[Object]) -> Vec<Difference> {
                 }
                 Deviation::Changed(lines)
             }
-            Some(_) => Deviation::Changed(Vec::new()),
+            Some(other) => Deviation::Changed(remarks(other)),
         };
         differences.push(Difference { object: object.clone(), deviation });
     }
@@ -193,6 +206,14 @@ pub fn differences(expected: &[Object], live: &[Object]) -> Vec<Difference> {
         }
     }
     differences
+}
+
+/// What the catalogue remarks on an index or a trigger that is there and out of use.
+fn remarks(object: &Object) -> Vec<String> {
+    if !matches!(object.kind, Kind::Index | Kind::Trigger) {
+        return Vec::new();
+    }
+    object.text.lines().filter_map(|line| line.strip_prefix("-- ")).map(str::to_owned).collect()
 }
 
 fn same(one: &Object, other: &Object) -> bool {

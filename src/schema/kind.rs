@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [(Self, &str); 6] = [
+    pub(crate) const ALL: [(Self, &str); 6] = [
         (Self::Type, "type"),
         (Self::Table, "table"),
         (Self::Index, "index"),
@@ -27,7 +27,7 @@ impl Kind {
         (Self::Trigger, "trigger"),
     ];
 
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("object", |(_, word)| word)
     }
 }

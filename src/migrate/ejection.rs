@@ -1,0 +1,91 @@
+//! `musterd migrate eject`: gives the runtime registry back to SeedCore; and the way back.
+//!
+//! SeedCore's functions, views and two indexes return as 011 and 012 make them. Columns, rows and triggers stay: the
+//! triggers number what the old functions write, so dead stays final, epochs stay unique, and the leases and revisions of
+//! today are those of a later return. Leases get their TTL once more, because the old expiry knows no TTL but 15 s; the
+//! triggers hold it to that. A row of the history says that the database was given back: no daemon takes it over by itself.
+
+use tokio_postgres::Client;
+
+use super::{
+    error::Error,
+    history::{self, EJECTED},
+    transaction::{begin, hold_leases, lock},
+};
+use crate::migrations::embedded::{FIRST, MIGRATIONS};
+
+/// Daemons that may still hold beats.
+const LIVE: &str = "
+SELECT daemon.address || ' (last flush ' || date_trunc('second', daemon.last_flush)::text || ')'
+FROM registry_daemon AS daemon
+CROSS JOIN muster_limits() AS limits
+WHERE daemon.last_flush > muster_now() - make_interval(secs => limits.evicted_after_ms / 1000.0)
+ORDER BY 1";
+
+/// The rights that the functions have without musterd: everything is called as its caller, and open to PUBLIC.
+const RIGHTS: &str = "
+DO $$
+DECLARE
+    v_function regprocedure;
+BEGIN
+    FOR v_function IN
+        SELECT oid FROM pg_proc
+        WHERE pronamespace = quote_ident(current_schema())::regnamespace
+          AND proname IN ('set_current_epoch', 'register_instance', 'set_instance_status', 'beat',
+                          'expire_stale_instances', 'expire_old_epoch_instances')
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
+    END LOOP;
+END
+$$";
+
+/// Ends the state in which the registry is SeedCore's.
+pub(super) const REMOVE_MARK: &str = "DELETE FROM muster_migration WHERE version = $1";
+
+/// Gives the registry back. Returns whether there was anything to do.
+pub(super) async fn eject(client: &mut Client, by: &str) -> Result<bool, Error> {
+    let doing = "giving the registry back to SeedCore";
+    let transaction = begin(client, doing).await?;
+    lock(&transaction).await?;
+    let statuses = history::read(&transaction).await?;
+    history::accept(&statuses)?;
+    if history::refuse_ejected(&statuses).is_err() {
+        return Ok(false);
+    }
+    // The old functions rely on all of the triggers.
+    if history::missing(&statuses).next().is_some() {
+        return Err(history::pending(&statuses));
+    }
+    let live = transaction.query_typed(LIVE, &[]).await.map_err(Error::during(doing))?;
+    if !live.is_empty() {
+        return Err(Error::DaemonsLive(live.iter().map(|row| row.get(0)).collect()));
+    }
+    hold_leases(&transaction).await?;
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version <= FIRST + 1) {
+        transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing))?;
+    }
+    transaction.batch_execute(RIGHTS).await.map_err(Error::during(doing))?;
+    let mark = "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms)
+                VALUES ($1, 'ejected', '', $2, 0)";
+    transaction.execute(mark, &[&EJECTED, &by]).await.map_err(Error::during(doing))?;
+    transaction.commit().await.map_err(Error::during(doing))?;
+    tracing::warn!("the registry was given back to SeedCore");
+    Ok(true)
+}
+
+/// Takes back what [`eject`] gave: afterwards the usual repair finds SeedCore's functions. Returns whether there was
+/// anything to take back.
+pub(super) async fn take_back(client: &mut Client, hold: bool) -> Result<bool, Error> {
+    let doing = "taking the registry over again";
+    let transaction = begin(client, doing).await?;
+    if history::refuse_ejected(&history::read(&transaction).await?).is_ok() {
+        return Ok(false);
+    }
+    lock(&transaction).await?;
+    transaction.execute(REMOVE_MARK, &[&EJECTED]).await.map_err(Error::during(doing))?;
+    if hold {
+        hold_leases(&transaction).await?;
+    }
+    transaction.commit().await.map_err(Error::during(doing))?;
+    Ok(true)
+}

@@ -1,0 +1,168 @@
+//! The work of each command over one session, however it was opened.
+
+use tokio::try_join;
+use tokio_postgres::Client;
+
+use super::{
+    apply::{Applied, RetryBudget, UpOptions, apply_up_to},
+    detect::{self, Detection},
+    ejection,
+    error::Error,
+    fresh,
+    history::{self, Standing, State, Status},
+    repair::{self, Repair, Scope},
+    rights,
+    transaction::begin_reading,
+};
+use crate::migrations::{embedded, embedded::SCHEMA};
+use crate::schema::{self, Object};
+
+/// How [`super::verify`] begins a line about a table whose rows a policy may hide.
+pub const ROW_SECURITY: &str = "row-level security may hide rows of table";
+
+fn row_security_fix(table: &str) -> String {
+    format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+}
+
+/// What [`super::up`] did.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The migrations it applied, in order.
+    pub applied: Vec<Applied>,
+    /// Functions, views and the like that others had changed and that it put back, by name.
+    pub repaired: Vec<String>,
+    /// Views that it could not put back, each with the reason. No daemon reads them.
+    pub left: Vec<String>,
+    /// The highest version the database has now; 0 for none. Higher than what this binary knows if a newer one has migrated
+    /// it and admits this one: then nothing is applied or put back.
+    pub current: i32,
+}
+
+/// As [`bring_up`], for a person: takes over again what was given back.
+pub(super) async fn take_over(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
+    ejection::take_back(client, options.hold).await?;
+    bring_up(client, options, applied_by).await
+}
+
+pub(super) async fn detect(client: &mut Client) -> Result<Detection, Error> {
+    let transaction = begin_reading(client, "detecting what is there").await?;
+    detect::detect(&transaction).await
+}
+
+pub(super) async fn other_owners(client: &mut Client) -> Result<Vec<String>, Error> {
+    let transaction = begin_reading(client, "reading owners").await?;
+    rights::other_owners(&transaction).await.map_err(Error::during("reading owners"))
+}
+
+pub(super) async fn repair(client: &mut Client, apply: bool) -> Result<Repair, Error> {
+    let statuses = read_history(client).await?;
+    history::accept(&statuses)?;
+    history::refuse_ejected(&statuses)?;
+    if history::missing(&statuses).next().is_some() {
+        return Err(history::pending(&statuses));
+    }
+    if apply { put_back(client, Scope::All).await } else { repair::preview(client, Scope::All).await }
+}
+
+/// The live objects, and what the history says was applied.
+pub(super) async fn describe(client: &mut Client) -> Result<(Vec<Object>, Vec<String>), Error> {
+    let transaction = begin_reading(client, "reading the schema").await?;
+    let statuses = history::read(&transaction).await?;
+    let applied = statuses.iter().filter(|status| status.state != State::Pending);
+    let applied = applied.map(|status| format!("migration {:03} ({})", status.version, status.name)).collect();
+    Ok((schema::read(&transaction).await.map_err(Error::during("reading the schema"))?, applied))
+}
+
+pub(super) async fn verify(client: &mut Client) -> Result<Vec<String>, Error> {
+    let transaction = begin_reading(client, "comparing the schema").await?;
+    let statuses = history::read(&transaction).await?;
+    if let Err(ejected) = history::refuse_ejected(&statuses) {
+        return Ok(vec![ejected.to_string()]);
+    }
+    let mut lines: Vec<String> = statuses
+        .iter()
+        .filter(|status| status.state != State::Applied)
+        .map(|status| {
+            let state = match status.state {
+                State::Applied | State::Pending => "is pending",
+                State::Changed => "was applied with a different text",
+                State::Unknown | State::Ejected => "is unknown to this binary",
+            };
+            format!("migration {} ({}) {state}", status.version, status.name)
+        })
+        .collect();
+    if lines.is_empty() {
+        let live = schema::read(&transaction).await.map_err(Error::during("comparing the schema"))?;
+        let expected = schema::parse(SCHEMA);
+        lines = schema::differences(&expected, &live).iter().map(ToString::to_string).collect();
+        let filtered = schema::filtered_tables(&transaction).await.map_err(Error::during("comparing the schema"))?;
+        lines.extend(filtered.iter().map(|table| format!("{} {table}; {}", ROW_SECURITY, row_security_fix(table))));
+    }
+    Ok(lines)
+}
+
+pub(super) async fn bring_up(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
+    // What keeps this from being answered is met again below, with all rights and locks.
+    let report = |applied| Report { applied, repaired: Vec::new(), left: Vec::new(), current: embedded::HEAD };
+    match survey(client).await {
+        Ok(Survey::UpToDate) => return Ok(report(Vec::new())),
+        Ok(Survey::Unmigrated) if options.to >= embedded::HEAD => {
+            // What goes wrong there does so below as well, where it is tried again.
+            if let Ok(Some(applied)) = fresh::apply_all(client, applied_by).await {
+                return Ok(report(applied));
+            }
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let (applied, standing) = apply_up_to(client, options, applied_by).await?;
+    let (current, repair) = match standing {
+        Standing::Known if options.to < embedded::HEAD => (options.to, Repair::default()),
+        Standing::Known => (embedded::HEAD, put_back(client, Scope::Replaced).await?),
+        Standing::Ahead(version) => {
+            tracing::warn!(
+                version,
+                known = embedded::HEAD,
+                "schema is newer than this binary, serving without migrating"
+            );
+            (version, Repair::default())
+        }
+    };
+    Ok(Report { applied, repaired: repair.done, left: repair.left, current })
+}
+
+/// What there is to do.
+enum Survey {
+    /// Nothing to apply and nothing to put back.
+    UpToDate,
+    /// No migration is recorded.
+    Unmigrated,
+    Other,
+}
+
+/// The usual answer at a daemon's start is that there is nothing to do, had without a lock and in two round trips.
+async fn survey(client: &Client) -> Result<Survey, Error> {
+    let differences =
+        async { repair::differences(client).await.map_err(Error::during("comparing functions and views")) };
+    let (statuses, differences) = try_join!(history::read(client), differences)?;
+    let are_all = |state| statuses.iter().all(|status| status.state == state);
+    Ok(match differences.is_empty() && are_all(State::Applied) {
+        true => Survey::UpToDate,
+        false if are_all(State::Pending) => Survey::Unmigrated,
+        false => Survey::Other,
+    })
+}
+
+pub(super) async fn read_history(client: &mut Client) -> Result<Vec<Status>, Error> {
+    let transaction = begin_reading(client, "reading the migration history").await?;
+    history::read(&transaction).await
+}
+
+pub(super) async fn put_back(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
+    let mut budget = RetryBudget::default();
+    loop {
+        match repair::run(client, scope).await {
+            Ok(repair) => return Ok(repair),
+            Err(error) => budget.after(client, error).await?,
+        }
+    }
+}
