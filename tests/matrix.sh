@@ -10,9 +10,14 @@ source deploy/prerequisites.sh
 [[ $# -gt 0 ]] || set -- 13 14 15 16 17 18
 need_rust
 tests/postgresql.sh "$@"
+# With pgvector where it can be had: the suite seedcore is then tested whole.
+for major in "$@"; do
+    [[ $major != 16 && $major != 18 ]] || tests/pgvector.sh "$major"
+done
 # Without the tests of standbys: the package has no pg_basebackup.
 declare -a filters=(
     sql_callers:: sql_concurrency:: sql_expiry:: sql_interface:: sql_owners:: sql_plans:: sql_rules::
+    adoption:: migrate_commands:: suite_seedcore::
     migrations:: migration_errors:: local_postgres:: main_loop:: registration::
 )
 declare -a failed=()
