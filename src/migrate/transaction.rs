@@ -36,9 +36,10 @@ pub(super) async fn begin<'a>(client: &'a mut Client, doing: &str) -> Result<Tra
     set_up(builder.start().await.map_err(Error::during(doing))?, doing).await
 }
 
-/// The same for one state of the database, in which nothing can be changed.
+/// The same, in which nothing can be changed. Read committed as well: the server prints definitions as of now, whatever the
+/// snapshot is.
 pub(super) async fn begin_reading<'a>(client: &'a mut Client, doing: &str) -> Result<Transaction<'a>, Error> {
-    let builder = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let builder = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).read_only(true);
     set_up(builder.start().await.map_err(Error::during(doing))?, doing).await
 }
 

@@ -17,7 +17,7 @@ mod kind;
 use std::fmt;
 
 use futures_util::future::try_join_all;
-use tokio_postgres::{Client, Error, GenericClient};
+use tokio_postgres::{Client, Error, GenericClient, Row};
 
 pub use self::kind::Kind;
 
@@ -114,8 +114,7 @@ pub(crate) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Err
     // Sent one behind the other: one round trip for all.
     let answers = try_join_all(catalogue::QUERIES.iter().map(|(_, query)| client.query_typed(query, &[]))).await?;
     for ((kind, _), rows) in catalogue::QUERIES.into_iter().zip(answers) {
-        let mut found: Vec<Object> =
-            rows.iter().map(|row| Object { kind, name: row.get("name"), text: row.get("text") }).collect();
+        let mut found: Vec<Object> = rows.iter().filter_map(|row| object(kind, row)).collect();
         // Here and not in SQL, where the order would be that of the database's collation.
         found.sort_by(|one, other| one.name.cmp(&other.name));
         objects.extend(found);
@@ -123,13 +122,17 @@ pub(crate) async fn read(client: &impl GenericClient) -> Result<Vec<Object>, Err
     Ok(objects)
 }
 
+/// The server prints no definition of an object that another session has just dropped: then it is not there.
+fn object(kind: Kind, row: &Row) -> Option<Object> {
+    Some(Object { kind, name: row.try_get("name").ok()?, text: row.try_get("text").ok()? })
+}
+
 /// As [`read`], for the objects of others: those of the tables, views, types and functions with names that match.
 pub(crate) async fn read_matching(client: &impl GenericClient, names: &str) -> Result<Vec<Object>, Error> {
     let mut objects = Vec::new();
     for (kind, query) in catalogue::QUERIES {
         let rows = client.query_typed(&catalogue::matching(query, names), &[]).await?;
-        let mut found: Vec<Object> =
-            rows.iter().map(|row| Object { kind, name: row.get("name"), text: row.get("text") }).collect();
+        let mut found: Vec<Object> = rows.iter().filter_map(|row| object(kind, row)).collect();
         found.sort_by(|one, other| one.name.cmp(&other.name));
         objects.extend(found);
     }
