@@ -17,7 +17,10 @@
 //!
 //! Last, one address registers as much as it can for a minute, beside others: what the budget of records keeps.
 //!
-//! Parts can be measured alone: `cargo bench --bench wire -- growth`, or `calls`, or `changes`, or `flood`.
+//! Then the calls are measured in plain text, with TLS, with a client certificate and with tokens, side by side.
+//!
+//! Parts can be measured alone: `cargo bench --bench wire -- growth`, or `calls`, or `changes`, or `flood`,
+//! or `secured`, or `herd-mtls`: ten thousand connections with client certificates that lose their daemon at once.
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
@@ -26,6 +29,8 @@
 //! | `MUSTERD_WIRE_WATCHERS` | 1000 | watchers of the fan-out |
 //! | `MUSTERD_WIRE_INSTANCES` | 1000000 | instances of the last part: what a call costs with so many beside 1,000 |
 //! | `MUSTERD_WIRE_FLOOD` | 60 | seconds of the flood of registrations |
+//! | `MUSTERD_WIRE_CONNECTIONS` | 4 | connections of the part `secured` |
+//! | `MUSTERD_WIRE_HERD` | 10000 | connections of the part `herd-mtls` |
 //! | `MUSTERD_WIRE_QUICK` | - | set: one round of one second, to see that it works |
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark fails by panicking")]
@@ -33,6 +38,8 @@
 
 mod echo;
 mod flood;
+mod herd;
+mod secured;
 mod sql;
 mod table;
 mod world;
@@ -105,7 +112,13 @@ async fn measure(sizes: Sizes) {
     if is_wanted("flood") {
         flood::measure(&mut world, Duration::from_secs(sizes.flood_seconds.into()), &mut table).await;
     }
-    println!("\n{}", table.text(&goals()));
+    if is_wanted("secured") {
+        secured::measure(&mut world, sizes, &mut table).await;
+    }
+    if is_wanted("herd-mtls") {
+        herd::measure(&mut world, &mut table).await;
+    }
+    println!("\n{}", table.text(&[goals(), secured::goals(), herd::goals()].concat()));
     world.stop().await;
 }
 

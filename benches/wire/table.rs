@@ -7,14 +7,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 pub(crate) struct Table(BTreeMap<String, Vec<f64>>);
 
 /// One line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Goal {
     what: &'static str,
     value: &'static str,
     reach: Reach,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Reach {
     /// This share of another value.
     Ratio {

@@ -168,6 +168,58 @@ impl World {
         began.elapsed()
     }
 
+    /// Starts one more daemon on the database, with these flags. Returns its address.
+    pub(crate) fn add_daemon(&mut self, flags: &[&str]) -> String {
+        let number = u32::try_from(self.daemons.len()).unwrap();
+        let server = daemon(number, self.postgres.database_url(), &self.directory.0, flags);
+        let addr = server.addr.clone();
+        self.daemons.push(server);
+        addr
+    }
+
+    /// Kills the daemon at an address and starts it there again.
+    pub(crate) fn kill_and_restart(&mut self, addr: &str, flags: &[&str]) {
+        let at = self.daemons.iter().position(|server| server.addr == addr).unwrap();
+        // Dropped, and so killed, before the next one binds its address.
+        drop(self.daemons.remove(at));
+        let (number, at_addr) = (u32::try_from(self.daemons.len() + 100).unwrap(), ["--grpc-addr", addr]);
+        let server = daemon(number, self.postgres.database_url(), &self.directory.0, &[&at_addr, flags].concat());
+        self.daemons.push(server);
+    }
+
+    /// The number that a statement gives.
+    pub(crate) async fn count(&self, statement: &str) -> i64 {
+        let url = self.postgres.database_url();
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.query_one(statement, &[]).await.unwrap().get(0)
+    }
+
+    /// A directory that goes with the world.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory.0
+    }
+
+    /// Runs a command of the program to its end.
+    #[expect(clippy::unused_self, reason = "it belongs to the world that its files are in")]
+    pub(crate) fn run(&self, arguments: &[&str]) {
+        let output = program().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Waits until a daemon answers a client with these flags.
+    pub(crate) async fn wait_for(&self, addr: &str, client: &[&str]) {
+        let began = Instant::now();
+        loop {
+            let output = program().args(["whoami", "--addr", addr]).args(client).output().unwrap();
+            if output.status.success() {
+                return;
+            }
+            assert!(began.elapsed() < BOUND, "{addr}: {}", String::from_utf8_lossy(&output.stderr));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Ends all daemons but the first, so that they take no time from what is measured.
     pub(crate) fn keep_one_daemon(&mut self) {
         self.daemons.truncate(1);
@@ -229,7 +281,10 @@ fn program() -> Command {
 fn daemon(number: u32, database_url: &str, directory: &Path, flags: &[&str]) -> Server {
     let log = directory.join(format!("daemon-{number}.log"));
     let mut command = program();
-    command.args(["serve", "--log-format", "json", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+    command.args(["serve", "--log-format", "json", "--http-addr", "127.0.0.1:0"]);
+    if !flags.contains(&"--grpc-addr") {
+        command.args(["--grpc-addr", "127.0.0.1:0"]);
+    }
     command.args(["--database-url", database_url]).args(flags);
     let child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
     let began = Instant::now();

@@ -1,7 +1,7 @@
 //! Unary calls: register, beat, resolve, batch-resolve.
 
 use musterd_client::Client;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
     error::Error,
@@ -10,7 +10,7 @@ use super::{
     options::LoadArgs,
     report::Report,
     setup::{HELD_TTL, Run, name, registration},
-    wire::Wire,
+    wire::{Channel, Wire},
 };
 use crate::{
     model::spread::mix,

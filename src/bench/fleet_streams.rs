@@ -13,11 +13,12 @@ use std::{
 };
 
 use tokio::time::{sleep, timeout};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
     record::{Latencies, Recorder},
     streams::{Beats, count},
+    wire::Channel,
 };
 use crate::{
     model::spread::mix,

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use musterd_client::Choice;
 use tokio::{task::JoinHandle, time::sleep};
-use tonic::transport::Channel;
 
 use super::{
     error::Error,
     options::{LoadArgs, RunArgs},
     progress::Progress,
     setup::{HELD_TTL, Run, name},
+    wire::Channel,
 };
 use crate::proto::v1::{self, registry_service_client::RegistryServiceClient};
 

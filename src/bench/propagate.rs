@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use musterd_client::{Address, Client};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use super::{
     error::Error,
@@ -17,7 +17,7 @@ use super::{
     record::{Latencies, Recorder},
     report::Report,
     setup::{HELD_TTL, Run},
-    wire::Wire,
+    wire::{Channel, Wire},
 };
 use crate::proto::v1::{self, discovery_service_client::DiscoveryServiceClient};
 

@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
     options::RunArgs,
     progress::{Progress, Stop},
     used,
-    wire::Wire,
+    wire::{Channel, Wire},
 };
 use crate::{
     proto::v1::{self, InstanceStatus, registry_service_client::RegistryServiceClient},

@@ -11,7 +11,7 @@ use std::{
 
 use musterd_client::Client;
 use tokio::{sync::mpsc, task::JoinSet, time};
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
 use super::{
     error::Error,
@@ -21,6 +21,7 @@ use super::{
     record::Recorder,
     report::Report,
     setup::Run,
+    wire::Channel,
 };
 use crate::proto::v1::{self, ErrorReason, registry_service_client::RegistryServiceClient};
 

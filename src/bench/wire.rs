@@ -7,11 +7,12 @@
 use std::io;
 
 use hyper_util::rt::TokioIo;
-use musterd_client::{Client, Kind, Reason};
+use musterd_client::{Client, Kind, Reason, Token};
 use tokio::net::TcpStream;
 use tonic::{
     Code, Status,
-    transport::{Channel, Endpoint, Uri},
+    service::interceptor::InterceptedService,
+    transport::{self, Endpoint, Uri},
 };
 use tower::service_fn;
 
@@ -19,6 +20,9 @@ use super::error::Error;
 use crate::proto::v1::{
     discovery_service_client::DiscoveryServiceClient, registry_service_client::RegistryServiceClient,
 };
+
+/// A connection, on which every call shows the token of the client, if there is one.
+pub(super) type Channel = InterceptedService<transport::Channel, Token>;
 
 /// A connection.
 #[derive(Debug, Clone)]
@@ -30,14 +34,15 @@ impl Wire {
     /// Connects to the daemon that the client uses.
     pub(super) async fn connect(client: &Client) -> Result<Self, Error> {
         let address = client.daemon().to_string();
-        let unreachable = |error: tonic::transport::Error| {
+        let unreachable = |error: transport::Error| {
             musterd_client::Error::new(Kind::Unreachable, Reason::Unavailable, format!("{address}: {error}"))
         };
         let endpoint = Endpoint::from_shared(address.clone()).map_err(unreachable)?;
         let endpoint = endpoint.user_agent(concat!("musterd/", env!("CARGO_PKG_VERSION"))).map_err(unreachable)?;
         let endpoint = endpoint.connect_timeout(client.timeout()).tcp_nodelay(true);
         if !client.daemon().is_encrypted() {
-            return Ok(Self { channel: endpoint.connect().await.map_err(unreachable)? });
+            let channel = endpoint.connect().await.map_err(unreachable)?;
+            return Ok(Self { channel: InterceptedService::new(channel, client.token().clone()) });
         }
         let tls = client.tls().clone();
         let connector = service_fn(move |uri: Uri| {
@@ -50,7 +55,8 @@ impl Wire {
                 io::Result::Ok(TokioIo::new(stream))
             }
         });
-        Ok(Self { channel: endpoint.connect_with_connector(connector).await.map_err(unreachable)? })
+        let channel = endpoint.connect_with_connector(connector).await.map_err(unreachable)?;
+        Ok(Self { channel: InterceptedService::new(channel, client.token().clone()) })
     }
 
     /// For actors.
