@@ -97,7 +97,7 @@ BEGIN
         FROM pg_class AS class
         WHERE class.relnamespace = quote_ident(current_schema())::regnamespace
           AND class.relname IN ('cluster_metadata', 'registry_instance', 'registry_epoch', 'registry_daemon',
-              'registry_daemon_loss', 'registry_suspicion', 'muster_migration', 'active_instances', 'active_instance')
+              'registry_daemon_loss', 'registry_suspicion', 'registry_death', 'registry_hook', 'muster_migration', 'active_instances', 'active_instance')
         UNION ALL
         SELECT 'TYPE', typ.oid::regtype::text, typ.typowner, false
         FROM pg_type AS typ
@@ -109,7 +109,7 @@ BEGIN
         WHERE proc.pronamespace = quote_ident(current_schema())::regnamespace
           AND (proc.proname ~ '^muster_' OR proc.proname IN (
               'set_current_epoch', 'register_instance', 'set_instance_status', 'beat', 'expire_stale_instances',
-              'expire_old_epoch_instances', 'assert_lease', 'alive_at'))
+              'expire_old_epoch_instances', 'assert_lease', 'alive_at', 'set_instance_health'))
     LOOP
         IF v_object.owner <> 'musterd_owner'::regrole THEN
             IF NOT pg_has_role(v_object.owner, 'musterd_owner', current_setting('musterd.member')) THEN
@@ -121,6 +121,9 @@ BEGIN
             EXECUTE format('GRANT SELECT ON %s TO musterd_daemon, musterd_reader', v_object.name);
         ELSIF v_object.kind = 'FUNCTION' THEN
             CASE
+                -- Hooks are a matter of the owner alone.
+                WHEN v_object.name ~ '(^|\.)muster_hook_(set|remove)\(' THEN
+                    NULL;
                 WHEN v_object.name ~ '(^|\.)muster_now\(' THEN
                     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO musterd_daemon, musterd_reader', v_object.name);
                 WHEN v_object.name ~ '(^|\.)muster_' THEN

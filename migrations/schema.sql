@@ -159,6 +159,47 @@ COMMENT ON COLUMN registry_daemon_loss.started_at IS 'When it had started, by th
 COMMENT ON COLUMN registry_daemon_loss.last_flush IS 'When it last saved beats.';
 COMMENT ON COLUMN registry_daemon_loss.lost_at IS 'When it was evicted.';
 
+--- table registry_death
+CREATE TABLE registry_death (
+    lease_id bigint NOT NULL,
+    revision bigint NOT NULL,
+    instance_id uuid NOT NULL,
+    logical_id text NOT NULL,
+    actor_name text,
+    node_id text,
+    epoch_number bigint NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    died_at timestamp with time zone NOT NULL,
+    reason text NOT NULL,
+    decided_by text,
+    released_at timestamp with time zone,
+    freed bigint,
+    hooks_done text[] NOT NULL DEFAULT '{}'::text[],
+    attempts integer NOT NULL DEFAULT 0,
+    next_attempt_at timestamp with time zone,
+    last_error text,
+    CONSTRAINT registry_death_pkey PRIMARY KEY (lease_id)
+)
+WITH (autovacuum_vacuum_scale_factor=0.05, autovacuum_vacuum_threshold=1000);
+COMMENT ON TABLE registry_death IS 'One row for each lease that has ended: the history of leases, and what hooks still have to free.';
+COMMENT ON COLUMN registry_death.lease_id IS 'The lease.';
+COMMENT ON COLUMN registry_death.revision IS 'The revision at which it ended.';
+COMMENT ON COLUMN registry_death.instance_id IS 'The instance that held it.';
+COMMENT ON COLUMN registry_death.logical_id IS 'Its logical id.';
+COMMENT ON COLUMN registry_death.actor_name IS 'Its actor name. A successor may carry the same one.';
+COMMENT ON COLUMN registry_death.node_id IS 'The node that it ran on.';
+COMMENT ON COLUMN registry_death.epoch_number IS 'Number of the epoch that it was registered in.';
+COMMENT ON COLUMN registry_death.started_at IS 'When the lease was registered.';
+COMMENT ON COLUMN registry_death.died_at IS 'When it ended.';
+COMMENT ON COLUMN registry_death.reason IS 'Why: stale, old_epoch, deregistered, replaced or operator.';
+COMMENT ON COLUMN registry_death.decided_by IS 'What declared it: the daemon, and for whom where it knows; sql/role for a direct SQL caller. Null: a registration took the place of a lease of an older epoch.';
+COMMENT ON COLUMN registry_death.released_at IS 'When all hooks had run; without a hook, when it died. Null: a hook has not succeeded yet.';
+COMMENT ON COLUMN registry_death.freed IS 'Rows that hooks have freed for the batch that this death was in, counted at its first lease. Null: no hook has run.';
+COMMENT ON COLUMN registry_death.hooks_done IS 'The hooks that have succeeded.';
+COMMENT ON COLUMN registry_death.attempts IS 'How many runs of hooks have failed.';
+COMMENT ON COLUMN registry_death.next_attempt_at IS 'No hook runs for it before. Null: at once.';
+COMMENT ON COLUMN registry_death.last_error IS 'Which hook failed last, and why.';
+
 --- table registry_epoch
 CREATE TABLE registry_epoch (
     epoch_number bigint NOT NULL,
@@ -177,6 +218,30 @@ COMMENT ON COLUMN registry_epoch.started_at IS 'When it began.';
 COMMENT ON COLUMN registry_epoch.started_revision IS 'The revision at which it began.';
 COMMENT ON COLUMN registry_epoch.reason IS 'Why it was begun, in the operator''s words.';
 COMMENT ON COLUMN registry_epoch.rotated_by IS 'What began it: the daemon, and for whom where it knows (daemon for identity); sql/role for a direct SQL caller.';
+
+--- table registry_hook
+CREATE TABLE registry_hook (
+    name text NOT NULL,
+    function text NOT NULL,
+    mode text NOT NULL DEFAULT 'after'::text,
+    lock_timeout_ms integer NOT NULL DEFAULT 100,
+    enabled boolean NOT NULL DEFAULT true,
+    system_id text,
+    set_at timestamp with time zone NOT NULL,
+    set_by text NOT NULL,
+    CONSTRAINT registry_hook_pkey PRIMARY KEY (name),
+    CONSTRAINT registry_hook_lock_timeout_check CHECK (lock_timeout_ms >= 1 AND lock_timeout_ms <= 10000),
+    CONSTRAINT registry_hook_mode_check CHECK (mode = ANY (ARRAY['after'::text, 'commit'::text]))
+);
+COMMENT ON TABLE registry_hook IS 'Functions of the application that free what ended leases held. Set by muster_hook_set, which checks them.';
+COMMENT ON COLUMN registry_hook.name IS 'Its name.';
+COMMENT ON COLUMN registry_hook.function IS 'The function, with its schema: f(lease_ids bigint[]) returns bigint, the number of rows freed.';
+COMMENT ON COLUMN registry_hook.mode IS 'after: in a transaction of its own, right after the death. commit: in the transaction of the death, if that has a statement_timeout of at most 1 s; otherwise, and if it fails, after.';
+COMMENT ON COLUMN registry_hook.lock_timeout_ms IS 'How long the function may wait for a lock.';
+COMMENT ON COLUMN registry_hook.enabled IS 'False: deaths wait for it.';
+COMMENT ON COLUMN registry_hook.system_id IS 'The PostgreSQL cluster in which it was set. In another one, a restored copy, deaths wait until muster_hook_set is called again.';
+COMMENT ON COLUMN registry_hook.set_at IS 'When it was set.';
+COMMENT ON COLUMN registry_hook.set_by IS 'By which role.';
 
 --- table registry_instance
 CREATE TABLE registry_instance (
@@ -248,6 +313,18 @@ COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact wi
 COMMENT ON COLUMN registry_suspicion.lease_id IS 'The lease.';
 COMMENT ON COLUMN registry_suspicion.suspected_at IS 'When the daemon that lost contact had last heard of it.';
 
+--- index idx_death_died_at on registry_death
+CREATE INDEX idx_death_died_at ON registry_death USING btree (died_at);
+COMMENT ON INDEX idx_death_died_at IS 'For the purge.';
+
+--- index idx_death_instance on registry_death
+CREATE INDEX idx_death_instance ON registry_death USING btree (instance_id);
+COMMENT ON INDEX idx_death_instance IS 'The earlier leases of an instance.';
+
+--- index idx_death_unreleased on registry_death
+CREATE INDEX idx_death_unreleased ON registry_death USING btree (attempts, lease_id) WHERE released_at IS NULL;
+COMMENT ON INDEX idx_death_unreleased IS 'Deaths that hooks have to run for, those that have not failed yet first.';
+
 --- index idx_instance_dead_revision on registry_instance
 CREATE INDEX idx_instance_dead_revision ON registry_instance USING btree (revision) WHERE status = 'dead'::instancestatus;
 COMMENT ON INDEX idx_instance_dead_revision IS 'Dead rows in the order of their deaths, for the purge.';
@@ -277,12 +354,24 @@ CREATE OR REPLACE FUNCTION alive_at(p_at timestamp with time zone)
  STABLE
  SET search_path FROM CURRENT
 AS $function$
-    SELECT instance.*
-    FROM registry_instance AS instance
-    LEFT JOIN registry_epoch AS following ON following.epoch_number - 1 = instance.epoch_number
-    WHERE instance.started_at <= p_at
-      AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
-    ORDER BY instance.logical_id, instance.started_at, instance.instance_id;
+    SELECT was_alive.*
+    FROM (
+        SELECT instance.*
+        FROM registry_instance AS instance
+        LEFT JOIN registry_epoch AS following ON following.epoch_number - 1 = instance.epoch_number
+        WHERE instance.started_at <= p_at
+          AND coalesce(least(instance.stopped_at, following.started_at), 'infinity') > p_at
+        UNION ALL
+        SELECT known.*
+        FROM registry_death AS death
+        LEFT JOIN registry_epoch AS epoch ON epoch.epoch_number = death.epoch_number
+        CROSS JOIN LATERAL jsonb_populate_record(NULL::registry_instance, to_jsonb(death) || jsonb_build_object(
+            'cluster_epoch', epoch.cluster_epoch, 'status', 'dead', 'stopped_at', death.died_at,
+            'death_reason', death.reason, 'death_decided_by', death.decided_by)) AS known
+        WHERE death.started_at <= p_at AND death.died_at > p_at
+          AND NOT EXISTS (SELECT FROM registry_instance AS kept WHERE kept.lease_id = death.lease_id)
+    ) AS was_alive
+    ORDER BY was_alive.logical_id, was_alive.started_at, was_alive.instance_id;
 $function$;
 COMMENT ON FUNCTION alive_at(timestamp with time zone) IS 'Returns the instances that were alive at a time, as far as they are on record.';
 
@@ -892,6 +981,36 @@ $function$;
 COMMENT ON FUNCTION muster_daemon_stopped(uuid) IS 'Removes a daemon that has saved all its beats and leaves.';
 REVOKE ALL ON FUNCTION muster_daemon_stopped(uuid) FROM PUBLIC;
 
+--- function muster_dead_leases(bigint[])
+CREATE OR REPLACE FUNCTION muster_dead_leases(p_lease_ids bigint[])
+ RETURNS TABLE(lease_id bigint, instance_id uuid, logical_id text, actor_name text, node_id text, started_at timestamp with time zone, died_at timestamp with time zone, reason text, successor_started_at timestamp with time zone)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+    WITH dead AS MATERIALIZED (
+        SELECT death.* FROM registry_death AS death WHERE death.lease_id = ANY (p_lease_ids) AND death.released_at IS NULL
+    ), later AS (
+        -- One pass over the instances for the whole batch: an index on the actor name would slow down every registration.
+        SELECT dead.lease_id, instance.started_at
+        FROM dead
+        JOIN registry_instance AS instance ON instance.actor_name = dead.actor_name
+        WHERE instance.lease_id > dead.lease_id
+        UNION ALL
+        SELECT dead.lease_id, instance.started_at
+        FROM dead
+        JOIN registry_instance AS instance ON instance.instance_id = dead.instance_id
+        WHERE instance.lease_id > dead.lease_id
+    )
+    SELECT
+        dead.lease_id, dead.instance_id, dead.logical_id, dead.actor_name, dead.node_id, dead.started_at, dead.died_at,
+        dead.reason, (SELECT min(later.started_at) FROM later WHERE later.lease_id = dead.lease_id)
+    FROM dead
+    ORDER BY dead.lease_id;
+$function$;
+COMMENT ON FUNCTION muster_dead_leases(bigint[]) IS 'For a hook: what is known of the ended leases that it is called with, and from when a successor holds the same actor name or instance id.';
+REVOKE ALL ON FUNCTION muster_dead_leases(bigint[]) FROM PUBLIC;
+
 --- function muster_deadline(timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_deadline(p_last_heartbeat timestamp with time zone, p_ttl_ms bigint)
  RETURNS timestamp with time zone
@@ -1245,6 +1364,116 @@ $function$;
 COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Puts expiry on hold for p_for_ms, or for the longest TTL of a live lease and 5 s, for an operator: no lease expires meanwhile.';
 REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;
 
+--- function muster_hook_refusal(text)
+CREATE OR REPLACE FUNCTION muster_hook_refusal(p_function text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_proc     pg_proc;
+    v_registry oid := (SELECT relowner FROM pg_class WHERE oid = 'registry_death'::regclass);
+    v_path     text;
+    v_deferred text;
+BEGIN
+    SELECT proc.* INTO v_proc FROM pg_proc AS proc WHERE proc.oid = to_regprocedure(p_function || '(bigint[])');
+    IF NOT FOUND THEN
+        RETURN format('function %s(bigint[]) does not exist; create it, and name it with its schema', p_function);
+    ELSIF v_proc.prokind <> 'f' OR v_proc.proretset OR v_proc.prorettype <> 'bigint'::regtype THEN
+        RETURN format('function %s does not return bigint; return the number of rows freed', p_function);
+    ELSIF NOT v_proc.prosecdef THEN
+        RETURN format('function %s is not SECURITY DEFINER; ALTER FUNCTION %1$s(bigint[]) SECURITY DEFINER', p_function);
+    ELSIF pg_has_role(v_proc.proowner, v_registry, 'MEMBER') THEN
+        RETURN format('function %s belongs to %s, which has the rights of the owner of the registry; give it to a role of the application',
+            p_function, v_proc.proowner::regrole);
+    ELSIF NOT has_function_privilege(v_registry, v_proc.oid, 'EXECUTE')
+        OR NOT has_schema_privilege(v_registry, v_proc.pronamespace, 'USAGE')
+    THEN
+        RETURN format('%s may not call function %s; GRANT EXECUTE on it, and USAGE on its schema', v_registry::regrole, p_function);
+    END IF;
+    SELECT substr(setting, length('search_path=') + 1) INTO v_path
+    FROM unnest(v_proc.proconfig) AS setting
+    WHERE setting LIKE 'search\_path=%';
+    IF v_path IS NULL OR v_path !~ '(^|, ?)("pg_temp"|pg_temp)$' OR v_path ~ '\$user' THEN
+        RETURN format('function %s has no fixed search path that ends with pg_temp; ALTER FUNCTION %1$s(bigint[]) SET search_path = ..., pg_temp',
+            p_function);
+    END IF;
+    IF current_setting('server_version_num')::integer < 180000 THEN
+        SELECT format('%s on %s', trg.tgname, trg.tgrelid::regclass) INTO v_deferred
+        FROM pg_trigger AS trg
+        WHERE trg.tgdeferrable AND NOT trg.tgisinternal
+          AND has_table_privilege(v_proc.proowner, trg.tgrelid, 'INSERT, UPDATE, DELETE')
+        LIMIT 1;
+        IF v_deferred IS NOT NULL THEN
+            RETURN format('the owner of function %s may write to a table with the deferrable trigger %s, which would run with other rights; make the trigger NOT DEFERRABLE, or take the right away',
+                p_function, v_deferred);
+        END IF;
+    END IF;
+    RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION muster_hook_refusal(text) IS 'Why a function cannot be a hook, with what to do; null if it can.';
+
+--- function muster_hook_remove(text)
+CREATE OR REPLACE FUNCTION muster_hook_remove(p_name text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_removed boolean;
+BEGIN
+    DELETE FROM registry_hook WHERE name = p_name;
+    v_removed := FOUND;
+    UPDATE registry_death
+    SET released_at = muster_now()
+    WHERE released_at IS NULL AND hooks_done @> ARRAY(SELECT name FROM registry_hook);
+    RETURN v_removed;
+END
+$function$;
+COMMENT ON FUNCTION muster_hook_remove(text) IS 'Removes a hook; deaths that waited for it alone are released without it.';
+
+--- function muster_hook_set(text, text, text, integer)
+CREATE OR REPLACE FUNCTION muster_hook_set(p_name text, p_function text, p_mode text DEFAULT 'after'::text, p_lock_timeout_ms integer DEFAULT 100)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_refusal text;
+    v_proc    pg_proc;
+BEGIN
+    IF p_name IS NULL OR p_name !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
+        RAISE EXCEPTION 'the name of a hook is %', coalesce(quote_literal(p_name), 'null')
+            USING ERRCODE = muster_error_code('invalid'), HINT = 'Use 1 to 63 letters, digits, "_", "-" and ".".';
+    ELSIF p_mode IS NULL OR p_mode NOT IN ('after', 'commit') THEN
+        RAISE EXCEPTION 'the mode of hook % is %', p_name, coalesce(quote_literal(p_mode), 'null')
+            USING ERRCODE = muster_error_code('invalid'), HINT = 'Use ''after'' or ''commit''.';
+    ELSIF p_lock_timeout_ms IS NULL OR p_lock_timeout_ms NOT BETWEEN 1 AND 10000 THEN
+        RAISE EXCEPTION 'the lock timeout of hook % is % ms', p_name, coalesce(p_lock_timeout_ms::text, 'null')
+            USING ERRCODE = muster_error_code('invalid'), HINT = 'Use 1 to 10000.';
+    END IF;
+    v_refusal := muster_hook_refusal(p_function);
+    IF v_refusal IS NOT NULL THEN
+        RAISE EXCEPTION 'hook %: %', p_name, split_part(v_refusal, '; ', 1)
+            USING ERRCODE = muster_error_code('invalid'), HINT = substr(v_refusal, strpos(v_refusal, '; ') + 2);
+    END IF;
+    SELECT proc.* INTO v_proc FROM pg_proc AS proc WHERE proc.oid = to_regprocedure(p_function || '(bigint[])');
+    INSERT INTO registry_hook AS hook (name, function, mode, lock_timeout_ms, enabled, system_id, set_at, set_by)
+    VALUES (
+        p_name, format('%s.%I', v_proc.pronamespace::regnamespace, v_proc.proname), p_mode, p_lock_timeout_ms, true,
+        muster_system_id(), muster_now(), muster_sql_caller()
+    )
+    ON CONFLICT (name) DO UPDATE SET
+        function = excluded.function, mode = excluded.mode, lock_timeout_ms = excluded.lock_timeout_ms, enabled = true,
+        system_id = excluded.system_id, set_at = excluded.set_at, set_by = excluded.set_by;
+    EXECUTE format('GRANT EXECUTE ON FUNCTION muster_dead_leases(bigint[]) TO %s', v_proc.proowner::regrole);
+    UPDATE registry_death SET attempts = 0, next_attempt_at = NULL WHERE released_at IS NULL AND attempts > 0;
+END
+$function$;
+COMMENT ON FUNCTION muster_hook_set(text, text, text, integer) IS 'Makes a function of the application a hook, which frees what ended leases held, or changes the hook of this name.';
+
 --- function muster_limits()
 CREATE OR REPLACE FUNCTION muster_limits()
  RETURNS TABLE(ttl_min_ms bigint, ttl_max_ms bigint, ttl_default_ms bigint, stalled_after_ms bigint, evicted_after_ms bigint, loss_kept_ms bigint, grace_ms bigint, hold_max_ms bigint, window_ms bigint, window_deaths_min bigint, window_deaths_percent bigint, protect_ms bigint, settle_ms bigint, tolerance_ms bigint, future_ms bigint, suspicions_max bigint, history_gap bigint)
@@ -1390,6 +1619,17 @@ BEGIN
             ELSE history_id
         END
     WHERE id = 1 AND EXISTS (SELECT FROM gone);
+    INSERT INTO registry_death (
+        lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
+        decided_by, released_at
+    )
+    SELECT
+        gone.lease_id, gone.revision, gone.instance_id, gone.logical_id, gone.actor_name, gone.node_id, gone.epoch_number,
+        gone.started_at, muster_now(), 'operator', muster_sql_caller(),
+        CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
+    FROM gone
+    WHERE gone.status <> 'dead'
+    ON CONFLICT (lease_id) DO NOTHING;
     RETURN NULL;
 END
 $function$;
@@ -1567,6 +1807,31 @@ $function$;
 COMMENT ON FUNCTION muster_purge_dead(bigint, integer) IS 'Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest deaths first.';
 REVOKE ALL ON FUNCTION muster_purge_dead(bigint, integer) FROM PUBLIC;
 
+--- function muster_purge_deaths(bigint, integer)
+CREATE OR REPLACE FUNCTION muster_purge_deaths(p_keep_ms bigint, p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_purged integer;
+BEGIN
+    DELETE FROM registry_death
+    WHERE lease_id IN (
+        SELECT death.lease_id
+        FROM registry_death AS death
+        WHERE death.died_at < muster_now() - p_keep_ms * interval '1 millisecond' AND death.released_at IS NOT NULL
+        ORDER BY death.died_at
+        LIMIT p_limit
+    );
+    GET DIAGNOSTICS v_purged = ROW_COUNT;
+    RETURN v_purged;
+END
+$function$;
+COMMENT ON FUNCTION muster_purge_deaths(bigint, integer) IS 'Deletes at most p_limit records of released deaths that are older than p_keep_ms, the earliest first.';
+REVOKE ALL ON FUNCTION muster_purge_deaths(bigint, integer) FROM PUBLIC;
+
 --- function muster_reap_old_epoch(integer, text)
 CREATE OR REPLACE FUNCTION muster_reap_old_epoch(p_limit integer, p_decided_by text)
  RETURNS integer
@@ -1719,6 +1984,37 @@ $function$;
 COMMENT ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) IS 'Declares leases dead that were silent for longer than their TTL.';
 REVOKE ALL ON FUNCTION muster_reap_stale(bigint, integer, text, timestamp with time zone, bigint) FROM PUBLIC;
 
+--- function muster_record_death()
+CREATE OR REPLACE FUNCTION muster_record_death()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    IF NEW.lease_id <> OLD.lease_id THEN
+        NEW.death_reason := 'old_epoch';
+        NEW.death_decided_by := NULL;
+        NEW.stopped_at := coalesce(
+            (SELECT epoch.started_at FROM registry_epoch AS epoch WHERE epoch.epoch_number = OLD.epoch_number + 1),
+            NEW.started_at);
+    END IF;
+    -- A death must not fail because of its record, whatever was written there by hand.
+    INSERT INTO registry_death (
+        lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
+        decided_by, released_at
+    )
+    SELECT
+        OLD.lease_id, NEW.revision, OLD.instance_id, OLD.logical_id, OLD.actor_name, OLD.node_id, OLD.epoch_number,
+        OLD.started_at, coalesce(NEW.stopped_at, muster_now()), coalesce(NEW.death_reason, 'operator'),
+        NEW.death_decided_by, CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
+    ON CONFLICT (lease_id) DO NOTHING;
+    RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION muster_record_death() IS 'Records the end of a lease, in the transaction in which it ends.';
+REVOKE ALL ON FUNCTION muster_record_death() FROM PUBLIC;
+
 --- function muster_register_new(muster_operation[], cluster_metadata)
 CREATE OR REPLACE FUNCTION muster_register_new(p_ops muster_operation[], p_cluster cluster_metadata)
  RETURNS SETOF registry_instance
@@ -1744,6 +2040,69 @@ END
 $function$;
 COMMENT ON FUNCTION muster_register_new(muster_operation[], cluster_metadata) IS 'Registers a group of instances of which none is on record, with one statement.';
 
+--- function muster_release_at_commit()
+CREATE OR REPLACE FUNCTION muster_release_at_commit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    IF EXISTS (SELECT FROM registry_hook WHERE mode = 'commit' AND enabled)
+        AND (SELECT setting::integer BETWEEN 1 AND 1000 FROM pg_settings WHERE name = 'statement_timeout')
+    THEN
+        PERFORM muster_run_hooks(
+            ARRAY(
+                SELECT one
+                FROM registry_hook AS one
+                WHERE one.mode = 'commit' AND one.enabled AND one.system_id IS NOT DISTINCT FROM muster_system_id()
+                ORDER BY one.name
+            ),
+            1000
+        );
+    END IF;
+    RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION muster_release_at_commit() IS 'Runs the hooks of mode commit in the transaction of the death, if its statement_timeout ends them within 1 s.';
+REVOKE ALL ON FUNCTION muster_release_at_commit() FROM PUBLIC;
+
+--- function muster_release_batch(integer)
+CREATE OR REPLACE FUNCTION muster_release_batch(p_limit integer DEFAULT 1000)
+ RETURNS TABLE(hook text, deaths integer, released integer, freed bigint, elapsed_ms double precision, failure text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    RETURN QUERY
+    SELECT ran.*
+    FROM muster_run_hooks(
+        ARRAY(
+            SELECT one
+            FROM registry_hook AS one
+            WHERE one.enabled AND one.system_id IS NOT DISTINCT FROM muster_system_id()
+            ORDER BY one.name
+        ),
+        p_limit
+    ) AS ran;
+END
+$function$;
+COMMENT ON FUNCTION muster_release_batch(integer) IS 'Runs the hooks for at most p_limit deaths, and returns what each hook did.';
+REVOKE ALL ON FUNCTION muster_release_batch(integer) FROM PUBLIC;
+
+--- function muster_release_deaths(integer)
+CREATE OR REPLACE FUNCTION muster_release_deaths(p_limit integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT coalesce(sum(released), 0)::integer FROM muster_release_batch(p_limit);
+$function$;
+COMMENT ON FUNCTION muster_release_deaths(integer) IS 'Runs the hooks for at most p_limit deaths that are not released yet, and returns how many are released with it.';
+REVOKE ALL ON FUNCTION muster_release_deaths(integer) FROM PUBLIC;
+
 --- function muster_release_expiry(bigint)
 CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)
  RETURNS void
@@ -1762,6 +2121,33 @@ END
 $function$;
 COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and lifts the rate limit for p_for_ms, for an operator.';
 REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
+
+--- function muster_release_state()
+CREATE OR REPLACE FUNCTION muster_release_state()
+ RETURNS TABLE(unreleased bigint, oldest_ms bigint, failure text, waiting text[], has_hooks boolean, has_at_commit boolean)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT
+        (SELECT count(*) FROM (SELECT FROM registry_death WHERE released_at IS NULL LIMIT 100000) AS pending),
+        (SELECT -muster_ms_until(min(pending.died_at), muster_now())
+         FROM (SELECT died_at FROM registry_death WHERE released_at IS NULL LIMIT 100000) AS pending),
+        (SELECT last_error FROM registry_death
+         WHERE released_at IS NULL AND attempts > 0
+         ORDER BY attempts DESC, lease_id DESC
+         LIMIT 1),
+        ARRAY(
+            SELECT name || CASE WHEN enabled THEN ' (set in another PostgreSQL cluster)' ELSE ' (disabled)' END
+            FROM registry_hook
+            WHERE NOT enabled OR system_id IS DISTINCT FROM muster_system_id()
+            ORDER BY name
+        ),
+        EXISTS (SELECT FROM registry_hook),
+        EXISTS (SELECT FROM registry_hook WHERE mode = 'commit' AND enabled);
+$function$;
+COMMENT ON FUNCTION muster_release_state() IS 'How the release of deaths gets on, for daemons and musterd check.';
+REVOKE ALL ON FUNCTION muster_release_state() FROM PUBLIC;
 
 --- function muster_renew_registration(registry_instance, muster_operation, timestamp with time zone, bigint)
 CREATE OR REPLACE FUNCTION muster_renew_registration(p_row registry_instance, p_op muster_operation, p_now timestamp with time zone, p_revision bigint)
@@ -1885,6 +2271,144 @@ $function$;
 COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch.';
 REVOKE ALL ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) FROM PUBLIC;
 
+--- function muster_run_hook(registry_hook, bigint[])
+CREATE OR REPLACE FUNCTION muster_run_hook(p_hook registry_hook, p_lease_ids bigint[], OUT freed bigint, OUT failure text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    v_path    text := current_setting('search_path');
+    v_wait    text := current_setting('lock_timeout');
+    v_call    text;
+    v_version text;
+    v_traces  text;
+    v_state   text;
+BEGIN
+    failure := muster_hook_refusal(p_hook.function);
+    IF failure IS NOT NULL THEN
+        RETURN;
+    END IF;
+    SELECT format('SELECT %s.%I($1)', proc.pronamespace::regnamespace, proc.proname), format('%s %s', proc.oid, proc.xmin)
+    INTO v_call, v_version
+    FROM pg_proc AS proc
+    WHERE proc.oid = to_regprocedure(p_hook.function || '(bigint[])');
+    BEGIN
+        PERFORM set_config('lock_timeout', p_hook.lock_timeout_ms || 'ms', true);
+        v_traces := muster_session_traces();
+        EXECUTE v_call INTO freed USING p_lease_ids;
+        -- Qualified, because nothing else is found by name until this is known.
+        IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) v_path THEN
+            RAISE EXCEPTION 'the function has changed the search path of the session'
+                USING ERRCODE = 'external_routine_invocation_exception';
+        END IF;
+        IF muster_session_traces() <> v_traces THEN
+            RAISE EXCEPTION 'the function has left settings, statements, cursors, channels or temporary objects in the session'
+                USING ERRCODE = 'external_routine_invocation_exception';
+        END IF;
+        -- It may have been replaced between the check and the call.
+        IF v_version IS DISTINCT FROM (
+            SELECT format('%s %s', proc.oid, proc.xmin)
+            FROM pg_proc AS proc
+            WHERE proc.oid = to_regprocedure(p_hook.function || '(bigint[])')
+        ) THEN
+            RAISE EXCEPTION 'the function was replaced while it ran' USING ERRCODE = 'external_routine_invocation_exception';
+        END IF;
+        failure := muster_hook_refusal(p_hook.function);
+        IF failure IS NOT NULL THEN
+            RAISE EXCEPTION '%', failure USING ERRCODE = 'external_routine_invocation_exception';
+        END IF;
+        IF freed IS NULL OR freed < 0 THEN
+            RAISE EXCEPTION 'the function has returned % instead of the number of rows freed', coalesce(freed::text, 'null')
+                USING ERRCODE = 'external_routine_invocation_exception';
+        END IF;
+        PERFORM set_config('lock_timeout', v_wait, true);
+    EXCEPTION WHEN OTHERS OR query_canceled THEN
+        GET STACKED DIAGNOSTICS failure = MESSAGE_TEXT, v_state = RETURNED_SQLSTATE;
+        failure := format('%s (%s)', failure, v_state);
+        freed := NULL;
+    END;
+END
+$function$;
+COMMENT ON FUNCTION muster_run_hook(registry_hook, bigint[]) IS 'Runs one hook for leases, in a subtransaction, and returns the number of rows that it freed, or why it failed.';
+
+--- function muster_run_hooks(registry_hook[], integer)
+CREATE OR REPLACE FUNCTION muster_run_hooks(p_hooks registry_hook[], p_limit integer)
+ RETURNS TABLE(hook text, deaths integer, released integer, freed bigint, elapsed_ms double precision, failure text)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    v_names    text[] := ARRAY(SELECT one.name FROM unnest(p_hooks) AS one);
+    v_all      text[] := ARRAY(SELECT every.name FROM registry_hook AS every);
+    v_now      timestamptz := muster_now();
+    v_attempts integer;
+    v_claimed  bigint[];
+    v_ids      bigint[];
+    v_hook     registry_hook;
+    v_began    timestamptz;
+    v_ran      record;
+BEGIN
+    IF cardinality(v_names) = 0 THEN
+        RETURN;
+    END IF;
+    SELECT death.attempts INTO v_attempts
+    FROM registry_death AS death
+    WHERE death.released_at IS NULL AND NOT death.hooks_done @> v_names
+      AND (death.next_attempt_at IS NULL OR death.next_attempt_at <= v_now)
+    ORDER BY death.attempts, death.lease_id
+    LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    v_claimed := ARRAY(
+        SELECT death.lease_id
+        FROM registry_death AS death
+        WHERE death.released_at IS NULL AND NOT death.hooks_done @> v_names AND death.attempts = v_attempts
+          AND (death.next_attempt_at IS NULL OR death.next_attempt_at <= v_now)
+        ORDER BY death.lease_id
+        LIMIT greatest(1, p_limit / (10 ^ (v_attempts % 4))::integer)
+        FOR UPDATE SKIP LOCKED
+    );
+    FOREACH v_hook IN ARRAY p_hooks
+    LOOP
+        v_ids := ARRAY(
+            SELECT death.lease_id
+            FROM registry_death AS death
+            WHERE death.lease_id = ANY (v_claimed) AND NOT v_hook.name = ANY (death.hooks_done)
+            ORDER BY death.lease_id
+        );
+        CONTINUE WHEN cardinality(v_ids) = 0;
+        v_began := clock_timestamp();
+        v_ran := muster_run_hook(v_hook, v_ids);
+        hook := v_hook.name;
+        deaths := cardinality(v_ids);
+        released := 0;
+        freed := coalesce(v_ran.freed, 0);
+        elapsed_ms := extract(epoch FROM clock_timestamp() - v_began) * 1000;
+        failure := v_ran.failure;
+        IF v_ran.failure IS NULL THEN
+            WITH marked AS (
+                UPDATE registry_death AS death
+                SET hooks_done = death.hooks_done || v_hook.name,
+                    freed = coalesce(death.freed, 0) + CASE WHEN death.lease_id = v_ids[1] THEN v_ran.freed ELSE 0 END,
+                    released_at = CASE WHEN death.hooks_done || v_hook.name @> v_all THEN muster_now() END
+                WHERE death.lease_id = ANY (v_ids)
+                RETURNING death.released_at
+            )
+            SELECT count(marked.released_at) INTO released FROM marked;
+        ELSE
+            UPDATE registry_death AS death
+            SET attempts = death.attempts + 1,
+                next_attempt_at = muster_now() + least(30, 2 ^ least(death.attempts, 5)) * interval '1 second',
+                last_error = left(format('hook %s: %s', v_hook.name, v_ran.failure), 1000)
+            WHERE death.lease_id = ANY (v_ids);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$function$;
+COMMENT ON FUNCTION muster_run_hooks(registry_hook[], integer) IS 'Runs these hooks for at most p_limit deaths that are due, and marks them in the same transaction.';
+
 --- function muster_same_database(cluster_metadata)
 CREATE OR REPLACE FUNCTION muster_same_database(p_cluster cluster_metadata)
  RETURNS boolean
@@ -1920,6 +2444,23 @@ AS $function$
     WHERE last_flush <= p_now + (SELECT evicted_after_ms FROM muster_limits()) * interval '1 millisecond';
 $function$;
 COMMENT ON FUNCTION muster_saved_horizon(timestamp with time zone) IS 'Up to when every daemon has saved the beats that it has heard.';
+
+--- function muster_session_traces()
+CREATE OR REPLACE FUNCTION muster_session_traces()
+ RETURNS text
+ LANGUAGE sql
+AS $function$
+    SELECT md5(concat_ws('|',
+        (SELECT string_agg(name || '=' || setting, ',' ORDER BY name) FROM pg_settings),
+        current_setting('musterd.session', true),
+        (SELECT string_agg(name || prepare_time::text || statement, ',' ORDER BY name) FROM pg_prepared_statements),
+        (SELECT string_agg(name, ',' ORDER BY name) FROM pg_cursors),
+        (SELECT string_agg(channel, ',' ORDER BY channel) FROM pg_listening_channels() AS channel),
+        (SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+        (SELECT count(*) FROM pg_type WHERE typnamespace = pg_my_temp_schema())
+    ));
+$function$;
+COMMENT ON FUNCTION muster_session_traces() IS 'What a hook could leave in the session that calls it, as one text that is compared before and after.';
 
 --- function muster_sql_caller()
 CREATE OR REPLACE FUNCTION muster_sql_caller()
@@ -2245,6 +2786,14 @@ COMMENT ON TRIGGER cluster_metadata_stamp_update ON cluster_metadata IS 'An epoc
 CREATE TRIGGER registry_instance_deleted AFTER DELETE ON registry_instance REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION muster_note_deletion();
 ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_deleted;
 COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'After any deletion of rows, readers learn that they have to reload.';
+
+--- trigger registry_instance_died on registry_instance
+CREATE TRIGGER registry_instance_died AFTER UPDATE OF status, lease_id ON registry_instance FOR EACH ROW WHEN (old.status <> 'dead'::instancestatus AND (new.status = 'dead'::instancestatus OR new.lease_id <> old.lease_id)) EXECUTE FUNCTION muster_record_death();
+COMMENT ON TRIGGER registry_instance_died ON registry_instance IS 'Every death is recorded, whatever declared it.';
+
+--- trigger registry_instance_died_commit on registry_instance
+CREATE TRIGGER registry_instance_died_commit AFTER UPDATE OF status ON registry_instance FOR EACH STATEMENT EXECUTE FUNCTION muster_release_at_commit();
+COMMENT ON TRIGGER registry_instance_died_commit ON registry_instance IS 'Runs the hooks of mode commit for the deaths of the statement.';
 
 --- trigger registry_instance_stamp_insert on registry_instance
 CREATE TRIGGER registry_instance_stamp_insert BEFORE INSERT ON registry_instance FOR EACH ROW WHEN (new.revision IS NULL) EXECUTE FUNCTION muster_stamp_row();

@@ -11,6 +11,7 @@
 pub mod budget;
 pub mod handles;
 pub mod names;
+pub mod release;
 pub mod rpc;
 pub mod schema;
 pub mod tls;
@@ -27,6 +28,7 @@ pub use handles::{
     RefusedMetrics, RegistrationMetrics, ResolveMetrics, ResyncMetrics, RowMetrics, ViewMetrics, WriterMetrics,
     publish_version,
 };
+pub use release::ReleaseMetrics;
 pub use rpc::MethodMetrics;
 pub use schema::SchemaMetrics;
 pub use tls::{CertificateMetrics, HandshakeMetrics, ReloadMetrics};

@@ -25,6 +25,7 @@ mod judge;
 mod problem;
 mod protection;
 mod redaction;
+mod release;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,7 @@ mod text;
 pub use conditions::{ConditionState, State};
 pub use facts::{
     AWAY_AFTER, BehindDatabase, Certificate, Condition, EVICTED_AFTER, Expiry, Facts, FailingReaper, Gather, Names,
-    SILENT_AFTER,
+    Release, SILENT_AFTER,
 };
 pub use judge::{Status, judge};
 pub use problem::{Code, Problem, Severity};

@@ -36,13 +36,13 @@ BEGIN
     INSERT INTO registry_instance AS instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, stopped_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version,
-        replaces_lease_id, death_reason, death_deadline, death_decided_by, owner
+        replaces_lease_id, death_reason, death_deadline, death_decided_by, owner, status_since
     )
     VALUES (
         p_op.instance_id, p_op.logical_id, p_cluster.current_epoch, v_status, p_op.actor_name, p_op.serve_route,
         p_op.node_id, p_op.ip_address, p_op.pid, v_now, NULL, v_now, p_revision, p_revision, p_cluster.epoch_number,
         p_op.ttl_ms, p_op.port, coalesce(p_op.labels, '{}'), p_op.version, v_row.lease_id, NULL, NULL, NULL,
-        muster_owner_of(p_op.identity)
+        muster_owner_of(p_op.identity), v_now
     )
     ON CONFLICT (instance_id) DO UPDATE SET
         logical_id = excluded.logical_id, cluster_epoch = excluded.cluster_epoch, status = excluded.status,
@@ -51,7 +51,8 @@ BEGIN
         last_heartbeat = excluded.last_heartbeat, lease_id = excluded.lease_id, revision = excluded.revision,
         epoch_number = excluded.epoch_number, ttl_ms = excluded.ttl_ms, port = excluded.port,
         labels = excluded.labels, version = excluded.version, replaces_lease_id = excluded.replaces_lease_id,
-        death_reason = NULL, death_deadline = NULL, death_decided_by = NULL, owner = excluded.owner;
+        death_reason = NULL, death_deadline = NULL, death_decided_by = NULL, owner = excluded.owner,
+        status_reason = NULL, status_since = excluded.status_since;
     RETURN (CASE WHEN v_row.instance_id IS NULL THEN 'created' ELSE 'replaced' END, true, p_op.instance_id, p_revision,
             p_revision, v_status, p_op.ttl_ms)::muster_outcome;
 END

@@ -1,6 +1,6 @@
 -- muster_apply_status: Applies one change of status at p_revision. Allowed: starting to alive, alive to draining and
--- back, anything to dead; the present status is accepted and changes nothing. The caller holds the cluster row and the
--- instance row.
+-- back, anything to dead; the present status is accepted and changes nothing, but for another reason, at most every 10 s:
+-- each change is a revision that all watchers receive. The caller holds the cluster row and the instance row.
 --
 -- An instance of another owner than the identity that asks is unknown, unless the operation says as_operator. A daemon has
 -- decided by what it knew; the row may have changed its owner since.
@@ -19,6 +19,7 @@ DECLARE
     v_row registry_instance;
     v_old boolean;
     v_set muster_outcome;
+    v_now timestamptz := muster_now();
 BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
     IF NOT FOUND OR p_op.lease_id > v_row.lease_id
@@ -35,12 +36,19 @@ BEGIN
         v_set.status := 'dead';
         v_set.verdict := CASE WHEN p_op.status = 'dead' THEN 'set' ELSE 'lease_replaced' END;
     ELSIF p_op.status = v_row.status AND (p_op.status = 'dead' OR NOT v_old) THEN
-        NULL;
+        IF p_op.status <> 'dead' AND p_op.status_reason <> coalesce(v_row.status_reason, '')
+            AND coalesce(v_row.status_since, v_row.started_at) <= v_now - interval '10 seconds'
+        THEN
+            UPDATE registry_instance
+            SET status_reason = p_op.status_reason, status_since = v_now, revision = p_revision
+            WHERE instance_id = v_row.instance_id;
+            v_set.changed := true;
+        END IF;
     ELSIF v_row.status = 'dead' THEN
         v_set.verdict := 'expired';
     ELSIF p_op.status = 'dead' THEN
         UPDATE registry_instance
-        SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
+        SET status = 'dead', stopped_at = v_now, revision = p_revision, status_reason = p_op.status_reason, status_since = v_now,
             death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
             death_deadline = muster_deadline(last_heartbeat, ttl_ms),
             death_decided_by = p_decided_by || coalesce(' for ' || p_op.identity, '')
@@ -50,7 +58,7 @@ BEGIN
         v_set.verdict := 'epoch_fenced';
     ELSIF (v_row.status, p_op.status) IN (('starting', 'alive'), ('alive', 'draining'), ('draining', 'alive')) THEN
         UPDATE registry_instance
-        SET status = p_op.status, revision = p_revision
+        SET status = p_op.status, revision = p_revision, status_reason = p_op.status_reason, status_since = v_now
         WHERE instance_id = v_row.instance_id;
         v_set.changed := true;
     ELSE

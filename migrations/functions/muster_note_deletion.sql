@@ -3,6 +3,8 @@
 -- A dead row is its own tombstone: a reader that has not seen it must reload the registry. A live row leaves no
 -- tombstone, so every reader must reload. The same holds for a dead row that was deleted out of order, because readers
 -- take the purge to be complete up to its revision.
+--
+-- The lease of a live row ends with its deletion: it is recorded as a death.
 
 CREATE OR REPLACE FUNCTION muster_note_deletion()
 RETURNS trigger
@@ -25,6 +27,17 @@ BEGIN
             ELSE history_id
         END
     WHERE id = 1 AND EXISTS (SELECT FROM gone);
+    INSERT INTO registry_death (
+        lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
+        decided_by, released_at
+    )
+    SELECT
+        gone.lease_id, gone.revision, gone.instance_id, gone.logical_id, gone.actor_name, gone.node_id, gone.epoch_number,
+        gone.started_at, muster_now(), 'operator', muster_sql_caller(),
+        CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
+    FROM gone
+    WHERE gone.status <> 'dead'
+    ON CONFLICT (lease_id) DO NOTHING;
     RETURN NULL;
 END
 $$;

@@ -20,21 +20,25 @@ BEGIN
     END IF;
     v_cluster := muster_lock_cluster();
     WITH older AS MATERIALIZED (
-        SELECT instance.instance_id, instance.lease_id
+        SELECT instance.instance_id, instance.lease_id, instance.epoch_number
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead' AND instance.epoch_number < v_cluster.epoch_number
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
     ), numbered AS (
-        SELECT older.instance_id, v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision
+        SELECT
+            older.instance_id,
+            v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision,
+            coalesce(epoch.started_at, muster_now()) AS ended_at
         FROM older
+        LEFT JOIN registry_epoch AS epoch ON epoch.epoch_number = older.epoch_number + 1
     )
     UPDATE registry_instance AS instance
     SET status = 'dead',
-        stopped_at = coalesce(
-            (SELECT epoch.started_at FROM registry_epoch AS epoch WHERE epoch.epoch_number = instance.epoch_number + 1),
-            muster_now()),
+        stopped_at = numbered.ended_at,
+        status_reason = NULL,
+        status_since = numbered.ended_at,
         revision = numbered.revision,
         death_reason = 'old_epoch',
         death_deadline = muster_deadline(instance.last_heartbeat, instance.ttl_ms),

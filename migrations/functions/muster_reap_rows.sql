@@ -36,6 +36,8 @@ BEGIN
     UPDATE registry_instance AS instance
     SET status = 'dead',
         stopped_at = p_now,
+        status_reason = NULL,
+        status_since = p_now,
         revision = numbered.revision,
         death_reason = 'stale',
         death_deadline = muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)),

@@ -13,13 +13,13 @@ BEGIN
     INSERT INTO registry_instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version,
-        owner
+        owner, status_since
     )
     SELECT
         op.instance_id, op.logical_id, p_cluster.current_epoch, coalesce(op.status, 'starting'), op.actor_name,
         op.serve_route, op.node_id, op.ip_address, op.pid, v_now, v_now, p_cluster.revision + op.ordinality,
         p_cluster.revision + op.ordinality, p_cluster.epoch_number, op.ttl_ms, op.port, coalesce(op.labels, '{}'),
-        op.version, muster_owner_of(op.identity)
+        op.version, muster_owner_of(op.identity), v_now
     FROM unnest(p_ops) WITH ORDINALITY AS op
     RETURNING *;
 END

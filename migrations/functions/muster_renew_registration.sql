@@ -30,7 +30,9 @@ BEGIN
         SET status = v_status, actor_name = p_op.actor_name, serve_route = p_op.serve_route,
             ip_address = p_op.ip_address, port = p_op.port, ttl_ms = p_op.ttl_ms, version = p_op.version,
             labels = coalesce(p_op.labels, '{}'), owner = v_owner, revision = p_revision,
-            last_heartbeat = p_now
+            last_heartbeat = p_now,
+            status_reason = CASE WHEN v_status = p_row.status THEN status_reason END,
+            status_since = CASE WHEN v_status = p_row.status THEN status_since ELSE p_now END
         WHERE instance_id = p_row.instance_id;
     ELSE
         -- A write even so: on a synchronous standby the repeated call is confirmed only once the first one is there.

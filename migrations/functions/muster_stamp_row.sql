@@ -76,6 +76,12 @@ BEGIN
         END IF;
         NEW.death_decided_by := muster_sql_caller();
     END IF;
+    IF TG_OP = 'INSERT' THEN
+        NEW.status_since := coalesce(NEW.status_since, muster_now());
+    ELSIF NEW.status <> OLD.status AND NEW.status_since IS NOT DISTINCT FROM OLD.status_since THEN
+        NEW.status_since := muster_now();
+        NEW.status_reason := nullif(NEW.status_reason, OLD.status_reason);
+    END IF;
     NEW.revision := v_cluster.revision + 1;
     PERFORM muster_advance(NEW.revision);
     RETURN NEW;

@@ -89,6 +89,11 @@ pub struct ServeArgs {
           value_parser = parse_duration)]
     keep_dead: Duration,
 
+    /// How long the record of an ended lease is kept, 1m to 365days
+    #[arg(long, env = "MUSTERD_KEEP_HISTORY", value_name = "DURATION", default_value = "7days",
+          value_parser = parse_duration)]
+    keep_history: Duration,
+
     /// Address at which others reach this daemon, shown to operators [default: the gRPC address]
     #[arg(long, env = "MUSTERD_ADVERTISE_ADDR", value_name = "ADDR")]
     advertise_addr: Option<String>,
@@ -173,6 +178,7 @@ impl ServeArgs {
             data_dir: std::path::absolute(self.data_dir.unwrap_or_else(data_dir))?,
             postgres_bin_dir: self.postgres_bin_dir.map(std::path::absolute).transpose()?,
             keep_dead: self.keep_dead,
+            keep_history: self.keep_history,
             advertise_addr: self.advertise_addr,
             log_format: self.log_format,
             log_level: self.log_level,

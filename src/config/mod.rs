@@ -29,6 +29,8 @@ use crate::{database_url::UrlError, model::Budget};
 pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
 /// The longest time for which dead instances may be kept: 30 days.
 pub const KEEP_DEAD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest time for which the record of an ended lease may be kept: 365 days. The shortest is [`KEEP_DEAD_MIN`].
+pub const KEEP_HISTORY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Most connections that one address may be allowed: as many as the daemon has open in all.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_000;
 /// Most records that a daemon may be allowed.
@@ -81,6 +83,9 @@ pub struct ServeConfig {
     /// and a reader that was away for longer starts over. Too long: the table, its indexes and every full load grow
     /// with each instance that ever died.
     pub keep_dead: Duration,
+    /// For how long the record of an ended lease is kept, 1 minute to 365 days. Deaths that hooks still have to run for are
+    /// kept for longer.
+    pub keep_history: Duration,
     /// The address at which others reach this daemon, at most 253 bytes; shown to operators, never connected to.
     /// `None`: the gRPC address as bound, which is of no use to others where that is a wildcard.
     pub advertise_addr: Option<String>,
@@ -152,6 +157,9 @@ pub enum ConfigError {
     /// Dead instances cannot be kept for so long or so short.
     #[error("--keep-dead {} is outside 1m to 30days", humantime::format_duration(*.0))]
     KeepDead(Duration),
+    /// The record of an ended lease cannot be kept for so long or so short.
+    #[error("--keep-history {} is outside 1m to 365days", humantime::format_duration(*.0))]
+    KeepHistory(Duration),
     /// No connection at all, or more than there are.
     #[error("--grpc-connections-per-address {0} is outside 1 to {CONNECTIONS_PER_ADDRESS_MAX}")]
     ConnectionsPerAddress(usize),
@@ -220,6 +228,9 @@ impl ServeConfig {
         if !(KEEP_DEAD_MIN..=KEEP_DEAD_MAX).contains(&self.keep_dead) {
             return Err(ConfigError::KeepDead(self.keep_dead));
         }
+        if !(KEEP_DEAD_MIN..=KEEP_HISTORY_MAX).contains(&self.keep_history) {
+            return Err(ConfigError::KeepHistory(self.keep_history));
+        }
         if !(1..=CONNECTIONS_PER_ADDRESS_MAX).contains(&self.grpc_connections_per_address) {
             return Err(ConfigError::ConnectionsPerAddress(self.grpc_connections_per_address));
         }
@@ -283,6 +294,7 @@ mod tests {
             data_dir: PathBuf::from("/var/lib/musterd"),
             postgres_bin_dir: None,
             keep_dead: Duration::from_secs(86_400),
+            keep_history: Duration::from_secs(604_800),
             advertise_addr: None,
             log_format: LogFormat::Auto,
             log_level: "info".to_owned(),
@@ -294,6 +306,10 @@ mod tests {
     #[test]
     fn limits_are_enforced_at_both_ends() {
         assert!(config().validate().is_ok());
+        for (seconds, ok) in [(59, false), (60, true), (31_536_000, true), (31_536_001, false)] {
+            let config = ServeConfig { keep_history: Duration::from_secs(seconds), ..config() };
+            assert_eq!(config.validate().is_ok(), ok, "{seconds}");
+        }
         for (seconds, ok) in [(59, false), (60, true), (2_592_000, true), (2_592_001, false)] {
             let config = ServeConfig { keep_dead: Duration::from_secs(seconds), ..config() };
             assert_eq!(config.validate().is_ok(), ok, "{seconds}");

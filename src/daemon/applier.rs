@@ -11,7 +11,7 @@ use crate::{
     feed::Sink,
     lifecycle::{Condition, Readiness},
     model::{BrakeMode, Budget, Cluster, Daemons, Epoch, Instance, InstanceStatus, Origin},
-    registry::{Leases, reaper::Alarm},
+    registry::{Leases, alarm::Alarm},
     status::{EVICTED_AFTER, SILENT_AFTER},
     store,
     telemetry::chain,
@@ -105,6 +105,8 @@ fn track(
         let lease = leases.track(&instance, heard_ms);
         if instance.status != InstanceStatus::Dead {
             alarm.lease_granted(heard_ms, instance.ttl);
+        } else {
+            alarm.lease_ended();
         }
         let origin = origin(&instance);
         lease.set_origin(origin);

@@ -7,7 +7,8 @@ use crate::{
     postgres::Behind,
     registry::health::Failures,
     stats::{NameState, RegistryStats},
-    status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names},
+    status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names, Release},
+    store::deaths::ReleaseState,
     view::View,
 };
 
@@ -41,6 +42,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
             flush_lag: Duration::from_millis(leases.save_lag_ms(now_ms)),
             last_reap_age: health.last_reap_age(),
             failing_reapers: health.failing_reapers().into_iter().map(failing).collect(),
+            release: release(health.release_state()),
             hold: cluster.and_then(|cluster| view.hold(cluster)),
             brake: cluster.and_then(|cluster| cluster.brake.clone()),
             certificates: security.certificates(),
@@ -57,6 +59,11 @@ pub(super) fn gather(parts: &Parts) -> Gather {
 fn failing(failures: Failures) -> FailingReaper {
     let Failures { reaper, count, failing_for, error } = failures;
     FailingReaper { name: reaper.as_str(), failures: count, failing_for, error }
+}
+
+fn release(state: ReleaseState) -> Release {
+    let ReleaseState { unreleased, oldest, failure, waiting, .. } = state;
+    Release { unreleased, oldest, failure, waiting }
 }
 
 /// The counts are those of this moment; suspicion and the first names are as of the latest statistics.

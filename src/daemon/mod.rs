@@ -14,6 +14,7 @@ mod error;
 mod facts;
 mod parts;
 mod preparation;
+mod reapers;
 mod security;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -56,11 +57,12 @@ use crate::{
     model::{Lease, Revision},
     postgres::{connect::ConnectError, search},
     registry::{
-        Epochs, Health, Leases, Writer, blocking,
+        Epochs, Health, Leases, Writer,
+        alarm::Alarm,
+        blocking,
         flusher::{Flusher, Identity},
         operators::Operators,
         overdue,
-        reaper::{Alarm, Reapers},
         suspicion::Suspicions,
     },
     stats::StatsCache,
@@ -318,7 +320,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     let looking = blocking::run(pool.clone(), Arc::clone(&parts.health), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "blocking session", looking);
     let (identity, health) = (parts.identity.clone(), Arc::clone(&parts.health));
-    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, identity, Arc::clone(&health));
+    let flusher = Flusher::new(pool.clone(), Arc::clone(leases), *clock, identity, health);
     lifecycle.spawn_essential(Stage::Engine, "flusher", flusher.run(stop.clone()));
     let told = view.clone();
     let tell = move |leases: &[Arc<Lease>], suspect| told.hint(leases, suspect);
@@ -334,12 +336,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
         () = lifecycle.stopping().cancelled_owned() => return,
         _ = view.wait_for(Revision(0), Duration::MAX) => {}
     }
-    let decided_by = Arc::clone(&parts.name);
-    let reapers = Reapers { pool: pool.clone(), leases: Arc::clone(leases), clock: *clock, alarm, decided_by, health };
-    let stale = reapers.clone().reap_stale(stop.clone());
-    lifecycle.spawn_essential(Stage::Engine, "stale reaper", stale);
-    lifecycle.spawn_essential(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
-    lifecycle.spawn_essential(Stage::Engine, "purge", reapers.purge(parts.config.keep_dead, stop));
+    reapers::start(parts, alarm, stop);
 
     let (stop, access) = (lifecycle.token(Stage::Servers), parts.security.access());
     let operators = Operators::new(pool.clone(), writer.clone());

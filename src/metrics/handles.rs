@@ -322,7 +322,7 @@ impl ReaperMetrics {
         Self::of("purge")
     }
 
-    fn of(reaper: &'static str) -> Self {
+    pub(super) fn of(reaper: &'static str) -> Self {
         Self {
             consecutive_failures: gauge!(names::REAPER_CONSECUTIVE_FAILURES, "reaper" => reaper),
             ok: counter!(names::REAPER_RUNS, "reaper" => reaper, "outcome" => "ok"),

@@ -95,6 +95,14 @@ metrics! {
         "Runs of a reaper that have failed since the last one that succeeded.";
     Counter REAPED = "musterd_reaped_total":
         "Leases expired (stale, old_epoch) or records purged (purge) by this daemon.";
+    Gauge DEATHS_UNRELEASED = "musterd_deaths_unreleased":
+        "Deaths that hooks still have to run for, counted up to 100,000, as last read; 0 without a hook.";
+    Gauge RELEASE_LAG = "musterd_death_release_lag_seconds":
+        "How long ago the first of the deaths that are not released died; 0 if all are.";
+    Counter HOOK_FAILURES = "musterd_hook_failures_total":
+        "Runs of hooks by this daemon that failed; they are repeated.";
+    Histogram HOOK_SECONDS = "musterd_hook_seconds":
+        "Duration of one run of a hook by this daemon.";
     Gauge EXPIRY_HELD = "musterd_expiry_held":
         "1 while expiry is on hold, 0 otherwise.";
     Gauge EXPIRY_BRAKE = "musterd_expiry_brake":

@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::Clock, model::Blocker, store::blocking::Found};
+use crate::{
+    clock::Clock,
+    model::Blocker,
+    store::{blocking::Found, deaths::ReleaseState},
+};
 
 /// Stands for "not yet".
 const NEVER: u64 = u64::MAX;
@@ -25,10 +29,12 @@ pub enum Reaper {
     OldEpoch,
     /// Of rows that have been dead for long.
     Purge,
+    /// Of what ended leases held.
+    Release,
 }
 
 impl Reaper {
-    const ALL: [Self; 3] = [Self::Stale, Self::OldEpoch, Self::Purge];
+    const ALL: [Self; 4] = [Self::Stale, Self::OldEpoch, Self::Purge, Self::Release];
 
     /// The word for it, as in the metrics.
     #[must_use]
@@ -37,6 +43,7 @@ impl Reaper {
             Self::Stale => "stale",
             Self::OldEpoch => "old_epoch",
             Self::Purge => "purge",
+            Self::Release => "release",
         }
     }
 }
@@ -71,6 +78,7 @@ pub struct Health {
     reaped_ms: AtomicU64,
     latency_us: AtomicU64,
     changes: Mutex<Changes>,
+    release: Mutex<ReleaseState>,
 }
 
 /// How changes get on.
@@ -113,7 +121,14 @@ impl Health {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         let (reaped_ms, latency_us) = (AtomicU64::new(NEVER), AtomicU64::new(NEVER));
-        Self { clock, failing: Mutex::default(), reaped_ms, latency_us, changes: Mutex::default() }
+        Self {
+            clock,
+            failing: Mutex::default(),
+            reaped_ms,
+            latency_us,
+            changes: Mutex::default(),
+            release: Mutex::default(),
+        }
     }
 
     /// The reaper has looked.
@@ -202,6 +217,16 @@ impl Health {
     fn changes(&self) -> MutexGuard<'_, Changes> {
         // Every state of it is a valid one.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the release of deaths gets on, as last read.
+    #[must_use]
+    pub fn release_state(&self) -> ReleaseState {
+        self.release.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_release_state(&self, state: ReleaseState) {
+        *self.release.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// How long ago the reaper last looked; `None` before its first look.

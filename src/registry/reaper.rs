@@ -6,30 +6,22 @@
 //!
 //! A daemon that cannot save beats does not reap: it may be the reason why an instance seems silent.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
+    alarm::{Alarm, SHORTEST_SLEEP, millis},
     health::{Health, Reaper},
     leases::Leases,
 };
 use crate::{
     clock::Clock,
     metrics::{HoldMetrics, ReaperMetrics},
-    model::{BrakeMode, Ttl},
+    model::BrakeMode,
     store::{
         self, Pool,
         expiry::{ExpectedClock, StaleReport},
@@ -41,10 +33,8 @@ use crate::{
 const BATCH: i32 = 500;
 /// Most rows purged by one call.
 const PURGE_BATCH: i32 = 1_000;
-/// A reaper looks at least this often...
+/// A reaper looks at least this often, and at most every [`SHORTEST_SLEEP`].
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// ...and at most this often.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(200);
 /// How long a call may take. The scan for the earliest deadline of a million rows takes a fraction of a second.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A database clock that is off by more was stepped.
@@ -55,70 +45,6 @@ const UNSURE_SLEEP: Duration = Duration::from_millis(400);
 const BRAKED_SLEEP: Duration = Duration::from_secs(1);
 /// How often the purge looks.
 const PURGE_PERIOD: Duration = Duration::from_secs(60);
-
-/// Wakes the reapers when there is something to do earlier than they planned.
-#[derive(Debug, Default)]
-pub struct Alarm {
-    /// When to look for stale leases: as planned, or at the deadline of a lease that was granted since.
-    wake_at_ms: AtomicU64,
-    sooner: Notify,
-    stale: Notify,
-    old_epoch: Notify,
-}
-
-impl Alarm {
-    /// A lease was granted at about `now_ms`. It is no reason to look now, but at its deadline: a fleet that registers
-    /// would else have all leases looked at again and again.
-    pub fn lease_granted(&self, now_ms: u64, ttl: Ttl) {
-        self.wake_at(now_ms + u64::from(ttl.as_millis()));
-    }
-
-    /// Another daemon is silent, and is to be evicted in `within`: at no lease's deadline, so that the reaper might sleep
-    /// for half a minute longer.
-    pub fn evict_within(&self, now_ms: u64, within: Duration) {
-        self.wake_at(now_ms + millis(within + SHORTEST_SLEEP));
-    }
-
-    fn wake_at(&self, deadline_ms: u64) {
-        if self.wake_at_ms.fetch_min(deadline_ms, Ordering::AcqRel) > deadline_ms {
-            self.sooner.notify_one();
-        }
-    }
-
-    /// Whatever is granted from now on may be missing from what a look finds.
-    fn begin_look(&self) {
-        self.wake_at_ms.store(u64::MAX, Ordering::Release);
-    }
-
-    /// When to look, by `plan_ms`.
-    fn plan(&self, plan_ms: u64) -> u64 {
-        self.wake_at_ms.fetch_min(plan_ms, Ordering::AcqRel).min(plan_ms)
-    }
-
-    /// Sleeps until it is time to look again: by `plan_ms`, or sooner.
-    async fn sleep_until(&self, clock: Clock, plan_ms: u64) {
-        let earliest_ms = plan_ms.min(clock.now_ms() + millis(SHORTEST_SLEEP));
-        loop {
-            let wake_at_ms = self.plan(plan_ms).max(earliest_ms);
-            tokio::select! {
-                biased;
-                () = self.stale.notified() => return,
-                () = self.sooner.notified() => {}
-                () = sleep(Duration::from_millis(wake_at_ms.saturating_sub(clock.now_ms()))) => return,
-            }
-        }
-    }
-
-    /// Expiry is held or braked in another way than before.
-    pub fn expiry_changed(&self) {
-        self.stale.notify_one();
-    }
-
-    /// The epoch was rotated.
-    pub fn epoch_rotated(&self) {
-        self.old_epoch.notify_one();
-    }
-}
 
 /// What the reapers of one daemon share.
 #[derive(Clone, Debug)]
@@ -169,7 +95,13 @@ impl Reapers {
         let expected = || last.map(|last| last.expected(self.clock.now_ms()));
         let deadline = Instant::now() + TIMEOUT;
         let _waiting = self.health.change_waits();
-        let report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, deadline).await;
+        let bound = self.health.release_state().bound();
+        let mut report =
+            store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, bound, deadline).await;
+        if bound.is_some() && matches!(report, Err(store::Error::Busy(_))) {
+            // Without the hooks of mode commit, which may have taken that long.
+            report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, None, deadline).await;
+        }
         if report.is_ok() {
             self.health.reaped();
         }
@@ -187,9 +119,15 @@ impl Reapers {
         loop {
             let deadline = Instant::now() + TIMEOUT;
             let waiting = self.health.change_waits();
-            let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, deadline)
-                .instrument(tracing::debug_span!("reaper.old_epoch"))
-                .await;
+            let bound = self.health.release_state().bound();
+            let reap = |bound| {
+                let reaped = store::expiry::reap_old_epoch(&self.pool, BATCH, &self.decided_by, bound, deadline);
+                reaped.instrument(tracing::debug_span!("reaper.old_epoch"))
+            };
+            let mut reaped = reap(bound).await;
+            if bound.is_some() && matches!(reaped, Err(store::Error::Busy(_))) {
+                reaped = reap(None).await;
+            }
             drop(waiting);
             tally.count(reaped.as_ref().copied(), false);
             let pause = match reaped {
@@ -197,7 +135,7 @@ impl Reapers {
                 Ok(_) => Duration::from_millis(20),
                 Err(_) => Duration::from_secs(1),
             };
-            let nap = async { timeout(pause, self.alarm.old_epoch.notified()).await };
+            let nap = async { timeout(pause, self.alarm.old_epoch_is_due()).await };
             if stop.run_until_cancelled(nap).await.is_none() {
                 return;
             }
@@ -295,7 +233,7 @@ fn tell_rules(seen: &mut Rules, metrics: &HoldMetrics, report: &Result<StaleRepo
 
 /// Counts the runs of one reaper, keeps its failures, and logs them.
 #[derive(Debug)]
-struct Tally {
+pub(super) struct Tally {
     reaper: Reaper,
     metrics: ReaperMetrics,
     health: Arc<Health>,
@@ -303,12 +241,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(reaper: Reaper, metrics: ReaperMetrics, health: &Arc<Health>) -> Self {
+    pub(super) fn new(reaper: Reaper, metrics: ReaperMetrics, health: &Arc<Health>) -> Self {
         Self { reaper, metrics, health: Arc::clone(health), trouble: Repeated::default() }
     }
 
     /// Records how a run ended.
-    fn count(&mut self, reaped: Result<u64, &store::Error>, held: bool) {
+    pub(super) fn count(&mut self, reaped: Result<u64, &store::Error>, held: bool) {
         let Self { reaper, metrics, health, trouble } = self;
         let error = reaped.as_ref().err().map(|error| chain(*error));
         metrics.consecutive_failures.set(f64::from(health.reaper_ran(*reaper, error)));
@@ -340,10 +278,6 @@ impl Tally {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,22 +291,6 @@ mod tests {
             brake: None,
             read_at: DateTime::UNIX_EPOCH,
         }
-    }
-
-    #[tokio::test]
-    async fn a_lease_that_is_granted_meanwhile_is_looked_at_when_it_is_due() {
-        let (alarm, ttl) = (Alarm::default(), Ttl::from_record(Some(2_000)));
-        alarm.begin_look();
-        alarm.lease_granted(1_000, ttl);
-        assert_eq!(alarm.plan(31_000), 3_000, "granted while it looked");
-        alarm.begin_look();
-        assert_eq!(alarm.plan(31_000), 31_000, "found by that look");
-        alarm.lease_granted(5_000, ttl);
-        alarm.lease_granted(9_000, ttl);
-        assert_eq!(alarm.plan(31_000), 7_000, "granted while it slept");
-        alarm.expiry_changed();
-        // Returns at once: an operator is not kept waiting.
-        alarm.sleep_until(Clock::new(), u64::MAX / 2).await;
     }
 
     #[test]

@@ -93,6 +93,19 @@ pub struct Certificate {
     pub lifetime: Duration,
 }
 
+/// How the release of deaths gets on: hooks free what ended leases held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Release {
+    /// Deaths that hooks have to run for.
+    pub unreleased: u64,
+    /// How long ago the first of them died.
+    pub oldest: Duration,
+    /// Which hook failed last for one of them, and why.
+    pub failure: Option<String>,
+    /// Hooks that do not run until an operator acts, and why.
+    pub waiting: Vec<String>,
+}
+
 /// Logical ids. One that left on purpose counts nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -131,6 +144,8 @@ pub struct Facts {
     pub last_reap_age: Option<Duration>,
     /// Reapers whose latest runs failed.
     pub failing_reapers: Vec<FailingReaper>,
+    /// How the release of deaths gets on, as last read.
+    pub release: Release,
     /// The hold, as last read.
     pub hold: Option<Hold>,
     /// The brake, as last read.
@@ -165,6 +180,7 @@ impl Default for Facts {
             flush_lag: Duration::ZERO,
             last_reap_age: None,
             failing_reapers: Vec::new(),
+            release: Release::default(),
             hold: None,
             brake: None,
             certificates: Vec::new(),

@@ -7,7 +7,7 @@ use super::{
     conditions::{self, ConditionState},
     facts::{Expiry, Facts},
     problem::{Code, Problem, Severity},
-    protection, rules,
+    protection, release, rules,
 };
 
 /// How this daemon and its cluster are doing.
@@ -32,6 +32,7 @@ pub fn judge(facts: &Facts) -> Status {
     rules::database(facts, &mut found);
     blocked::changes(facts, &mut found);
     rules::daemon(facts, &mut found);
+    release::deaths(facts, &mut found);
     rules::expiry(facts, &mut found);
     rules::daemons(facts, &mut found);
     protection::protection(facts, &mut found);

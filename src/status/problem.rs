@@ -43,6 +43,8 @@ pub enum Code {
     ReaperLate,
     /// A reaper of this daemon fails again and again.
     ReaperFailing,
+    /// Hooks have not freed what ended leases held.
+    DeathsUnreleased,
     /// The brake has stopped expiry.
     BrakeProtect,
     /// The brake slows expiry.
@@ -71,7 +73,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::DatabaseAway,
         Self::DatabaseBehind,
         Self::DatabaseSlow,
@@ -80,6 +82,7 @@ impl Code {
         Self::BeatsNotSaved,
         Self::ReaperLate,
         Self::ReaperFailing,
+        Self::DeathsUnreleased,
         Self::BrakeProtect,
         Self::BrakePace,
         Self::Hold,
@@ -106,6 +109,7 @@ impl Code {
             Self::BeatsNotSaved => "beats_not_saved",
             Self::ReaperLate => "reaper_late",
             Self::ReaperFailing => "reaper_failing",
+            Self::DeathsUnreleased => "deaths_unreleased",
             Self::BrakeProtect => "brake_protect",
             Self::BrakePace => "brake_pace",
             Self::Hold => "hold",
@@ -133,6 +137,7 @@ impl Code {
             Self::BeatsNotSaved => "beats are not saved",
             Self::ReaperLate => "the reaper is late",
             Self::ReaperFailing => "a reaper fails",
+            Self::DeathsUnreleased => "ended leases still hold work",
             Self::BrakeProtect => "expiry is stopped by the brake",
             Self::BrakePace => "expiry is slowed by the brake",
             Self::Hold => "expiry is on hold",

@@ -8,7 +8,9 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{
-    Error, Pool, PoolRole, epoch,
+    Error, Pool, PoolRole,
+    deaths::within,
+    epoch,
     row::{signed, unsigned},
 };
 use crate::model::{BrakeMode, Hold, input::TTL_DEFAULT};
@@ -38,7 +40,7 @@ pub struct ExpectedClock {
 }
 
 /// Ends leases that were silent for longer than their TTL, at most `limit`. If the clock is not where `clock` says
-/// right before the question, expiry is put on hold instead.
+/// right before the question, expiry is put on hold instead. Within a bound, hooks of mode `commit` run in its transaction.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
@@ -48,6 +50,7 @@ pub async fn reap_stale(
     limit: i32,
     by: &str,
     clock: impl Fn() -> Option<ExpectedClock>,
+    bound: Option<Duration>,
     deadline: Instant,
 ) -> Result<StaleReport, Error> {
     let default_ttl_ms = i64::try_from(TTL_DEFAULT.as_millis()).unwrap_or(i64::MAX);
@@ -64,7 +67,8 @@ pub async fn reap_stale(
             let expected = clock.map(|clock| clock.now);
             let tolerance = clock.map(|clock| clock.tolerance).unwrap_or_default();
             let tolerance_ms = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
-            client.query_one(&statement, &[&default_ttl_ms, &limit, &by, &expected, &tolerance_ms]).await
+            let parameters: [&(dyn ToSql + Sync); 5] = [&default_ttl_ms, &limit, &by, &expected, &tolerance_ms];
+            within(client, bound, client.query_one(&statement, &parameters)).await
         })
         .await?;
     let held_for_ms: Option<i64> = row.try_get(2)?;
@@ -82,11 +86,17 @@ pub async fn reap_stale(
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
 #[tracing::instrument(level = "debug", name = "db.reap_old_epoch", skip_all)]
-pub async fn reap_old_epoch(pool: &Pool, limit: i32, by: &str, deadline: Instant) -> Result<u64, Error> {
+pub async fn reap_old_epoch(
+    pool: &Pool,
+    limit: i32,
+    by: &str,
+    bound: Option<Duration>,
+    deadline: Instant,
+) -> Result<u64, Error> {
     let row = pool
         .run(PoolRole::Engine, deadline, async |client| {
             let statement = client.prepare_cached("SELECT muster_reap_old_epoch($1, $2)").await?;
-            client.query_one(&statement, &[&limit, &by]).await
+            within(client, bound, client.query_one(&statement, &[&limit, &by])).await
         })
         .await?;
     Ok(unsigned(row.try_get::<_, i32>(0)?.into()))

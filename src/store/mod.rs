@@ -6,6 +6,7 @@
 
 pub mod beats;
 pub mod blocking;
+pub mod deaths;
 pub mod epoch;
 pub mod examine;
 pub mod expiry;

@@ -37,6 +37,7 @@ mod failover;
 mod faults;
 mod hand_changed_rows;
 mod harness;
+mod hooks;
 mod hostile_notifications;
 mod http_port;
 mod interleavings;

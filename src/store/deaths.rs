@@ -1,0 +1,139 @@
+//! Ended leases: the hooks that free what they held, and the record of them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use super::{
+    Error, Pool, PoolRole,
+    row::{signed, unsigned},
+};
+use crate::postgres::pool::Client;
+
+/// A hook that takes longer has failed.
+pub const HOOK_LIMIT: Duration = Duration::from_secs(5);
+/// A hook in the transaction of a death that takes longer has failed: `muster_release_at_commit` asks for this limit.
+const COMMIT_LIMIT: Duration = Duration::from_secs(1);
+
+/// What one hook did for a batch of deaths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookRun {
+    /// Its name.
+    pub hook: String,
+    /// For how many deaths it ran.
+    pub deaths: u64,
+    /// How many of them need no other hook.
+    pub released: u64,
+    /// Rows that it freed.
+    pub freed: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Why it failed; nothing of what it did remains then.
+    pub failure: Option<String>,
+}
+
+/// How the release of deaths gets on. The default is a registry without hooks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReleaseState {
+    /// Deaths that hooks have to run for, counted up to 100,000.
+    pub unreleased: u64,
+    /// How long ago the first of them died.
+    pub oldest: Duration,
+    /// Which hook failed last for one of them, and why.
+    pub failure: Option<String>,
+    /// Hooks that do not run until an operator acts, and why.
+    pub waiting: Vec<String>,
+    /// Whether there are hooks.
+    pub has_hooks: bool,
+    /// Whether there are hooks that run in the transaction of a death.
+    pub has_at_commit: bool,
+}
+
+impl ReleaseState {
+    /// How long the statement of a death may take; `None`: any time.
+    #[must_use]
+    pub fn bound(&self) -> Option<Duration> {
+        self.has_at_commit.then_some(COMMIT_LIMIT)
+    }
+}
+
+/// Runs the hooks for at most `limit` deaths. Returns what each hook did; nothing if no death is due.
+///
+/// # Errors
+/// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.release_deaths", skip_all)]
+pub async fn release(pool: &Pool, limit: i32, deadline: Instant) -> Result<Vec<HookRun>, Error> {
+    let rows = pool
+        .run(PoolRole::Engine, deadline, async |client| {
+            let sql = "SELECT hook, deaths, released, freed, elapsed_ms, failure FROM muster_release_batch($1)";
+            let statement = client.prepare_cached(sql).await?;
+            within(client, Some(HOOK_LIMIT), client.query(&statement, &[&limit])).await
+        })
+        .await?;
+    rows.iter().map(hook_run).collect()
+}
+
+fn hook_run(row: &Row) -> Result<HookRun, Error> {
+    let number = |column| Ok::<_, Error>(unsigned(row.try_get::<_, i32>(column)?.into()));
+    Ok(HookRun {
+        hook: row.try_get(0)?,
+        deaths: number(1)?,
+        released: number(2)?,
+        freed: unsigned(row.try_get(3)?),
+        elapsed: Duration::try_from_secs_f64(row.try_get::<_, f64>(4)? / 1e3).unwrap_or_default(),
+        failure: row.try_get(5)?,
+    })
+}
+
+/// How the release of deaths gets on.
+///
+/// # Errors
+/// As [`Pool::run`].
+#[tracing::instrument(level = "debug", name = "db.release_state", skip_all)]
+pub async fn release_state(pool: &Pool, deadline: Instant) -> Result<ReleaseState, Error> {
+    let row = pool
+        .run(PoolRole::Engine, deadline, async |client| {
+            let sql =
+                "SELECT unreleased, oldest_ms, failure, waiting, has_hooks, has_at_commit FROM muster_release_state()";
+            let statement = client.prepare_cached(sql).await?;
+            client.query_one(&statement, &[]).await
+        })
+        .await?;
+    Ok(ReleaseState {
+        unreleased: unsigned(row.try_get(0)?),
+        oldest: Duration::from_millis(unsigned(row.try_get::<_, Option<i64>>(1)?.unwrap_or_default())),
+        failure: row.try_get(2)?,
+        waiting: row.try_get(3)?,
+        has_hooks: row.try_get(4)?,
+        has_at_commit: row.try_get(5)?,
+    })
+}
+
+/// Deletes records of released deaths older than `keep`, at most `limit`. Returns how many.
+///
+/// # Errors
+/// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.purge_deaths", skip_all)]
+pub async fn purge(pool: &Pool, keep: Duration, limit: i32, deadline: Instant) -> Result<u64, Error> {
+    let keep_ms = signed(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+    let row = pool
+        .run(PoolRole::Engine, deadline, async |client| {
+            client.query_one("SELECT muster_purge_deaths($1, $2)", &[&keep_ms, &limit]).await
+        })
+        .await?;
+    Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
+}
+
+/// The answer to `call`, whose statement the server ends after `limit`. In the round trip of the call.
+pub(super) async fn within<T>(
+    client: &Client,
+    limit: Option<Duration>,
+    call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, tokio_postgres::Error> {
+    let Some(limit) = limit else { return call.await };
+    let set = format!("SET statement_timeout = {}", limit.as_millis());
+    let (set, answer, reset) =
+        tokio::join!(biased; client.batch_execute(&set), call, client.batch_execute("SET statement_timeout = 0"));
+    set.and(answer).and_then(|answer| reset.map(|()| answer))
+}
