@@ -75,7 +75,7 @@ fn instance(clock: Clock, number: u64, revision: u64) -> Instance {
         ttl: Ttl::from_record(Some(300_000)),
         started_at: clock.wall(),
         last_beat: clock.wall(),
-        death: None,
+        details: None,
     }
 }
 

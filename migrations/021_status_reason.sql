@@ -42,3 +42,14 @@ ORDER BY
 \ir functions/muster_reap_old_epoch.sql
 \ir functions/muster_stamp_row.sql
 \ir functions/set_instance_health.sql
+
+-- Roles that may call set_instance_status, as in 014.
+DO $$
+DECLARE
+    v_writer regrole;
+BEGIN
+    FOR v_writer IN SELECT muster_writers() LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION set_instance_health(uuid, InstanceStatus, text) TO %s', v_writer);
+    END LOOP;
+END
+$$;

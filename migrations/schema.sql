@@ -27,9 +27,10 @@ CREATE TYPE muster_operation AS (
     reason text,
     may_move boolean,
     identity text,
-    as_operator boolean
+    as_operator boolean,
+    status_reason text
 );
-COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers. identity: who asks, and owner of what is registered; null if the daemon has no policy. as_operator: the status of an instance of another owner may be changed.';
+COMMENT ON TYPE muster_operation IS 'One change asked for. op: register, or status (with the new status; dead ends the lease, for the reason given). may_move: a repeated registration may change a known address; for SQL callers. identity: who asks, and owner of what is registered; null if the daemon has no policy. as_operator: the status of an instance of another owner may be changed. status_reason: why the status is set, in words.';
 
 --- type muster_outcome
 CREATE TYPE muster_outcome AS (
@@ -269,10 +270,13 @@ CREATE TABLE registry_instance (
     death_deadline timestamp with time zone,
     death_decided_by text,
     owner text,
+    status_reason text,
+    status_since timestamp with time zone,
     CONSTRAINT registry_instance_pkey PRIMARY KEY (instance_id),
     CONSTRAINT registry_instance_death_reason_check CHECK (death_reason = ANY (ARRAY['stale'::text, 'old_epoch'::text, 'deregistered'::text, 'replaced'::text, 'operator'::text])),
     CONSTRAINT registry_instance_labels_check CHECK (jsonb_typeof(labels) = 'object'::text),
     CONSTRAINT registry_instance_port_check CHECK (port >= 1 AND port <= 65535),
+    CONSTRAINT registry_instance_status_reason_check CHECK (octet_length(status_reason) <= 256),
     CONSTRAINT registry_instance_ttl_check CHECK (ttl_ms >= 2000 AND ttl_ms <= 300000)
 )
 WITH (autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_scale_factor=0.05, autovacuum_vacuum_threshold=1000, fillfactor=50);
@@ -301,6 +305,8 @@ COMMENT ON COLUMN registry_instance.death_reason IS 'Why the lease ended: stale,
 COMMENT ON COLUMN registry_instance.death_deadline IS 'When the lease would have ended without another beat.';
 COMMENT ON COLUMN registry_instance.death_decided_by IS 'What declared the death: the daemon, and for whom where it knows (daemon for identity); sql/role for a direct SQL caller.';
 COMMENT ON COLUMN registry_instance.owner IS 'The identity that registered it: what a daemon with a policy authenticated, or sql/role for a direct SQL caller. Null: registered through a daemon without a policy.';
+COMMENT ON COLUMN registry_instance.status_reason IS 'Why it has its status, in the words of what set it. Null: no reason was given.';
+COMMENT ON COLUMN registry_instance.status_since IS 'Since when it has this status and reason. Null: since before that was kept.';
 
 --- table registry_suspicion
 CREATE TABLE registry_suspicion (
@@ -659,13 +665,13 @@ BEGIN
     INSERT INTO registry_instance AS instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, stopped_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version,
-        replaces_lease_id, death_reason, death_deadline, death_decided_by, owner
+        replaces_lease_id, death_reason, death_deadline, death_decided_by, owner, status_since
     )
     VALUES (
         p_op.instance_id, p_op.logical_id, p_cluster.current_epoch, v_status, p_op.actor_name, p_op.serve_route,
         p_op.node_id, p_op.ip_address, p_op.pid, v_now, NULL, v_now, p_revision, p_revision, p_cluster.epoch_number,
         p_op.ttl_ms, p_op.port, coalesce(p_op.labels, '{}'), p_op.version, v_row.lease_id, NULL, NULL, NULL,
-        muster_owner_of(p_op.identity)
+        muster_owner_of(p_op.identity), v_now
     )
     ON CONFLICT (instance_id) DO UPDATE SET
         logical_id = excluded.logical_id, cluster_epoch = excluded.cluster_epoch, status = excluded.status,
@@ -674,7 +680,8 @@ BEGIN
         last_heartbeat = excluded.last_heartbeat, lease_id = excluded.lease_id, revision = excluded.revision,
         epoch_number = excluded.epoch_number, ttl_ms = excluded.ttl_ms, port = excluded.port,
         labels = excluded.labels, version = excluded.version, replaces_lease_id = excluded.replaces_lease_id,
-        death_reason = NULL, death_deadline = NULL, death_decided_by = NULL, owner = excluded.owner;
+        death_reason = NULL, death_deadline = NULL, death_decided_by = NULL, owner = excluded.owner,
+        status_reason = NULL, status_since = excluded.status_since;
     RETURN (CASE WHEN v_row.instance_id IS NULL THEN 'created' ELSE 'replaced' END, true, p_op.instance_id, p_revision,
             p_revision, v_status, p_op.ttl_ms)::muster_outcome;
 END
@@ -690,6 +697,7 @@ DECLARE
     v_row registry_instance;
     v_old boolean;
     v_set muster_outcome;
+    v_now timestamptz := muster_now();
 BEGIN
     SELECT * INTO v_row FROM registry_instance WHERE instance_id = p_op.instance_id;
     IF NOT FOUND OR p_op.lease_id > v_row.lease_id
@@ -706,12 +714,19 @@ BEGIN
         v_set.status := 'dead';
         v_set.verdict := CASE WHEN p_op.status = 'dead' THEN 'set' ELSE 'lease_replaced' END;
     ELSIF p_op.status = v_row.status AND (p_op.status = 'dead' OR NOT v_old) THEN
-        NULL;
+        IF p_op.status <> 'dead' AND p_op.status_reason <> coalesce(v_row.status_reason, '')
+            AND coalesce(v_row.status_since, v_row.started_at) <= v_now - interval '10 seconds'
+        THEN
+            UPDATE registry_instance
+            SET status_reason = p_op.status_reason, status_since = v_now, revision = p_revision
+            WHERE instance_id = v_row.instance_id;
+            v_set.changed := true;
+        END IF;
     ELSIF v_row.status = 'dead' THEN
         v_set.verdict := 'expired';
     ELSIF p_op.status = 'dead' THEN
         UPDATE registry_instance
-        SET status = 'dead', stopped_at = muster_now(), revision = p_revision,
+        SET status = 'dead', stopped_at = v_now, revision = p_revision, status_reason = p_op.status_reason, status_since = v_now,
             death_reason = CASE WHEN v_old THEN 'old_epoch' ELSE coalesce(p_op.reason, 'deregistered') END,
             death_deadline = muster_deadline(last_heartbeat, ttl_ms),
             death_decided_by = p_decided_by || coalesce(' for ' || p_op.identity, '')
@@ -721,7 +736,7 @@ BEGIN
         v_set.verdict := 'epoch_fenced';
     ELSIF (v_row.status, p_op.status) IN (('starting', 'alive'), ('alive', 'draining'), ('draining', 'alive')) THEN
         UPDATE registry_instance
-        SET status = p_op.status, revision = p_revision
+        SET status = p_op.status, revision = p_revision, status_reason = p_op.status_reason, status_since = v_now
         WHERE instance_id = v_row.instance_id;
         v_set.changed := true;
     ELSE
@@ -1851,21 +1866,25 @@ BEGIN
     END IF;
     v_cluster := muster_lock_cluster();
     WITH older AS MATERIALIZED (
-        SELECT instance.instance_id, instance.lease_id
+        SELECT instance.instance_id, instance.lease_id, instance.epoch_number
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead' AND instance.epoch_number < v_cluster.epoch_number
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
     ), numbered AS (
-        SELECT older.instance_id, v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision
+        SELECT
+            older.instance_id,
+            v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision,
+            coalesce(epoch.started_at, muster_now()) AS ended_at
         FROM older
+        LEFT JOIN registry_epoch AS epoch ON epoch.epoch_number = older.epoch_number + 1
     )
     UPDATE registry_instance AS instance
     SET status = 'dead',
-        stopped_at = coalesce(
-            (SELECT epoch.started_at FROM registry_epoch AS epoch WHERE epoch.epoch_number = instance.epoch_number + 1),
-            muster_now()),
+        stopped_at = numbered.ended_at,
+        status_reason = NULL,
+        status_since = numbered.ended_at,
         revision = numbered.revision,
         death_reason = 'old_epoch',
         death_deadline = muster_deadline(instance.last_heartbeat, instance.ttl_ms),
@@ -1907,6 +1926,8 @@ BEGIN
     UPDATE registry_instance AS instance
     SET status = 'dead',
         stopped_at = p_now,
+        status_reason = NULL,
+        status_since = p_now,
         revision = numbered.revision,
         death_reason = 'stale',
         death_deadline = muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)),
@@ -2027,13 +2048,13 @@ BEGIN
     INSERT INTO registry_instance (
         instance_id, logical_id, cluster_epoch, status, actor_name, serve_route, node_id, ip_address, pid,
         started_at, last_heartbeat, lease_id, revision, epoch_number, ttl_ms, port, labels, version,
-        owner
+        owner, status_since
     )
     SELECT
         op.instance_id, op.logical_id, p_cluster.current_epoch, coalesce(op.status, 'starting'), op.actor_name,
         op.serve_route, op.node_id, op.ip_address, op.pid, v_now, v_now, p_cluster.revision + op.ordinality,
         p_cluster.revision + op.ordinality, p_cluster.epoch_number, op.ttl_ms, op.port, coalesce(op.labels, '{}'),
-        op.version, muster_owner_of(op.identity)
+        op.version, muster_owner_of(op.identity), v_now
     FROM unnest(p_ops) WITH ORDINALITY AS op
     RETURNING *;
 END
@@ -2173,7 +2194,9 @@ BEGIN
         SET status = v_status, actor_name = p_op.actor_name, serve_route = p_op.serve_route,
             ip_address = p_op.ip_address, port = p_op.port, ttl_ms = p_op.ttl_ms, version = p_op.version,
             labels = coalesce(p_op.labels, '{}'), owner = v_owner, revision = p_revision,
-            last_heartbeat = p_now
+            last_heartbeat = p_now,
+            status_reason = CASE WHEN v_status = p_row.status THEN status_reason END,
+            status_since = CASE WHEN v_status = p_row.status THEN status_since ELSE p_now END
         WHERE instance_id = p_row.instance_id;
     ELSE
         -- A write even so: on a synchronous standby the repeated call is confirmed only once the first one is there.
@@ -2579,6 +2602,12 @@ BEGIN
         END IF;
         NEW.death_decided_by := muster_sql_caller();
     END IF;
+    IF TG_OP = 'INSERT' THEN
+        NEW.status_since := coalesce(NEW.status_since, muster_now());
+    ELSIF NEW.status <> OLD.status AND NEW.status_since IS NOT DISTINCT FROM OLD.status_since THEN
+        NEW.status_since := muster_now();
+        NEW.status_reason := nullif(NEW.status_reason, OLD.status_reason);
+    END IF;
     NEW.revision := v_cluster.revision + 1;
     PERFORM muster_advance(NEW.revision);
     RETURN NEW;
@@ -2735,7 +2764,9 @@ CREATE OR REPLACE VIEW active_instance AS
     instance.death_reason,
     instance.death_deadline,
     instance.death_decided_by,
-    instance.owner
+    instance.owner,
+    instance.status_reason,
+    instance.status_since
    FROM registry_instance instance
      JOIN cluster_metadata cluster ON cluster.current_epoch = instance.cluster_epoch
   WHERE instance.status = 'alive'::instancestatus
@@ -2767,7 +2798,9 @@ CREATE OR REPLACE VIEW active_instances AS
     instance.death_reason,
     instance.death_deadline,
     instance.death_decided_by,
-    instance.owner
+    instance.owner,
+    instance.status_reason,
+    instance.status_since
    FROM registry_instance instance
      JOIN cluster_metadata cluster ON cluster.current_epoch = instance.cluster_epoch
   WHERE instance.status = 'alive'::instancestatus;

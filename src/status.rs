@@ -27,6 +27,7 @@ mod protection;
 mod redaction;
 mod release;
 mod rules;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -34,7 +35,7 @@ mod text;
 pub use conditions::{ConditionState, State};
 pub use facts::{
     AWAY_AFTER, BehindDatabase, Certificate, Condition, EVICTED_AFTER, Expiry, Facts, FailingReaper, Gather, Names,
-    Release, SILENT_AFTER,
+    Release, SILENT_AFTER, Schema,
 };
 pub use judge::{Status, judge};
 pub use problem::{Code, Problem, Severity};

@@ -48,6 +48,8 @@ pub(super) fn instance(cache: &StatusCache, entry: &Arc<Entry>, epoch: Epoch, no
         "suspect": live && lease.is_suspect(now_ms),
         "death": instance.death_in(epoch).as_ref().map(death),
         "owner": instance.owner.as_ref().map(|owner| owner.text().to_string()).unwrap_or_default(),
+        "statusReason": instance.status_reason().filter(|_| instance.status == status).unwrap_or_default(),
+        "statusSince": instance.status_since().filter(|_| instance.status == status).map(time),
     })
 }
 

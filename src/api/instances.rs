@@ -160,7 +160,7 @@ fn candidate(entry: &Entry, epoch: Epoch, now_ms: u64) -> Candidate {
     Candidate {
         instance_id: instance.instance_id,
         status: instance.status,
-        death: instance.death.as_ref().and_then(|death| death.reason),
+        death: instance.death().and_then(|death| death.reason),
         epoch_is_current: instance.epoch.id == epoch.id,
         suspect: entry.lease.is_suspect(now_ms),
         started_at: instance.started_at,

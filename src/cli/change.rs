@@ -28,7 +28,7 @@ pub(super) const DRAIN_EXAMPLES: &str = "\
 Examples:
   musterd drain 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10
   # All of a node, before work on it
-  musterd list --node n7 -o name | xargs -r musterd drain
+  musterd list --node n7 -o name | xargs -r musterd drain --reason 'new disk'
 
 A draining instance keeps its lease and is not resolved. musterd undrain takes
 it back.";
@@ -40,7 +40,18 @@ Examples:
 Its process is told at its next beat that the lease has ended, and registers
 again if it is made to. To stop traffic and keep the lease: musterd drain.";
 
-/// Arguments of `drain`, `undrain` and `deregister`.
+/// Arguments of `drain` and `undrain`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+
+    /// Why, at most 256 bytes; shown by describe
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+/// Arguments of `deregister`, and what `drain` and `undrain` have in common with it.
 #[derive(Debug, clap::Args)]
 pub struct ChangeArgs {
     /// The instances
@@ -69,9 +80,13 @@ struct Changed {
     outcome: Result<musterd_client::Changed, Error>,
 }
 
-pub(super) async fn run(change: Change, args: ChangeArgs, client: &ClientArgs) -> Result<u8, Error> {
+pub(super) async fn run_status(change: Change, args: StatusArgs, client: &ClientArgs) -> Result<u8, Error> {
+    run(change, &args.reason, args.change, client).await
+}
+
+pub(super) async fn run(change: Change, reason: &str, args: ChangeArgs, client: &ClientArgs) -> Result<u8, Error> {
     let client = client.connect().await?;
-    let calls = args.instance_ids.iter().map(|id| apply(change, *id, &client));
+    let calls = args.instance_ids.iter().map(|id| apply(change, reason, *id, &client));
     let mut results: Vec<Changed> = stream::iter(calls).buffered(CONCURRENT).collect().await;
     // Of one alone, the refusal is the answer.
     if results.len() == 1
@@ -82,11 +97,11 @@ pub(super) async fn run(change: Change, args: ChangeArgs, client: &ClientArgs) -
     print(change, &results, args.output)
 }
 
-async fn apply(change: Change, instance_id: Uuid, client: &Client) -> Changed {
+async fn apply(change: Change, reason: &str, instance_id: Uuid, client: &Client) -> Changed {
     let outcome = match change {
         Change::Deregister => client.deregister(instance_id).await,
-        Change::Drain => client.set_status(instance_id, Status::Draining).await,
-        Change::Undrain => client.set_status(instance_id, Status::Alive).await,
+        Change::Drain => client.set_status_because(instance_id, Status::Draining, reason).await,
+        Change::Undrain => client.set_status_because(instance_id, Status::Alive, reason).await,
     };
     Changed { instance_id, outcome: outcome.map_err(Error::from) }
 }

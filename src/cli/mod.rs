@@ -156,9 +156,9 @@ enum Command {
     Release(expiry::ReleaseArgs),
     /// Drain instances: they keep their leases and get no new traffic
     #[command(after_help = change::DRAIN_EXAMPLES)]
-    Drain(change::ChangeArgs),
+    Drain(change::StatusArgs),
     /// Return draining instances to Resolve
-    Undrain(change::ChangeArgs),
+    Undrain(change::StatusArgs),
     /// End the leases of instances, as the instances themselves would
     #[command(after_help = change::DEREGISTER_EXAMPLES)]
     Deregister(change::ChangeArgs),
@@ -279,9 +279,9 @@ impl Cli {
             Command::Check(args) => Box::pin(check::run(*args, client)).await,
             Command::WhoAmI(args) => whoami::run(args, client).await,
             Command::Healthcheck(args) => healthcheck::run(args, client).await,
-            Command::Drain(args) => change::run(Change::Drain, args, client).await,
-            Command::Undrain(args) => change::run(Change::Undrain, args, client).await,
-            Command::Deregister(args) => change::run(Change::Deregister, args, client).await,
+            Command::Drain(args) => change::run_status(Change::Drain, args, client).await,
+            Command::Undrain(args) => change::run_status(Change::Undrain, args, client).await,
+            Command::Deregister(args) => change::run(Change::Deregister, "", args, client).await,
             Command::Completions(args) => completions::completions(&args, Cli::command()),
             Command::Man(args) => completions::man(&args, Cli::command()),
             Command::Watch(args) => watch::run(*args, client).await,

@@ -54,6 +54,8 @@ pub(crate) fn table<'a>(instances: impl IntoIterator<Item = &'a Instance>, wide:
             "PID",
             "VERSION",
             "LABELS",
+            "STATUS SINCE",
+            "STATUS REASON",
         ];
         let mut table = Table::new(header).painted(2, paint::status);
         instances.into_iter().for_each(|instance| table.row(wide_row(instance)));
@@ -79,7 +81,7 @@ fn row(instance: &Instance) -> [String; 9] {
     ]
 }
 
-fn wide_row(instance: &Instance) -> [String; 16] {
+fn wide_row(instance: &Instance) -> [String; 18] {
     let [logical_id, instance_id, status, address, node, epoch, lease, ttl, remaining] = row(instance);
     [
         logical_id,
@@ -98,6 +100,8 @@ fn wide_row(instance: &Instance) -> [String; 16] {
         known(instance.pid),
         instance.version.clone(),
         labels(instance).join(","),
+        time(instance.status_since),
+        instance.status_reason.clone(),
     ]
 }
 

@@ -1,9 +1,10 @@
 //! Compares the functions of the registry with those of this binary, and puts them back, while the daemon runs.
 //!
 //! A deployment of SeedCore restores its own functions at any time: its `beat` renews what has ended, and its expiry knows
-//! neither TTL nor hold. Until they are put back the trigger of the table keeps the worst away (`muster_stamp_row`).
+//! neither TTL nor hold. A newer binary may also migrate the database, and say that this one must not change it any more:
+//! then the daemon refuses changes. Until they are put back the trigger of the table keeps the worst away (`muster_stamp_row`).
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -14,11 +15,14 @@ use crate::{
     metrics::SchemaMetrics,
     migrate::{self, Drift},
     postgres::{Database, Pool},
+    registry::{Health, health::SchemaState},
     telemetry::{Repeated, chain},
 };
 
-/// How often the schema is compared: two comparisons fit into 15 s.
-const PERIOD: Duration = Duration::from_secs(7);
+/// How often the history of migrations is read: a schema that is too new must stop changes within 5 s.
+const PERIOD: Duration = Duration::from_secs(2);
+/// In so many of these periods the objects are compared once: two comparisons fit into 15 s.
+const PERIODS: u32 = 3;
 /// How long a comparison may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,6 +37,7 @@ struct Comparison {
     database: Database,
     pool: Pool,
     readiness: Readiness,
+    health: Arc<Health>,
     /// Whether what differs is put back.
     restores: bool,
 }
@@ -43,8 +48,10 @@ struct Comparison {
 /// None: it goes on through every outage.
 async fn run(comparison: Comparison, stop: CancellationToken) -> Result<(), Infallible> {
     let (metrics, mut trouble) = (SchemaMetrics::new(), Repeated::default());
+    let mut round = 0_u32;
     while stop.run_until_cancelled(sleep(PERIOD)).await.is_some() {
-        let comparing = comparison.compare(&metrics, &mut trouble);
+        round = (round + 1) % PERIODS;
+        let comparing = comparison.compare(round == 0, &metrics, &mut trouble);
         if stop.run_until_cancelled(Box::pin(comparing)).await.is_none() {
             break;
         }
@@ -55,17 +62,35 @@ async fn run(comparison: Comparison, stop: CancellationToken) -> Result<(), Infa
 impl Comparison {
     /// Of this daemon.
     fn of(parts: &Parts) -> Self {
-        let Parts { database, pool, readiness, config, .. } = parts;
+        let Parts { database, pool, readiness, health, config, .. } = parts;
         let (database, pool, readiness) = (database.clone(), pool.clone(), readiness.clone());
-        Self { database, pool, readiness, restores: config.migrate }
+        Self { database, pool, readiness, health: Arc::clone(health), restores: config.migrate }
     }
 
-    async fn compare(&self, metrics: &SchemaMetrics, trouble: &mut Repeated) {
-        let objects = match migrate::drift(&self.pool, Instant::now() + TIMEOUT).await {
-            Ok(Drift::Objects(objects)) => objects,
-            Ok(Drift::Ahead(_)) => Vec::new(),
+    /// Reads how the schema stands; the objects too if it is not newer and `objects` is set.
+    async fn compare(&self, objects: bool, metrics: &SchemaMetrics, trouble: &mut Repeated) {
+        let deadline = Instant::now() + TIMEOUT;
+        let read = match migrate::newer(&self.pool, deadline).await {
+            Ok(None) if objects => migrate::drift(&self.pool, deadline).await,
+            Ok(None) if self.health.schema_state().refused.is_none() => return,
+            // Migrations were taken back, as no tool of ours does: what was refused is allowed again.
+            Ok(None) => Ok(Drift::Objects(Vec::new())),
+            Ok(Some(drift)) => Ok(drift),
+            Err(error) => Err(error),
+        };
+        metrics.ahead.set(f64::from(u8::from(matches!(read, Ok(Drift::Ahead(_) | Drift::Refused(_))))));
+        let objects = match read {
+            Ok(Drift::Objects(objects)) => {
+                self.health.set_schema_state(SchemaState { drift: objects.clone(), ..SchemaState::default() });
+                objects
+            }
+            Ok(Drift::Ahead(version)) => {
+                self.health.set_schema_state(SchemaState { ahead: Some(version), ..SchemaState::default() });
+                Vec::new()
+            }
             Ok(Drift::Refused(error)) => {
                 let error = chain(&error);
+                self.health.set_schema_state(SchemaState { refused: Some(error.clone()), ..SchemaState::default() });
                 self.readiness.set(Condition::Schema, false, error.clone());
                 if let Some(told) = trouble.failed() {
                     tracing::error!(error, lasting_ms = told.lasting_ms(), "schema is too new for this daemon");

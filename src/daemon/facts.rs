@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::parts::Parts;
 use crate::{
     postgres::Behind,
-    registry::health::Failures,
+    registry::health::{Failures, SchemaState},
     stats::{NameState, RegistryStats},
-    status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names, Release},
+    status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names, Release, Schema},
     store::deaths::ReleaseState,
     view::View,
 };
@@ -42,6 +42,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
             flush_lag: Duration::from_millis(leases.save_lag_ms(now_ms)),
             last_reap_age: health.last_reap_age(),
             failing_reapers: health.failing_reapers().into_iter().map(failing).collect(),
+            schema: schema(health.schema_state()),
             release: release(health.release_state()),
             hold: cluster.and_then(|cluster| view.hold(cluster)),
             brake: cluster.and_then(|cluster| cluster.brake.clone()),
@@ -59,6 +60,11 @@ pub(super) fn gather(parts: &Parts) -> Gather {
 fn failing(failures: Failures) -> FailingReaper {
     let Failures { reaper, count, failing_for, error } = failures;
     FailingReaper { name: reaper.as_str(), failures: count, failing_for, error }
+}
+
+/// That it is too new is a condition of readiness.
+fn schema(state: SchemaState) -> Schema {
+    Schema { drift: state.drift, ahead: state.ahead }
 }
 
 fn release(state: ReleaseState) -> Release {

@@ -255,7 +255,7 @@ fn hosts(parts: &Parts) -> Hosts {
 /// What the status page shows.
 fn sources(parts: &Parts) -> Sources {
     let leases = Arc::clone(&parts.leases);
-    let epochs = Arc::new(Epochs::new(parts.pool.clone(), Arc::clone(&parts.name)));
+    let epochs = Arc::new(Epochs::new(parts.pool.clone(), Arc::clone(&parts.name), parts.health.clone()));
     Sources {
         view: parts.view.clone(),
         stats: parts.stats.clone(),
@@ -345,7 +345,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
         discovery: Discovery::new(view.clone(), Arc::clone(leases), access.clone(), stop.clone()),
         cluster: Cluster::new(
             view.clone(),
-            Epochs::new(pool.clone(), Arc::clone(&parts.name)),
+            Epochs::new(pool.clone(), Arc::clone(&parts.name), parts.health.clone()),
             operators,
             this_daemon(parts),
             access.clone(),

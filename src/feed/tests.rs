@@ -47,7 +47,7 @@ fn instance(revision: u64) -> Instance {
         ttl: Ttl::from_record(None),
         started_at: DateTime::default(),
         last_beat: DateTime::default(),
-        death: None,
+        details: None,
     }
 }
 

@@ -166,7 +166,7 @@ impl Registry {
     async fn change_status(
         &self,
         (lease_id, instance_id): (u64, &str),
-        status: InstanceStatus,
+        (status, status_reason): (InstanceStatus, Option<Arc<str>>),
         call: &Call,
     ) -> Result<Outcome, Failure> {
         let permit = Permit::of_call(&call.caller, &self.view);
@@ -183,7 +183,7 @@ impl Registry {
             }
         }
         let (reason, identity) = (DeathReason::Deregistered, call.identity());
-        let change = StatusChange { instance_id, lease_id, status, reason, identity, as_operator };
+        let change = StatusChange { instance_id, lease_id, status, reason, status_reason, identity, as_operator };
         self.apply(Operation::SetStatus(change), call.origin).await
     }
 
@@ -287,8 +287,8 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::SetStatusResponse>, Status> {
         let call = self.call(&request)?;
         let request = request.into_inner();
-        let status = convert::set_status(&request)?;
-        let outcome = self.change_status((request.lease_id, &request.instance_id), status, &call).await?;
+        let asked = convert::set_status(&request)?;
+        let outcome = self.change_status((request.lease_id, &request.instance_id), asked, &call).await?;
         let lease_id = outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default();
         Ok(Response::new(v1::SetStatusResponse { lease_id, revision: outcome.revision.0 }))
     }
@@ -300,7 +300,7 @@ impl RegistryService for Registry {
         let call = self.call(&request)?;
         let request = request.into_inner();
         let target = (request.lease_id, request.instance_id.as_str());
-        let outcome = self.change_status(target, InstanceStatus::Dead, &call).await?;
+        let outcome = self.change_status(target, (InstanceStatus::Dead, None), &call).await?;
         Ok(Response::new(v1::DeregisterResponse {
             lease_id: outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default(),
             revision: outcome.revision.0,

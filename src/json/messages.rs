@@ -71,6 +71,8 @@ pub(crate) fn instance(instance: &Instance) -> Value {
         "suspect": instance.suspect,
         "death": instance.death.as_ref().map_or(Value::Null, death),
         "owner": instance.owner,
+        "statusReason": instance.status_reason,
+        "statusSince": timestamp(instance.status_since),
     })
 }
 

@@ -80,6 +80,9 @@ metrics! {
     Gauge SCHEMA_DRIFT = "musterd_schema_drift_objects":
         "Functions, views and indexes of the registry that another program has changed, as last compared; the daemon restores them.";
 
+    Gauge SCHEMA_AHEAD = "musterd_schema_ahead":
+        "1 if a newer musterd has migrated the database, 0 otherwise; the daemon then repairs nothing, and below the oldest version that may serve it takes no changes.";
+
     Gauge FLUSH_LAG = "musterd_flush_lag_seconds":
         "By how much saving beats is late: time since all due beats were last saved, beyond the flush period of 1 s.";
     Histogram FLUSH_LEASES = "musterd_flush_leases":

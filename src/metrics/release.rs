@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{ReaperMetrics, names};
+use super::{handles::ReaperMetrics, names};
 
 /// For the release of deaths.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! The metric of the schema: how much of it differs from what this binary makes.
+//! The metrics of the schema: how much of it differs from what this binary makes, and whether it is newer.
 
 use metrics::{Gauge, gauge};
 
@@ -9,13 +9,15 @@ use super::names;
 pub struct SchemaMetrics {
     /// Objects that differ, as last compared.
     pub drift: Gauge,
+    /// Whether a newer binary has migrated the database.
+    pub ahead: Gauge,
 }
 
 impl SchemaMetrics {
     /// Registers the series at zero.
     #[must_use]
     pub fn new() -> Self {
-        Self { drift: gauge!(names::SCHEMA_DRIFT) }
+        Self { drift: gauge!(names::SCHEMA_DRIFT), ahead: gauge!(names::SCHEMA_AHEAD) }
     }
 }
 

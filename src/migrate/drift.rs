@@ -27,6 +27,22 @@ pub enum Drift {
     Refused(Error),
 }
 
+/// Whether a newer binary has migrated the database: cheap enough to be asked every two seconds. `None`: none has.
+///
+/// # Errors
+/// As [`Pool::run`].
+#[tracing::instrument(level = "debug", name = "db.read_migrations", skip_all)]
+pub async fn newer(pool: &Pool, deadline: Instant) -> Result<Option<Drift>, DatabaseError> {
+    let ask = async |client: &Client| {
+        Ok(match history::standing(&**client).await? {
+            Ok(Standing::Known) => None,
+            Ok(Standing::Ahead(version)) => Some(Drift::Ahead(version)),
+            Err(error) => Some(Drift::Refused(error)),
+        })
+    };
+    pool.run(PoolRole::Operator, deadline, ask).await
+}
+
 /// Compares the schema.
 ///
 /// # Errors

@@ -47,7 +47,7 @@ pub use self::{
     blocker::Blocker,
     copy::{Copied, copy},
     detect::{Detected, Detection, Layout, Presence},
-    drift::{Drift, drift},
+    drift::{Drift, drift, newer},
     error::Error,
     history::{State, Status},
     migrator::Migrator,

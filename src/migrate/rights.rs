@@ -37,7 +37,7 @@ SELECT format('ALTER FUNCTION %s OWNER TO %I', proc.oid::regprocedure, pg_get_us
 FROM pg_proc AS proc CROSS JOIN owner
 WHERE proc.pronamespace = quote_ident(current_schema())::regnamespace AND proc.proowner <> owner.role
   AND (proc.proname ~ '^muster_' OR proc.proname IN ('set_current_epoch', 'register_instance', 'set_instance_status', 'beat',
-       'expire_stale_instances', 'expire_old_epoch_instances', 'assert_lease', 'alive_at'))
+       'expire_stale_instances', 'expire_old_epoch_instances', 'assert_lease', 'alive_at', 'set_instance_health'))
 UNION ALL
 SELECT format('ALTER TYPE %I OWNER TO %I', typ.typname, pg_get_userbyid(owner.role)), pg_get_userbyid(typ.typowner)::text
 FROM pg_type AS typ CROSS JOIN owner

@@ -39,6 +39,6 @@ pub(crate) fn instance(number: u16, logical_id: &str, status: InstanceStatus) ->
         owner: None,
         started_at: DateTime::from_timestamp(number.into(), 0).unwrap(),
         last_beat: DateTime::default(),
-        death: None,
+        details: None,
     }
 }

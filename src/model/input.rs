@@ -17,6 +17,8 @@ pub const LOGICAL_ID_MAX_BYTES: usize = 253;
 pub const NAME_MAX_BYTES: usize = 253;
 /// Longest serve route, in bytes.
 pub const SERVE_ROUTE_MAX_BYTES: usize = 1_024;
+/// Most bytes of the reason for a status.
+pub const STATUS_REASON_MAX_BYTES: usize = 256;
 /// Longest reason an operator may give, in bytes.
 pub const REASON_MAX_BYTES: usize = 1_024;
 /// Most labels of an instance.

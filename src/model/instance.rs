@@ -30,6 +30,30 @@ pub struct Death {
     pub decided_by: Option<Arc<str>>,
 }
 
+/// Why an instance has its status, and since when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusNote {
+    /// Why, in the words of what set it.
+    pub reason: Option<Box<str>>,
+    /// Since when it has this status and reason; `None`: since before that was kept.
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// What only some instances have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The record of its death, as written.
+    pub death: Option<Death>,
+    /// Why it has its status, and since when; `None`: since it was registered, for no reason.
+    pub note: Option<StatusNote>,
+}
+
+impl From<Death> for Details {
+    fn from(death: Death) -> Self {
+        Self { death: Some(death), note: None }
+    }
+}
+
 /// One row of `registry_instance`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
@@ -72,8 +96,8 @@ pub struct Instance {
     pub started_at: DateTime<Utc>,
     /// The latest saved beat, as of when the row was read.
     pub last_beat: DateTime<Utc>,
-    /// The record of its death, as written. Boxed: live instances are many more, and need no room for it.
-    pub death: Option<Box<Death>>,
+    /// What most do not need. Boxed: live instances are many more than dead ones.
+    pub details: Option<Box<Details>>,
 }
 
 impl Instance {
@@ -83,11 +107,31 @@ impl Instance {
         if self.epoch.id == current.id { self.status } else { InstanceStatus::Dead }
     }
 
+    /// The record of its death, as written.
+    #[must_use]
+    pub fn death(&self) -> Option<&Death> {
+        self.details.as_ref()?.death.as_ref()
+    }
+
+    /// Why it has the status as written, in the words of what set it.
+    #[must_use]
+    pub fn status_reason(&self) -> Option<&str> {
+        self.details.as_ref()?.note.as_ref()?.reason.as_deref()
+    }
+
+    /// Since when it has the status as written, and its reason; `None`: since before that was kept.
+    #[must_use]
+    pub fn status_since(&self) -> Option<DateTime<Utc>> {
+        let note = self.details.as_ref().and_then(|details| details.note.as_ref());
+        note.map_or(Some(self.started_at), |note| note.since)
+    }
+
     /// How many bytes its texts have: what may be large about it.
     #[must_use]
     pub fn text_bytes(&self) -> usize {
         let shared = [&self.serve_route, &self.node_id, &self.version].into_iter().flatten().map(|text| text.len());
-        let texts = shared.chain(self.actor_name.iter().map(|text| text.len()));
+        let own = [self.actor_name.as_deref(), self.status_reason()].into_iter().flatten().map(str::len);
+        let texts = shared.chain(own);
         self.logical_id.as_str().len() + texts.sum::<usize>() + self.labels.text_bytes()
     }
 
@@ -101,7 +145,7 @@ impl Instance {
     /// written down counts as alive: it is written down seconds after the rotation.
     #[must_use]
     pub fn was_alive_at(&self, time: DateTime<Utc>) -> bool {
-        let died = self.death.as_ref().map(|death| death.at.unwrap_or(self.started_at));
+        let died = self.death().map(|death| death.at.unwrap_or(self.started_at));
         self.started_at <= time && died.is_none_or(|died| died > time)
     }
 
@@ -110,7 +154,7 @@ impl Instance {
     pub fn death_in(&self, current: Epoch) -> Option<Death> {
         match (self.status, self.status_in(current)) {
             (_, InstanceStatus::Starting | InstanceStatus::Alive | InstanceStatus::Draining) => None,
-            (InstanceStatus::Dead, _) => Some(self.death.as_deref().cloned().unwrap_or(Death {
+            (InstanceStatus::Dead, _) => Some(self.death().cloned().unwrap_or(Death {
                 reason: None,
                 at: None,
                 deadline: None,

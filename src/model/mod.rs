@@ -28,7 +28,7 @@ pub use budget::{Budget, Origin, Usage};
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochRecord, Hold, LostDaemon};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};
-pub use instance::{Death, Instance};
+pub use instance::{Death, Details, Instance, StatusNote};
 pub use lease::Lease;
 pub use operation::{Operation, Outcome, Registration, Rotation, StatusChange, Verdict};
 pub use owner::Owner;

@@ -67,6 +67,8 @@ pub struct StatusChange {
     pub status: InstanceStatus,
     /// Why, where the status is `Dead`.
     pub reason: DeathReason,
+    /// Why, in words; `None`: no reason is given.
+    pub status_reason: Option<Arc<str>>,
     /// The identity that asks; `None`: the daemon has no policy.
     pub identity: Option<Arc<str>>,
     /// Also an instance of another owner; if not, that is unknown. Of no meaning without an identity.

@@ -134,6 +134,18 @@ impl Pool {
         call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
         revision: impl FnOnce(&T) -> Option<u64>,
     ) -> Result<T, Error> {
+        self.run_checked(role, deadline, call, revision, |_| true).await
+    }
+
+    /// As [`Pool::run_known`]; a session that is not fit for another call by `keep` is closed.
+    pub(crate) async fn run_checked<T>(
+        &self,
+        role: PoolRole,
+        deadline: Instant,
+        call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+        revision: impl FnOnce(&T) -> Option<u64>,
+        keep: impl FnOnce(&T) -> bool,
+    ) -> Result<T, Error> {
         self.end_superseded();
         let pool = self.of(role);
         let session = match timeout_at(deadline, pool.get()).await {
@@ -161,6 +173,8 @@ impl Pool {
             && !matches!(error, Error::Refused(_) | Error::Denied { .. })
         {
             self.database.request_search();
+            drop(Object::take(session));
+        } else if answer.as_ref().is_ok_and(|answer| !keep(answer)) {
             drop(Object::take(session));
         }
         answer

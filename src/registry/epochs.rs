@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::error::Error;
+use super::{error::Error, health::Health};
 use crate::{
     model::{EpochId, EpochRecord, Rotation},
     store::{self, Pool},
@@ -19,13 +19,14 @@ const TIMEOUT: Duration = Duration::from_millis(1_900);
 pub struct Epochs {
     pool: Pool,
     rotated_by: Arc<str>,
+    health: Arc<Health>,
 }
 
 impl Epochs {
-    /// Rotations are recorded as made by `rotated_by`.
+    /// Rotations are recorded as made by `rotated_by`, and refused while `health` knows that the schema is too new.
     #[must_use]
-    pub fn new(pool: Pool, rotated_by: Arc<str>) -> Self {
-        Self { pool, rotated_by }
+    pub fn new(pool: Pool, rotated_by: Arc<str>, health: Arc<Health>) -> Self {
+        Self { pool, rotated_by, health }
     }
 
     /// Begins the epoch `new`, if `expected` is current or not given, for an identity if one asks. Idempotent for the same
@@ -40,6 +41,7 @@ impl Epochs {
         reason: &str,
         identity: Option<&str>,
     ) -> Result<Rotation, Error> {
+        self.health.permit_change()?;
         let by = identity.map(|identity| format!("{} for {identity}", self.rotated_by));
         let by = by.as_deref().unwrap_or(&self.rotated_by);
         let deadline = Instant::now() + TIMEOUT;

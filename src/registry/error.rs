@@ -16,6 +16,9 @@ pub enum Error {
     /// PostgreSQL cannot be reached. Not applied.
     #[error("the database cannot be reached; nothing was changed")]
     Unavailable,
+    /// A newer musterd has migrated the database, and this daemon must not change it any more. Not applied.
+    #[error("the database needs a newer musterd than this daemon; nothing was changed; use another daemon")]
+    SchemaTooNew,
     /// No answer in time. Repeating it is safe.
     #[error("the database did not answer in time; the change may have been applied, and repeating it is safe")]
     MaybeApplied,

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use super::error::Error;
 use crate::{
     clock::Clock,
     model::Blocker,
@@ -61,6 +62,17 @@ pub struct Failures {
     pub error: String,
 }
 
+/// How the schema relates to this binary, as last compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SchemaState {
+    /// Objects that differ from those of this binary.
+    pub drift: Vec<String>,
+    /// A newer binary has migrated the database up to this version.
+    pub ahead: Option<i32>,
+    /// Why this binary must not work with it any more, if so.
+    pub refused: Option<String>,
+}
+
 /// What is kept of them.
 #[derive(Debug)]
 struct Failing {
@@ -79,6 +91,7 @@ pub struct Health {
     latency_us: AtomicU64,
     changes: Mutex<Changes>,
     release: Mutex<ReleaseState>,
+    schema: Mutex<SchemaState>,
 }
 
 /// How changes get on.
@@ -128,6 +141,7 @@ impl Health {
             latency_us,
             changes: Mutex::default(),
             release: Mutex::default(),
+            schema: Mutex::default(),
         }
     }
 
@@ -217,6 +231,23 @@ impl Health {
     fn changes(&self) -> MutexGuard<'_, Changes> {
         // Every state of it is a valid one.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the schema relates to this binary, as last compared.
+    #[must_use]
+    pub fn schema_state(&self) -> SchemaState {
+        self.schema.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The schema was compared.
+    pub fn set_schema_state(&self, state: SchemaState) {
+        *self.schema.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Refuses a change if the schema is too new for this binary, whose rules may no longer be those of the schema.
+    pub(super) fn permit_change(&self) -> Result<(), Error> {
+        let is_refused = self.schema.lock().unwrap_or_else(PoisonError::into_inner).refused.is_some();
+        if is_refused { Err(Error::SchemaTooNew) } else { Ok(()) }
     }
 
     /// How the release of deaths gets on, as last read.

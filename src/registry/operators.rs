@@ -33,6 +33,7 @@ impl Operators {
     /// # Errors
     /// See [`Error`]. Repeating it is safe.
     pub async fn hold(&self, reason: &str, for_: Option<Duration>) -> Result<Duration, Error> {
+        self.writer.permit_change()?;
         let deadline = Instant::now() + TIMEOUT;
         let held = store::expiry::hold_expiry(&self.pool, reason, for_, deadline).await;
         held.map_err(|error| told("expiry could not be held", &error))
@@ -43,6 +44,7 @@ impl Operators {
     /// # Errors
     /// See [`Error`]. Repeating it is safe.
     pub async fn release(&self, for_: Duration) -> Result<(), Error> {
+        self.writer.permit_change()?;
         let released = store::expiry::release_expiry(&self.pool, for_, Instant::now() + TIMEOUT).await;
         released.map_err(|error| told("expiry could not be released", &error))
     }
@@ -58,7 +60,8 @@ impl Operators {
         identity: Option<Arc<str>>,
     ) -> Result<Outcome, Error> {
         let (status, reason) = (InstanceStatus::Dead, DeathReason::Operator);
-        let change = StatusChange { instance_id, lease_id, status, reason, identity, as_operator: true };
+        let (status_reason, as_operator) = (None, true);
+        let change = StatusChange { instance_id, lease_id, status, reason, status_reason, identity, as_operator };
         self.writer.apply(Operation::SetStatus(change), None).await
     }
 }

@@ -58,6 +58,7 @@ struct Job {
 #[derive(Clone, Debug)]
 pub struct Writer {
     queue: Sender<Job>,
+    health: Arc<Health>,
 }
 
 /// The task behind [`Writer`].
@@ -89,9 +90,10 @@ impl Writer {
     ) -> (Self, WriterTask) {
         let (sender, queue) = queue(QUEUE_MAX);
         let (metrics, trouble) = (WriterMetrics::new(), Repeated::default());
+        let permit = Arc::clone(&health);
         let task =
             WriterTask { queue, admission, pool, decided_by, database_clock, prefetch, health, trouble, metrics };
-        (Self { queue: sender }, task)
+        (Self { queue: sender, health: permit }, task)
     }
 
     /// Asks for a change and waits for its outcome. `origin`: the address that asks; `None`: this daemon itself.
@@ -99,10 +101,16 @@ impl Writer {
     /// # Errors
     /// See [`Error`]: whether it was applied is known but for [`Error::MaybeApplied`].
     pub async fn apply(&self, operation: Operation, origin: Option<Origin>) -> Result<Outcome, Error> {
+        self.permit_change()?;
         let (reply, outcome) = oneshot::channel();
         let job = Job { operation, origin, deadline: Instant::now() + WRITE_TIMEOUT, reply };
         self.queue.try_send(origin, job)?;
         outcome.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// Refuses what the schema is too new for.
+    pub(super) fn permit_change(&self) -> Result<(), Error> {
+        self.health.permit_change()
     }
 }
 

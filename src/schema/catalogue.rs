@@ -33,7 +33,7 @@ const OUR_FUNCTIONS: &str = "(
       proc.proname ~ '^muster_'
       OR proc.proname IN (
           'set_current_epoch', 'register_instance', 'set_instance_status', 'beat', 'expire_stale_instances',
-          'expire_old_epoch_instances', 'assert_lease', 'alive_at'
+          'expire_old_epoch_instances', 'assert_lease', 'alive_at', 'set_instance_health'
       )
   )";
 
@@ -164,7 +164,7 @@ WHERE proc.pronamespace = quote_ident(current_schema())::regnamespace
       proc.proname ~ '^muster_'
       OR proc.proname IN (
           'set_current_epoch', 'register_instance', 'set_instance_status', 'beat', 'expire_stale_instances',
-          'expire_old_epoch_instances', 'assert_lease', 'alive_at'
+          'expire_old_epoch_instances', 'assert_lease', 'alive_at', 'set_instance_health'
       )
   )"#;
 

@@ -255,7 +255,7 @@ impl NameSummary {
                 InstanceStatus::Alive => {}
                 InstanceStatus::Dead => {
                     dead += 1;
-                    let death = entry.instance.death.as_deref();
+                    let death = entry.instance.death();
                     let stale = death.filter(|death| death.reason == Some(DeathReason::Stale));
                     lost_lately |= stale.is_some_and(|death| is_lately(death.at, now.database));
                     if last_dead.is_none_or(|last| last.instance.revision < entry.instance.revision) {

@@ -106,6 +106,15 @@ pub struct Release {
     pub waiting: Vec<String>,
 }
 
+/// How the schema relates to the binary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schema {
+    /// Objects that differ from those of the binary.
+    pub drift: Vec<String>,
+    /// A newer binary has migrated the database up to this version, and this one may work with it.
+    pub ahead: Option<i32>,
+}
+
 /// Logical ids. One that left on purpose counts nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -144,6 +153,8 @@ pub struct Facts {
     pub last_reap_age: Option<Duration>,
     /// Reapers whose latest runs failed.
     pub failing_reapers: Vec<FailingReaper>,
+    /// How the schema relates to the binary, as last compared.
+    pub schema: Schema,
     /// How the release of deaths gets on, as last read.
     pub release: Release,
     /// The hold, as last read.
@@ -180,6 +191,7 @@ impl Default for Facts {
             flush_lag: Duration::ZERO,
             last_reap_age: None,
             failing_reapers: Vec::new(),
+            schema: Schema::default(),
             release: Release::default(),
             hold: None,
             brake: None,

@@ -7,7 +7,7 @@ use super::{
     conditions::{self, ConditionState},
     facts::{Expiry, Facts},
     problem::{Code, Problem, Severity},
-    protection, release, rules,
+    protection, release, rules, schema,
 };
 
 /// How this daemon and its cluster are doing.
@@ -34,6 +34,7 @@ pub fn judge(facts: &Facts) -> Status {
     rules::daemon(facts, &mut found);
     release::deaths(facts, &mut found);
     rules::expiry(facts, &mut found);
+    schema::schema(facts, &mut found);
     rules::daemons(facts, &mut found);
     protection::protection(facts, &mut found);
     budget::records(facts, &mut found);

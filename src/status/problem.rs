@@ -59,6 +59,10 @@ pub enum Code {
     DaemonUnlisted,
     /// Daemons of several versions share the database.
     VersionsDiffer,
+    /// Objects of the schema differ from those of this daemon.
+    SchemaDrift,
+    /// A newer musterd has migrated the database.
+    SchemaAhead,
     /// A certificate of this daemon expires soon, or has expired.
     CertificateExpiring,
     /// Files for TLS or for the policy on disk cannot be used.
@@ -73,7 +77,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::DatabaseAway,
         Self::DatabaseBehind,
         Self::DatabaseSlow,
@@ -90,6 +94,8 @@ impl Code {
         Self::DaemonSilent,
         Self::DaemonUnlisted,
         Self::VersionsDiffer,
+        Self::SchemaDrift,
+        Self::SchemaAhead,
         Self::CertificateExpiring,
         Self::SecurityNotReloaded,
         Self::RegistryFilling,
@@ -117,6 +123,8 @@ impl Code {
             Self::DaemonSilent => "daemon_silent",
             Self::DaemonUnlisted => "daemon_unlisted",
             Self::VersionsDiffer => "versions_differ",
+            Self::SchemaDrift => "schema_drift",
+            Self::SchemaAhead => "schema_ahead",
             Self::CertificateExpiring => "certificate_expiring",
             Self::SecurityNotReloaded => "security_not_reloaded",
             Self::RegistryFilling => "registry_filling",
@@ -145,6 +153,8 @@ impl Code {
             Self::DaemonSilent => "a daemon is silent",
             Self::DaemonUnlisted => "this daemon is not on the list",
             Self::VersionsDiffer => "daemons of several versions",
+            Self::SchemaDrift => "the schema was changed",
+            Self::SchemaAhead => "the schema is newer than this daemon",
             Self::CertificateExpiring => "a certificate expires",
             Self::SecurityNotReloaded => "files that protect the daemon are not in use",
             Self::RegistryFilling => "the registry is filling up",

@@ -1,5 +1,7 @@
 //! Each problem alone, what they say together, and the texts that others compare.
 
+mod database;
+
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -83,12 +85,6 @@ fn certificate(days: u64) -> Certificate {
     }
 }
 
-/// Deaths that are not released, the first of them for so long.
-fn unreleased(oldest_s: u64, failure: Option<&str>, waiting: &[&str]) -> Facts {
-    let (failure, waiting) = (failure.map(str::to_owned), waiting.iter().map(ToString::to_string).collect());
-    Facts { release: Release { unreleased: 7, oldest: seconds(oldest_s), failure, waiting }, ..healthy() }
-}
-
 /// With a budget of 1,000 records and 10,000,000 bytes.
 fn registry(records: u64, bytes: u64) -> Facts {
     let (usage, budget) = (Usage { records, bytes }, Budget { records: 1_000, bytes: 10_000_000 });
@@ -132,14 +128,6 @@ fn of_daemon() -> Vec<Row> {
             "The database at db-a:5432/registry is behind: it is at revision 7, and this daemon has seen revision 1000009",
         ),
         (Facts { database_latency: Some(seconds(1)), ..healthy() }, Warning, "database_slow", "takes 1000 ms"),
-        (
-            unreleased(6, Some("hook tasks: division by zero (22012)"), &[]),
-            Warning,
-            "deaths_unreleased",
-            "7 deaths are not released, the first of them for 6 s: hook tasks: division by zero (22012)",
-        ),
-        (unreleased(6, None, &["tasks (disabled)"]), Warning, "deaths_unreleased", "hook tasks (disabled) waits"),
-        (unreleased(61, None, &[]), Warning, "deaths_unreleased", "no hook has run"),
         (
             Facts { blocker: blocker(details(Some("10.0.0.7")), 12), ..healthy() },
             Critical,
@@ -249,7 +237,7 @@ fn of_cluster() -> Vec<Row> {
 
 #[test]
 fn each_problem_is_found_alone_with_its_severity() {
-    let table = [of_daemon(), of_cluster()].concat();
+    let table = [of_daemon(), database::of_database(), of_cluster()].concat();
     for (facts, severity, code, text) in &table {
         let status = judge(facts);
         assert_eq!(codes(facts), [(*severity, *code)], "{text}");

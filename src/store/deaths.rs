@@ -64,13 +64,14 @@ impl ReleaseState {
 /// As [`Pool::run`]. Repeating the call is safe.
 #[tracing::instrument(level = "debug", name = "db.release_deaths", skip_all)]
 pub async fn release(pool: &Pool, limit: i32, deadline: Instant) -> Result<Vec<HookRun>, Error> {
-    let rows = pool
-        .run(PoolRole::Engine, deadline, async |client| {
-            let sql = "SELECT hook, deaths, released, freed, elapsed_ms, failure FROM muster_release_batch($1)";
-            let statement = client.prepare_cached(sql).await?;
-            within(client, Some(HOOK_LIMIT), client.query(&statement, &[&limit])).await
-        })
-        .await?;
+    let call = async |client: &Client| {
+        let sql = "SELECT hook, deaths, released, freed, elapsed_ms, failure FROM muster_release_batch($1)";
+        let statement = client.prepare_cached(sql).await?;
+        within(client, Some(HOOK_LIMIT), client.query(&statement, &[&limit])).await
+    };
+    // What a hook that failed has prepared in the session stays there after the rollback of everything else.
+    let is_clean = |rows: &Vec<Row>| rows.iter().all(|row| matches!(row.try_get::<_, Option<&str>>(5), Ok(None)));
+    let rows = pool.run_checked(PoolRole::Engine, deadline, call, |_| None, is_clean).await?;
     rows.iter().map(hook_run).collect()
 }
 

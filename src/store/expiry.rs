@@ -13,7 +13,10 @@ use super::{
     epoch,
     row::{signed, unsigned},
 };
-use crate::model::{BrakeMode, Hold, input::TTL_DEFAULT};
+use crate::{
+    model::{BrakeMode, Hold, input::TTL_DEFAULT},
+    postgres::pool::Client,
+};
 
 /// What one run of the stale reaper found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,23 +57,23 @@ pub async fn reap_stale(
     deadline: Instant,
 ) -> Result<StaleReport, Error> {
     let default_ttl_ms = i64::try_from(TTL_DEFAULT.as_millis()).unwrap_or(i64::MAX);
-    let row = pool
-        .run(PoolRole::Engine, deadline, async |client| {
-            let statement = client
-                .prepare_cached(
-                    "SELECT reaped, next_in_ms, held_for_ms, hold_reason, brake, read_at \
+    let call = async |client: &Client| {
+        let statement = client
+            .prepare_cached(
+                "SELECT reaped, next_in_ms, held_for_ms, hold_reason, brake, read_at \
                      FROM muster_reap_stale($1, $2, $3, $4, $5)",
-                )
-                .await?;
-            // Now, and not before there was a connection: waiting for one is no step of the clock.
-            let clock = clock();
-            let expected = clock.map(|clock| clock.now);
-            let tolerance = clock.map(|clock| clock.tolerance).unwrap_or_default();
-            let tolerance_ms = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
-            let parameters: [&(dyn ToSql + Sync); 5] = [&default_ttl_ms, &limit, &by, &expected, &tolerance_ms];
-            within(client, bound, client.query_one(&statement, &parameters)).await
-        })
-        .await?;
+            )
+            .await?;
+        // Now, and not before there was a connection: waiting for one is no step of the clock.
+        let clock = clock();
+        let expected = clock.map(|clock| clock.now);
+        let tolerance = clock.map(|clock| clock.tolerance).unwrap_or_default();
+        let tolerance_ms = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
+        let parameters: [&(dyn ToSql + Sync); 5] = [&default_ttl_ms, &limit, &by, &expected, &tolerance_ms];
+        within(client, bound, client.query_one(&statement, &parameters)).await
+    };
+    // A hook of mode `commit` may have left something in the session.
+    let row = pool.run_checked(PoolRole::Engine, deadline, call, |_| None, |_| bound.is_none()).await?;
     let held_for_ms: Option<i64> = row.try_get(2)?;
     Ok(StaleReport {
         reaped: unsigned(row.try_get::<_, i32>(0)?.into()),
@@ -93,12 +96,11 @@ pub async fn reap_old_epoch(
     bound: Option<Duration>,
     deadline: Instant,
 ) -> Result<u64, Error> {
-    let row = pool
-        .run(PoolRole::Engine, deadline, async |client| {
-            let statement = client.prepare_cached("SELECT muster_reap_old_epoch($1, $2)").await?;
-            within(client, bound, client.query_one(&statement, &[&limit, &by])).await
-        })
-        .await?;
+    let call = async |client: &Client| {
+        let statement = client.prepare_cached("SELECT muster_reap_old_epoch($1, $2)").await?;
+        within(client, bound, client.query_one(&statement, &[&limit, &by])).await
+    };
+    let row = pool.run_checked(PoolRole::Engine, deadline, call, |_| None, |_| bound.is_none()).await?;
     Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
 }
 

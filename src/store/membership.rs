@@ -122,6 +122,7 @@ enum Argument<'a> {
         reason: &'static str,
         identity: Option<&'a str>,
         as_operator: bool,
+        status_reason: Option<&'a str>,
     },
 }
 
@@ -139,6 +140,7 @@ fn argument(operation: &Operation) -> Argument<'_> {
             reason: change.reason.as_str(),
             identity: change.identity.as_deref(),
             as_operator: change.as_operator,
+            status_reason: change.status_reason.as_deref(),
         },
     }
 }

@@ -14,8 +14,8 @@ use super::texts::shared;
 use crate::{
     metrics::RowMetrics,
     model::{
-        Death, DeathReason, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId, Owner,
-        Revision, Ttl,
+        Death, DeathReason, Details, Epoch, EpochId, Instance, InstanceId, InstanceStatus, Labels, LeaseId, LogicalId,
+        Owner, Revision, StatusNote, Ttl,
     },
 };
 
@@ -33,7 +33,7 @@ pub(super) fn signed(value: u64) -> i64 {
 pub(super) const INSTANCE_COLUMNS: &str = "i.instance_id, i.logical_id, i.lease_id, i.replaces_lease_id, \
      i.cluster_epoch, i.epoch_number, i.revision, i.status::text, i.actor_name, i.serve_route, i.node_id, \
      i.ip_address, i.port, i.pid, i.version, i.labels, i.ttl_ms, i.started_at, i.stopped_at, i.last_heartbeat, \
-     i.death_reason, i.death_deadline, i.death_decided_by, i.owner";
+     i.death_reason, i.death_deadline, i.death_decided_by, i.owner, i.status_reason, i.status_since";
 
 /// A time as PostgreSQL holds it, kept within the years 1 to 9999, which every client can represent. An infinite time, which
 /// a hand can write into a row, is the end of that range, so that times keep the order that they have in SQL.
@@ -68,14 +68,14 @@ pub(super) fn instance(row: &Row, first: usize) -> Option<Instance> {
     let read = Reading { row, first };
     let status: &str = read.value(7).unwrap_or_default();
     let status = InstanceStatus::from_word(status).unwrap_or(InstanceStatus::Dead);
-    let death = (status == InstanceStatus::Dead).then(|| {
-        Box::new(Death {
-            reason: read.optional(20).and_then(DeathReason::from_word),
-            at: read.time(18),
-            deadline: read.time(21),
-            decided_by: read.optional(22).map(shared),
-        })
+    let death = (status == InstanceStatus::Dead).then(|| Death {
+        reason: read.optional(20).and_then(DeathReason::from_word),
+        at: read.time(18),
+        deadline: read.time(21),
+        decided_by: read.optional(22).map(shared),
     });
+    let note = note(&read);
+    let is_plain = death.is_none() && note.is_none();
     let number = |column| Some(unsigned(read.value(column)?));
     Some(Instance {
         instance_id: InstanceId(read.value(0)?),
@@ -98,8 +98,15 @@ pub(super) fn instance(row: &Row, first: usize) -> Option<Instance> {
         started_at: read.time(17).unwrap_or_default(),
         last_beat: read.time(19).unwrap_or_default(),
         owner: read.optional(23).map(Owner::named),
-        death,
+        details: (!is_plain).then(|| Box::new(Details { death, note })),
     })
+}
+
+/// Why and since when, unless it has been so since its registration.
+fn note(read: &Reading<'_>) -> Option<StatusNote> {
+    let note = StatusNote { reason: read.optional::<&str>(24).map(Box::from), since: read.time(25) };
+    let is_first = note.reason.is_none() && note.since.is_some() && note.since == read.time(17);
+    (!is_first).then_some(note)
 }
 
 /// One row, while it is read.

@@ -40,7 +40,7 @@ pub(crate) fn service(rows: &[&Arc<Entry>], epoch: Epoch) -> Service {
     let drains = |row: &&&Arc<Entry>| row.instance.status == InstanceStatus::Draining;
     let ended = rows.iter().filter(|row| written(row) || drains(row));
     let last = ended.max_by_key(|row| row.instance.revision);
-    let reason = |row: &&&Arc<Entry>| row.instance.death.as_deref().and_then(|death| death.reason);
+    let reason = |row: &&&Arc<Entry>| row.instance.death().and_then(|death| death.reason);
     let on_purpose = |row: &&&Arc<Entry>| drains(row) || reason(row) == Some(DeathReason::Deregistered);
     match () {
         () if has(InstanceStatus::Alive) => Service::Live,

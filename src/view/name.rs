@@ -70,7 +70,7 @@ const _: () = assert!(size_of::<Name>() <= 96 - 16);
 
 impl End {
     fn of(entry: &Entry) -> Self {
-        let death = entry.instance.death.as_deref();
+        let death = entry.instance.death();
         let on_purpose = match entry.instance.status {
             InstanceStatus::Starting | InstanceStatus::Alive => return Self::default(),
             InstanceStatus::Draining => true,

@@ -164,9 +164,9 @@ impl Both {
             ttl: Ttl::from_record(Some(TTL_MS)),
             started_at: DateTime::default(),
             last_beat: DateTime::default(),
-            death: (status == InstanceStatus::Dead && self.revision.is_multiple_of(2)).then(|| {
+            details: (status == InstanceStatus::Dead && self.revision.is_multiple_of(2)).then(|| {
                 let reason = Some(DeathReason::Deregistered);
-                Box::new(Death { reason, at: None, deadline: None, decided_by: None })
+                Box::new(Death { reason, at: None, deadline: None, decided_by: None }.into())
             }),
             ..fixture::instance(1, name, status)
         }

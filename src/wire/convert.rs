@@ -2,7 +2,7 @@
 //!
 //! A request is read whole: every field that cannot be accepted is reported, not only the first.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
@@ -13,7 +13,7 @@ use crate::{
     model::{
         self, DaemonRecord, EpochRecord, InstanceId, InstanceStatus, InvalidInput, Labels, LeaseId, LostDaemon,
         Registration, Ttl,
-        input::{self, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, invalid},
+        input::{self, NAME_MAX_BYTES, SERVE_ROUTE_MAX_BYTES, STATUS_REASON_MAX_BYTES, invalid},
     },
     proto::{self, v1},
     status::{Expiry, Problem, Severity},
@@ -139,12 +139,14 @@ pub(crate) fn target(lease_id: u64, instance_id: &str) -> Result<(Option<LeaseId
     }
 }
 
-pub(crate) fn set_status(request: &v1::SetStatusRequest) -> Result<InstanceStatus, Failure> {
+/// The status that a request asks for, and the reason that it gives.
+pub(crate) fn set_status(request: &v1::SetStatusRequest) -> Result<(InstanceStatus, Option<Arc<str>>), Failure> {
     let mut violations = Violations::default();
     violations.take(target(request.lease_id, &request.instance_id));
     let status = violations.keep(required_status("status", request.status));
+    let reason = violations.take(input::optional_name("reason", request.reason.clone(), STATUS_REASON_MAX_BYTES));
     violations.into_result()?;
-    status.ok_or(Failure::Invalid(Vec::new()))
+    Ok((status.ok_or(Failure::Invalid(Vec::new()))?, reason.map(Arc::from)))
 }
 
 /// Accepts a page size; 0 means the default.
@@ -185,6 +187,9 @@ pub(crate) fn instance(entry: &Entry, epoch: model::Epoch, view: &View) -> v1::I
         suspect: live && entry.lease.is_suspect(now_ms),
         death: instance.death_in(epoch).map(death),
         owner: instance.owner.as_ref().map(|owner| owner.text().to_string()).unwrap_or_default(),
+        // A death by rotation that is not written down yet has other reasons.
+        status_reason: text(instance.status_reason().filter(|_| instance.status == status)),
+        status_since: instance.status_since().filter(|_| instance.status == status).map(timestamp),
     }
 }
 

@@ -130,7 +130,9 @@ impl Failure {
                 (Code::ResourceExhausted, ErrorReason::Overloaded)
             }
             Self::Write(Write::Full(_)) => (Code::ResourceExhausted, ErrorReason::RegistryFull),
-            Self::Write(Write::Unavailable) => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
+            Self::Write(Write::Unavailable | Write::SchemaTooNew) => {
+                (Code::Unavailable, ErrorReason::DatabaseUnavailable)
+            }
             Self::Write(Write::MaybeApplied) => (Code::Unavailable, ErrorReason::MaybeApplied),
             Self::Write(Write::ShuttingDown) => (Code::Unavailable, ErrorReason::ShuttingDown),
             Self::Write(Write::Internal) => (Code::Internal, ErrorReason::Internal),
@@ -242,9 +244,9 @@ impl Failure {
     fn retry_after(&self) -> Option<Duration> {
         use registry::Error as Write;
         match self {
-            Self::Write(Write::Overloaded | Write::ShuttingDown) | Self::BeatsNotSaved | Self::WatcherTooSlow => {
-                Some(Duration::from_millis(200))
-            }
+            Self::Write(Write::Overloaded | Write::ShuttingDown | Write::SchemaTooNew)
+            | Self::BeatsNotSaved
+            | Self::WatcherTooSlow => Some(Duration::from_millis(200)),
             Self::TooManyWatchers | Self::TooManyStreams => Some(Duration::from_secs(5)),
             Self::Write(Write::Unavailable | Write::MaybeApplied) => Some(Duration::from_millis(500)),
             Self::NotYetSeen | Self::Refused(Refused::NotReady(_)) => Some(Duration::from_millis(500)),

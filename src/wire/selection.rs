@@ -266,7 +266,7 @@ mod tests {
             seconds in any::<i64>(), nanos in any::<i32>(),
         ) {
             check(convert::registration(request))?;
-            check(convert::set_status(&v1::SetStatusRequest { lease_id, instance_id: id, status }))?;
+            check(convert::set_status(&v1::SetStatusRequest { lease_id, instance_id: id, status, ..Default::default() }))?;
             let duration = Some(prost_types::Duration { seconds, nanos });
             check(convert::operator_duration("duration", duration).map_err(Failure::from))?;
         }

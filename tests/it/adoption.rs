@@ -1,9 +1,12 @@
 //! A database that is shared with SeedCore: its deployments, its expiry, its tables, its owners.
 
+use std::time::Duration;
+
 use musterd::migrate::{self, Error};
 use tokio_postgres::Client;
 
 use crate::harness::{
+    actor::{Caller, alive},
     daemon::Daemon,
     fleet::enter,
     postgres::{BOUND, TestDatabase, connect},
@@ -146,12 +149,33 @@ async fn daemon_serves_a_newer_schema_that_admits_it_and_no_other() {
     assert_eq!(get::<String>(&registry.client, text).await, "SELECT 0", "it was not put back");
 
     let daemon = Daemon::start(url).await;
+    let caller = Caller::of(&daemon);
+    wait_until("the daemon tells that it is older", BOUND, async || {
+        let problems = caller.cluster().await?.problems;
+        let told = problems.iter().any(|problem| problem.code == "schema_ahead" && problem.summary.contains("to 099"));
+        match daemon.metric("musterd_schema_ahead").await {
+            Some(1.0) if told => Ok(()),
+            metric => Err(format!("{metric:?} {problems:?}")),
+        }
+    })
+    .await;
+    let served = caller.register(alive("kept", Duration::from_secs(300))).await.unwrap();
     run(&registry.client, "UPDATE muster_migration SET oldest_head = 99 WHERE version = 99").await;
     wait_until("the running daemon is not ready", BOUND, async || match daemon.http_get("/readyz").await {
         Ok((503, text)) if text.contains("needs a binary that knows migration 99") => Ok(()),
         other => Err(other),
     })
     .await;
+    // Changes are refused, so that callers go to a daemon of the newer version; reads are not.
+    let before: i64 = get(&registry.client, "SELECT revision FROM cluster_metadata").await;
+    let refused = [
+        caller.register(alive("refused", Duration::from_secs(300))).await.unwrap_err(),
+        caller.deregister(&served.instance_id).await.unwrap_err(),
+        caller.rotate("test").await.unwrap_err(),
+    ];
+    assert_eq!(refused, ["DATABASE_UNAVAILABLE"; 3]);
+    assert_eq!(get::<i64>(&registry.client, "SELECT revision FROM cluster_metadata").await, before);
+    assert_eq!(caller.best("kept").await, served.instance_id);
     let error = migrate::up(url, "test").await.unwrap_err();
     assert!(matches!(error, Error::Newer { needed: 99, .. }), "{error}");
     assert_eq!(error.exit_code(), 78);

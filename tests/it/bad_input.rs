@@ -156,7 +156,7 @@ async fn bad_input_of_an_actor_is_named_with_its_fix() {
     assert_invalid(&refusal(registry.beat(beat).await), &named);
     let leave = v1::DeregisterRequest { lease_id: 0, instance_id: bad.clone() };
     assert_invalid(&refusal(registry.deregister(leave).await), &named);
-    let both = v1::SetStatusRequest { lease_id: 0, instance_id: bad, status: 9 };
+    let both = v1::SetStatusRequest { lease_id: 0, instance_id: bad, status: 9, ..Default::default() };
     let expected = [("status", "DEAD (4)"), ("instance_id", "UUID")];
     assert_invalid(&refusal(registry.set_status(both).await), &expected);
     assert_unharmed(&served).await;

@@ -146,7 +146,14 @@ async fn lease_and_instance_that_do_not_belong_together_are_refused_and_nothing_
         for refused in [
             refused(&served, by_both(lease_id, instance)).await,
             refusal(
-                registry.set_status(v1::SetStatusRequest { lease_id, instance_id: instance_id.clone(), status }).await,
+                registry
+                    .set_status(v1::SetStatusRequest {
+                        lease_id,
+                        instance_id: instance_id.clone(),
+                        status,
+                        ..Default::default()
+                    })
+                    .await,
             ),
             refusal(registry.deregister(v1::DeregisterRequest { lease_id, instance_id }).await),
         ] {

@@ -113,6 +113,8 @@ async fn an_answer_shows_the_whole_instance() {
         version: request.version,
         labels: request.labels,
         owner: String::new(),
+        status_reason: String::new(),
+        status_since: Some(began),
         ttl: request.ttl,
         started_at: Some(began),
         last_beat: Some(beat),

@@ -83,6 +83,7 @@ mod sql_plans;
 mod sql_rules;
 mod status_page;
 mod suite_seedcore;
+mod status_reason;
 mod suspicion;
 mod three_commands;
 mod tls;

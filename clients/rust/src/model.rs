@@ -137,6 +137,10 @@ pub struct Instance {
     /// The identity that registered it; `sql/ROLE` for a direct SQL caller. Empty if it was registered through a daemon without
     /// a policy.
     pub owner: String,
+    /// Why it has its status, in the words of what set it; empty if no reason was given.
+    pub status_reason: String,
+    /// Since when it has this status and reason.
+    pub status_since: Option<SystemTime>,
 }
 
 impl Instance {

@@ -136,8 +136,18 @@ impl Client {
     /// # Errors
     /// The instance is unknown or dead, the change is not allowed, or the outcome is unknown.
     pub async fn set_status(&self, instance_id: Uuid, status: Status) -> Result<Changed, Error> {
+        self.set_status_because(instance_id, status, "").await
+    }
+
+    /// As [`Self::set_status`], with the reason, at most 256 bytes. With the present status, another reason takes the place of the
+    /// former at most every 10 s.
+    ///
+    /// # Errors
+    /// As [`Self::set_status`], or the reason is too long.
+    pub async fn set_status_because(&self, instance_id: Uuid, status: Status, reason: &str) -> Result<Changed, Error> {
         let status = InstanceStatus::from(status).into();
-        let message = SetStatusRequest { lease_id: 0, instance_id: instance_id.to_string(), status };
+        let message =
+            SetStatusRequest { lease_id: 0, instance_id: instance_id.to_string(), status, reason: reason.to_owned() };
         let method = |channel, request| async { registry(channel).set_status(request).await };
         let answer = self.call(message, method).await?;
         self.seen().note(answer.revision);

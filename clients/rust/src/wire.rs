@@ -126,6 +126,8 @@ impl TryFrom<Instance> for model::Instance {
             version: wire.version,
             labels: wire.labels.into_iter().collect(),
             owner: wire.owner,
+            status_reason: wire.status_reason,
+            status_since: time(wire.status_since.as_ref()),
         })
     }
 }

@@ -38,6 +38,8 @@ pub(super) fn instance(one: &Instance, revision: u64, now: DateTime<Utc>) -> Str
     // Painted, so it must not be escaped: its words are ours.
     let word = status(one);
     lines.0.push_str(&format!("{:<COLUMN$}{}\n", "Status:", shown_status(&word, one)));
+    lines.put("Reason", &one.status_reason);
+    lines.put("Since", &when(one.status_since, now));
     lines.put("Lease", &lease(one));
     lines.put("Epoch", &format!("{} ({})", one.epoch_number, one.cluster_epoch));
     lines.put("Address", &address(one));

@@ -174,6 +174,7 @@ function instance(candidate, page) {
     const parts = [
       ["instance", it.instanceId], ["lease", it.leaseId], ["epoch", it.epochNumber], ["node", it.nodeId], ["pid", it.pid === "0" ? "" : it.pid],
       ["route", it.serveRoute], ["actor", it.actorName], ["version", it.version], ["owner", it.owner], ["started", it.startedAt],
+      ["reason", it.statusReason], ["since", it.statusSince],
       ["deadline was", it.death?.deadline], ["decided by", it.death?.decidedBy],
     ];
     facts.replaceChildren(...parts.filter(([, value]) => value).map(([key, value]) => h("span", null, `${key} `, h("code", null, h("bdi", null, value)))));

@@ -79,7 +79,7 @@ fn entry(number: u64, row: &Row) -> Arc<Entry> {
         ttl,
         started_at: now().database,
         last_beat: now().database,
-        death: (row.status == InstanceStatus::Dead).then(|| Box::new(death)),
+        details: (row.status == InstanceStatus::Dead).then(|| Box::new(death.into())),
     };
     Arc::new(Entry { instance, lease: Arc::new(lease) })
 }

@@ -53,7 +53,7 @@ async fn one_instance_is_shown_in_every_form() {
     let table = get("table").await;
     assert_eq!(table.lines().count(), 2);
     let wide = get("wide").await;
-    assert!(wide.lines().next().unwrap().ends_with("LABELS") && wide.contains("tier=b: c,zone=a"), "{wide}");
+    assert!(wide.lines().next().unwrap().ends_with("STATUS REASON") && wide.contains("tier=b: c,zone=a"), "{wide}");
     let json: Value = serde_json::from_str(&get("json").await).unwrap();
     let line: Value = serde_json::from_str(get("jsonl").await.trim_end()).unwrap();
     assert_eq!(json["instance"]["instanceId"], line["instance"]["instanceId"]);

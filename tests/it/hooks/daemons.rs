@@ -15,8 +15,7 @@ use super::{BOUND, define, failure, held, hook, registry, unreleased};
 async fn die(client: &tokio_postgres::Client, caller: &Caller) {
     let registered = caller.register(alive("organ", Duration::from_secs(300))).await.unwrap();
     run(client, &format!("INSERT INTO held VALUES ({})", registered.lease_id)).await;
-    let request = musterd::proto::v1::DeregisterRequest { lease_id: registered.lease_id, ..Default::default() };
-    caller.registry.clone().deregister(request).await.unwrap();
+    caller.deregister(&registered.instance_id).await.unwrap();
 }
 
 async fn freed(client: &tokio_postgres::Client, daemon: &Daemon) {

@@ -133,7 +133,7 @@ async fn attack(caller: &Caller, lease_id: u64) -> String {
     let instance_id = String::new();
     let beat = verdict(&registry.beat(v1::BeatRequest { lease_id, instance_id: instance_id.clone() }).await);
     let status = v1::InstanceStatus::Draining.into();
-    let drain = v1::SetStatusRequest { lease_id, instance_id: instance_id.clone(), status };
+    let drain = v1::SetStatusRequest { lease_id, instance_id: instance_id.clone(), status, ..Default::default() };
     let drain = verdict(&registry.set_status(drain).await);
     let end = verdict(&registry.deregister(v1::DeregisterRequest { lease_id, instance_id }).await);
     format!("{beat} {drain} {end}")
@@ -171,7 +171,10 @@ async fn tell(caller: &Caller, method: u8, target: &(u64, String)) -> (tonic::Co
     let status = v1::InstanceStatus::Draining.into();
     let refused = match method {
         0 => registry.beat(v1::BeatRequest { lease_id, instance_id }).await.unwrap_err(),
-        1 => registry.set_status(v1::SetStatusRequest { lease_id, instance_id, status }).await.unwrap_err(),
+        1 => registry
+            .set_status(v1::SetStatusRequest { lease_id, instance_id, status, ..Default::default() })
+            .await
+            .unwrap_err(),
         _ => registry.deregister(v1::DeregisterRequest { lease_id, instance_id }).await.unwrap_err(),
     };
     (refused.code(), refused.message().to_owned(), refused.details().to_vec())

@@ -101,7 +101,11 @@ impl Aimed {
             }
             Self::SetStatus | Self::SetStatusById => {
                 let (lease_id, instance_id) = if self == Self::SetStatus { by_lease } else { by_id };
-                verdict(&registry.set_status(v1::SetStatusRequest { lease_id, instance_id, status }).await)
+                verdict(
+                    &registry
+                        .set_status(v1::SetStatusRequest { lease_id, instance_id, status, ..Default::default() })
+                        .await,
+                )
             }
             Self::Deregister | Self::DeregisterById => {
                 let (lease_id, instance_id) = if self == Self::Deregister { by_lease } else { by_id };

@@ -155,11 +155,19 @@ impl Registration {
     /// # Errors
     /// The change is not allowed, the lease is lost, or no daemon took it within 5 s.
     pub async fn set_status(&self, status: Status) -> Result<(), Error> {
+        self.set_status_because(status, "").await
+    }
+
+    /// As [`Self::set_status`], with the reason, at most 256 bytes. A registration after a loss does not repeat the reason.
+    ///
+    /// # Errors
+    /// As [`Self::set_status`], or the reason is too long.
+    pub async fn set_status_because(&self, status: Status, reason: &str) -> Result<(), Error> {
         if status == Status::Dead {
             return Err(Error::invalid("status", "must not be dead; close the registration"));
         }
         self.cell.want(|wanted| wanted.status = status);
-        self.set_status_of_lease(status).await
+        self.change_lease(status, reason).await
     }
 
     /// Changes the status of the lease that is held. A registration after a loss begins with the status that
@@ -168,10 +176,15 @@ impl Registration {
     /// # Errors
     /// As [`Self::set_status`].
     pub async fn set_status_of_lease(&self, status: Status) -> Result<(), Error> {
+        self.change_lease(status, "").await
+    }
+
+    async fn change_lease(&self, status: Status, reason: &str) -> Result<(), Error> {
         let Some(lease) = self.lease() else { return Ok(()) };
         let request = SetStatusRequest {
             lease_id: lease.lease_id,
             status: InstanceStatus::from(status).into(),
+            reason: reason.to_owned(),
             ..SetStatusRequest::default()
         };
         let daemons = self.thread.daemons();
