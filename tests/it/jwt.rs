@@ -323,7 +323,7 @@ async fn lease_and_watch_outlive_their_tokens_when_the_file_is_renewed() {
         assert_eq!(found.instance.lease_id, lease_id, "another lease took its place");
         assert_eq!(registered.lease().unwrap().lease_id, lease_id);
     }
-    let state = states.borrow_and_update().clone();
+    let state = *states.borrow_and_update();
     assert!(!matches!(state, State::Lost { .. }), "{state:?}");
     renew(600);
     wait_until("the lease is held", DAEMON_BOUND, async || match registered.lease() {

@@ -151,7 +151,7 @@ impl Seen {
 async fn call(number: usize, scene: Scene, seen: Arc<Seen>) {
     let kept = scene.client();
     let name = format!("svc-{number}");
-    if number % 6 == 0 {
+    if number.is_multiple_of(6) {
         return hold(&kept, &name, &seen).await;
     }
     if number % 6 == 1 {
@@ -189,7 +189,7 @@ async fn hold(client: &Client, name: &str, seen: &Seen) {
     let lease = registered.lease();
     while !seen.stop.load(Ordering::Relaxed) {
         sleep(REST).await;
-        let state = registered.states().borrow().clone();
+        let state = *registered.states().borrow();
         if !matches!(&state, State::Held(_) | State::Doubtful(_)) || registered.lease() != lease {
             seen.failures.lock().unwrap().push(format!("lease: {state:?}"));
         }
