@@ -8,7 +8,8 @@
 //! cannot be added up over daemons. Recorded samples pile up in memory until they are sorted into buckets, which
 //! happens at each scrape; a daemon that is not scraped needs [`upkeep`] for that, or it grows without end.
 
-pub mod budget;
+pub mod audit;
+mod budget;
 pub mod handles;
 pub mod names;
 pub mod release;
@@ -21,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tokio_util::sync::CancellationToken;
 
+pub use audit::AuditMetrics;
 pub use budget::{BudgetMetrics, UsageMetrics};
 pub use handles::{
     BeatMetrics, DatabaseMetrics, DeathMetrics, FeedMetrics, FlushMetrics, HoldMetrics, IncomingMetrics,
@@ -133,7 +135,7 @@ mod tests {
             let _ = (FeedMetrics::new(), FlushMetrics::new(), WriterMetrics::new(), HoldMetrics::new());
             let _ = (ReaperMetrics::stale(), ReaperMetrics::old_epoch(), ReaperMetrics::purge());
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
-            let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
+            let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new(), AuditMetrics::new());
             let _ = (BudgetMetrics::new(), InsecureMetrics::new(), ReloadMetrics::tls(), SchemaMetrics::new());
             let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server());
             publish_version("0.0.0");

@@ -12,13 +12,22 @@ mod repeat;
 mod throttle;
 
 use std::{
+    fs::OpenOptions,
     io::{self, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt as _,
     panic::PanicHookInfo,
+    path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
 };
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt::format::FmtSpan, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{Directive, FilterExt as _, ParseError, filter_fn},
+    fmt::{self, format::FmtSpan},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use self::queue::Queue;
 pub use self::{
@@ -28,6 +37,12 @@ pub use self::{
 
 /// How long the end of the process may wait for its last lines to be written.
 const FLUSH_BOUND: Duration = Duration::from_millis(500);
+
+/// The target of the events of the audit log.
+pub const AUDIT_TARGET: &str = "musterd::audit";
+
+/// The queue to the file of the audit log, if it has one.
+static AUDIT: OnceLock<Queue> = OnceLock::new();
 
 /// The queue to standard error, once it was started. One per process, as standard error is.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -55,6 +70,14 @@ pub enum Error {
         /// What the parser objects to.
         source: ParseError,
     },
+    /// The file of the audit log cannot be written to.
+    #[error("--audit-file: cannot open {}; give a file that the user of the daemon may write to", path.display())]
+    AuditFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// Logging was set up before in this process.
     #[error("logging is set up already")]
     AlreadySet(#[source] tracing_subscriber::util::TryInitError),
@@ -63,34 +86,72 @@ pub enum Error {
     Thread(#[from] io::Error),
 }
 
-/// Sends the logs of this process to stderr, in the given form, as far as `filter` lets them pass.
+/// Sends the logs of this process to stderr, in the given form, as far as `filter` lets them pass; the events of the audit log
+/// to `audit_file` instead, if there is one.
 ///
 /// `filter` is a comma-separated list of `level` and `target=level`, with the levels `off`, `error`, `warn`, `info`,
-/// `debug` and `trace`; it is taken as given, `RUST_LOG` is not consulted.
+/// `debug` and `trace`; it is taken as given, `RUST_LOG` is not consulted. Without a word of its own, the audit log passes.
 ///
 /// # Errors
 ///
 /// [`Error::Filter`] if the filter cannot be parsed, [`Error::AlreadySet`] if called twice, [`Error::Thread`] if the
-/// operating system refuses a thread.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), Error> {
-    let filter = parse_filter(filter)?;
+/// operating system refuses a thread, [`Error::AuditFile`].
+pub fn init(format: LogFormat, filter: &str, audit_file: Option<&Path>) -> Result<(), Error> {
+    let mut parsed = parse_filter(filter)?;
+    if !filter.contains(AUDIT_TARGET) {
+        parsed = parsed.add_directive(parse_directive()?);
+    }
     let terminal = io::stderr().is_terminal();
     let queue = start()?.clone();
     // A line that cannot be formatted is not reported on standard error, which would bypass the queue.
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = fmt::layer()
         .with_writer(move || queue.clone())
         .with_ansi(terminal)
         // One line for each query and each run in the background, with its duration; all of these spans are at `debug`.
         .with_span_events(FmtSpan::CLOSE)
         .log_internal_errors(false);
-    match format.resolved(terminal) {
-        LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
-        LogFormat::Auto | LogFormat::Text => lines.finish().try_init(),
-    }
-    .map_err(Error::AlreadySet)?;
+    let lines = match format.resolved(terminal) {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Auto | LogFormat::Text => lines.boxed(),
+    };
+    let has_file = audit_file.is_some();
+    let elsewhere = filter_fn(move |event| has_file && event.target() == AUDIT_TARGET);
+    let audit = audit_file.map(open_audit).transpose()?.map(|queue| {
+        let lines = fmt::layer().with_writer(move || queue.clone()).with_ansi(false).log_internal_errors(false);
+        let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        lines.with_filter(filter_fn(|event| event.is_event() && event.target() == AUDIT_TARGET))
+    });
+    tracing_subscriber::registry()
+        .with(lines.with_filter(parsed.and(elsewhere.not())))
+        .with(audit)
+        .try_init()
+        .map_err(Error::AlreadySet)?;
     std::panic::set_hook(Box::new(tell_panic));
     Ok(())
+}
+
+fn parse_directive() -> Result<Directive, Error> {
+    let filter = format!("{AUDIT_TARGET}=info");
+    filter.parse().map_err(|source| Error::Filter { filter, source })
+}
+
+/// Opens the file of the audit log for appending. It may be one that rotates by being copied and emptied.
+fn open_audit(path: &Path) -> Result<Queue, Error> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    let file = file.map_err(|source| Error::AuditFile { path: path.into(), source })?;
+    let queue = Queue::new();
+    queue.start(file, tell_lost_audit)?;
+    Ok(AUDIT.get_or_init(|| queue).clone())
+}
+
+/// How many events of the audit log were not written to its file.
+#[must_use]
+pub fn audit_dropped() -> u64 {
+    AUDIT.get().map_or(0, Queue::dropped)
+}
+
+fn tell_lost_audit(events: u64) {
+    tracing::warn!(events, "audit events were dropped because their file could not be written");
 }
 
 /// From now on, what this process says on standard error goes through the queue. [`init`] does it too.
@@ -130,7 +191,7 @@ pub fn dropped() -> u64 {
 
 /// Waits until the last lines are written, for at most half a second. For the end of the process.
 pub fn flush() {
-    if let Some(queue) = QUEUE.get() {
+    for queue in [QUEUE.get(), AUDIT.get()].into_iter().flatten() {
         // Without an effect on the exit: what a stalled reader does not take is lost.
         let _ = queue.flush(FLUSH_BOUND);
     }

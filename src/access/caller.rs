@@ -2,20 +2,31 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 
 use super::{
     grants::Grants,
-    identity::{Identity, Kind},
-    names::Names,
-    refusal::{Denied, Refused},
+    refusal::{AddressDenied, Denied, Refused},
     tokens::Digest,
-    verb::Verb,
 };
-use crate::jwt::Proof;
+use crate::{
+    jwt::Proof,
+    rights::{
+        Identity, Kind, Names, Verb, addresses,
+        quota::{Exceeded, Held, Limits, Unit, Used},
+    },
+};
+
+/// When to try again where a place has to be given back first.
+const RETRY_PLACE: Duration = Duration::from_secs(5);
+
+/// When to try again where dead records have to be purged first.
+const RETRY_RECORDS: Duration = Duration::from_secs(30);
 
 /// Who calls, with its rights at the time at which it was authenticated. Cheap to clone; free without a policy.
 #[derive(Clone)]
@@ -41,6 +52,7 @@ pub(super) struct Known {
     pub(super) expires: Option<DateTime<Utc>>,
     pub(super) generation: u64,
     pub(super) grants: Arc<Grants>,
+    pub(super) used: Arc<Used>,
 }
 
 impl Caller {
@@ -54,8 +66,9 @@ impl Caller {
     #[must_use]
     pub fn without_rights() -> Self {
         let grants = Arc::new(Grants::of(Default::default()));
-        let (identity, kind) = (Identity::anonymous(), Kind::Anonymous);
-        Self::known(Known { identity, kind, proof: Shown::Nothing, expires: None, generation: 0, grants })
+        let (identity, kind, used) = (Identity::anonymous(), Kind::Anonymous, Arc::default());
+        let proof = Shown::Nothing;
+        Self::known(Known { identity, kind, proof, expires: None, generation: 0, grants, used })
     }
 
     pub(super) fn known(known: Known) -> Self {
@@ -136,7 +149,78 @@ impl Caller {
     /// The refusal of this on a logical id.
     #[must_use]
     pub fn denied(&self, verb: Verb, name: &str) -> Denied {
-        Denied { identity: self.identity().clone(), verb, name: name.to_owned() }
+        Denied { identity: self.identity().clone(), verb, name: name.to_owned(), address: None }
+    }
+
+    /// Whether it may register this logical id at this address, calling from `peer`; `None`: from the admin socket.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn require_address(&self, name: &str, address: IpAddr, peer: Option<IpAddr>) -> Result<(), Denied> {
+        let Some(known) = self.0.as_ref().filter(|known| known.kind != Kind::Local) else { return Ok(()) };
+        let denied = |address| Err(Denied { address: Some(address), ..self.denied(Verb::Register, name) });
+        match addresses::special(address) {
+            Some(kind) if !peer.is_some_and(|peer| peer.to_canonical().is_loopback()) => {
+                denied(AddressDenied::Special { address, kind })
+            }
+            _ => match known.grants.admit_address(name, address, peer) {
+                Ok(()) => Ok(()),
+                Err(allowed) => denied(AddressDenied::Outside { address, peer, allowed }),
+            },
+        }
+    }
+
+    /// What it may use; `None`: there is no limit for it.
+    #[must_use]
+    pub fn limits(&self) -> Option<Limits> {
+        self.quota().map(|known| *known.grants.limits())
+    }
+
+    /// Those who have quotas: all but the local user, who could change the policy.
+    fn quota(&self) -> Option<&Known> {
+        self.0.as_deref().filter(|known| known.kind != Kind::Local)
+    }
+
+    fn exceeded(&self, unit: Unit, limit: u64, retry_after: Duration) -> Exceeded {
+        Exceeded { identity: self.identity().as_str().into(), unit, limit, retry_after }
+    }
+
+    /// That it owns as many records as it may.
+    #[must_use]
+    pub fn records_exceeded(&self, limit: u64) -> Exceeded {
+        self.exceeded(Unit::Records, limit, RETRY_RECORDS)
+    }
+
+    /// Counts a registration, at this time of the daemon's clock.
+    ///
+    /// # Errors
+    /// [`Exceeded`]: it comes too soon.
+    pub fn count_registration(&self, now_ms: u64) -> Result<(), Exceeded> {
+        let Some(known) = self.quota() else { return Ok(()) };
+        let limit = known.grants.limits().registrations;
+        known.used.register(limit, now_ms).map_err(|wait| self.exceeded(Unit::Registrations, limit.into(), wait))
+    }
+
+    /// A place for a watch; `None`: it needs none.
+    ///
+    /// # Errors
+    /// [`Exceeded`].
+    pub fn open_watch(&self) -> Result<Option<Held>, Exceeded> {
+        let Some(known) = self.quota() else { return Ok(None) };
+        let limit = known.grants.limits().watches;
+        let held = known.used.watch(limit).map(Some);
+        held.ok_or_else(|| self.exceeded(Unit::Watches, limit.into(), RETRY_PLACE))
+    }
+
+    /// A place for a connection; `None`: it needs none.
+    ///
+    /// # Errors
+    /// [`Exceeded`].
+    pub fn open_connection(&self) -> Result<Option<Held>, Exceeded> {
+        let Some(known) = self.quota() else { return Ok(None) };
+        let limit = known.grants.limits().connections;
+        let held = known.used.connect(limit).map(Some);
+        held.ok_or_else(|| self.exceeded(Unit::Connections, limit.into(), RETRY_PLACE))
     }
 
     /// When its credential ends; `None` if it does not.

@@ -7,7 +7,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::identity::Identity;
+use crate::rights::Identity;
 
 /// What a client certificate says of its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use crate::{
     clock::Clock,
     metrics::ReloadMetrics,
     reload::{Kept, Source},
+    telemetry::AUDIT_TARGET,
 };
 
 /// Where the files are.
@@ -140,10 +141,12 @@ impl Source for OnDisk {
         let tokens = loaded.tokens.entries().count();
         let issuers = loaded.policy.issuers().len();
         tracing::info!(rules = loaded.policy.len(), issuers, tokens, "policy reloaded");
+        tracing::info!(target: AUDIT_TARGET, object = "policy and tokens", decision = "reloaded", "reload");
     }
 
     fn failed(&self, error: &str) {
         tracing::error!(error, "policy not reloaded, the previous one stays in force");
+        tracing::info!(target: AUDIT_TARGET, object = "policy and tokens", decision = "kept", reason = error, "reload");
     }
 }
 

@@ -16,7 +16,6 @@ use super::{
     caller::{Caller, Known, Shown},
     certificate::Certificate,
     grants::Grants,
-    identity::{Identity, Kind},
     memory::Memory,
     policy::Policy,
     refusal::{Cause, Refused},
@@ -25,6 +24,7 @@ use super::{
 use crate::{
     clock::Clock,
     jwt::{self, Failures, Trusted},
+    rights::{Identity, Kind, quota::Used},
 };
 
 /// Identities whose rights are remembered. Beyond it they are computed for each call: correct, and slower.
@@ -54,6 +54,8 @@ struct Live {
     state: ArcSwap<State>,
     generation: watch::Sender<u64>,
     failures: Failures,
+    /// What identities use, under whichever policy.
+    used: papaya::HashMap<Identity, Arc<Used>>,
 }
 
 struct State {
@@ -75,6 +77,9 @@ impl State {
     }
 
     fn grants(&self, identity: &Identity) -> Arc<Grants> {
+        if identity.kind() == Kind::Local {
+            return Arc::new(Grants::everything());
+        }
         let known = self.grants.pin();
         if let Some(grants) = known.get(identity) {
             return Arc::clone(grants);
@@ -86,21 +91,47 @@ impl State {
         grants
     }
 
-    fn caller(&self, identity: Identity, kind: Kind, proof: Shown, expires: Option<DateTime<Utc>>) -> Caller {
-        let grants = self.grants(&identity);
-        Caller::known(Known { identity, kind, proof, expires, generation: self.generation, grants })
+    fn is_transport(&self, identity: &Identity) -> bool {
+        self.policy.is_transport(identity)
+    }
+}
+
+impl Live {
+    fn caller(&self, state: &State, known: (Identity, Kind), proof: Shown, expires: Option<DateTime<Utc>>) -> Caller {
+        let (identity, kind) = known;
+        let (grants, used) = (state.grants(&identity), self.used(&identity));
+        Caller::known(Known { identity, kind, proof, expires, generation: state.generation, grants, used })
+    }
+
+    /// What an identity uses. The same for all its callers, so that none of them begins with nothing.
+    fn used(&self, identity: &Identity) -> Arc<Used> {
+        let all = self.used.pin();
+        if let Some(used) = all.get(identity) {
+            return Arc::clone(used);
+        }
+        if all.len() >= REMEMBERED_MAX {
+            let now_ms = self.clock.now_ms();
+            all.retain(|_, used| Arc::strong_count(used) > 1 || !used.is_idle(now_ms));
+        }
+        Arc::clone(all.get_or_insert_with(identity.clone(), Arc::default))
+    }
+
+    fn with_token(&self, state: &State, name: &str, digest: Digest) -> Result<Caller, Refused> {
+        let entry = state.tokens.find(name, &digest).ok_or(Cause::Unknown)?;
+        let identity = Identity::of_token(name).map_err(|_| Cause::Malformed)?;
+        Ok(self.caller(state, (identity, Kind::Token), Shown::Token(digest), entry.expires))
     }
 
     /// The caller of a JSON web token, which may have expired.
-    fn with_jwt(&self, text: &str, address: u32, live: &Live) -> Result<Caller, Refused> {
-        let (digest, now) = (Sha256::digest(text.as_bytes()).into(), live.clock.wall());
-        let known = self.verified.pin();
+    fn with_jwt(&self, state: &State, text: &str, address: u32) -> Result<Caller, Refused> {
+        let (digest, now) = (Sha256::digest(text.as_bytes()).into(), self.clock.wall());
+        let known = state.verified.pin();
         if let Some(caller) = known.get(&digest) {
             return Ok(caller.clone());
         }
-        let verified = jwt::verify(&self.trusted, text, now, &live.failures, address)?;
+        let verified = jwt::verify(&state.trusted, text, now, &self.failures, address)?;
         let identity = Identity::parse(&verified.identity).map_err(|error| Cause::Claims(error.to_string()))?;
-        let caller = self.caller(identity, Kind::Jwt, Shown::Jwt(verified.proof), Some(verified.expires));
+        let caller = self.caller(state, (identity, Kind::Jwt), Shown::Jwt(verified.proof), Some(verified.expires));
         if known.len() >= VERIFIED_MAX {
             known.retain(|_, caller| caller.require_current(now).is_ok());
         }
@@ -124,8 +155,8 @@ impl Access {
         let trusted = trusted(&policy, &[]);
         let state = State::new(1, policy, tokens, trusted);
         let (generation, _) = watch::channel(1);
-        let state = ArcSwap::from_pointee(state);
-        Self(Some(Arc::new(Live { clock, state, generation, failures: Failures::default() })))
+        let (state, used) = (ArcSwap::from_pointee(state), papaya::HashMap::new());
+        Self(Some(Arc::new(Live { clock, state, generation, failures: Failures::default(), used })))
     }
 
     /// Whether there is a policy.
@@ -141,10 +172,12 @@ impl Access {
     pub fn authenticate(&self, call: Call<'_>) -> Result<Caller, Refused> {
         let Some(live) = &self.0 else { return Ok(Caller::open()) };
         let state = live.state.load();
-        let caller = match (call.certificate, call.authorization) {
+        // One that only carries the calls of others is no identity of its own.
+        let carrier = call.certificate.filter(|it| it.identity().is_ok_and(|identity| state.is_transport(identity)));
+        let caller = match (call.certificate.filter(|_| carrier.is_none()), call.authorization) {
             (Some(certificate), None) => {
-                let identity = identity(certificate)?;
-                state.caller(identity.clone(), Kind::Certificate, Shown::Nothing, Some(certificate.not_after()))
+                let identity = identity(certificate)?.clone();
+                live.caller(&state, (identity, Kind::Certificate), Shown::Nothing, Some(certificate.not_after()))
             }
             (Some(certificate), Some(_)) => {
                 return Err(Refused::TwoIdentities { certificate: identity(certificate)?.clone() });
@@ -163,12 +196,28 @@ impl Access {
                 }
             }
             (None, None) if state.policy.names_anonymous() => {
-                state.caller(Identity::anonymous(), Kind::Anonymous, Shown::Nothing, None)
+                live.caller(&state, (Identity::anonymous(), Kind::Anonymous), Shown::Nothing, None)
             }
-            (None, None) => return Err(Cause::Missing.into()),
+            (None, None) => {
+                let carrier = carrier.and_then(|carrier| carrier.identity().ok());
+                return Err(carrier.map_or(Cause::Missing, |carrier| Cause::Transport(carrier.clone())).into());
+            }
         };
         caller.require_current(live.clock.wall())?;
         Ok(caller)
+    }
+
+    /// The user of the daemon or root, at the other end of the admin socket, with the `Authorization` of its call. It may do
+    /// everything, whatever the policy says: it could change the policy.
+    ///
+    /// # Errors
+    /// It shows a token too.
+    pub fn local(&self, authorization: Option<&str>) -> Result<Caller, Refused> {
+        let Some(live) = &self.0 else { return Ok(Caller::open()) };
+        match authorization {
+            None => Ok(live.caller(&live.state.load(), (Identity::local(), Kind::Local), Shown::Nothing, None)),
+            Some(_) => Err(Refused::TwoIdentities { certificate: Identity::local() }),
+        }
     }
 
     /// The same caller with its present rights, for what lives longer than a call. Cheap while nothing has changed.
@@ -185,16 +234,19 @@ impl Access {
         match (known.kind, &known.proof) {
             (Kind::Token, Shown::Token(digest)) => {
                 let name = known.identity.as_str().strip_prefix("token/").unwrap_or_default();
-                let caller = with_token(&state, name, *digest)?;
+                let caller = live.with_token(&state, name, *digest)?;
                 caller.require_current(live.clock.wall())?;
                 Ok(caller)
             }
             (Kind::Anonymous, _) if !state.policy.names_anonymous() => Err(Cause::Missing.into()),
+            (Kind::Certificate, _) if state.is_transport(&known.identity) => {
+                Err(Cause::Transport(known.identity.clone()).into())
+            }
             (kind, proof) => {
                 if let Shown::Jwt(proof) = proof {
                     proof.still_good(&state.trusted)?;
                 }
-                Ok(state.caller(known.identity.clone(), kind, proof.clone(), known.expires))
+                Ok(live.caller(&state, (known.identity.clone(), kind), proof.clone(), known.expires))
             }
         }
     }
@@ -243,8 +295,8 @@ impl Live {
     fn by_authorization(&self, state: &State, authorization: &str, address: u32) -> Result<Caller, Refused> {
         let token = token(authorization)?;
         match name_of(&token) {
-            Some(name) => with_token(state, name, Digest::of(&token)),
-            None if !state.trusted.is_empty() && jwt::looks_like_one(&token) => state.with_jwt(&token, address, self),
+            Some(name) => self.with_token(state, name, Digest::of(&token)),
+            None if !state.trusted.is_empty() && jwt::looks_like_one(&token) => self.with_jwt(state, &token, address),
             None => Err(Cause::Malformed.into()),
         }
     }
@@ -284,12 +336,6 @@ impl Changes {
 
 fn identity(certificate: &Certificate) -> Result<&Identity, Refused> {
     certificate.identity().map_err(|why| Cause::Certificate(why.to_owned()).into())
-}
-
-fn with_token(state: &State, name: &str, digest: Digest) -> Result<Caller, Refused> {
-    let entry = state.tokens.find(name, &digest).ok_or(Cause::Unknown)?;
-    let identity = Identity::of_token(name).map_err(|_| Cause::Malformed)?;
-    Ok(state.caller(identity, Kind::Token, Shown::Token(digest), entry.expires))
 }
 
 /// The token of `Bearer TOKEN`, or of Basic with any user name and the token as password.

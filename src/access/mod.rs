@@ -5,10 +5,10 @@
 //! longer than a call compares [`Caller::generation`] with [`Access::generation`], or waits for [`Access::changes`], and takes
 //! the present caller from [`Access::refresh`].
 //!
-//! - [`identity`]: the names of callers, by kind of credential; [`certificate`]: from a client certificate to an identity.
+//! - [`certificate`]: from a client certificate to an identity.
 //! - [`tokens`]: static tokens, stored as digests.
 //! - JSON web tokens are verified by [`crate::jwt`]; the policy names their issuers.
-//! - [`policy`]: the rules, and the file that they stand in; [`names`]: the logical ids of a right.
+//! - [`policy`]: the rules, and the file that they stand in; what they are about is in [`rights`](crate::rights).
 //! - [`caller`], [`refusal`]: what a port works with.
 //!
 //! Without a policy access is open: every caller is `anonymous` and may do everything, at no cost.
@@ -20,23 +20,19 @@ pub mod caller;
 pub mod certificate;
 pub mod files;
 mod grants;
-pub mod identity;
 mod live;
 mod memory;
-pub mod names;
 pub mod policy;
 pub mod refusal;
 pub mod tokens;
-mod verb;
 
+pub(crate) use crate::rights::addresses::special as special_address;
+pub use crate::rights::{Identity, InvalidIdentity, Kind, Names, Verb, identity, names};
 pub use caller::Caller;
 pub use certificate::Certificate;
 pub use files::{FileError, Files, Keeper, read_policy};
-pub use identity::{Identity, InvalidIdentity, Kind};
 pub use live::{Access, Call, Changes};
 pub use memory::Memory;
-pub use names::Names;
 pub use policy::{Policy, PolicyError};
 pub use refusal::{Denied, Refused};
 pub use tokens::{TokenError, Tokens};
-pub use verb::Verb;

@@ -1,15 +1,12 @@
 //! Why a caller is refused, in words: what it is not known by, or what it may not do.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use thiserror::Error;
 
-use super::{
-    identity::{Identity, Kind},
-    verb::Verb,
-};
-use crate::jwt::Problem;
+use crate::rights::{Identity, Kind};
+use crate::{jwt::Problem, rights::Verb};
 
 /// Why it is not known what a caller is. No text holds a part of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -32,9 +29,9 @@ pub enum Refused {
     #[error("{0}")]
     TooManyFailures(Problem),
     /// The connection has a certificate and the call a token: which of them counts would be a guess.
-    #[error("the call has two identities, the certificate {certificate} and a token; give one of them")]
+    #[error("the call has two identities, {} and a token; give one of them", of_connection(certificate))]
     TwoIdentities {
-        /// That of the certificate.
+        /// That of the certificate, or `local`.
         certificate: Identity,
     },
 }
@@ -53,6 +50,11 @@ pub enum Cause {
         "the credential is no token of this registry (mstd_NAME_...), and no JSON web token of an issuer of its policy; check the file that it comes from"
     )]
     Malformed,
+    /// The certificate only carries calls of others.
+    #[error(
+        "the client certificate {0} is one of transport and has no rights; send a token (authorization: Bearer TOKEN)"
+    )]
+    Transport(Identity),
     /// No such token is in use.
     #[error("the token is not known; it was revoked, or is that of another registry")]
     Unknown,
@@ -97,6 +99,13 @@ impl From<Cause> for Refused {
     }
 }
 
+fn of_connection(identity: &Identity) -> String {
+    match identity.kind() {
+        Kind::Local => "the local user of the admin socket".to_owned(),
+        _ => format!("the certificate {identity}"),
+    }
+}
+
 fn noun(identity: &Identity) -> &'static str {
     match identity.kind() {
         Kind::Certificate => "certificate",
@@ -117,11 +126,53 @@ pub struct Denied {
     pub verb: Verb,
     /// On which logical id; `*`: on all of them; empty: on any.
     pub name: String,
+    /// With which address, where that is why.
+    pub address: Option<AddressDenied>,
+}
+
+/// An address that may not be registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressDenied {
+    /// It means another machine to each reader.
+    Special {
+        /// The address.
+        address: IpAddr,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// It is not among those of the rules.
+    Outside {
+        /// The address.
+        address: IpAddr,
+        /// Where the caller is.
+        peer: Option<IpAddr>,
+        /// Those of the rules.
+        allowed: String,
+    },
+}
+
+impl fmt::Display for AddressDenied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Special { address, kind } => write!(
+                f,
+                "at {address}, {kind} address, which only a caller on the daemon's machine may; register the address at which \
+                 others reach the instance"
+            ),
+            Self::Outside { address, peer, allowed } => {
+                let peer = peer.map(|peer| format!(" (peer is {peer})")).unwrap_or_default();
+                write!(f, "at {address}; its rules have addresses = [{allowed}]{peer}")
+            }
+        }
+    }
 }
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, verb, name } = self;
+        let Self { identity, verb, name, address } = self;
+        if let Some(address) = address {
+            return write!(f, "{identity} has no right to {verb} {name:?} {address}");
+        }
         let target = match name.as_str() {
             _ if !verb.has_names() => String::new(),
             "" => " on any logical id".to_owned(),
@@ -143,7 +194,8 @@ mod tests {
     #[test]
     fn denial_names_identity_verb_and_name_and_the_rule_that_it_needs() {
         let said = |verb, name: &str| {
-            Denied { identity: Identity::of_token("b").unwrap(), verb, name: name.to_owned() }.to_string()
+            Denied { identity: Identity::of_token("b").unwrap(), verb, name: name.to_owned(), address: None }
+                .to_string()
         };
         assert_eq!(
             said(Verb::Register, "svc-a"),

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 use thiserror::Error;
 
-use super::identity::Identity;
+use crate::rights::Identity;
 
 /// What every token begins with, for people and for scanners of leaked secrets.
 const PREFIX: &str = "mstd_";

@@ -12,7 +12,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::refusal::Refusal;
@@ -36,6 +36,8 @@ pub trait Records {
     fn usage(&self) -> Usage;
     /// What those take that an address registered through this daemon.
     fn usage_of(&self, origin: Origin) -> Usage;
+    /// How many of them an identity owns.
+    fn records_of(&self, identity: &str) -> u64;
     /// What one of them takes; `None`: it is not on record.
     fn bytes_of(&self, instance_id: InstanceId) -> Option<u64>;
 }
@@ -76,6 +78,8 @@ struct UnderWay {
     /// What they add.
     total: Usage,
     by_origin: HashMap<Origin, Usage>,
+    /// Records that they add, by the identity that will own them.
+    by_owner: HashMap<Arc<str>, u64>,
     trouble: Repeated,
 }
 
@@ -83,6 +87,7 @@ struct UnderWay {
 #[derive(Debug)]
 struct Flight {
     origin: Option<Origin>,
+    owner: Option<Arc<str>>,
     /// The largest record that they may make.
     bytes: u64,
     /// What they add by that.
@@ -121,8 +126,10 @@ impl Admission {
             .map(|(operation, origin)| match operation {
                 Operation::Register(registration) => {
                     let admitted = under_way.admit(self.budget, &*records, registration, origin);
-                    self.note(&admitted, &mut under_way.trouble);
-                    admitted.map_err(Refusal::Full)
+                    if let Ok(()) | Err(Refusal::Full(_)) = admitted {
+                        self.note(&admitted, &mut under_way.trouble);
+                    }
+                    admitted
                 }
                 Operation::SetStatus(_) => Ok(()),
             })
@@ -142,8 +149,8 @@ impl Admission {
         }
     }
 
-    fn note(&self, admitted: &Result<(), Full>, trouble: &mut Repeated) {
-        let Err(full) = admitted else {
+    fn note(&self, admitted: &Result<(), Refusal>, trouble: &mut Repeated) {
+        let Err(Refusal::Full(full)) = admitted else {
             if let Some(over) = trouble.quiet() {
                 tracing::info!(
                     refused = over.failures,
@@ -175,7 +182,7 @@ impl UnderWay {
         records: &dyn Records,
         registration: &Registration,
         origin: Option<Origin>,
-    ) -> Result<(), Full> {
+    ) -> Result<(), Refusal> {
         let (instance_id, bytes) = (registration.instance_id, registration.record_bytes());
         let known = self.by_id.get(&instance_id).map(|flight| flight.bytes).max(records.bytes_of(instance_id));
         let growth = match known {
@@ -184,10 +191,17 @@ impl UnderWay {
         };
         let own =
             origin.map(|origin| records.usage_of(origin) + self.by_origin.get(&origin).copied().unwrap_or_default());
-        budget.admit(records.usage() + self.total, own, growth)?;
+        budget.admit(records.usage() + self.total, own, growth).map_err(Refusal::Full)?;
+        if let (Some(owner), Some(limit)) = (&registration.identity, registration.records_max)
+            && growth.records > 0
+            && records.records_of(owner) + self.by_owner.get(owner).copied().unwrap_or_default() >= limit
+        {
+            return Err(Refusal::OwnerFull(limit));
+        }
         self.total += growth;
         let flight = self.by_id.entry(instance_id).or_insert_with(|| Flight {
             origin,
+            owner: registration.identity.clone(),
             bytes: 0,
             added: Usage::default(),
             pending: 0,
@@ -200,13 +214,16 @@ impl UnderWay {
         if let Some(origin) = flight.origin {
             *self.by_origin.entry(origin).or_default() += growth;
         }
+        if let Some(owner) = flight.owner.as_ref().filter(|_| growth.records > 0) {
+            *self.by_owner.entry(Arc::clone(owner)).or_default() += growth.records;
+        }
         Ok(())
     }
 
     /// Forgets what the view shows, and what was not written.
     fn forget_shown(&mut self, records: &dyn Records) {
         let (revision, confirmed_ms) = (records.revision(), records.confirmed_ms());
-        let Self { by_id, total, by_origin, .. } = self;
+        let Self { by_id, total, by_origin, by_owner, .. } = self;
         by_id.retain(|_, flight| {
             let is_under_way =
                 flight.pending > 0 || flight.shown_at > revision || flight.confirmed_at_ms > confirmed_ms;
@@ -218,6 +235,14 @@ impl UnderWay {
                     *own -= flight.added;
                     if own.is_zero() {
                         by_origin.remove(&origin);
+                    }
+                }
+                if let Some(owner) = &flight.owner
+                    && let Some(own) = by_owner.get_mut(owner)
+                {
+                    *own = own.saturating_sub(flight.added.records);
+                    if *own == 0 {
+                        by_owner.remove(owner);
                     }
                 }
             }

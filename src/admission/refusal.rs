@@ -9,6 +9,8 @@ pub enum Refusal {
     Overloaded,
     /// The budget has no room for the record.
     Full(Full),
+    /// The owner of the record has as many as it may have.
+    OwnerFull(u64),
     /// The daemon is shutting down.
     ShuttingDown,
 }

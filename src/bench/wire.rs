@@ -4,11 +4,11 @@
 //! would be measured with the daemon. What a benchmark only needs around its calls (who else uses the registry, what is
 //! left, the state of the cluster) goes through `musterd-client` as in any other command.
 
-use std::io;
+use std::{io, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use musterd_client::{Client, Kind, Reason, Token};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tonic::{
     Code, Status,
     service::interceptor::InterceptedService,
@@ -37,6 +37,9 @@ impl Wire {
         let unreachable = |error: transport::Error| {
             musterd_client::Error::new(Kind::Unreachable, Reason::Unavailable, format!("{address}: {error}"))
         };
+        if let Some(path) = client.daemon().unix_path() {
+            return Self::over_socket(path.into(), client.timeout()).await.map_err(unreachable).map_err(Error::from);
+        }
         let endpoint = Endpoint::from_shared(address.clone()).map_err(unreachable)?;
         let endpoint = endpoint.user_agent(concat!("musterd/", env!("CARGO_PKG_VERSION"))).map_err(unreachable)?;
         let endpoint = endpoint.connect_timeout(client.timeout()).tcp_nodelay(true);
@@ -57,6 +60,18 @@ impl Wire {
         });
         let channel = endpoint.connect_with_connector(connector).await.map_err(unreachable)?;
         Ok(Self { channel: InterceptedService::new(channel, client.token().clone()) })
+    }
+
+    /// Connects to the admin socket of a daemon on this machine.
+    async fn over_socket(path: PathBuf, limit: Duration) -> Result<Self, transport::Error> {
+        let connector = service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The connection takes no part of its address from here.
+        let endpoint = Endpoint::from_static("http://localhost").connect_timeout(limit);
+        let channel = endpoint.connect_with_connector(connector).await?;
+        Ok(Self { channel: InterceptedService::new(channel, Token::default()) })
     }
 
     /// For actors.

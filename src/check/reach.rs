@@ -3,12 +3,12 @@
 //! The beginning of an HTTP/2 connection is sent, which is also no harm to what is not a daemon, and the first bytes of
 //! the answer tell who is there.
 
-use std::{io, time::Duration};
+use std::{io, path::Path, time::Duration};
 
-use musterd_client::{Address, Tls};
+use musterd_client::{Address, Client, Tls};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
     time::{Instant, timeout},
 };
 
@@ -50,6 +50,9 @@ fn recognize(answer: &[u8]) -> Speaks {
 
 /// Looks at an address. Returns what was found, and whether it makes sense to go on.
 pub(crate) async fn look(addr: &Address, tls: &Tls, limit: Duration) -> (Vec<Finding>, bool) {
+    if let Some(path) = addr.unix_path() {
+        return admin_socket(path, limit).await;
+    }
     let authority = &format!("{}:{}", addr.host(), addr.port());
     let limit = limit.min(WAIT_MAX.max(limit / 2));
     let began = Instant::now();
@@ -78,6 +81,44 @@ pub(crate) async fn look(addr: &Address, tls: &Tls, limit: Duration) -> (Vec<Fin
     }
     let understood = judge(authority, speaks);
     (vec![reached, understood], speaks == Speaks::Http2)
+}
+
+/// The admin socket of a daemon on this machine.
+async fn admin_socket(path: &Path, limit: Duration) -> (Vec<Finding>, bool) {
+    let shown = path.display();
+    let stream = match UnixStream::connect(path).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let fix = match error.kind() {
+                io::ErrorKind::PermissionDenied => "run the command as the user of the daemon, or as root",
+                _ => "check the path (admin-socket in musterd config show), and that the daemon runs",
+            };
+            return (vec![Finding::fail("address", format!("cannot connect to {shown}: {error}"), fix)], false);
+        }
+    };
+    let reached = Finding::ok("address", format!("{shown} accepts connections"));
+    let is_daemon = recognize(&ask(stream, HELLO, limit).await) == Speaks::Http2;
+    let understood = if is_daemon {
+        Finding::ok("protocol", "HTTP/2 over a socket of this machine")
+    } else {
+        let fix = "wait while the daemon starts; if it has stalled, restart it";
+        Finding::fail("protocol", format!("{shown} does not respond as a daemon"), fix)
+    };
+    (vec![reached, understood], is_daemon)
+}
+
+/// Whether the daemon behind an admin socket is ready; why not, if it is not.
+///
+/// # Errors
+/// It cannot be asked.
+pub(crate) async fn ready_by_socket(addr: &Address, limit: Duration) -> Result<(), String> {
+    let client = Client::builder().daemons([addr.to_string()]).timeout(limit).retry_for(Duration::ZERO).build();
+    let client = client.map_err(|error| error.to_string())?;
+    let cluster = client.cluster(0).await.map_err(|error| format!("cannot ask {addr}: {error}"))?;
+    match cluster.health.filter(|health| !health.ready) {
+        Some(health) => Err(format!("{addr} is not ready: {}", health.missing.join("; "))),
+        None => Ok(()),
+    }
 }
 
 /// The handshake, by the same rules as that of every other command.
@@ -130,7 +171,7 @@ fn judge(authority: &str, speaks: Speaks) -> Finding {
 }
 
 /// The first bytes of the answer; none if there is no answer.
-async fn ask(mut stream: TcpStream, question: &[u8], limit: Duration) -> Vec<u8> {
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, question: &[u8], limit: Duration) -> Vec<u8> {
     let mut answer = Vec::with_capacity(TELLING);
     let exchange = async {
         stream.write_all(question).await?;

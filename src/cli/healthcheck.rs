@@ -1,13 +1,16 @@
 //! `musterd healthcheck`: for `HEALTHCHECK` of a container and exec probes, where there is no `curl`.
 //!
-//! It asks the HTTP port of the daemon beside it, by the same environment variable that the daemon listens by, and says
-//! nothing but why not. The exit code is 0 or 1 and nothing else: Docker keeps 2 for itself.
+//! It asks the HTTP port of the daemon beside it, by the same environment variable that the daemon listens by, or with
+//! `--addr unix:PATH` its admin socket, and says nothing but why not. The exit code is 0 or 1 and nothing else: Docker keeps 2 for itself.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use super::serve::parse_socket_addr;
 use crate::{
-    check::http::{self, Wire},
+    check::{
+        http::{self, Wire},
+        reach,
+    },
     command::{
         client::ClientArgs,
         exit::{self, Error},
@@ -45,6 +48,11 @@ pub struct HealthcheckArgs {
 }
 
 pub(super) async fn run(args: HealthcheckArgs, client: &ClientArgs) -> Result<u8, Error> {
+    if let Some(socket) = client.addr.first().filter(|addr| addr.unix_path().is_some() && !args.live) {
+        let Err(reason) = reach::ready_by_socket(socket, client.timeout).await else { return Ok(exit::OK) };
+        output::note(&output::escape(&reason));
+        return Ok(exit::NEGATIVE);
+    }
     let authority = http::reachable(args.http_addr).to_string();
     let path = if args.live { "/livez" } else { "/readyz" };
     let wire = if args.tls_cert.is_some() || args.security_dir.is_some() { Wire::Unchecked } else { Wire::Plain };

@@ -1,9 +1,9 @@
 //! `musterd policy`: whether a policy file is valid, and what it allows, before a daemon takes it.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
-    access::{Identity, Verb, read_policy},
+    access::{Identity, Kind, Verb, read_policy, special_address},
     command::exit::{self, Error},
     terminal::output,
 };
@@ -11,7 +11,8 @@ use crate::{
 pub(super) const EXAMPLES: &str = "\
 Examples:
   musterd policy check tls/policy.toml
-  musterd policy test tls/policy.toml --as token/router --may resolve --on svc-a";
+  musterd policy test tls/policy.toml --as token/router --may resolve --on svc-a
+  musterd policy test tls/policy.toml --as token/actor --may register --on svc-a --address 10.0.0.9 --from 10.0.0.7";
 
 /// Subcommands of `policy`.
 #[derive(Debug, clap::Subcommand)]
@@ -47,6 +48,14 @@ pub struct TestArgs {
     /// On which logical id; metrics needs none
     #[arg(long = "on", value_name = "NAME")]
     name: Option<String>,
+
+    /// For register: the address that is registered
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
+
+    /// The address that the caller calls from
+    #[arg(long, value_name = "IP", requires = "address")]
+    from: Option<IpAddr>,
 }
 
 pub(super) fn run(command: PolicyCommand) -> Result<u8, Error> {
@@ -69,13 +78,26 @@ fn test(args: &TestArgs) -> Result<u8, Error> {
         name => name.as_deref().unwrap_or_default(),
     };
     let file = args.policy.file.display();
-    match policy.allows(identity, *verb, name) {
+    if identity.kind() == Kind::Local {
+        output::print_text("allowed: local may do everything\n")?;
+        return Ok(exit::OK);
+    }
+    let rule = match args.address {
+        Some(address) if *verb == Verb::Register => policy.allows_address(identity, name, address, args.from),
+        Some(_) => return Err(Error::Usage(format!("{verb} is about no address; leave out --address"))),
+        None => policy.allows(identity, *verb, name),
+    };
+    match rule {
         Some(rule) => {
             output::print_text(&format!("allowed by the rule at {file}:{}\n", rule.line))?;
             Ok(exit::OK)
         }
         None => {
-            output::print_text("refused: no rule grants it\n")?;
+            let special = args.address.and_then(special_address);
+            output::print_text(&match special {
+                Some(kind) => format!("refused: {kind} address means another machine to each reader\n"),
+                None => "refused: no rule grants it\n".to_owned(),
+            })?;
             Ok(exit::NEGATIVE)
         }
     }

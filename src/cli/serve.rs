@@ -160,6 +160,7 @@ impl AsRef<DatabaseArgs> for ServeArgs {
 impl ServeArgs {
     /// Checks the arguments.
     fn into_config(self, database_url: Option<Source>) -> Result<ServeConfig, Error> {
+        let (audit, audit_file) = self.tls.audit();
         let config = ServeConfig {
             database_url,
             grpc_addr: self.grpc_addr,
@@ -174,6 +175,9 @@ impl ServeArgs {
             access: self.tls.access()?,
             insecure_no_tls: self.tls.insecure_no_tls.unwrap_or_default(),
             insecure_no_auth: self.tls.insecure_no_auth.unwrap_or_default(),
+            admin_socket: self.tls.admin_socket(),
+            audit,
+            audit_file,
             // PostgreSQL is started with another working directory.
             data_dir: std::path::absolute(self.data_dir.unwrap_or_else(data_dir))?,
             postgres_bin_dir: self.postgres_bin_dir.map(std::path::absolute).transpose()?,
@@ -209,11 +213,18 @@ pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, V
     if let Some(files) = &config.access {
         files.check()?;
     }
-    if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "data-dir") {
-        setting.value = Some(config.data_dir.display().to_string());
-    }
-    if let Some(setting) = settings.iter_mut().find(|setting| setting.key == "max-record-bytes") {
-        setting.value = Some(config.budget.bytes.to_string());
+    // What is computed where it is not given.
+    let admin_socket =
+        config.admin_socket_path().map_or_else(|| "none".to_owned(), |(path, _)| path.display().to_string());
+    let computed = [
+        ("data-dir", config.data_dir.display().to_string()),
+        ("admin-socket", admin_socket),
+        ("max-record-bytes", config.budget.bytes.to_string()),
+    ];
+    for (key, value) in computed {
+        if let Some(setting) = settings.iter_mut().find(|setting| setting.key == key) {
+            setting.value = Some(value);
+        }
     }
     Ok((config, settings))
 }

@@ -19,6 +19,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub use self::exposure::Exposure;
 pub use crate::{
     access::Files as AccessFiles,
+    audit::Scope as AuditScope,
     database_url::{DatabaseUrl, Source},
     telemetry::LogFormat,
     tls::Files as TlsFiles,
@@ -73,6 +74,13 @@ pub struct ServeConfig {
     pub insecure_no_tls: bool,
     /// Whether an address that other machines can reach may be served without authentication.
     pub insecure_no_auth: bool,
+    /// Where the user of the daemon and root reach it without a credential. On a file system that other machines mount, or
+    /// below a directory that other users may write to, the file can be replaced.
+    pub admin_socket: AdminSocket,
+    /// What the audit log records.
+    pub audit: AuditScope,
+    /// Absolute path of the file of the audit log. `None`: it goes to the log. On a full disk, events are dropped and counted.
+    pub audit_file: Option<PathBuf>,
     /// Absolute path of the directory of the private PostgreSQL; unused with `database_url`. On a volatile or slow
     /// disk the registry is volatile or slow.
     pub data_dir: PathBuf,
@@ -100,6 +108,18 @@ pub struct ServeConfig {
     /// How long the start waits for a database that is away. `None`: without limit. Too short: a fleet that starts
     /// together with its PostgreSQL ends and is started again, over and over.
     pub start_timeout: Option<Duration>,
+}
+
+/// Where the admin socket is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AdminSocket {
+    /// In the data directory, as far as that is possible.
+    #[default]
+    InDataDir,
+    /// At this absolute path. The daemon does not start without it.
+    At(PathBuf),
+    /// There is none.
+    None,
 }
 
 /// Why a configuration was refused. Each text is one line and never contains a password.
@@ -186,6 +206,16 @@ pub enum ConfigError {
 }
 
 impl ServeConfig {
+    /// The path of the admin socket, and whether it must be there; `None`: there is none.
+    #[must_use]
+    pub fn admin_socket_path(&self) -> Option<(PathBuf, bool)> {
+        match &self.admin_socket {
+            AdminSocket::InDataDir => Some((self.data_dir.join("admin.sock"), false)),
+            AdminSocket::At(path) => Some((path.clone(), true)),
+            AdminSocket::None => None,
+        }
+    }
+
     /// The first port that other machines can reach: its flag and address.
     fn first_open(&self) -> Option<(&'static str, SocketAddr)> {
         exposure::first_open([("--grpc-addr", self.grpc_addr), ("--http-addr", self.http_addr)])
@@ -291,6 +321,9 @@ mod tests {
             access: None,
             insecure_no_tls: false,
             insecure_no_auth: false,
+            admin_socket: AdminSocket::None,
+            audit: AuditScope::Decisions,
+            audit_file: None,
             data_dir: PathBuf::from("/var/lib/musterd"),
             postgres_bin_dir: None,
             keep_dead: Duration::from_secs(86_400),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AccessFiles, ConfigError, TlsFiles};
+use super::{AccessFiles, AdminSocket, AuditScope, ConfigError, TlsFiles};
 use crate::provision::Directory;
 
 /// Flags for the protection of both ports.
@@ -25,6 +25,21 @@ pub(crate) struct TlsArgs {
     /// Digests of static tokens, made by musterd token create
     #[arg(long, env = "MUSTERD_TOKENS", value_name = "FILE")]
     tokens: Option<PathBuf>,
+
+    /// Socket for the user of the daemon and for root on this machine: a path, or none [default: admin.sock in the data
+    /// directory]
+    ///
+    /// musterd --addr unix:PATH may do everything there without a credential, also when the policy and all tokens are lost.
+    #[arg(long, env = "MUSTERD_ADMIN_SOCKET", value_name = "PATH", value_parser = parse_admin_socket)]
+    admin_socket: Option<AdminSocket>,
+
+    /// What the audit log records: decisions (operators' calls, refusals, reloads), or all (registrations too)
+    #[arg(long, env = "MUSTERD_AUDIT", value_name = "WHAT", default_value = "decisions", value_parser = parse_audit)]
+    audit: AuditScope,
+
+    /// File of the audit log, appended to as a JSON object a line [default: the log]
+    #[arg(long, env = "MUSTERD_AUDIT_FILE", value_name = "FILE")]
+    audit_file: Option<PathBuf>,
 
     /// Certificate of the daemon in PEM form, followed by those between it and its CA; turns TLS on for both ports
     ///
@@ -99,6 +114,16 @@ impl TlsArgs {
         }
     }
 
+    /// What the audit log records, and its file.
+    pub(crate) fn audit(&self) -> (AuditScope, Option<PathBuf>) {
+        (self.audit, self.audit_file.as_ref().map(absolute))
+    }
+
+    /// Where the admin socket is.
+    pub(crate) fn admin_socket(&self) -> AdminSocket {
+        self.admin_socket.clone().unwrap_or_default()
+    }
+
     fn tokens(&self) -> Option<PathBuf> {
         self.file(self.tokens.as_ref(), Directory::tokens)
     }
@@ -107,6 +132,23 @@ impl TlsArgs {
     fn file(&self, given: Option<&PathBuf>, of_directory: impl Fn(&Directory) -> PathBuf) -> Option<PathBuf> {
         let of_directory = || Some(of_directory(&Directory::new(self.security_dir.as_ref()?)));
         given.cloned().or_else(of_directory).as_ref().map(absolute)
+    }
+}
+
+fn parse_audit(text: &str) -> Result<AuditScope, String> {
+    match text {
+        "decisions" => Ok(AuditScope::Decisions),
+        "all" => Ok(AuditScope::All),
+        _ => Err("expected decisions or all".to_owned()),
+    }
+}
+
+/// Reads a path, or `none`.
+fn parse_admin_socket(text: &str) -> Result<AdminSocket, String> {
+    match text {
+        "" => Err("expected a path, or none".to_owned()),
+        "none" => Ok(AdminSocket::None),
+        path => Ok(AdminSocket::At(absolute(&PathBuf::from(path)))),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     fmt, io,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,10 +21,11 @@ use tonic::transport::server::Connected;
 
 use super::{
     addresses::AddressPlace,
-    limits::{Peer, Streams},
+    limits::{Callers, Peer, PeerAddress, Streams},
 };
 use crate::{
     access::{Certificate, Memory},
+    model::Origin,
     tls::Stream,
 };
 
@@ -34,13 +36,23 @@ pub(crate) const PREFACE_BYTES: usize = 24;
 #[derive(Debug)]
 pub(crate) struct Places {
     _all: OwnedSemaphorePermit,
-    of_address: AddressPlace,
+    /// `None`: of the admin socket.
+    _of_address: Option<AddressPlace>,
+    address: PeerAddress,
+    origin: Origin,
 }
 
 impl Places {
     /// One among all connections, and one among those of its address.
-    pub(crate) fn new(all: OwnedSemaphorePermit, of_address: AddressPlace) -> Self {
-        Self { _all: all, of_address }
+    pub(crate) fn new(all: OwnedSemaphorePermit, address: IpAddr, of_address: AddressPlace) -> Self {
+        let origin = of_address.origin();
+        let address = PeerAddress::Ip(address.to_canonical());
+        Self { _all: all, _of_address: Some(of_address), address, origin }
+    }
+
+    /// One among those of the admin socket.
+    pub(crate) fn of_machine(all: OwnedSemaphorePermit, origin: Origin) -> Self {
+        Self { _all: all, _of_address: None, address: PeerAddress::AdminSocket, origin }
     }
 }
 
@@ -66,8 +78,9 @@ impl<S> Connection<S> {
         open.increment(1.0);
         let preface = Some((PREFACE_BYTES, Box::pin(sleep_until(due))));
         let certificate = certificate.map(Arc::new);
-        let origin = places.of_address.origin();
-        let peer = Peer { origin, streams: Streams::default(), certificate, memory: Memory::default() };
+        let (origin, address) = (places.origin, places.address);
+        let (streams, callers, memory) = (Streams::default(), Callers::default(), Memory::default());
+        let peer = Peer { origin, address, streams, callers, certificate, memory };
         Self { stream, preface, peer, open: open.clone(), _places: places }
     }
 

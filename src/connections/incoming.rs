@@ -38,6 +38,7 @@ use tonic::transport::server::TcpIncoming;
 
 use super::{
     addresses::Addresses,
+    admin::AdminSocket,
     connection::{Connection, Places},
 };
 use crate::{
@@ -81,6 +82,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// The stream of accepted connections. Never ends and never yields an error.
 pub struct Incoming {
     tcp: TcpIncoming,
+    admin: Option<AdminSocket>,
     places: PollSemaphore,
     /// The place of the next connection, taken before it is accepted.
     place: Option<OwnedSemaphorePermit>,
@@ -117,6 +119,7 @@ impl Incoming {
         let places = PollSemaphore::new(Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))));
         Self {
             tcp,
+            admin: None,
             places,
             place: None,
             pause: None,
@@ -128,6 +131,28 @@ impl Incoming {
             refusals: Throttle::default(),
             metrics,
             refused: RefusedMetrics::new(),
+        }
+    }
+
+    /// Accepts from the admin socket too, whose connections count apart.
+    #[must_use]
+    pub fn with_admin(mut self, admin: Option<AdminSocket>) -> Self {
+        self.admin = admin;
+        self
+    }
+
+    /// A connection of the admin socket.
+    fn poll_admin(&mut self, cx: &mut Context<'_>) -> Option<Connection> {
+        match self.admin.as_mut()?.poll_accept(cx) {
+            Poll::Ready(Ok((stream, places))) => {
+                let due = Instant::now() + self.preface_limit;
+                Some(Connection::new(tls::Stream::Unix(stream), None, places, due, &self.metrics.connections))
+            }
+            Poll::Ready(Err(error)) => {
+                self.failed(&error);
+                None
+            }
+            Poll::Pending => None,
         }
     }
 
@@ -155,7 +180,7 @@ impl Incoming {
             self.refuse(stream, address);
             return None;
         };
-        let places = Places::new(self.place.take()?, of_address);
+        let places = Places::new(self.place.take()?, address, of_address);
         let open = self.metrics.connections.clone();
         let Some(tls) = self.tls.clone() else { return Some(Connection::new(stream.into(), None, places, due, &open)) };
         self.handshakes.spawn(async move {
@@ -204,6 +229,13 @@ impl Stream for Incoming {
             if let Some(pause) = &mut this.pause {
                 ready!(pause.as_mut().poll(cx));
                 this.pause = None;
+            }
+            // Before a place is waited for: an operator gets in when clients have taken them all.
+            if let Some(connection) = this.poll_admin(cx) {
+                return Poll::Ready(Some(Ok(connection)));
+            }
+            if this.pause.is_some() {
+                continue;
             }
             if this.place.is_none() {
                 this.place = ready!(this.places.poll_acquire(cx));

@@ -6,8 +6,11 @@
 //! [`HTTP2_STREAMS_MAX`](crate::wire::bounds::HTTP2_STREAMS_MAX) is always there for calls that end.
 
 use std::{
+    collections::VecDeque,
+    fmt,
+    net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -17,8 +20,9 @@ use http::HeaderMap;
 use tonic::Status;
 
 use crate::{
-    access::{Certificate, Memory},
+    access::{Caller, Certificate, Identity, Memory},
     model::Origin,
+    rights::quota::{Exceeded, Held},
     wire::{bounds::STREAMS_MAX, failure::Failure},
 };
 
@@ -31,17 +35,73 @@ pub(crate) const TIMEOUT_HEADER: &str = "grpc-timeout";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Streams(Arc<AtomicU32>);
 
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerAddress {
+    /// A network, or the loopback.
+    Ip(IpAddr),
+    /// The admin socket: the user of the daemon or root is at its other end.
+    AdminSocket,
+}
+
+impl PeerAddress {
+    /// The address, if it has one.
+    pub(crate) const fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(ip) => Some(ip),
+            Self::AdminSocket => None,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::AdminSocket => f.write_str("unix"),
+        }
+    }
+}
+
 /// Where the calls of a connection come from, and the streams it has open.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its address.
+    /// Its address, as far as changes are concerned that come from it.
     pub(crate) origin: Origin,
+    /// Its address.
+    pub(crate) address: PeerAddress,
     /// Its streams.
     pub(crate) streams: Streams,
+    /// The identities that call over it.
+    pub(crate) callers: Callers,
     /// The client certificate it has shown, read once for all calls.
     pub(crate) certificate: Option<Arc<Certificate>>,
     /// The credential of its latest call.
     pub(crate) memory: Memory,
+}
+
+/// The most identities whose places are held for one connection: a proxy may carry the calls of many.
+const CALLERS_MAX: usize = 64;
+
+/// The identities that call over a connection, each of which it counts for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Callers(Arc<Mutex<VecDeque<(Identity, Held)>>>);
+
+impl Callers {
+    /// Counts the connection for the identity of a call, once.
+    pub(crate) fn enter(&self, caller: &Caller) -> Result<(), Exceeded> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.iter().any(|(identity, _)| identity == caller.identity()) {
+            return Ok(());
+        }
+        if let Some(held) = caller.open_connection()? {
+            if known.len() == CALLERS_MAX {
+                known.pop_front();
+            }
+            known.push_back((caller.identity().clone(), held));
+        }
+        Ok(())
+    }
 }
 
 /// One of them, until dropped.

@@ -6,7 +6,7 @@ use super::parts::Parts;
 use crate::{
     admission::{Admission, budget::Records},
     metrics::BudgetMetrics,
-    model::{Budget, InstanceId, Origin, Revision, Usage},
+    model::{Budget, InstanceId, Origin, Owner, Revision, Usage},
     view::Snapshot,
 };
 
@@ -31,6 +31,10 @@ impl Records for Known {
 
     fn usage_of(&self, origin: Origin) -> Usage {
         self.snapshot.usage_of(origin)
+    }
+
+    fn records_of(&self, identity: &str) -> u64 {
+        Owner::known(identity).map_or(0, |owner| self.snapshot.records_of(&owner))
     }
 
     fn bytes_of(&self, instance_id: InstanceId) -> Option<u64> {

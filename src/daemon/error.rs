@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr};
 
 use thiserror::Error;
 
-use crate::{access, local, metrics, migrate, postgres::connect::ConnectError, store, telemetry, tls};
+use crate::{
+    access, connections::admin::AdminSocketError, local, metrics, migrate, postgres::connect::ConnectError, store,
+    telemetry, tls,
+};
 
 /// Why the daemon ended.
 #[derive(Debug, Error)]
@@ -29,6 +32,9 @@ pub enum Error {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The admin socket could not be listened on.
+    #[error(transparent)]
+    AdminSocket(#[from] AdminSocketError),
     /// The private PostgreSQL could not be started.
     #[error(transparent)]
     Local(#[from] local::Error),
@@ -60,7 +66,12 @@ impl Error {
                 cause.downcast_ref::<ConnectError>().map_or(3, ConnectError::exit_code)
             }
             Self::Database(store::Error::Unanswered(_)) => 3,
-            Self::Telemetry(telemetry::Error::Filter { .. }) | Self::Local(_) | Self::Tls(_) | Self::Access(_) => 78,
+            Self::Telemetry(telemetry::Error::Filter { .. } | telemetry::Error::AuditFile { .. })
+            | Self::Local(_)
+            | Self::Tls(_)
+            | Self::Access(_) => 78,
+            Self::AdminSocket(AdminSocketError::NotASocket(_) | AdminSocketError::Refused { .. }) => 78,
+            Self::AdminSocket(AdminSocketError::InUse(_)) => 1,
             Self::Telemetry(_) | Self::Metrics(_) | Self::Bind { .. } | Self::Database(_) => 1,
             Self::Io(_) | Self::Panicked(_) | Self::Ended(_) => 1,
         }

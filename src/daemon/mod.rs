@@ -12,6 +12,7 @@ mod budget;
 mod drift;
 mod error;
 mod facts;
+mod gauges;
 mod parts;
 mod preparation;
 mod reapers;
@@ -36,7 +37,7 @@ use crate::{
     },
     clock::{Clock, DatabaseClock},
     config::ServeConfig,
-    connections::incoming::Limits,
+    connections::{admin::AdminSocket, incoming::Limits},
     feed::{Feed, PREFETCHED_MAX},
     grpc::{
         cluster::{Cluster, ThisDaemon},
@@ -53,7 +54,7 @@ use crate::{
         Condition, Lifecycle, Readiness, Reason, Reload, SHUTDOWN_LIMIT, ServiceManager, Stage, panic_message,
     },
     local::{Durability, LocalServer, Options},
-    metrics::{self, DatabaseMetrics, FeedMetrics, LogMetrics, PoolMetrics},
+    metrics,
     model::{Lease, Revision},
     postgres::{connect::ConnectError, search},
     registry::{
@@ -66,7 +67,7 @@ use crate::{
         suspicion::Suspicions,
     },
     stats::StatsCache,
-    store::{self, Database, Pool, PoolRole, prefetch::Prefetch},
+    store::{self, Database, Pool, prefetch::Prefetch},
     telemetry::{self, chain},
     tls::Port,
     view::{View, ViewWriter},
@@ -95,7 +96,7 @@ fn this_daemon(parts: &Parts) -> ThisDaemon {
 /// # Errors
 /// It could not start, or a part without which it cannot go on has ended.
 pub async fn run(config: ServeConfig) -> Result<(), Error> {
-    telemetry::init(config.log_format, &config.log_level)?;
+    telemetry::init(config.log_format, &config.log_level, config.audit_file.as_deref())?;
     let metrics = metrics::install()?;
     metrics::publish_version(VERSION);
     let lifecycle = Lifecycle::new();
@@ -221,9 +222,11 @@ async fn start(
         let informing = manager.keep_informed(parts.readiness.clone(), parts.lifecycle.clone(), stop);
         parts.lifecycle.spawn_essential(Stage::Store, "service manager", informing);
     }
+    // After the private PostgreSQL, which makes the data directory and holds its lock.
+    let admin = security::admin_socket(&parts.config)?;
     serve_http(&parts, metrics, http);
     if preparation::run(&parts).await? {
-        serve_grpc(&parts, view_writer, grpc).await;
+        serve_grpc(&parts, view_writer, (grpc, admin)).await;
     }
     Ok(parts)
 }
@@ -236,8 +239,8 @@ fn serve_http(parts: &Parts, handle: metrics::Handle, listener: TcpListener) {
         handle.clone(),
         parts.readiness.clone(),
         cache,
-        (hosts(parts), parts.security.access()),
-        gauges(parts),
+        (hosts(parts), parts.security.access(), parts.security.audit()),
+        gauges::refresh(parts),
     );
     parts.lifecycle.spawn_essential(Stage::Servers, "http", http::server::serve(listener, tls, routes, stop.clone()));
     parts.lifecycle.spawn_essential(Stage::Servers, "metrics upkeep", metrics::upkeep(handle, stop));
@@ -270,34 +273,8 @@ fn sources(parts: &Parts) -> Sources {
     }
 }
 
-/// Sets the gauges that change by themselves.
-fn gauges(parts: &Parts) -> impl Fn() + Send + Sync + 'static {
-    let (view, pool) = (parts.view.clone(), parts.pool.clone());
-    let (feed, log, lineage) = (FeedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new());
-    let database = parts.database.clone();
-    let credentials = parts.security.credentials().cloned();
-    let pools = [(PoolRole::Engine, PoolMetrics::engine()), (PoolRole::Operator, PoolMetrics::operator())];
-    move || {
-        feed.lag_seconds.set(view.stale_for().as_secs_f64());
-        log.dropped.absolute(telemetry::dropped());
-        let (changes, refusals) = database.changes_and_refusals();
-        lineage.changes.absolute(changes);
-        lineage.behind.absolute(refusals);
-        if let Some(credentials) = &credentials {
-            credentials.measure();
-        }
-        for (role, metrics) in &pools {
-            let status = pool.status(*role);
-            let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-            metrics.size.set(count(status.size));
-            metrics.available.set(count(status.available));
-            metrics.waiting.set(count(status.waiting));
-        }
-    }
-}
-
 /// Starts the engine, waits for the registry to be loaded, then serves.
-async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListener) {
+async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners: (TcpListener, Option<AdminSocket>)) {
     let Parts { lifecycle, pool, leases, view, clock, .. } = parts;
     let stop = lifecycle.token(Stage::Engine);
     let alarm = Arc::new(Alarm::default());
@@ -356,7 +333,15 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listener: TcpListene
     parts.readiness.set(Condition::Flush, true, "beats are saved");
     parts.readiness.set(Condition::NotShuttingDown, true, "running");
     let tls = parts.security.acceptor(Port::Grpc);
-    let serving = server::serve(listener, tls, access, services, limits, parts.readiness.subscribe(), stop);
+    let serving = server::serve(
+        listeners,
+        tls,
+        (access, parts.security.audit()),
+        services,
+        limits,
+        parts.readiness.subscribe(),
+        stop,
+    );
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     announce_ready(parts);
 }

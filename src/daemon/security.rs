@@ -9,8 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::error::Error;
 use crate::{
     access::{Access, Keeper},
+    audit::Audit,
     clock::Clock,
     config::{Exposure, ServeConfig},
+    connections::admin::{AdminSocket, AdminSocketError},
     jwks,
     lifecycle::{Lifecycle, Reload, Stage},
     metrics::InsecureMetrics,
@@ -26,6 +28,7 @@ const REMINDER_PERIOD: Duration = Duration::from_secs(60 * 60);
 pub(super) struct Security {
     credentials: Option<Arc<Credentials>>,
     policy: Option<Keeper>,
+    audit: Audit,
 }
 
 impl Security {
@@ -61,7 +64,12 @@ impl Security {
         if exposure != Exposure::default() {
             lifecycle.spawn_essential(Stage::Servers, "reminder", remind(exposure, lifecycle.token(Stage::Servers)));
         }
-        Ok(Self { credentials, policy })
+        Ok(Self { credentials, policy, audit: Audit::new(config.audit, Clock::new()) })
+    }
+
+    /// What records decisions about callers.
+    pub(super) fn audit(&self) -> Audit {
+        self.audit.clone()
     }
 
     /// What callers are authenticated by; open without a policy.
@@ -99,6 +107,22 @@ impl Security {
     /// The files in use; `None` without TLS.
     pub(super) fn credentials(&self) -> Option<&Arc<Credentials>> {
         self.credentials.as_ref()
+    }
+}
+
+/// Listens at the admin socket. Where that is not asked for, a daemon that cannot runs without.
+pub(super) fn admin_socket(config: &ServeConfig) -> Result<Option<AdminSocket>, AdminSocketError> {
+    let Some((path, is_asked_for)) = config.admin_socket_path() else { return Ok(None) };
+    match AdminSocket::bind(&path) {
+        Ok(socket) => {
+            tracing::info!(path = %socket.path().display(), "admin socket is open");
+            Ok(Some(socket))
+        }
+        Err(error) if is_asked_for => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "admin socket unavailable, continuing without it");
+            Ok(None)
+        }
     }
 }
 

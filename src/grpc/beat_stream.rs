@@ -12,9 +12,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::{permit::Permit, reader, standing::Standing};
+use super::{permit::Permit, reader};
 use crate::{
     clock::Clock,
+    gate::standing::Standing,
     model::{Epoch, Lease, LeaseId, input::invalid, lease::LeaseState, renewer::StreamId},
     proto::v1::{self, ErrorReason},
     registry::{BeatError, Error as WriteError, Leases},

@@ -6,9 +6,11 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{gate, reader};
+use super::reader;
 use crate::{
     access::{Access, Caller, Verb},
+    audit::Audited,
+    gate,
     model::{EpochId, InstanceId, InvalidInput, LeaseId, LogicalId, Revision, Rotation, Verdict, input},
     proto::v1::{self, cluster_service_server::ClusterService},
     registry::{Epochs, Leases, operators::Operators},
@@ -281,6 +283,13 @@ impl Cluster {
     }
 }
 
+/// An answer with what is recorded of the call.
+fn audited<T>(answer: T, object: String) -> Response<T> {
+    let mut response = Response::new(answer);
+    response.extensions_mut().insert(Audited { object, as_operator: true });
+    response
+}
+
 /// The identity that asks; `None` without a policy.
 fn identity(caller: &Caller) -> Option<&str> {
     caller.is_enforced().then(|| caller.identity().as_str())
@@ -323,7 +332,9 @@ impl ClusterService for Cluster {
         request: Request<v1::RotateEpochRequest>,
     ) -> Result<Response<v1::RotateEpochResponse>, Status> {
         let caller = self.operator(&request)?;
-        Ok(Response::new(self.rotate(request.into_inner(), &caller).await?))
+        let answer = self.rotate(request.into_inner(), &caller).await?;
+        let object = format!("epoch {} ({})", answer.epoch_number, answer.cluster_epoch);
+        Ok(audited(answer, object))
     }
 
     async fn hold_expiry(
@@ -331,7 +342,7 @@ impl ClusterService for Cluster {
         request: Request<v1::HoldExpiryRequest>,
     ) -> Result<Response<v1::HoldExpiryResponse>, Status> {
         let caller = self.operator(&request)?;
-        Ok(Response::new(self.hold(request.into_inner(), &caller).await?))
+        Ok(audited(self.hold(request.into_inner(), &caller).await?, "expiry".to_owned()))
     }
 
     async fn release_expiry(
@@ -339,7 +350,7 @@ impl ClusterService for Cluster {
         request: Request<v1::ReleaseExpiryRequest>,
     ) -> Result<Response<v1::ReleaseExpiryResponse>, Status> {
         let caller = self.operator(&request)?;
-        Ok(Response::new(self.release(request.into_inner(), &caller).await?))
+        Ok(audited(self.release(request.into_inner(), &caller).await?, "expiry".to_owned()))
     }
 
     async fn expire_instance(
@@ -347,7 +358,8 @@ impl ClusterService for Cluster {
         request: Request<v1::ExpireInstanceRequest>,
     ) -> Result<Response<v1::ExpireInstanceResponse>, Status> {
         let caller = self.caller(&request)?;
-        Ok(Response::new(self.expire(request.into_inner(), &caller).await?))
+        let object = format!("instance {}", request.get_ref().instance_id);
+        Ok(audited(self.expire(request.into_inner(), &caller).await?, object))
     }
 
     async fn list_epochs(

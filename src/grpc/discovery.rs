@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{gate, reader, standing::Standing, watch};
+use super::{reader, watch};
 use crate::{
     access::{Access, Caller, Verb},
+    gate::{self, standing::Standing},
     metrics::{RefusedMetrics, ResolveMetrics},
     model::{Epoch, LeaseId, input, lease::LeaseStanding, spread::mix},
     proto::{
@@ -306,8 +307,13 @@ impl DiscoveryService for Discovery {
             self.refused.watchers.increment(1);
             Failure::TooManyWatchers
         })?;
+        let held = caller.open_watch().map_err(|exceeded| {
+            self.refused.quota_exceeded.increment(1);
+            Failure::from(exceeded)
+        })?;
         let standing = Standing::new(&self.access, caller, self.view.clock());
-        let watching = watch::begin(request.into_inner(), standing, self.view.clone(), self.stop.clone(), permit);
+        let places = (permit, held);
+        let watching = watch::begin(request.into_inner(), standing, self.view.clone(), self.stop.clone(), places);
         Ok(Response::new(watching.await?))
     }
 }

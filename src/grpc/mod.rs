@@ -7,21 +7,19 @@
 //! - [`server`]: puts the services together with health, reflection and counting ([`observe`], `fast_path`), on the connections
 //!   of [`crate::connections`].
 //!
-//! - `gate`: who calls, and whether it has any right that the method needs; `permit`: what it may do to a lease; `standing`:
-//!   its rights for as long as a stream lasts.
+//! - [`crate::gate`] stands in front: who calls, and whether it has any right that the method needs; its rights for as long
+//!   as a stream lasts. `permit`: what a caller may do to a lease.
 //!
-//! How to add a call: the method and its comments in `proto/`, a handler in the service's file, its row in the table of `gate`,
+//! How to add a call: the method and its comments in `proto/`, a handler in the service's file, its row in the table of [`crate::gate`],
 //! conversions in [`crate::wire::convert`], a test in `tests/it/`.
 
 pub mod beat_stream;
 pub mod cluster;
 pub mod discovery;
 mod fast_path;
-mod gate;
 pub mod observe;
 mod permit;
 mod reader;
 pub mod registry;
 pub mod server;
-mod standing;
 pub mod watch;

@@ -6,15 +6,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    beat_stream, gate,
+    beat_stream,
     permit::{Claim, Permit},
     reader,
-    standing::Standing,
 };
 use crate::{
     access::{Access, Caller, Verb},
-    connections::limits::Peer,
-    metrics::RegistrationMetrics,
+    audit::Audited,
+    clock::Clock,
+    connections::limits::{Peer, PeerAddress},
+    gate::{self, standing::Standing},
+    metrics::{RefusedMetrics, RegistrationMetrics},
     model::{
         DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Origin, Outcome, Registration, StatusChange,
         Verdict, input,
@@ -42,6 +44,7 @@ pub struct Registry {
     access: Access,
     stop: CancellationToken,
     metrics: RegistrationMetrics,
+    refused: RefusedMetrics,
 }
 
 /// A call: its caller, and the address that it comes from.
@@ -49,12 +52,24 @@ pub struct Registry {
 struct Call {
     caller: Caller,
     origin: Option<Origin>,
+    address: Option<PeerAddress>,
 }
 
 impl Call {
     /// The identity that asks for a change; `None` without a policy.
     fn identity(&self) -> Option<Arc<str>> {
         self.caller.is_enforced().then(|| self.caller.identity().as_str().into())
+    }
+
+    /// That the caller may register this, and has not registered too often.
+    fn admit(&self, registration: &Registration, clock: Clock) -> Result<(), Failure> {
+        let name = registration.logical_id.as_str();
+        self.caller.require(Verb::Register, name)?;
+        if let Some(address) = registration.ip_address {
+            let peer = self.address.and_then(PeerAddress::ip);
+            self.caller.require_address(name, address, peer)?;
+        }
+        Ok(self.caller.count_registration(clock.now_ms())?)
     }
 }
 
@@ -70,20 +85,27 @@ impl Registry {
     /// The service on top of the write side; answers wait for `view`, callers are held to `access`, streams end on `stop`.
     #[must_use]
     pub fn new(writer: Writer, leases: Arc<Leases>, view: View, access: Access, stop: CancellationToken) -> Self {
-        Self { writer, leases, view, access, stop, metrics: RegistrationMetrics::new() }
+        let (metrics, refused) = (RegistrationMetrics::new(), RefusedMetrics::new());
+        Self { writer, leases, view, access, stop, metrics, refused }
     }
 
     fn call<T>(&self, request: &Request<T>) -> Result<Call, Failure> {
-        let origin = request.extensions().get::<Peer>().map(|peer| peer.origin);
-        Ok(Call { caller: gate::caller(&self.access, request.extensions())?, origin })
+        let peer = request.extensions().get::<Peer>();
+        let (origin, address) = (peer.map(|peer| peer.origin), peer.map(|peer| peer.address));
+        Ok(Call { caller: gate::caller(&self.access, request.extensions())?, origin, address })
     }
 
     async fn register(&self, request: v1::RegisterRequest, call: &Call) -> Result<v1::RegisterResponse, Failure> {
         let registration = convert::registration(request)?;
-        call.caller.require(Verb::Register, registration.logical_id.as_str())?;
-        let registration = Registration { identity: call.identity(), ..registration };
+        call.admit(&registration, self.view.clock())?;
+        let records_max = call.caller.limits().map(|limits| limits.records);
+        let registration = Registration { identity: call.identity(), records_max, ..registration };
         let (instance_id, ttl) = (registration.instance_id, registration.ttl);
-        let outcome = self.apply(Operation::Register(Box::new(registration)), call.origin).await?;
+        let outcome = self.apply(Operation::Register(Box::new(registration)), call.origin).await;
+        let outcome = outcome.map_err(|failure| match failure {
+            Failure::Write(crate::registry::Error::OwnerFull(limit)) => call.caller.records_exceeded(limit).into(),
+            failure => failure,
+        })?;
         let lease_id = outcome.lease_id.ok_or(Failure::Write(crate::registry::Error::Internal))?;
         self.count_accepted(&outcome.verdict);
         let granted = outcome.verdict != Verdict::Renewed;
@@ -168,7 +190,7 @@ impl Registry {
         (lease_id, instance_id): (u64, &str),
         (status, status_reason): (InstanceStatus, Option<Arc<str>>),
         call: &Call,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<(Outcome, Audited), Failure> {
         let permit = Permit::of_call(&call.caller, &self.view);
         let Target { instance_id, mut lease_id } = self.target(lease_id, instance_id, &permit, Verb::Operate).await?;
         let mut as_operator = false;
@@ -184,7 +206,9 @@ impl Registry {
         }
         let (reason, identity) = (DeathReason::Deregistered, call.identity());
         let change = StatusChange { instance_id, lease_id, status, reason, status_reason, identity, as_operator };
-        self.apply(Operation::SetStatus(change), call.origin).await
+        let outcome = self.apply(Operation::SetStatus(change), call.origin).await?;
+        let lease_id = outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default();
+        Ok((outcome, Audited { object: format!("instance {instance_id} lease {lease_id}"), as_operator }))
     }
 
     /// Makes a change, and waits for the view to show it.
@@ -217,9 +241,20 @@ impl Registry {
             Failure::EpochFenced(_) => self.metrics.fenced.increment(1),
             Failure::InstanceIdTaken => self.metrics.taken.increment(1),
             Failure::Write(crate::registry::Error::Full(_)) => self.metrics.full.increment(1),
+            Failure::QuotaExceeded(_) => {
+                self.metrics.full.increment(1);
+                self.refused.quota_exceeded.increment(1);
+            }
             _ => self.metrics.failed.increment(1),
         }
     }
+}
+
+/// An answer with what is recorded of the call.
+fn with<T>(answer: T, audited: Audited) -> Response<T> {
+    let mut response = Response::new(answer);
+    response.extensions_mut().insert(audited);
+    response
 }
 
 /// What a decision means to the caller, if it is a refusal.
@@ -259,9 +294,12 @@ fn beat_response(lease_id: LeaseId, verdict: Result<Accepted, BeatError>) -> Res
 impl RegistryService for Registry {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
         let call = self.call(&request)?;
-        let registered = self.register(request.into_inner(), &call).await;
-        let registered = registered.inspect_err(|failure| self.count_refused(failure));
-        Ok(Response::new(registered?))
+        let request = request.into_inner();
+        let name = request.logical_id.clone();
+        let registered = self.register(request, &call).await;
+        let registered = registered.inspect_err(|failure| self.count_refused(failure))?;
+        let object = format!("{name} instance {} lease {}", registered.instance_id, registered.lease_id);
+        Ok(with(registered, Audited { object, as_operator: false }))
     }
 
     async fn beat(&self, request: Request<v1::BeatRequest>) -> Result<Response<v1::BeatResponse>, Status> {
@@ -288,9 +326,10 @@ impl RegistryService for Registry {
         let call = self.call(&request)?;
         let request = request.into_inner();
         let asked = convert::set_status(&request)?;
-        let outcome = self.change_status((request.lease_id, &request.instance_id), asked, &call).await?;
+        let target = (request.lease_id, request.instance_id.as_str());
+        let (outcome, audited) = self.change_status(target, asked, &call).await?;
         let lease_id = outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default();
-        Ok(Response::new(v1::SetStatusResponse { lease_id, revision: outcome.revision.0 }))
+        Ok(with(v1::SetStatusResponse { lease_id, revision: outcome.revision.0 }, audited))
     }
 
     async fn deregister(
@@ -300,11 +339,12 @@ impl RegistryService for Registry {
         let call = self.call(&request)?;
         let request = request.into_inner();
         let target = (request.lease_id, request.instance_id.as_str());
-        let outcome = self.change_status(target, (InstanceStatus::Dead, None), &call).await?;
-        Ok(Response::new(v1::DeregisterResponse {
+        let (outcome, audited) = self.change_status(target, (InstanceStatus::Dead, None), &call).await?;
+        let answer = v1::DeregisterResponse {
             lease_id: outcome.lease_id.map(|lease_id| lease_id.0).unwrap_or_default(),
             revision: outcome.revision.0,
             already_dead: outcome.verdict == Verdict::Set(false),
-        }))
+        };
+        Ok(with(answer, audited))
     }
 }

@@ -8,12 +8,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{
-    cluster::Cluster, discovery::Discovery, fast_path::FastPath, gate::Gate, observe::Observe, registry::Registry,
-};
+use super::{cluster::Cluster, discovery::Discovery, fast_path::FastPath, observe::Observe, registry::Registry};
 use crate::{
     access::Access,
-    connections::incoming::{Incoming, Limits},
+    audit::Audit,
+    connections::{
+        admin::AdminSocket,
+        incoming::{Incoming, Limits},
+    },
+    gate::Gate,
     metrics::IncomingMetrics,
     proto::{
         DESCRIPTORS,
@@ -65,9 +68,9 @@ pub struct Services {
 /// # Errors
 /// See [`enum@Error`].
 pub async fn serve(
-    listener: TcpListener,
+    (listener, admin): (TcpListener, Option<AdminSocket>),
     tls: Option<tls::Acceptor>,
-    access: Access,
+    (access, audit): (Access, Audit),
     services: Services,
     limits: Limits,
     ready: watch::Receiver<bool>,
@@ -80,7 +83,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let incoming = Incoming::new(listener, tls, limits, IncomingMetrics::new());
+    let incoming = Incoming::new(listener, tls, limits, IncomingMetrics::new()).with_admin(admin);
     let fast_path = FastPath {
         registry: RegistryServiceServer::new(services.registry).max_decoding_message_size(REQUEST_MAX_BYTES),
         discovery: DiscoveryServiceServer::new(services.discovery).max_decoding_message_size(REQUEST_MAX_BYTES),
@@ -88,7 +91,7 @@ pub async fn serve(
     };
     let served = Server::builder()
         .layer(Observe::new()?)
-        .layer(Gate::new(access))
+        .layer(Gate::new(access, audit))
         .layer(fast_path)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .http2_max_local_error_reset_streams(Some(PROVOKED_RESETS_MAX))

@@ -29,11 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{reader, standing::Standing};
+use super::reader;
 use crate::{
+    gate::standing::Standing,
     model::{Cluster, Epoch, Revision},
     proto::{encoded::WatchResponse, v1},
     registry::Error as WriteError,
+    rights::quota::Held,
     view::{
         Entry, Snapshot, View,
         hub::{Batch, Change, Hint, Slot},
@@ -56,13 +58,16 @@ const BYTES_ENOUGH: usize = 64 * 1024;
 /// The responses.
 pub type Responses = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
+/// The places of a watcher: among those of the daemon, and of its identity.
+type Places = (OwnedSemaphorePermit, Option<Held>);
+
 /// Begins to watch.
 pub(super) async fn begin(
     request: v1::WatchRequest,
     standing: Standing,
     view: View,
     stop: CancellationToken,
-    permit: OwnedSemaphorePermit,
+    places: Places,
 ) -> Result<Responses, Failure> {
     let (mut filter, history) = selection::watch(&request)?;
     let filtered = selection::restrict(&mut filter, standing.caller())?;
@@ -77,7 +82,7 @@ pub(super) async fn begin(
             (Seen { revision: resume_after, history_id, ..now }, Next::Difference { ends_snapshot: false })
         }
     };
-    let watcher = Watcher { view, standing, filter, filtered, batches, rest: None, seen, next, stop, _permit: permit };
+    let watcher = Watcher { view, standing, filter, filtered, batches, rest: None, seen, next, stop, _places: places };
     Ok(Box::pin(stream::unfold(watcher, async |mut watcher| {
         let response = watcher.respond().await?;
         Some((response.map_err(Status::from), watcher))
@@ -172,7 +177,7 @@ struct Watcher {
     seen: Seen,
     next: Next,
     stop: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    _places: Places,
 }
 
 impl Watcher {

@@ -21,6 +21,7 @@ use super::{listener::Peer, page};
 use crate::{
     access::{Access, Call, Caller, Verb},
     api::{asker::Asker, error::ApiError},
+    audit::{Audit, Entry},
     metrics::RefusedMetrics,
 };
 
@@ -35,7 +36,11 @@ fn needed(path: &str) -> Option<Verb> {
 
 /// Puts the [`Asker`] into a request; the refusal if it may not ask this.
 #[expect(clippy::result_large_err, reason = "an answer of axum, made where it is sent")]
-pub(super) fn admit(access: &Access, request: &mut Request, refused: &RefusedMetrics) -> Result<(), Response> {
+pub(super) fn admit(
+    (access, audit): (&Access, &Audit),
+    request: &mut Request,
+    refused: &RefusedMetrics,
+) -> Result<(), Response> {
     let peer = request.extensions().get::<ConnectInfo<Peer>>();
     let known = access.authenticate(Call {
         certificate: peer.and_then(|info| info.0.certificate.as_deref()),
@@ -50,16 +55,28 @@ pub(super) fn admit(access: &Access, request: &mut Request, refused: &RefusedMet
             Ok(()) => caller,
             Err(denied) => {
                 refused.permission_denied.increment(1);
+                let who = (caller.identity().as_str(), caller.kind().as_str());
+                record(audit, request, who, ("PERMISSION_DENIED", &denied.to_string()));
                 return Err(refusal(request, ApiError::from(denied)));
             }
         },
         (Err(unknown), Some(_)) => {
             refused.unauthenticated.increment(1);
+            record(audit, request, ("", ""), (unknown.reason(), &unknown.to_string()));
             return Err(refusal(request, unknown.into()));
         }
     };
     request.extensions_mut().insert(Asker::new(access.clone(), caller));
     Ok(())
+}
+
+/// Records a refusal.
+fn record(audit: &Audit, request: &Request, (identity, kind): (&str, &str), (reason, message): (&str, &str)) {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.address.to_string());
+    // A path is at most as long as a request head, and what follows it may hold anything.
+    let method: String = format!("GET {}", request.uri().path()).chars().take(256).collect();
+    let entry = Entry { identity, kind, peer: &peer.unwrap_or_default(), method: &method, object: "" };
+    audit.refused(&entry, reason, message);
 }
 
 /// The one header, if it is text; otherwise an empty text, which is no credential and not none.

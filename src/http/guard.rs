@@ -29,7 +29,7 @@ use super::{
     places::Admission,
     respond::text,
 };
-use crate::{access::Access, metrics::RefusedMetrics};
+use crate::{access::Access, audit::Audit, metrics::RefusedMetrics};
 
 /// The methods that are served.
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -44,6 +44,7 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 pub(super) struct Guard {
     pub(super) hosts: Hosts,
     pub(super) access: Access,
+    pub(super) audit: Audit,
     pub(super) refused: RefusedMetrics,
 }
 
@@ -54,7 +55,7 @@ pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next
     let mut response = match guard.refuse(admission, &request) {
         Some(refusal) => refusal,
         None if [Method::GET, Method::HEAD].contains(request.method()) => {
-            match admit(&guard.access, &mut request, &guard.refused) {
+            match admit((&guard.access, &guard.audit), &mut request, &guard.refused) {
                 Ok(()) => next.run(request).await,
                 Err(refusal) => refusal,
             }

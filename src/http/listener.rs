@@ -10,7 +10,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -147,6 +147,8 @@ impl axum::serve::Listener for Listener {
 pub struct Peer {
     /// What the connection is for.
     pub admission: Admission,
+    /// Its address.
+    pub address: IpAddr,
     /// What the certificate of the client says of it, if it has shown one.
     pub certificate: Option<Arc<Certificate>>,
     /// Its address, as a number.
@@ -155,9 +157,9 @@ pub struct Peer {
 
 impl Connected<IncomingStream<'_, Listener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
-        let connection = stream.io();
+        let (connection, address) = (stream.io(), stream.remote_addr().ip().to_canonical());
         let (admission, origin) = (connection.place.admission, connection.place.origin());
-        Self { admission, certificate: connection.stream.certificate().map(Arc::new), origin }
+        Self { admission, address, certificate: connection.stream.certificate().map(Arc::new), origin }
     }
 }
 

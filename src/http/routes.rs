@@ -25,6 +25,7 @@ use super::{
 use crate::{
     access::Access,
     api::{self, asker::Asker, status_cache::StatusCache, summary::problem},
+    audit::Audit,
     lifecycle::Readiness,
     metrics::{Handle, ReadyMetrics, RefusedMetrics},
     status::{State as Condition, Status},
@@ -57,6 +58,7 @@ pub struct Http {
     cache: StatusCache,
     hosts: Hosts,
     access: Access,
+    audit: Audit,
     ready: ReadyMetrics,
     refused: RefusedMetrics,
     refresh: Arc<dyn Fn() + Send + Sync>,
@@ -76,11 +78,11 @@ impl Http {
         metrics: Handle,
         readiness: Readiness,
         cache: StatusCache,
-        (hosts, access): (Hosts, Access),
+        (hosts, access, audit): (Hosts, Access, Audit),
         refresh: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let (ready, refused) = (ReadyMetrics::new(), RefusedMetrics::new());
-        Self { metrics, readiness, cache, hosts, access, ready, refused, refresh: Arc::new(refresh) }
+        Self { metrics, readiness, cache, hosts, access, audit, ready, refused, refresh: Arc::new(refresh) }
     }
 
     /// Counts what this port refuses.
@@ -93,7 +95,8 @@ impl Http {
     pub fn router(self) -> Router {
         let (page, api) = (page::router(), api::router(self.cache.clone()));
         let view = self.cache.view().clone();
-        let checks = Guard { hosts: self.hosts.clone(), access: self.access.clone(), refused: self.refused.clone() };
+        let (hosts, access, audit) = (self.hosts.clone(), self.access.clone(), self.audit.clone());
+        let checks = Guard { hosts, access, audit, refused: self.refused.clone() };
         let (logical_ids, service_discovery) = (logical_ids::router(view.clone()), service_discovery::router(view));
         Router::new()
             .route("/", get(index))

@@ -63,6 +63,7 @@ mod tests {
     use crate::{
         access::Access,
         api::status_cache::{Sources, StatusCache},
+        audit::{Audit, Scope},
         clock::Clock,
         http::host::Hosts,
         lifecycle::{Condition, Readiness},
@@ -101,9 +102,15 @@ mod tests {
         };
         let cache = StatusCache::new(sources, crate::api::summary::render, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {
-            Http::new(handle, readiness.clone(), cache, (Hosts::default(), Access::open()), move || {
-                counter.fetch_add(1, Ordering::SeqCst);
-            })
+            Http::new(
+                handle,
+                readiness.clone(),
+                cache,
+                (Hosts::default(), Access::open(), Audit::new(Scope::default(), Clock::new())),
+                move || {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                },
+            )
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

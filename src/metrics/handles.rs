@@ -142,6 +142,8 @@ families! {
         unauthenticated = "unauthenticated",
         /// The caller may not do what it asked for.
         permission_denied = "permission_denied",
+        /// The identity of the caller has used up a quota.
+        quota_exceeded = "quota_exceeded",
         /// An HTTP request named no host, or another one than this daemon.
         http_host = "http_host",
     }

@@ -44,6 +44,8 @@ pub struct Registration {
     pub ttl: Ttl,
     /// The identity that asks, and so the owner; `None`: the daemon has no policy.
     pub identity: Option<Arc<str>>,
+    /// How many records this identity may own; `None`: there is no limit.
+    pub records_max: Option<u64>,
 }
 
 impl Registration {

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// An identity that owns instances.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Hash)]
 pub struct Owner(NonZeroU32);
 
 /// The identities that are held.

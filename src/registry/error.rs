@@ -13,6 +13,9 @@ pub enum Error {
     /// The registry has as many records, or as many bytes of them, as it may have. Not applied.
     #[error("the registry is full")]
     Full(Full),
+    /// The identity that registers owns as many records as it may. Not applied.
+    #[error("the identity owns the {0} records that it may own")]
+    OwnerFull(u64),
     /// PostgreSQL cannot be reached. Not applied.
     #[error("the database cannot be reached; nothing was changed")]
     Unavailable,
@@ -45,6 +48,7 @@ impl From<Refusal> for Error {
         match refusal {
             Refusal::Overloaded => Self::Overloaded,
             Refusal::Full(full) => Self::Full(full),
+            Refusal::OwnerFull(limit) => Self::OwnerFull(limit),
             Refusal::ShuttingDown => Self::ShuttingDown,
         }
     }

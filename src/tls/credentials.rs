@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     metrics::{CertificateMetrics, ReloadMetrics},
     reload::{Kept, Source},
+    telemetry::AUDIT_TARGET,
 };
 
 /// The files in use. Shared by both ports.
@@ -47,10 +48,12 @@ impl Source for OnDisk {
     fn changed(&self, loaded: &Loaded) {
         let expires = loaded.server.not_after;
         tracing::info!(%expires, "TLS files reloaded");
+        tracing::info!(target: AUDIT_TARGET, object = "TLS files", decision = "reloaded", "reload");
     }
 
     fn failed(&self, error: &str) {
         tracing::error!(error, "TLS files not reloaded, the previous ones stay in use");
+        tracing::info!(target: AUDIT_TARGET, object = "TLS files", decision = "kept", reason = error, "reload");
     }
 }
 

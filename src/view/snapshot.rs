@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     access::{Names, names::Range},
-    model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, LogicalId, Origin, Revision, Usage},
+    model::{Cluster, Epoch, Instance, InstanceId, InstanceStatus, LogicalId, Origin, Owner, Revision, Usage},
 };
 
 /// How many there are.
@@ -119,6 +119,12 @@ impl Snapshot {
     #[must_use]
     pub fn usage_of(&self, origin: Origin) -> Usage {
         self.usage.of(origin)
+    }
+
+    /// How many records an identity owns.
+    #[must_use]
+    pub fn records_of(&self, owner: &Owner) -> u64 {
+        self.usage.records_of(owner)
     }
 
     /// An instance by its id, dead ones included while they are on record.

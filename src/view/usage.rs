@@ -1,4 +1,5 @@
-//! How many records the registry has and what they take in memory, in all and by the address that registered them.
+//! How many records the registry has and what they take in memory, in all and by the address that registered them,
+//! and by owner.
 //!
 //! Counted at each change, so that a registration is checked against the budget at the cost of a lookup. Part of the
 //! snapshot, hence always of the same revision as what it counts.
@@ -6,7 +7,7 @@
 use imbl::HashMap;
 
 use super::entry::Entry;
-use crate::model::{Origin, Usage};
+use crate::model::{Origin, Owner, Usage};
 
 /// The counters.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,8 @@ pub(super) struct UsageCounts {
     total: Usage,
     /// Of it, what was registered through this daemon. Without the origins that have nothing on record.
     by_origin: HashMap<Origin, Usage>,
+    /// Records by owner. Without those who have none.
+    by_owner: HashMap<Owner, u64>,
 }
 
 impl UsageCounts {
@@ -25,11 +28,18 @@ impl UsageCounts {
         self.by_origin.get(&origin).copied().unwrap_or_default()
     }
 
+    pub(super) fn records_of(&self, owner: &Owner) -> u64 {
+        self.by_owner.get(owner).copied().unwrap_or_default()
+    }
+
     pub(super) fn add(&mut self, entry: &Entry) {
         let usage = Usage::of_record(entry.instance.record_bytes());
         self.total += usage;
         if let Some(origin) = entry.lease.origin() {
             *self.by_origin.entry(origin).or_default() += usage;
+        }
+        if let Some(owner) = &entry.instance.owner {
+            *self.by_owner.entry(owner.clone()).or_default() += 1;
         }
     }
 
@@ -42,6 +52,12 @@ impl UsageCounts {
                 self.by_origin.remove(&origin);
             } else {
                 self.by_origin.insert(origin, left);
+            }
+        }
+        if let Some(owner) = &entry.instance.owner {
+            match self.records_of(owner) {
+                0 | 1 => drop(self.by_owner.remove(owner)),
+                count => drop(self.by_owner.insert(owner.clone(), count - 1)),
             }
         }
     }

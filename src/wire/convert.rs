@@ -97,6 +97,7 @@ pub(crate) fn registration(request: v1::RegisterRequest) -> Result<Registration,
         labels,
         ttl,
         identity: None,
+        records_max: None,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::{
     model::{Epoch, InstanceStatus, InvalidInput, LeaseId, budget::Full},
     proto::v1::ErrorReason,
     registry,
+    rights::quota::Exceeded,
 };
 
 /// The part of a text from outside that an error repeats: it must fit into what a client takes for the end of a call.
@@ -79,6 +80,8 @@ pub enum Failure {
     Refused(Refused),
     /// The caller has no right to it.
     Denied(Denied),
+    /// The caller has used up a quota.
+    QuotaExceeded(Exceeded),
 }
 
 impl From<Refused> for Failure {
@@ -90,6 +93,12 @@ impl From<Refused> for Failure {
 impl From<Denied> for Failure {
     fn from(denied: Denied) -> Self {
         Self::Denied(denied)
+    }
+}
+
+impl From<Exceeded> for Failure {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::QuotaExceeded(exceeded)
     }
 }
 
@@ -149,6 +158,9 @@ impl Failure {
             Self::Refused(Refused::NotReady(_)) => (Code::Unavailable, ErrorReason::NotYetSeen),
             Self::Refused(Refused::TooManyFailures(_)) => (Code::ResourceExhausted, ErrorReason::Overloaded),
             Self::Denied(_) => (Code::PermissionDenied, ErrorReason::PermissionDenied),
+            Self::QuotaExceeded(_) | Self::Write(Write::OwnerFull(_)) => {
+                (Code::ResourceExhausted, ErrorReason::QuotaExceeded)
+            }
         }
     }
 
@@ -218,6 +230,7 @@ impl Failure {
             ),
             Self::Refused(refused) => refused.to_string(),
             Self::Denied(denied) => denied.to_string(),
+            Self::QuotaExceeded(exceeded) => exceeded.to_string(),
         }
     }
 
@@ -232,7 +245,12 @@ impl Failure {
                 ("limit", full.limit.to_string()),
                 ("scope", if full.of_address { "address" } else { "registry" }.to_owned()),
             ],
-            Self::Denied(Denied { identity, verb, name }) => {
+            Self::QuotaExceeded(exceeded) => vec![
+                ("identity", exceeded.identity.to_string()),
+                ("unit", exceeded.unit.key().to_owned()),
+                ("limit", exceeded.limit.to_string()),
+            ],
+            Self::Denied(Denied { identity, verb, name, .. }) => {
                 vec![("identity", identity.to_string()), ("verb", verb.to_string()), ("logicalId", name.clone())]
             }
             _ => Vec::new(),
@@ -252,6 +270,7 @@ impl Failure {
             Self::NotYetSeen | Self::Refused(Refused::NotReady(_)) => Some(Duration::from_millis(500)),
             Self::Refused(Refused::TooManyFailures(_)) => Some(Duration::from_secs(1)),
             // Room comes with the purge of dead records, or from an operator.
+            Self::QuotaExceeded(exceeded) => Some(exceeded.retry_after),
             Self::Write(Write::Full(_)) => Some(Duration::from_secs(30)),
             _ => None,
         }
@@ -268,6 +287,11 @@ fn full_text(full: Full) -> String {
         format!("the registry has the {limit} {unit} that it may have")
     };
     format!("{what}; dead records count until they are purged (--keep-dead): wait for that, or raise {setting}")
+}
+
+/// The reason of a refusal that was made of a [`Failure`]; else the name of its code.
+pub(crate) fn reason_of(status: &Status) -> String {
+    status.get_details_error_info().map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
 }
 
 impl From<Failure> for Status {

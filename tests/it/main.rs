@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests have no Lifecycle to start tasks with")]
 
 mod access;
+mod admin_socket;
 mod adoption;
 mod answer_size;
 mod architecture;
@@ -88,4 +89,5 @@ mod suspicion;
 mod three_commands;
 mod tls;
 mod tls_ports;
+mod transport;
 mod watch;

@@ -1,6 +1,12 @@
-//! Addresses of daemons: `host:port`, `http://host:port` or `host`, and `https://host:port` for TLS, separated by commas.
+//! Addresses of daemons: `host:port`, `http://host:port` or `host`, `https://host:port` for TLS, and `unix:/path` for the
+//! admin socket of a daemon on this machine, separated by commas.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use http::uri::Authority;
 
@@ -9,8 +15,11 @@ const DEFAULT_PORT: u16 = 7717;
 
 /// A text that is no address of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address; give host:port, with an IPv6 address in brackets")]
+#[error("{0:?} is no address; give host:port, with an IPv6 address in brackets, or unix:/path")]
 pub struct AddressError(String);
+
+/// How a socket of this machine is written.
+const UNIX: &str = "unix:";
 
 /// The address of one daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,19 +27,27 @@ pub struct Address {
     is_encrypted: bool,
     host: String,
     port: u16,
+    /// The socket of a daemon on this machine, instead of host and port.
+    socket: Option<PathBuf>,
 }
 
 impl Address {
-    /// The host: a name, or an IP address, IPv6 in brackets.
+    /// The host: a name, or an IP address, IPv6 in brackets; `localhost` for a socket of this machine.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port.
+    /// The port. Of no meaning for a socket of this machine.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The path of a `unix:` address.
+    #[must_use]
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// Whether it asks for TLS.
@@ -53,6 +70,15 @@ impl FromStr for Address {
     /// Reads one address.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let malformed = || AddressError(text.to_owned());
+        if let Some(path) = text.strip_prefix(UNIX) {
+            // unix:///path is the same, as gRPC writes it.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if !path.starts_with('/') {
+                return Err(malformed());
+            }
+            let (host, socket) = ("localhost".to_owned(), Some(path.into()));
+            return Ok(Self { is_encrypted: false, host, port: DEFAULT_PORT, socket });
+        }
         let (is_encrypted, rest) = match text.strip_prefix("https://") {
             Some(rest) => (true, rest),
             None => (false, text.strip_prefix("http://").unwrap_or(text)),
@@ -68,12 +94,15 @@ impl FromStr for Address {
             None if authority.as_str() == host => DEFAULT_PORT,
             None => return Err(malformed()),
         };
-        Ok(Self { is_encrypted, host: host.to_owned(), port })
+        Ok(Self { is_encrypted, host: host.to_owned(), port, socket: None })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.socket {
+            return write!(f, "{UNIX}{}", path.display());
+        }
         let scheme = if self.is_encrypted { "https" } else { "http" };
         write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
@@ -97,6 +126,17 @@ mod tests {
     }
 
     #[test]
+    fn unix_address_has_a_path_and_is_of_this_machine() {
+        for text in ["unix:/run/m/admin.sock", "unix:///run/m/admin.sock"] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.unix_path(), Some(Path::new("/run/m/admin.sock")));
+            assert!(address.is_loopback() && !address.is_encrypted());
+            assert_eq!(address.to_string(), "unix:/run/m/admin.sock");
+        }
+        assert_eq!("h:1".parse::<Address>().unwrap().unix_path(), None);
+    }
+
+    #[test]
     fn address_that_cannot_work_is_refused() {
         for text in [
             "",
@@ -112,6 +152,9 @@ mod tests {
             "h:1/path",
             "a b:1",
             "ftp://h:1",
+            "unix:",
+            "unix:admin.sock",
+            "unix://host/path",
         ] {
             assert!(parse_list(text).is_err(), "{text}");
         }

@@ -5,14 +5,18 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::AsRawFd as _,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 use tokio_util::either::Either;
 use tonic::{
     codegen::http::Uri,
@@ -53,7 +57,9 @@ pub(crate) struct Connector {
 impl Connector {
     /// Connects to nothing yet.
     pub(crate) fn new(address: &Address, user_agent: &str, tls: &Tls, token: &Token) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(address.to_string())
+        // A connection to a socket of this machine takes no part of its address from here.
+        let uri = if address.unix_path().is_some() { "http://localhost".to_owned() } else { address.to_string() };
+        let endpoint = Endpoint::from_shared(uri)
             .map_err(|_| Error::invalid("daemons", format!("{address} is no address; give host:port")))?
             .user_agent(user_agent)
             .map_err(|_| Error::invalid("user_agent", format!("{user_agent:?} cannot be sent; use printable ASCII")))?
@@ -61,7 +67,9 @@ impl Connector {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let (tls, token) = (tls.clone(), token.clone());
+        // The user of the socket's peer is its identity; a second one would be refused, and a lost token must not matter.
+        let token = if address.unix_path().is_some() { Token::default() } else { token.clone() };
+        let tls = tls.clone();
         Ok(Self { address: address.clone(), endpoint, tls, token, source: Arc::default() })
     }
 
@@ -87,6 +95,9 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<transport::Channel, transport::Error> {
+        if let Some(path) = self.address.unix_path() {
+            return self.open_socket(path.into()).await;
+        }
         let (source, tls) = (Arc::clone(&self.source), self.tls.clone());
         let is_encrypted = self.address.is_encrypted();
         let opened = service_fn(move |uri: Uri| {
@@ -103,6 +114,20 @@ impl Connector {
                     Either::Right(stream)
                 };
                 io::Result::Ok(TokioIo::new(Tracked::new(socket, stream)))
+            }
+        });
+        self.endpoint.connect_with_connector(opened).await
+    }
+
+    async fn open_socket(&self, path: PathBuf) -> Result<transport::Channel, transport::Error> {
+        let source = Arc::clone(&self.source);
+        let opened = service_fn(move |_: Uri| {
+            let (source, path) = (Arc::clone(&source), path.clone());
+            async move {
+                let stream = UnixStream::connect(path).await?;
+                // Client and daemon are on one machine, and only there is this address of use.
+                *source.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ipv4Addr::LOCALHOST.into());
+                io::Result::Ok(TokioIo::new(Tracked::new(stream.as_raw_fd(), stream)))
             }
         });
         self.endpoint.connect_with_connector(opened).await

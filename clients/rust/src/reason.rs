@@ -97,6 +97,8 @@ reasons! {
     TwoIdentities = "TWO_IDENTITIES",
     /// The caller has no right to this; the text says which one it needs.
     PermissionDenied = "PERMISSION_DENIED",
+    /// The identity of this client has used up one of its quotas.
+    QuotaExceeded = "QUOTA_EXCEEDED",
 }
 
 /// What kind of failure it is: what a program goes by where it does not know the reason.

@@ -17,19 +17,28 @@ use toml::{
 };
 
 use super::{
-    super::verb::Verb,
     issuer,
     pattern::{On, Who},
     rule::{PolicyError, Rule},
     source::Source,
 };
-use crate::{jwt::Issuer, model::TextPosition};
+use crate::{
+    jwt::Issuer,
+    model::TextPosition,
+    rights::{Verb, addresses::Addresses, quota::Raised},
+};
 
 /// The longest policy file, in bytes.
 pub(super) const FILE_MAX_BYTES: usize = 4 << 20;
 
 /// The keys of a rule.
-const KEYS: [&str; 3] = ["who", "may", "on"];
+const KEYS: [&str; 5] = ["who", "may", "on", "addresses", "limits"];
+/// The keys of its limits.
+const LIMITS: [&str; 4] = ["records", "registrations", "watches", "connections"];
+/// The highest limit that can be set.
+const LIMIT_MAX: u64 = 100_000_000;
+/// The highest rate.
+const RATE_MAX: u64 = 1_000_000;
 
 /// A string of an array, and where it stands.
 struct Word {
@@ -37,8 +46,15 @@ struct Word {
     text: String,
 }
 
-/// Reads the rules and the issuers.
-pub(super) fn read(text: &str) -> Result<(Vec<Rule>, Vec<Issuer>), PolicyError> {
+/// What a policy file says.
+pub(super) struct Contents {
+    pub(super) rules: Vec<Rule>,
+    pub(super) issuers: Vec<Issuer>,
+    pub(super) transport: Vec<Who>,
+}
+
+/// Reads a policy file.
+pub(super) fn read(text: &str) -> Result<Contents, PolicyError> {
     let source = Source(text);
     if text.len() > FILE_MAX_BYTES {
         return source
@@ -51,12 +67,13 @@ pub(super) fn read(text: &str) -> Result<(Vec<Rule>, Vec<Issuer>), PolicyError> 
             return source.refuse(at, format!("{}; write TOML", error.message().replace('\n', " ")));
         }
     };
+    let transport = transport(&source, table.get_ref())?;
     let (mut rules, mut issuers) = (Vec::new(), Vec::new());
     for (key, value) in table.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("rule", DeValue::Array(tables)) => {
                 for table in tables.iter() {
-                    rules.push(rule(&source, table)?);
+                    rules.push(rule(&source, table, &transport)?);
                 }
             }
             ("issuer", DeValue::Array(tables)) => {
@@ -64,11 +81,12 @@ pub(super) fn read(text: &str) -> Result<(Vec<Rule>, Vec<Issuer>), PolicyError> 
                     issuers.push(issuer::read(&source, table, &issuers)?);
                 }
             }
+            ("transport", _) => {}
             (name @ ("rule" | "issuer"), _) => {
                 return source.refuse(key.span().start, format!("{name} is not a table of its own; write [[{name}]]"));
             }
             (other, _) => {
-                let what = format!("unknown key {other:?}; a policy has tables [[rule]] and [[issuer]]");
+                let what = format!("unknown key {other:?}; a policy has transport and tables [[rule]] and [[issuer]]");
                 return source.refuse(key.span().start, what);
             }
         }
@@ -77,20 +95,36 @@ pub(super) fn read(text: &str) -> Result<(Vec<Rule>, Vec<Issuer>), PolicyError> 
         return source
             .refuse(0, "there is no rule, so nothing would be allowed; write a [[rule]] with who, may and on");
     }
-    Ok((rules, issuers))
+    Ok(Contents { rules, issuers, transport })
 }
 
-fn rule(source: &Source<'_>, table: &Spanned<DeValue<'_>>) -> Result<Rule, PolicyError> {
+/// The certificates that only carry calls.
+fn transport(source: &Source<'_>, table: &DeTable<'_>) -> Result<Vec<Who>, PolicyError> {
+    let Some((key, value)) = table.get_key_value("transport") else { return Ok(Vec::new()) };
+    let words = array(source, "transport", key.span(), value)?;
+    let read = |text: &str| match Who::parse(text)? {
+        who if who.is_of_certificates() => Ok(who),
+        _ => Err(format!("{text:?} is of no certificate, and only certificates carry calls; remove it")),
+    };
+    Ok(each(source, &words, read)?.into_iter().map(|(_, who)| who).collect())
+}
+
+fn rule(source: &Source<'_>, table: &Spanned<DeValue<'_>>, transport: &[Who]) -> Result<Rule, PolicyError> {
     let DeValue::Table(fields) = table.get_ref() else {
         return source.refuse(table.span().start, "rule is not a table of its own; write [[rule]]");
     };
     let at = table.span().start;
-    let (mut who, mut may, mut on) = (None, None, None);
+    let (mut who, mut may, mut on, mut places, mut limits) = (None, None, None, None, Raised::default());
     for (key, value) in fields {
         let words = match key.get_ref().as_ref() {
             "who" => &mut who,
             "may" => &mut may,
             "on" => &mut on,
+            "addresses" => &mut places,
+            "limits" => {
+                limits = raised(source, value)?;
+                continue;
+            }
             other => {
                 let what = format!("unknown key {other:?}; a rule has {}", KEYS.join(", "));
                 return source.refuse(key.span().start, what);
@@ -101,7 +135,12 @@ fn rule(source: &Source<'_>, table: &Spanned<DeValue<'_>>) -> Result<Rule, Polic
     let Some(who) = who else { return source.refuse(at, "the rule has no who; say whom it is for") };
     let Some(may) = may else { return source.refuse(at, "the rule has no may; say what it grants") };
     let who = each(source, &who, Who::parse)?;
+    if let Some((word, _)) = who.iter().find(|(_, who)| transport.iter().any(|carrier| carrier.covers(who, false))) {
+        let what = format!("{:?} is among transport, which has no rights; remove it there or here", word.text);
+        return source.refuse(word.at, what);
+    }
     let verbs = each(source, &may, verb)?;
+    let addresses = addresses(source, &verbs, places)?;
     let on = names(source, at, &verbs, on)?;
     for (word, on) in &on {
         for slot in on.slots() {
@@ -119,7 +158,68 @@ fn rule(source: &Source<'_>, table: &Spanned<DeValue<'_>>) -> Result<Rule, Polic
         who: who.into_iter().map(|(_, who)| who).collect(),
         may: verbs.into_iter().map(|(_, verb)| verb).collect(),
         on: on.into_iter().map(|(_, on)| on).collect(),
+        addresses,
+        limits,
     })
+}
+
+/// The addresses of a rule, which is about registrations then.
+fn addresses(
+    source: &Source<'_>,
+    verbs: &[(&Word, Verb)],
+    words: Option<Vec<Word>>,
+) -> Result<Vec<Addresses>, PolicyError> {
+    let words = words.unwrap_or_default();
+    match words.first() {
+        Some(first) if !verbs.iter().any(|(_, verb)| *verb == Verb::Register) => {
+            source.refuse(first.at, "the rule does not grant register, which addresses limit; leave addresses out")
+        }
+        _ => Ok(each(source, &words, str::parse)?.into_iter().map(|(_, address)| address).collect()),
+    }
+}
+
+/// The limits of a rule: a table of counts, and a rate.
+fn raised(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<Raised, PolicyError> {
+    let DeValue::Table(fields) = value.get_ref() else {
+        return source.refuse(value.span().start, "limits is not a table; write limits = { records = 500 }");
+    };
+    let mut raised = Raised::default();
+    for (key, value) in fields {
+        let at = value.span().start;
+        let key = key.get_ref().as_ref();
+        let limit = match (key, value.get_ref()) {
+            ("registrations", DeValue::String(text)) => {
+                text.strip_suffix("/s").and_then(|count| count.parse().ok()).filter(|rate| *rate <= RATE_MAX)
+            }
+            ("records" | "watches" | "connections", DeValue::Integer(number)) => {
+                u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|limit| *limit <= LIMIT_MAX)
+            }
+            _ => None,
+        };
+        // A limit of nothing is a verb that is not granted.
+        let limit = limit.filter(|limit| *limit > 0);
+        let small = limit.and_then(|limit| u32::try_from(limit).ok());
+        match (key, limit) {
+            ("records", Some(_)) => raised.records = limit,
+            ("registrations", Some(_)) => raised.registrations = small,
+            ("watches", Some(_)) => raised.watches = small,
+            ("connections", Some(_)) => raised.connections = small,
+            ("registrations", None) => {
+                let what = format!("registrations is no rate; write a text such as \"20/s\", at most {RATE_MAX}/s");
+                return source.refuse(at, what);
+            }
+            ("records" | "watches" | "connections", None) => {
+                return source.refuse(at, format!("{key} is no count; write a number from 1 to {LIMIT_MAX}"));
+            }
+            (other, _) => {
+                return source.refuse(at, format!("unknown limit {other:?}; limits are {}", LIMITS.join(", ")));
+            }
+        }
+    }
+    if raised == Raised::default() {
+        return source.refuse(value.span().start, "limits is empty, so it has no effect; fill it in, or remove it");
+    }
+    Ok(raised)
 }
 
 /// The logical ids of a rule, which fit its verbs.

@@ -17,8 +17,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{super::identity::Identity, rule::PolicyError, source::Source};
-use crate::jwt::{Issuer, Location, Template, https_url};
+use super::{rule::PolicyError, source::Source};
+use crate::{
+    jwt::{Issuer, Location, Template, https_url},
+    rights::Identity,
+};
 
 /// The keys of an issuer.
 const KEYS: [&str; 7] = ["issuer", "audience", "jwks", "ca", "bearer_file", "identity", "max_ttl"];

@@ -9,18 +9,28 @@ mod pattern;
 mod rule;
 mod source;
 
-use std::{fmt, path::Path};
+use std::{fmt, net::IpAddr, path::Path};
 
 pub use self::rule::PolicyError;
-use self::rule::Rule;
-use super::{grants::Grants, identity::Identity, names::Pattern, verb::Verb};
-use crate::{jwt::Issuer, model::TextPosition};
+use self::{pattern::Who, rule::Rule};
+use super::grants::Grants;
+use crate::{
+    jwt::Issuer,
+    model::TextPosition,
+    rights::{
+        Identity, Names, Verb, addresses,
+        names::Pattern,
+        quota::{Limits, Raised},
+    },
+};
 
 /// A policy that has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule>,
     issuers: Vec<Issuer>,
+    /// Certificates that carry the calls of others and have no rights.
+    transport: Vec<Who>,
 }
 
 impl Policy {
@@ -29,8 +39,8 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`]: the first thing in it that is not understood, or that has no effect.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let (rules, issuers) = file::read(text)?;
-        let policy = Self { rules, issuers };
+        let file::Contents { rules, issuers, transport } = file::read(text)?;
+        let policy = Self { rules, issuers, transport };
         if let Some((at, who)) = policy.nameless() {
             let what = format!(
                 "no [[issuer]] gives identities such as {who:?}, so the rule has no effect for it; add the issuer, or remove it"
@@ -87,6 +97,12 @@ impl Policy {
         self.rules.iter().any(|rule| rule.who.iter().any(|who| who.is_for(&anonymous)))
     }
 
+    /// Whether a certificate of this identity only carries the calls of others, such as that of a mesh or a proxy.
+    #[must_use]
+    pub fn is_transport(&self, identity: &Identity) -> bool {
+        self.transport.iter().any(|who| who.bind(identity).is_some())
+    }
+
     /// The rule that allows this, by its place; `None`: no rule does. The name does not count for a verb without names.
     #[must_use]
     pub fn allows(&self, identity: &Identity, verb: Verb, name: &str) -> Option<TextPosition> {
@@ -103,7 +119,42 @@ impl Policy {
             let granting = self.rules.iter().filter(|rule| rule.may.contains(&verb));
             granting.flat_map(|rule| rule.patterns(identity, verb)).collect()
         };
-        Grants::of(Verb::ALL.map(of_verb))
+        let grants = Grants::of(Verb::ALL.map(of_verb)).with_limits(self.limits(identity));
+        let registering = self.rules.iter().filter(|rule| rule.may.contains(&Verb::Register));
+        if registering.clone().all(|rule| rule.addresses.is_empty()) {
+            return grants;
+        }
+        let place = |rule: &Rule| (Names::of(rule.patterns(identity, Verb::Register)), rule.addresses.clone());
+        grants.with_places(registering.map(place).collect())
+    }
+
+    /// What an identity may use.
+    #[must_use]
+    pub fn limits(&self, identity: &Identity) -> Limits {
+        let raised = self.rules.iter().map(|rule| rule.limits(identity));
+        raised.fold(Raised::default(), Raised::or).over(Limits::default())
+    }
+
+    /// The rule that lets an identity register a name at an address, calling from `peer`; `None`: no rule does.
+    #[must_use]
+    pub fn allows_address(
+        &self,
+        identity: &Identity,
+        name: &str,
+        address: IpAddr,
+        peer: Option<IpAddr>,
+    ) -> Option<TextPosition> {
+        let caller_is_local = peer.is_some_and(|peer| peer.is_loopback());
+        if addresses::special(address).is_some() && !caller_is_local {
+            return None;
+        }
+        let on = Pattern::Exact(name.to_owned());
+        let is_granted = |rule: &&Rule| {
+            rule.may.contains(&Verb::Register)
+                && rule.patterns(identity, Verb::Register).iter().any(|pattern| pattern.covers(&on))
+                && addresses::admit(&rule.addresses, address, peer)
+        };
+        self.rules.iter().find(is_granted).map(|rule| rule.at)
     }
 
     /// A rule without an effect of its own, and the rule that has it.

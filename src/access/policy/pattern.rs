@@ -4,11 +4,11 @@
 //! the text after it begins with a character that no label holds, or ends there. Otherwise the account `a` could take the
 //! names of the account `a-b` by way of `{sa}-*`.
 
-use super::super::{
-    identity::{Identity, Kind},
-    names::Pattern,
+use crate::rights::{Identity, Kind};
+use crate::{
+    model::input::{LOGICAL_ID_MAX_BYTES, plain_text},
+    rights::names::Pattern,
 };
-use crate::model::input::{LOGICAL_ID_MAX_BYTES, plain_text};
 
 /// The longest DNS label, in bytes.
 const LABEL_MAX: usize = 63;
@@ -101,10 +101,7 @@ impl Who {
             pieces.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "x" }).collect();
         let example = Identity::parse(&example).map_err(|error| format!("{text:?} {error}"))?;
         match example.kind() {
-            Kind::Local => Err(format!(
-                "{text:?} is an identity that no credential of this version gives; use spiffe://, cert/, token/, k8s/, jwt/ or \
-                 anonymous"
-            )),
+            Kind::Local => Err(format!("{text:?} may do everything without a rule; remove it")),
             Kind::Certificate | Kind::Token | Kind::Jwt | Kind::Anonymous => Ok(Self { text: text.to_owned(), pieces }),
         }
     }
@@ -138,6 +135,16 @@ impl Who {
             }
         }
         rest.is_empty().then_some(bindings)
+    }
+
+    /// Whether it is for callers with a certificate.
+    pub(super) fn is_of_certificates(&self) -> bool {
+        self.text.starts_with("spiffe://") || self.text.starts_with("cert/")
+    }
+
+    /// Whether it is for callers without a credential.
+    pub(super) fn is_for_anonymous(&self) -> bool {
+        self.text == "anonymous"
     }
 
     /// Whether it names this identity, without placeholders and not by way of `anonymous`.

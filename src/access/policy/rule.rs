@@ -2,11 +2,11 @@
 
 use thiserror::Error;
 
-use super::{
-    super::{identity::Identity, names::Pattern, verb::Verb},
-    pattern::{On, Who},
+use super::pattern::{On, Who};
+use crate::{
+    model::TextPosition,
+    rights::{Identity, Verb, addresses::Addresses, names::Pattern, quota::Raised},
 };
-use crate::model::TextPosition;
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub(super) struct Rule {
     pub(super) who: Vec<Who>,
     pub(super) may: Vec<Verb>,
     pub(super) on: Vec<On>,
+    /// Where `register` is granted: the addresses; none: all.
+    pub(super) addresses: Vec<Addresses>,
+    pub(super) limits: Raised,
 }
 
 /// Why a policy is refused: one line, which names line and column.
@@ -37,11 +40,24 @@ impl Rule {
         bound.flat_map(|bindings| self.on.iter().map(move |on| on.fill(&bindings))).collect()
     }
 
+    /// The limits that this rule sets for an identity. A rule for callers without a credential sets none for others.
+    pub(super) fn limits(&self, identity: &Identity) -> Raised {
+        let is_for = |who: &Who| who.is_for(identity) || !who.is_for_anonymous() && who.bind(identity).is_some();
+        if self.who.iter().any(is_for) { self.limits } else { Raised::default() }
+    }
+
     /// Whether this rule grants all that the other one does.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let depends = self.on.iter().any(On::has_slots);
         let who = |other: &Who| self.who.iter().any(|who| who.covers(other, depends));
         let on = |other: &On| self.on.iter().any(|on| on.covers(other));
-        other.who.iter().all(who) && other.may.iter().all(|verb| self.may.contains(verb)) && other.on.iter().all(on)
+        // What limits it has an effect of its own.
+        let is_wider = self.addresses.is_empty() || self.addresses == other.addresses;
+        let is_plain = other.limits == Raised::default() || other.limits == self.limits;
+        is_wider
+            && is_plain
+            && other.who.iter().all(who)
+            && other.may.iter().all(|verb| self.may.contains(verb))
+            && other.on.iter().all(on)
     }
 }

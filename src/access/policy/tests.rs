@@ -74,7 +74,30 @@ fn what_is_not_understood_is_refused_with_line_and_column() {
         ("rule = 1\n".to_owned(), "1:1: rule is not a table"),
         ("[[role]]\nname = 'x'\n".to_owned(), "1:3: unknown key \"role\""),
         ("issuer = 1\n".to_owned(), "1:1: issuer is not a table"),
-        (format!("{}limits = {{}}\n", good()), "5:1: unknown key \"limits\""),
+        (format!("{}limit = {{}}\n", good()), "5:1: unknown key \"limit\""),
+        (format!("{}limits = {{}}\n", good()), "5:10: limits is empty"),
+        (format!("{}limits = 5\n", good()), "5:10: limits is not a table"),
+        (format!("{}limits = {{ record = 5 }}\n", good()), "5:21: unknown limit \"record\""),
+        (format!("{}limits = {{ records = 0 }}\n", good()), "5:22: records is no count"),
+        (format!("{}limits = {{ records = \"5\" }}\n", good()), "5:22: records is no count"),
+        (format!("{}limits = {{ registrations = 20 }}\n", good()), "5:28: registrations is no rate"),
+        (format!("{}limits = {{ registrations = \"20/m\" }}\n", good()), "5:28: registrations is no rate"),
+        (
+            format!("{}addresses = [\"10.0.0.1/8\"]\n", good().replace("read", "register")),
+            "5:14: \"10.0.0.1/8\" has bits behind its first 8",
+        ),
+        (format!("{}addresses = [\"host\"]\n", good().replace("read", "register")), "5:14: \"host\" is no address"),
+        (format!("{}addresses = []\n", good().replace("read", "register")), "5:1: addresses is empty"),
+        (
+            "[[rule]]\nwho = [\"token/a\"]\nmay = [\"read\"]\non = [\"a\"]\naddresses = [\"peer\"]\n".to_owned(),
+            "5:14: the rule does not grant register",
+        ),
+        (format!("transport = \"cert/mesh\"\n{}", good()), "1:13: transport is not an array"),
+        (format!("transport = [\"token/a\"]\n{}", good()), "1:14: \"token/a\" is of no certificate"),
+        (
+            "transport = [\"cert/mesh\"]\n[[rule]]\nwho = [\"cert/mesh\"]\nmay = [\"metrics\"]\n".to_owned(),
+            "3:8: \"cert/mesh\" is among transport",
+        ),
         ("[[rule]]\nmay = ['read']\non = ['*']\n".to_owned(), "1:1: the rule has no who"),
         ("[[rule]]\nwho = ['token/a']\non = ['*']\n".to_owned(), "1:1: the rule has no may"),
         ("[[rule]]\nwho = ['token/a']\nmay = ['read']\n".to_owned(), "1:1: the rule has no on"),
@@ -206,5 +229,50 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn rules_with_limits_of_their_own_are_in_force_beside_wider_ones() {
+    let policy = Policy::parse(
+        r#"
+        [[rule]]
+        who = ["token/{x}"]
+        may = ["register"]
+        on = ["*"]
+        addresses = ["10.0.0.0/8"]
+        limits = { records = 5, registrations = "2/s" }
+        [[rule]]
+        who = ["token/a"]
+        may = ["register"]
+        on = ["a_*"]
+        addresses = ["peer"]
+        limits = { records = 3, watches = 7 }
+        [[rule]]
+        who = ["anonymous"]
+        may = ["read"]
+        on = ["*"]
+        limits = { records = 1, connections = 2 }
+        "#,
+    )
+    .unwrap();
+    let limits = policy.limits(&identity("token/a"));
+    assert_eq!((limits.records, limits.registrations, limits.watches, limits.connections), (5, 2, 7, 1_000));
+    assert_eq!(policy.limits(&identity("cert/a")), Limits::default(), "a rule for anonymous limits no others");
+    assert_eq!(policy.limits(&identity("anonymous")).connections, 2);
+    let ip = |text: &str| text.parse().unwrap();
+    for (name, address, expected) in [
+        ("b", "10.1.1.1", Some(2)),
+        ("b", "192.0.2.7", None),
+        ("a_1", "192.0.2.7", Some(8)),
+        ("a_1", "192.0.2.8", None),
+        ("a_1", "127.0.0.1", None),
+    ] {
+        let peer = Some(ip("192.0.2.7"));
+        let rule = policy.allows_address(&identity("token/a"), name, ip(address), peer).map(|at| at.line);
+        assert_eq!(rule, expected, "{name} {address}");
+        let grants = policy.grants(&identity("token/a"));
+        let admitted = grants.admit_address(name, ip(address), peer).is_ok();
+        assert_eq!(admitted, expected.is_some(), "{name} {address}");
     }
 }

@@ -42,6 +42,10 @@ impl Records for Known {
         Usage { records: count, bytes: count * small() }
     }
 
+    fn records_of(&self, identity: &str) -> u64 {
+        self.records.iter().filter(|(_, of)| format!("token/{of}") == identity).count() as u64
+    }
+
     fn bytes_of(&self, instance_id: InstanceId) -> Option<u64> {
         self.records.iter().any(|(id, _)| Uuid::from_u128(*id) == instance_id.0).then(small)
     }
@@ -95,6 +99,7 @@ fn register(id: u128, label: usize) -> Operation {
         labels: Labels::from_record(labels),
         ttl: Ttl::from_record(None),
         identity: None,
+        records_max: None,
     }))
 }
 
@@ -162,4 +167,19 @@ fn same_instance_registered_twice_at_once_counts_once() {
     scene.settle(1, Settled::NotWritten);
     assert_eq!(scene.admit(2, 2), Ok(()));
     assert_eq!(scene.admit(3, 3), refused(false, 2), "the refusal of the second does not forget the first");
+}
+
+#[test]
+fn owner_has_no_more_records_than_it_may_and_registers_known_ones_again() {
+    let scene = Scene::new(1_000);
+    let of_owner = |id: u128| {
+        let Operation::Register(mut registration) = register(id, 0) else { unreachable!() };
+        (registration.identity, registration.records_max) = (Some("token/7".into()), Some(2));
+        (Operation::Register(registration), 7)
+    };
+    scene.known.lock().unwrap().records.push((1, 7));
+    let group = [of_owner(1), of_owner(2), of_owner(3), of_owner(2), of_owner(1)];
+    let full = Err(Refusal::OwnerFull(2));
+    assert_eq!(scene.admit_all(&group), [Ok(()), Ok(()), full, Ok(()), Ok(())]);
+    assert_eq!(scene.admit_all(&[(register(9, 0), 7)]), [Ok(())], "that of no identity");
 }

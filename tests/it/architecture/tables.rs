@@ -11,7 +11,8 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("database_url", &[]),
     ("reload", &["metrics", "telemetry"]),
     // Identities and rights: names and rules, whatever carries them.
-    ("access", &["clock", "jwt", "metrics", "model", "reload"]),
+    ("rights", &["model"]),
+    ("access", &["clock", "jwt", "metrics", "model", "reload", "rights", "telemetry"]),
     // Tokens and keys as texts: knows neither the policy nor the network.
     ("jwt", &[]),
     // Fetches the keys that the policy names.
@@ -21,7 +22,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Makes the files that the two read.
     ("provision", &["access", "tls"]),
     // The budget is a value that the settings name.
-    ("config", &["access", "provision", "telemetry", "database_url", "model", "tls"]),
+    ("config", &["access", "audit", "provision", "telemetry", "database_url", "model", "tls"]),
     ("lifecycle", &["telemetry"]),
     // PostgreSQL, and what speaks to it.
     // Which schema: SQL and a choice, apart from how a session begins.
@@ -48,20 +49,28 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("status", &["model"]),
     // What the outside sees.
     ("api", &["access", "json", "stats", "view", "model", "status"]),
-    ("http", &["access", "api", "lifecycle", "metrics", "stats", "view", "model", "status", "tls"]),
+    ("http", &["access", "api", "audit", "lifecycle", "metrics", "stats", "view", "model", "status", "tls"]),
     // Messages and errors of protobuf, apart from the calls.
-    ("wire", &["access", "registry", "view", "model", "proto", "status"]),
-    ("connections", &["access", "wire", "model", "metrics", "telemetry", "tls"]),
+    ("wire", &["access", "registry", "rights", "view", "model", "proto", "status"]),
+    ("connections", &["access", "rights", "wire", "model", "metrics", "telemetry", "tls"]),
+    // Which decisions about callers are recorded.
+    ("audit", &["clock", "metrics", "telemetry"]),
+    // In front of all calls.
+    ("gate", &["access", "audit", "connections", "metrics", "registry", "wire"]),
     (
         "grpc",
         &[
             "access",
+            "audit",
             "connections",
+            "gate",
             "wire",
             "registry",
+            "rights",
             "view",
             "model",
             "proto",
+            "rights",
             "lifecycle",
             "metrics",
             "clock",
@@ -133,6 +142,7 @@ const EVERYTHING: &[&str] = &[
     "access",
     "admission",
     "api",
+    "audit",
     "clock",
     "config",
     "connections",
@@ -156,7 +166,8 @@ const EVERYTHING: &[&str] = &[
 ];
 
 /// What test code inside a layer may import on top of that.
-pub(super) const TESTS_MAY_IMPORT: &[(&str, &[&str])] = &[("http", &["clock"]), ("stats", &["clock"])];
+pub(super) const TESTS_MAY_IMPORT: &[(&str, &[&str])] =
+    &[("gate", &["proto"]), ("http", &["clock"]), ("stats", &["clock"])];
 
 /// Edges that DESIGN.md forbids for good: the tables above must never grow to hold one.
 pub(super) const NEVER: &[(&str, &[&str])] = &[
@@ -199,9 +210,9 @@ pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
     ("x509_cert", &["tls"]),
     ("toml", &["access", "config"]),
     // The benchmark measures the wire itself; every other command speaks it through musterd-client.
-    ("prost", &["grpc", "wire", "bench", "proto"]),
-    ("prost_types", &["grpc", "wire", "bench", "proto"]),
-    ("tonic", &["proto", "grpc", "wire", "connections", "bench"]),
+    ("prost", &["gate", "grpc", "wire", "bench", "proto"]),
+    ("prost_types", &["gate", "grpc", "wire", "bench", "proto"]),
+    ("tonic", &["proto", "gate", "grpc", "wire", "connections", "bench"]),
     ("tonic_types", &["wire", "bench"]),
     ("axum", &["api", "http"]),
     ("clap", &["bench", "cli", "command", "config", "main", "telemetry", "terminal", "upgrade"]),

@@ -143,6 +143,9 @@ impl Daemon {
         if !flags.contains(&"--http-addr") {
             command.args(["--http-addr", "127.0.0.1:0"]);
         }
+        if !flags.contains(&"--admin-socket") && !flags.contains(&"--data-dir") {
+            command.arg("--admin-socket").arg(scratch.path().join("admin.sock"));
+        }
         let child = command.args(flags).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
         let (grpc_addr, http_addr) = wait_until("the daemon listens", DAEMON_BOUND, async || {
             let text = fs::read_to_string(&log).unwrap();
@@ -172,6 +175,11 @@ impl Daemon {
     /// Its log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The address of its admin socket.
+    pub(crate) fn admin(&self) -> String {
+        format!("unix:{}/admin.sock", self.scratch.path().display())
     }
 
     /// A directory that goes when this daemon does.

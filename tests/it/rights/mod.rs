@@ -3,8 +3,10 @@
 //!
 //! What is expected comes from [`rules`], which reads the same rules as the daemon and shares no code with it.
 
+mod audit;
 mod drill;
 mod interference;
+mod limits;
 mod matrix;
 mod rows;
 mod rules;
@@ -83,18 +85,24 @@ struct Guarded {
 impl Guarded {
     /// With these rules, and one for the master.
     async fn start(rules: &[Rule]) -> Self {
+        let names: Vec<&str> = rules.iter().map(|rule| rule.who).collect();
+        Self::start_with(&written(rules), &names, &[]).await
+    }
+
+    /// With this policy, and a rule for the master, tokens of these names, and more flags.
+    async fn start_with(policy_text: &str, names: &[&str], more: &[&str]) -> Self {
         let (sql, files) = (Registry::head().await, Scratch::in_memory());
         let (policy, tokens) = (files.path().join("policy.toml"), files.path().join("tokens"));
         let (policy, tokens) = (policy.to_str().unwrap(), tokens.to_str().unwrap());
-        write_policy(&files, rules);
+        write_policy(&files, policy_text);
         let mut lines = vec![line(MASTER), format!("{} expires=2020-01-01T00:00:00Z", line(EXPIRED))];
-        let mut names: Vec<&str> = rules.iter().map(|rule| rule.who).chain(["nobody"]).collect();
+        let mut names: Vec<&str> = names.iter().copied().chain(["nobody"]).collect();
         names.sort_unstable();
         names.dedup();
         lines.extend(names.into_iter().map(line));
         fs::write(tokens, lines.join("\n") + "\n").unwrap();
         let flags = ["--database-url", sql.database.url(), "--policy", policy, "--tokens", tokens];
-        let daemon = Daemon::start_with(&flags).await;
+        let daemon = Daemon::start_with(&[&flags, more].concat()).await;
         Self { sql, daemon, files }
     }
 
@@ -116,7 +124,7 @@ impl Guarded {
 
     /// Puts other rules in use, at once.
     fn set_rules(&self, rules: &[Rule]) {
-        write_policy(&self.files, rules);
+        write_policy(&self.files, &written(rules));
         self.daemon.signal(nix::sys::signal::Signal::SIGHUP);
     }
 
@@ -152,11 +160,15 @@ fn line(name: &str) -> String {
     format!("{name} {}", Digest::of(&secret(name)))
 }
 
-fn write_policy(files: &Scratch, rules: &[Rule]) {
+fn written(rules: &[Rule]) -> String {
+    let text: Vec<String> = rules.iter().map(Rule::text).collect();
+    text.join("\n")
+}
+
+fn write_policy(files: &Scratch, rules: &str) {
     let master = Rule { who: MASTER, may: &ALL, on: &["*"] };
-    let text: Vec<String> = rules.iter().chain([&master]).map(Rule::text).collect();
     let path = files.path().join("policy.toml");
-    fs::write(path.with_extension("new"), text.join("\n")).unwrap();
+    fs::write(path.with_extension("new"), format!("{rules}\n{}", master.text())).unwrap();
     fs::rename(path.with_extension("new"), path).unwrap();
 }
 

@@ -18,7 +18,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(60);
 
 /// A caller and its present rights.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     access: Access,
     changes: Changes,
     caller: Caller,
@@ -27,12 +27,12 @@ pub(super) struct Standing {
 
 impl Standing {
     /// That of a caller who has just been authenticated.
-    pub(super) fn new(access: &Access, caller: Caller, clock: Clock) -> Self {
+    pub(crate) fn new(access: &Access, caller: Caller, clock: Clock) -> Self {
         Self { access: access.clone(), changes: access.changes(), caller, clock }
     }
 
     /// The caller, with the rights of the latest refresh.
-    pub(super) fn caller(&self) -> &Caller {
+    pub(crate) fn caller(&self) -> &Caller {
         &self.caller
     }
 
@@ -40,7 +40,7 @@ impl Standing {
     ///
     /// # Errors
     /// The credential has ended or was revoked.
-    pub(super) fn refresh(&mut self) -> Result<bool, Refused> {
+    pub(crate) fn refresh(&mut self) -> Result<bool, Refused> {
         if !self.caller.is_enforced() {
             return Ok(false);
         }
@@ -53,7 +53,7 @@ impl Standing {
     ///
     /// # Errors
     /// The credential has ended or was revoked.
-    pub(super) async fn changed(&mut self) -> Result<(), Refused> {
+    pub(crate) async fn changed(&mut self) -> Result<(), Refused> {
         loop {
             // A change from before this was called is seen at once.
             if self.refresh()? {

@@ -53,7 +53,7 @@ impl Verb {
     }
 
     /// Its place in [`Self::ALL`].
-    pub(super) const fn index(self) -> usize {
+    pub(crate) const fn index(self) -> usize {
         self as usize
     }
 }

@@ -1,6 +1,6 @@
 //! The gate: which methods there are, who calls, and whether the caller has any right that the method needs.
 //!
-//! It stands outside of [`super::direct`], which finds a service by the beginning of a path: a method that is not in the table
+//! It stands outside of the fast path, which finds a service by the beginning of a path: a method that is not in the table
 //! here is refused, whatever a service behind the gate would make of its path, and a test holds the table against the
 //! protocol's descriptors. The caller is found before a byte of the request's body is read, and put beside the request; what it
 //! may do to a logical id or a lease is for the handler to ask, which knows them.
@@ -8,7 +8,10 @@
 //! The streams of the standard services (health, reflection) know nothing of callers, so they are ended here when the credential
 //! of their caller has ended. The streams of the protocol do so by themselves.
 //!
-//! Without a policy the gate is open, and costs nothing.
+//! Without a policy the gate is open. What it records of calls is in [`audit`].
+
+mod audit;
+pub(crate) mod standing;
 
 use std::{
     collections::HashMap,
@@ -23,11 +26,19 @@ use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::standing::Standing;
+use self::{
+    audit::{Class, Judged, JudgedFuture},
+    standing::Standing,
+};
 use crate::{
     access::{Access, Call, Caller, Verb},
+    audit::Audit,
     clock::Clock,
-    connections::{ending::Ending, limits::Peer},
+    connections::{
+        ending::Ending,
+        limits::{Peer, PeerAddress},
+    },
+    metrics::RefusedMetrics,
     wire::failure::Failure,
 };
 
@@ -67,29 +78,64 @@ const UNWATCHED: [&str; 3] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
+/// By which an identity keeps, and ends, what it has: they pass over connections beyond its quota, too.
+const KEEPING: [&str; 4] = [
+    "/muster.v1.RegistryService/Beat",
+    "/muster.v1.RegistryService/BeatStream",
+    "/muster.v1.RegistryService/SetStatus",
+    "/muster.v1.RegistryService/Deregister",
+];
+
 /// The layer. Make it once; clones share the table.
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     access: Access,
     methods: Arc<HashMap<&'static str, Needs>>,
+    refused: RefusedMetrics,
+    audit: Audit,
 }
 
 impl Gate {
     /// Admits whom `access` knows.
-    pub(super) fn new(access: Access) -> Self {
-        Self { access, methods: Arc::new(METHODS.iter().copied().collect()) }
+    pub(crate) fn new(access: Access, audit: Audit) -> Self {
+        Self { access, methods: Arc::new(METHODS.iter().copied().collect()), refused: RefusedMetrics::new(), audit }
     }
 
-    fn admit<B>(&self, request: &Request<B>) -> Result<Caller, Failure> {
+    /// What is recorded of a call; `None`: nothing can be.
+    fn judged<B>(&self, request: &Request<B>) -> Option<Judged> {
+        let (method, _) = self.methods.get_key_value(request.uri().path())?;
+        let class = Class::of(method);
+        if !self.access.is_enforced() && class == Class::Refusals {
+            return None;
+        }
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let caller = (!self.access.is_enforced()).then(Caller::open);
+        let (audit, refused) = (self.audit.clone(), self.refused.clone());
+        Some(Judged { audit, refused, caller, peer, method, class })
+    }
+
+    /// Finds the caller, and refuses it if it has no right that the method needs. What is known of it then is left in `known`.
+    fn admit<B>(&self, request: &Request<B>, known: &mut Option<Caller>) -> Result<Caller, Failure> {
         let path = request.uri().path();
         let needs = self.methods.get(path).ok_or_else(|| Failure::UnknownMethod(path.to_owned()))?;
         let peer = request.extensions().get::<Peer>();
-        let caller = self.access.authenticate(Call {
-            certificate: peer.and_then(|peer| peer.certificate.as_deref()),
-            authorization: authorization(request.headers()),
-            address: peer.map_or(0, |peer| peer.origin.number()),
-            memory: peer.map(|peer| &peer.memory),
-        })?;
+        let authorization = authorization(request.headers());
+        let caller = match peer {
+            Some(Peer { address: PeerAddress::AdminSocket, .. }) => self.access.local(authorization)?,
+            peer => self.access.authenticate(Call {
+                certificate: peer.and_then(|peer| peer.certificate.as_deref()),
+                authorization,
+                address: peer.map_or(0, |peer| peer.origin.number()),
+                memory: peer.map(|peer| &peer.memory),
+            })?,
+        };
+        *known = Some(caller.clone());
+        if let Some(Err(exceeded)) = peer.map(|peer| peer.callers.enter(&caller))
+            && !KEEPING.contains(&path)
+        {
+            self.refused.quota_exceeded.increment(1);
+            return Err(exceeded.into());
+        }
         match needs.first() {
             Some(verb) if !needs.iter().any(|verb| has(&caller, *verb)) => Err(caller.denied(*verb, "").into()),
             _ => Ok(caller),
@@ -117,7 +163,7 @@ fn authorization(headers: &HeaderMap) -> Option<&str> {
 ///
 /// # Errors
 /// It has not, although there is a policy: a fault of the daemon, which must not open what the policy closes.
-pub(super) fn caller(access: &Access, extensions: &Extensions) -> Result<Caller, Failure> {
+pub(crate) fn caller(access: &Access, extensions: &Extensions) -> Result<Caller, Failure> {
     if !access.is_enforced() {
         return Ok(Caller::open());
     }
@@ -134,7 +180,7 @@ impl<S> Layer<S> for Gate {
 
 /// Services behind the gate.
 #[derive(Clone, Debug)]
-pub(super) struct Gated<S> {
+pub(crate) struct Gated<S> {
     inner: S,
     gate: Gate,
 }
@@ -142,28 +188,43 @@ pub(super) struct Gated<S> {
 impl<S, B> Service<Request<B>> for Gated<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
+    S::Future: Unpin + Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>>;
+    type Future =
+        Either<JudgedFuture<S::Future>, Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if !self.gate.access.is_enforced() {
-            return Either::Left(self.inner.call(request));
+        let mut judged = self.gate.judged(&request);
+        let mut standing = None;
+        if self.gate.access.is_enforced() {
+            let mut known = None;
+            let admitted = self.gate.admit(&request, &mut known);
+            if let Some(judged) = &mut judged {
+                judged.caller = known;
+            }
+            match admitted {
+                Ok(caller) => {
+                    if UNWATCHED.contains(&request.uri().path()) {
+                        standing = Some(Standing::new(&self.gate.access, caller.clone(), Clock::new()));
+                    }
+                    request.extensions_mut().insert(caller);
+                }
+                Err(failure) => {
+                    let response = Status::from(failure).into_http();
+                    if let Some(judged) = judged {
+                        judged.judge(&response);
+                    }
+                    return Either::Right(Box::pin(async { Ok(response) }));
+                }
+            }
         }
-        let caller = match self.gate.admit(&request) {
-            Ok(caller) => caller,
-            Err(failure) => return Either::Right(Box::pin(async { Ok(Status::from(failure).into_http()) })),
-        };
-        let is_unwatched = UNWATCHED.contains(&request.uri().path());
-        let standing = is_unwatched.then(|| Standing::new(&self.gate.access, caller.clone(), Clock::new()));
-        request.extensions_mut().insert(caller);
-        let answer = self.inner.call(request);
+        let answer = JudgedFuture { inner: self.inner.call(request), judged };
         match standing {
             None => Either::Left(answer),
             Some(standing) => Either::Right(Box::pin(async {

@@ -41,14 +41,14 @@ pub enum Range<'a> {
 
 /// A name, or all names that begin so.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Pattern {
+pub(crate) enum Pattern {
     Exact(String),
     Prefix(String),
 }
 
 impl Pattern {
     /// Whether every name of the other pattern is one of this one.
-    pub(super) fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(name), Self::Exact(other)) => name == other,
             (Self::Exact(_), Self::Prefix(_)) => false,
@@ -87,7 +87,7 @@ impl Names {
     }
 
     /// Those of these patterns.
-    pub(super) fn of(mut patterns: Vec<Pattern>) -> Self {
+    pub(crate) fn of(mut patterns: Vec<Pattern>) -> Self {
         patterns.sort_by(|a, b| text(a).cmp(text(b)));
         let mut listed = Listed::default();
         // In this order a prefix comes before what it covers.

@@ -1,0 +1,159 @@
+//! The audit log: which decisions about callers are recorded, and how many of them.
+//!
+//! Recorded are calls with the verbs `operate` and `cluster`, denials and failed authentications, and reloads of policy and
+//! keys, which their own rooms report; with [`Scope::All`] registrations and deregistrations too. An entry is an event of the
+//! log with the target [`TARGET`], so it goes where the log goes, or to a file of its own (`--audit-file`), and no caller ever
+//! waits for either.
+//!
+//! Refusals come as fast as a stranger sends calls, so of each reason only so many a second are recorded and the rest are
+//! counted. No entry holds a credential, a label or a body.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{clock::Clock, metrics::AuditMetrics, telemetry::AUDIT_TARGET};
+
+/// Refusals of one reason that are recorded in a second.
+const REFUSALS_PER_SECOND: u32 = 10;
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Decisions of operators, and refusals.
+    #[default]
+    Decisions,
+    /// Registrations and deregistrations too.
+    All,
+}
+
+/// What an entry says besides the decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Who asks; empty if that is not known.
+    pub identity: &'a str,
+    /// By which kind of credential.
+    pub kind: &'a str,
+    /// From where.
+    pub peer: &'a str,
+    /// What for: the method, or the path.
+    pub method: &'a str,
+    /// Of what: names and ids.
+    pub object: &'a str,
+}
+
+/// What a handler tells of a call that it has carried out, in the extensions of its answer.
+#[derive(Clone, Debug)]
+pub struct Audited {
+    /// Names and ids.
+    pub object: String,
+    /// Whether the caller needed the right to operate on what others own.
+    pub as_operator: bool,
+}
+
+/// Records decisions. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Audit(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    scope: Scope,
+    clock: Clock,
+    metrics: AuditMetrics,
+    /// By reason, which is a closed list. A std mutex: never held across an await.
+    refusals: Mutex<HashMap<String, Window>>,
+}
+
+/// The refusals of a second.
+#[derive(Debug, Default)]
+struct Window {
+    second: u64,
+    recorded: u32,
+    /// Since the last entry.
+    suppressed: u64,
+}
+
+impl Window {
+    /// Whether one more is recorded; then with how many were not.
+    fn admit(&mut self, second: u64) -> Option<u64> {
+        if self.second != second {
+            (self.second, self.recorded) = (second, 0);
+        }
+        if self.recorded == REFUSALS_PER_SECOND {
+            self.suppressed += 1;
+            return None;
+        }
+        self.recorded += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+impl Audit {
+    /// Records this much.
+    #[must_use]
+    pub fn new(scope: Scope, clock: Clock) -> Self {
+        Self(Arc::new(Inner { scope, clock, metrics: AuditMetrics::new(), refusals: Mutex::default() }))
+    }
+
+    /// Whether registrations are recorded.
+    #[must_use]
+    pub fn is_of_all(&self) -> bool {
+        self.0.scope == Scope::All
+    }
+
+    /// A call was carried out.
+    pub fn allowed(&self, entry: &Entry<'_>) {
+        let Entry { identity, kind, peer, method, object } = *entry;
+        self.0.metrics.recorded.increment(1);
+        tracing::info!(target: AUDIT_TARGET, identity, kind, peer, method, object, decision = "allowed", "call");
+    }
+
+    /// A call was allowed and came to nothing.
+    pub fn failed(&self, entry: &Entry<'_>, reason: &str, message: &str) {
+        let Entry { identity, kind, peer, method, object } = *entry;
+        self.0.metrics.recorded.increment(1);
+        tracing::info!(target: AUDIT_TARGET, identity, kind, peer, method, object, decision = "failed", reason, message, "call");
+    }
+
+    /// A call was refused: its caller is not known, or has no right to it.
+    pub fn refused(&self, entry: &Entry<'_>, reason: &str, message: &str) {
+        let second = self.0.clock.now_ms() / 1_000;
+        let mut refusals = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = match refusals.get_mut(reason) {
+            Some(window) => window.admit(second),
+            None => refusals.entry(reason.to_owned()).or_default().admit(second),
+        };
+        drop(refusals);
+        let Some(suppressed) = admitted else { return self.0.metrics.suppressed.increment(1) };
+        let Entry { identity, kind, peer, method, object } = *entry;
+        self.0.metrics.recorded.increment(1);
+        tracing::info!(
+            target: AUDIT_TARGET,
+            identity,
+            kind,
+            peer,
+            method,
+            object,
+            decision = "refused",
+            reason,
+            message,
+            suppressed,
+            "call"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_a_second_are_counted_beyond_their_limit() {
+        let mut window = Window::default();
+        let recorded = (0..50).filter(|_| window.admit(7).is_some()).count();
+        assert_eq!(recorded, 10);
+        assert_eq!(window.admit(8), Some(40), "the next entry says how many were not recorded");
+        assert_eq!(window.admit(8), Some(0));
+    }
+}
