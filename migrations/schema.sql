@@ -2717,6 +2717,30 @@ $function$;
 COMMENT ON FUNCTION set_current_epoch(uuid) IS 'Begins the epoch new_epoch.';
 REVOKE ALL ON FUNCTION set_current_epoch(uuid) FROM PUBLIC;
 
+--- function set_instance_health(uuid, instancestatus, text)
+CREATE OR REPLACE FUNCTION set_instance_health(p_instance_id uuid, p_status instancestatus, p_reason text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_op muster_operation;
+BEGIN
+    IF p_instance_id IS NULL OR p_status IS NULL THEN
+        RAISE EXCEPTION 'p_instance_id and p_status are required' USING ERRCODE = muster_error_code('invalid');
+    END IF;
+    PERFORM muster_check_text('p_reason', p_reason, 256);
+    v_op.op := 'status';
+    v_op.instance_id := p_instance_id;
+    v_op.status := p_status;
+    v_op.status_reason := nullif(p_reason, '');
+    PERFORM muster_apply_one(v_op);
+END
+$function$;
+COMMENT ON FUNCTION set_instance_health(uuid, instancestatus, text) IS 'Changes the status, with the reason for it.';
+REVOKE ALL ON FUNCTION set_instance_health(uuid, instancestatus, text) FROM PUBLIC;
+
 --- function set_instance_status(uuid, instancestatus)
 CREATE OR REPLACE FUNCTION set_instance_status(p_instance_id uuid, p_status instancestatus)
  RETURNS void

@@ -81,7 +81,7 @@ pub(crate) struct Located {
     pub(crate) is_migrated: bool,
 }
 
-/// Finds the schema for a session that somebody else has opened: the one that holds the registry, or would.
+/// Finds the schema for a session that a caller has opened: the one that holds the registry, or would.
 pub(crate) async fn locate(client: &Client) -> Result<Result<Option<String>, LocateError>, tokio_postgres::Error> {
     let answer = client.simple_query(SEARCH).await?;
     Ok(read(&answer).map(|located| located.schema))

@@ -137,7 +137,7 @@ mod tests {
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
             let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new(), AuditMetrics::new());
             let _ = (BudgetMetrics::new(), InsecureMetrics::new(), ReloadMetrics::tls(), SchemaMetrics::new());
-            let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server());
+            let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server(), ReleaseMetrics::new());
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));
             handle.render()

@@ -189,7 +189,7 @@ mod tests {
     fn a_wide_table_has_the_labels_in_order() {
         let mut one = Instance::default();
         one.labels = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into_iter().collect();
-        assert!(table([&one], true).trim_end().ends_with("a=1,b=2"));
+        assert!(table([&one], true).lines().nth(1).is_some_and(|row| row.contains("a=1,b=2")));
         assert_eq!(table([&one], false).lines().count(), 2);
     }
 }

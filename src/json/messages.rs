@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn an_empty_instance_has_every_field_with_its_default() {
         let value = instance(&Instance::default());
-        assert_eq!(value.as_object().map(serde_json::Map::len), Some(22));
+        assert_eq!(value.as_object().map(serde_json::Map::len), Some(24));
         assert_eq!((&value["leaseId"], &value["pid"], &value["port"]), (&json!("0"), &json!("0"), &json!(0)));
         assert_eq!(value["status"], json!("INSTANCE_STATUS_UNSPECIFIED"));
         assert_eq!((&value["labels"], &value["death"]), (&json!({}), &Value::Null));

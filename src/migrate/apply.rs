@@ -6,13 +6,14 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, GenericClient};
 
 use super::{
-    adoption, blocker,
+    adoption,
     error::Error,
     history::{self, Standing},
     transaction::{LOCK_KEY, begin, hold_leases, lock, may_become},
 };
 use crate::migrations::embedded::{FIRST, HEAD};
 use crate::postgres::{Database, connect::ConnectError, kept::Driven, server::Want};
+use crate::schema::blocker;
 
 /// How often a migration that met the lock of another session is tried, with [`PAUSE`] times the attempt in between: about
 /// half a minute.

@@ -2,8 +2,8 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::blocker::Blocker;
 use crate::postgres::connect::ConnectError;
+use crate::schema::blocker::Blocker;
 
 /// Why the schema could not be brought up to date, or should not be used.
 #[derive(Debug, thiserror::Error)]

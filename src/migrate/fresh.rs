@@ -2,7 +2,7 @@
 //!
 //! Migrations are otherwise applied one by one ([`super::apply`]), so that each holds its locks for a short time and what was
 //! applied before a failure stays. Where there is no table yet, no session waits for a lock and no row is rewritten, and
-//! what counts is the way to the database: one round trip for each statement makes the first start with a database
+//! what counts is the latency of the database: one round trip for each statement makes the first start with a database
 //! across regions take half a minute. Here all statements are sent one behind the other.
 
 use std::time::Instant;

@@ -22,7 +22,6 @@
 mod adopt;
 mod adoption;
 mod apply;
-mod blocker;
 mod copy;
 mod detect;
 mod drift;
@@ -44,7 +43,6 @@ use tokio_postgres::Client;
 
 pub use self::{
     apply::{Applied, UpOptions},
-    blocker::Blocker,
     copy::{Copied, copy},
     detect::{Detected, Detection, Layout, Presence},
     drift::{Drift, drift, newer},
@@ -63,7 +61,7 @@ use self::{
     transaction::begin_reading,
 };
 use crate::postgres::{Database, server::Want};
-pub use crate::schema;
+pub use crate::schema::{self, blocker::Blocker};
 
 /// Applies every migration the database at `url` lacks, then puts back functions and views of ours that others have
 /// overwritten. `applied_by` is kept in the history. Safe to call from any number of daemons at once.

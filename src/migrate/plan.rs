@@ -134,7 +134,7 @@ async fn step(client: &impl GenericClient, migration: &Migration, applied_by: &s
     let mut rows = 0;
     let mut existing = Vec::new();
     for lock in locks {
-        // What an earlier step makes is empty and used by nobody.
+        // What an earlier step makes is empty and unused.
         let counted = client
             .query_typed(
                 "SELECT class.oid::regclass::text FROM pg_class AS class

@@ -1,7 +1,7 @@
 //! The addresses that a rule lets its callers register: that of the caller itself, and networks.
 //!
 //! The registered address is where routers, and Prometheus by `/sd`, send requests with credentials of their own. So addresses
-//! that mean the machine or the link of whoever reads them are refused too, unless the caller is on this machine.
+//! that mean the machine or the link of their reader are refused too, unless the caller is on this machine.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 

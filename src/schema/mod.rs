@@ -11,6 +11,7 @@
 //!
 //! An object is a block of lines opened by a marker such as `--- function beat(uuid)`.
 
+pub mod blocker;
 mod catalogue;
 mod kind;
 

@@ -17,6 +17,7 @@ use crate::{
         postgres::TestDatabase,
         secured::Secured,
         wait::wait_until,
+        wire::Wire,
     },
 };
 
@@ -79,7 +80,7 @@ async fn client_registers_over_the_socket_and_shows_no_token_there() {
         }))
         .await
         .unwrap();
-    let mut cluster = musterd::proto::v1::cluster_service_client::ClusterServiceClient::new(channel);
+    let mut cluster = Wire::over(channel).cluster;
     let refused = cluster.who_am_i(shown).await.unwrap_err();
     assert!(
         refused.message().contains("two identities, the local user of the admin socket and a token"),

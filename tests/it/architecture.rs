@@ -33,7 +33,7 @@ const SESSION_LOCKS_STAY_IN: &str = "migrations/012_runtime_registry_functions.s
 
 /// Where tests make generated clients: the harness of the wire, and callers with tokens. All other tests use these or
 /// `musterd-client`, so that there is one dialect for calls and one for the wire.
-const GENERATED_CLIENTS_IN: &[&str] = &["tests/it/harness/wire.rs", "tests/it/rights/mod.rs"];
+const GENERATED_CLIENTS_IN: &[&str] = &["tests/it/harness/wire.rs", "tests/it/jwt.rs", "tests/it/rights/mod.rs"];
 
 fn table<'a>(table: &[(&str, &'a [&'a str])], key: &str) -> &'a [&'a str] {
     table.iter().find(|(name, _)| *name == key).map_or(&[], |(_, allowed)| allowed)

@@ -109,7 +109,7 @@ fn what_is_not_understood_is_refused_with_line_and_column() {
         (rule("'token/a'", "'write'", "'*'"), "3:8: \"write\" is no verb"),
         (rule("'alice'", "'read'", "'*'"), "2:8: \"alice\" is no identity"),
         (rule("'token/*'", "'read'", "'*'"), "2:8: \"token/*\" has a *"),
-        (rule("'local'", "'read'", "'*'"), "2:8: \"local\" is an identity that no credential"),
+        (rule("'local'", "'read'", "'*'"), "2:8: \"local\" may do everything without a rule"),
         (rule("'token/{a}{b}'", "'read'", "'*'"), "2:8: in \"token/{a}{b}\" the text after {a}"),
         (rule("'cert/{a}-x'", "'read'", "'*'"), "2:8: in \"cert/{a}-x\" the text after {a}"),
         (rule("'cert/{a}.{a}'", "'read'", "'*'"), "2:8: \"cert/{a}.{a}\" has {a} twice"),

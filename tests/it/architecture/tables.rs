@@ -56,7 +56,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Which decisions about callers are recorded.
     ("audit", &["clock", "metrics", "telemetry"]),
     // In front of all calls.
-    ("gate", &["access", "audit", "connections", "metrics", "registry", "wire"]),
+    ("gate", &["access", "audit", "clock", "connections", "metrics", "registry", "wire"]),
     (
         "grpc",
         &[

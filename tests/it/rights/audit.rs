@@ -111,7 +111,7 @@ async fn audit_of_all_records_registrations_and_deregistrations() {
 async fn audit_of_an_open_daemon_goes_to_the_log_and_names_operators_calls() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start_with(&["--database-url", database.url()]).await;
-    let mut cluster = v1::cluster_service_client::ClusterServiceClient::new(daemon.channel().await);
+    let mut cluster = daemon.cluster().await;
     cluster.rotate_epoch(v1::RotateEpochRequest::default()).await.unwrap();
     wait_until("the rotation is in the log", BOUND, async || {
         let log = daemon.log();

@@ -55,6 +55,7 @@ async fn hide(guarded: &Guarded, name: &str, each: u128, number: u128) -> u128 {
 fn masked(mut one: v1::Instance) -> v1::Instance {
     (one.lease_id, one.revision, one.epoch_number) = (0, 0, 0);
     (one.cluster_epoch, one.started_at, one.last_beat, one.lease_remaining) = (String::new(), None, None, None);
+    one.status_since = None;
     if let Some(death) = &mut one.death {
         (death.at, death.deadline, death.decided_by) = (None, None, String::new());
     }

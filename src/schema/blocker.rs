@@ -65,12 +65,12 @@ impl fmt::Display for Blocker {
 }
 
 /// The holder of a lock on one of the registry's tables.
-pub(super) async fn of_tables(client: &impl GenericClient) -> Option<Blocker> {
+pub(crate) async fn of_tables(client: &impl GenericClient) -> Option<Blocker> {
     find(client, OF_TABLES, &[]).await
 }
 
 /// The holder of the advisory lock with this key.
-pub(super) async fn of_turn(client: &impl GenericClient, key: i64) -> Option<Blocker> {
+pub(crate) async fn of_turn(client: &impl GenericClient, key: i64) -> Option<Blocker> {
     find(client, OF_TURN, &[key]).await
 }
 
