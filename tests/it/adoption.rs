@@ -313,5 +313,5 @@ async fn migration_that_waits_for_its_turn_lets_an_index_be_built() {
     }
     assert!(!waiting.is_finished(), "it is not its turn");
     drop(first);
-    assert_eq!(waiting.await.unwrap().unwrap().applied.len(), 7);
+    assert_eq!(waiting.await.unwrap().unwrap().applied.len(), 9);
 }
