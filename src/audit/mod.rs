@@ -2,7 +2,7 @@
 //!
 //! Recorded are calls with the verbs `operate` and `cluster`, denials and failed authentications, and reloads of policy and
 //! keys, which their own rooms report; with [`Scope::All`] registrations and deregistrations too. An entry is an event of the
-//! log with the target [`TARGET`], so it goes where the log goes, or to a file of its own (`--audit-file`), and no caller ever
+//! log with the target `musterd::audit`, so it goes where the log goes, or to a file of its own (`--audit-file`), and no caller ever
 //! waits for either.
 //!
 //! Refusals come as fast as a stranger sends calls, so of each reason only so many a second are recorded and the rest are
