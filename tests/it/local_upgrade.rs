@@ -147,13 +147,10 @@ async fn upgrade_killed_midway_changes_nothing_and_succeeds_when_repeated() {
     let Some(place) = Place::prepare() else { return };
     let before = place.registry().await;
     let mut killed = program().args(place.words()).spawn().unwrap();
-    wait_until("the new cluster is being made", BOUND, async || {
-        let new = place.entries("postgres.new");
-        if new.iter().any(|name| place.data_dir().join(name).join("postmaster.pid").exists()) {
-            Ok(())
-        } else {
-            Err(new)
-        }
+    // Not earlier: an initdb that outlives the killed command would go on to make files.
+    wait_until("the new server runs", BOUND, async || {
+        let socket = place.data_dir().join("run.new").join(".s.PGSQL.5432");
+        if socket.exists() { Ok(()) } else { Err(place.entries("postgres.new")) }
     })
     .await;
     killed.kill().unwrap();

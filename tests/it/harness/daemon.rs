@@ -144,7 +144,8 @@ impl Daemon {
             command.args(["--http-addr", "127.0.0.1:0"]);
         }
         if !flags.contains(&"--admin-socket") && !flags.contains(&"--data-dir") {
-            command.arg("--admin-socket").arg(scratch.path().join("admin.sock"));
+            // Not as a flag: the previous release has none.
+            command.env("MUSTERD_ADMIN_SOCKET", scratch.path().join("admin.sock"));
         }
         let child = command.args(flags).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
         let (grpc_addr, http_addr) = wait_until("the daemon listens", DAEMON_BOUND, async || {
