@@ -9,7 +9,7 @@
 //! is decided by the routes, with [`Asker::readable`].
 
 use axum::{
-    extract::{ConnectInfo, Request},
+    extract::{ConnectInfo, MatchedPath, Request},
     http::{
         HeaderMap, HeaderValue,
         header::{AUTHORIZATION, WWW_AUTHENTICATE},
@@ -73,8 +73,9 @@ pub(super) fn admit(
 /// Records a refusal.
 fn record(audit: &Audit, request: &Request, (identity, kind): (&str, &str), (reason, message): (&str, &str)) {
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.address.to_string());
-    // A path is at most as long as a request head, and what follows it may hold anything.
-    let method: String = format!("GET {}", request.uri().path()).chars().take(256).collect();
+    // The route and not the path, which may hold anything: a token, for example.
+    let route = request.extensions().get::<MatchedPath>().map_or("(no route)", MatchedPath::as_str);
+    let method = format!("GET {route}");
     let entry = Entry { identity, kind, peer: &peer.unwrap_or_default(), method: &method, object: "" };
     audit.refused(&entry, reason, message);
 }

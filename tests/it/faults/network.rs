@@ -81,13 +81,15 @@ const FAULTS: [Fault; 5] = [
 struct Network {
     daemon: String,
     postgres: String,
+    /// The end of the pair that is outside of both.
+    outside: String,
 }
 
 impl Network {
     /// Makes them; `None` where that is not possible.
     fn create() -> Option<Self> {
         let id = std::process::id() % 100_000;
-        let network = Self { daemon: format!("mud{id}"), postgres: format!("mup{id}") };
+        let network = Self { daemon: format!("mud{id}"), postgres: format!("mup{id}"), outside: format!("muo{id}") };
         match network.join(id) {
             Ok(()) => Some(network),
             Err(why) => {
@@ -108,8 +110,8 @@ impl Network {
         if !geteuid().is_root() {
             return Err("only root can make one".to_owned());
         }
-        let (daemon, postgres) = (&self.daemon, &self.postgres);
-        let (out, within) = (format!("muo{id}"), format!("mui{id}"));
+        let (daemon, postgres, out) = (&self.daemon, &self.postgres, &self.outside);
+        let within = format!("mui{id}");
         for command in [
             format!("ip netns add {daemon}"),
             format!("ip netns add {postgres}"),
@@ -162,7 +164,9 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // With a namespace go its ends of a pair, and with an end the other one.
+        // With a namespace go its ends of a pair, and with an end the other one; but later, and the next network has the
+        // same names and addresses.
+        let _ = run(&format!("ip link del {}", self.outside));
         for namespace in [&self.daemon, &self.postgres] {
             let _ = run(&format!("ip netns del {namespace}"));
         }
