@@ -87,9 +87,10 @@ async fn redeployed_functions_are_restored_by_a_running_daemon() {
     let daemon = Daemon::start(registry.database.url()).await;
     deploy(&registry.client).await;
     wait_until("the daemon restores them", BOUND, async || {
-        match migrate::verify(registry.database.url()).await.unwrap() {
-            found if found.is_empty() => Ok(()),
-            found => Err(found),
+        // It may also find the objects locked by the one that restores them.
+        match migrate::verify(registry.database.url()).await {
+            Ok(found) if found.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
         }
     })
     .await;
