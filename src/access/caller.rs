@@ -28,7 +28,7 @@ const RETRY_PLACE: Duration = Duration::from_secs(5);
 /// When to try again where dead records have to be purged first.
 const RETRY_RECORDS: Duration = Duration::from_secs(30);
 
-/// Who calls, with its rights at the time at which it was authenticated. Cheap to clone; free without a policy.
+/// A caller, with its rights at the time at which it was authenticated. Cheap to clone; free without a policy.
 #[derive(Clone)]
 pub struct Caller(Option<Arc<Known>>);
 

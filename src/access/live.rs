@@ -1,7 +1,7 @@
 //! The policy and the tokens in use, replaced together while calls go on, and the issuers of JSON web tokens with their keys.
 //!
 //! A token that has been verified is remembered by its digest, so that its signature costs time once; that of the latest call of
-//! a connection is remembered with its connection ([`Memory`]). Both are forgotten with the policy, the tokens and the keys
+//! a connection is remembered with its connection ([`super::Memory`]). Both are forgotten with the policy, the tokens and the keys
 //! under which they were good.
 
 use std::{fmt, sync::Arc};
@@ -13,10 +13,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::{
+    call::Call,
     caller::{Caller, Known, Shown},
     certificate::Certificate,
     grants::Grants,
-    memory::Memory,
     policy::Policy,
     refusal::{Cause, Refused},
     tokens::{Digest, Tokens, name_of},
@@ -31,19 +31,6 @@ use crate::{
 const REMEMBERED_MAX: usize = 10_000;
 /// Verified tokens that are remembered. Beyond it they are verified for each call.
 const VERIFIED_MAX: usize = 10_000;
-
-/// What a call shows of its caller, and from where it comes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Call<'a> {
-    /// The client certificate of its connection.
-    pub certificate: Option<&'a Certificate>,
-    /// Its `Authorization`.
-    pub authorization: Option<&'a str>,
-    /// The address it comes from, as a number; equal addresses have equal ones.
-    pub address: u32,
-    /// What the connection remembers.
-    pub memory: Option<&'a Memory>,
-}
 
 /// What callers are authenticated by. Clones share it.
 #[derive(Clone)]
@@ -114,6 +101,15 @@ impl Live {
             all.retain(|_, used| Arc::strong_count(used) > 1 || !used.is_idle(now_ms));
         }
         Arc::clone(all.get_or_insert_with(identity.clone(), Arc::default))
+    }
+
+    fn by_authorization(&self, state: &State, authorization: &str, address: u32) -> Result<Caller, Refused> {
+        let token = token(authorization)?;
+        match name_of(&token) {
+            Some(name) => self.with_token(state, name, Digest::of(&token)),
+            None if !state.trusted.is_empty() && jwt::looks_like_one(&token) => self.with_jwt(state, &token, address),
+            None => Err(Cause::Malformed.into()),
+        }
     }
 
     fn with_token(&self, state: &State, name: &str, digest: Digest) -> Result<Caller, Refused> {
@@ -288,17 +284,6 @@ impl Access {
             let (policy, tokens, trusted) = (state.policy.clone(), state.tokens.clone(), Arc::clone(&state.trusted));
             live.state.store(Arc::new(State::new(*generation, policy, tokens, trusted)));
         });
-    }
-}
-
-impl Live {
-    fn by_authorization(&self, state: &State, authorization: &str, address: u32) -> Result<Caller, Refused> {
-        let token = token(authorization)?;
-        match name_of(&token) {
-            Some(name) => self.with_token(state, name, Digest::of(&token)),
-            None if !state.trusted.is_empty() && jwt::looks_like_one(&token) => self.with_jwt(state, &token, address),
-            None => Err(Cause::Malformed.into()),
-        }
     }
 }
 

@@ -16,6 +16,7 @@
 //! Rules grant and never deny, and what no rule grants is refused. What `anonymous` may, every identity may: a caller could
 //! leave its credential out.
 
+mod call;
 pub mod caller;
 pub mod certificate;
 pub mod files;
@@ -28,10 +29,11 @@ pub mod tokens;
 
 pub(crate) use crate::rights::addresses::special as special_address;
 pub use crate::rights::{Identity, InvalidIdentity, Kind, Names, Verb, identity, names};
+pub use call::{Call, authorization};
 pub use caller::Caller;
 pub use certificate::Certificate;
 pub use files::{FileError, Files, Keeper, read_policy};
-pub use live::{Access, Call, Changes};
+pub use live::{Access, Changes};
 pub use memory::Memory;
 pub use policy::{Policy, PolicyError};
 pub use refusal::{Denied, Refused};

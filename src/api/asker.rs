@@ -1,4 +1,4 @@
-//! Who asks, and what it may read of what it asks for. [`crate::http`] has authenticated the caller and put this beside the
+//! The caller of a request, and what it may read of what it asks for. [`crate::http`] has authenticated the caller and put this beside the
 //! request.
 
 use axum::http::StatusCode;

@@ -59,7 +59,7 @@ pub(super) async fn events(
         // Told to stop: the stream ends, so that leaving need not wait for it.
         let published = published.await?.ok()?;
         stream.next = Some(Instant::from_std(published.due));
-        // Who may read nothing any more, or whose credential has ended, is told no more.
+        // A caller that may read nothing any more, or whose credential has ended, is told no more.
         stream.asker = stream.asker.present()?;
         let names = stream.asker.names();
         if names.is_everything() {

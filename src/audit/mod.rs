@@ -31,7 +31,7 @@ pub enum Scope {
 /// What an entry says besides the decision.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Who asks; empty if that is not known.
+    /// The identity that asks; empty if it is not known.
     pub identity: &'a str,
     /// By which kind of credential.
     pub kind: &'a str,

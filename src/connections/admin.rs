@@ -94,7 +94,7 @@ impl AdminSocket {
         &self.path
     }
 
-    /// The next connection of a user who may use it.
+    /// The next connection of a user that may use it.
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(UnixStream, Places)>> {
         loop {
             let (stream, _) = ready!(self.listener.poll_accept(cx))?;

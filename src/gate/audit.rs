@@ -13,7 +13,7 @@ use http::Response;
 use tonic::{Code, Status, body::Body};
 
 use crate::{
-    access::Caller,
+    access::{Caller, Verb},
     audit::{Audit, Audited, Entry},
     connections::limits::PeerAddress,
     metrics::RefusedMetrics,
@@ -34,14 +34,13 @@ pub(super) enum Class {
 }
 
 impl Class {
-    pub(super) fn of(path: &str) -> Self {
-        match path {
-            "/muster.v1.ClusterService/RotateEpoch"
-            | "/muster.v1.ClusterService/HoldExpiry"
-            | "/muster.v1.ClusterService/ReleaseExpiry"
-            | "/muster.v1.ClusterService/ExpireInstance" => Self::Always,
-            "/muster.v1.RegistryService/SetStatus" | "/muster.v1.RegistryService/Deregister" => Self::OfOthers,
-            "/muster.v1.RegistryService/Register" => Self::Membership,
+    /// By what callers need for a method: what only operators may do is recorded, and a method that is added cannot be
+    /// forgotten.
+    pub(super) fn of(needs: &[Verb]) -> Self {
+        match needs {
+            [Verb::Cluster | Verb::Operate] => Self::Always,
+            [Verb::Register, Verb::Operate] => Self::OfOthers,
+            [Verb::Register] => Self::Membership,
             _ => Self::Refusals,
         }
     }
@@ -52,7 +51,7 @@ impl Class {
 pub(super) struct Judged {
     pub(super) audit: Audit,
     pub(super) refused: RefusedMetrics,
-    /// `None`: it is not known who calls.
+    /// `None`: the caller is not known.
     pub(super) caller: Option<Caller>,
     pub(super) peer: Option<PeerAddress>,
     pub(super) method: &'static str,

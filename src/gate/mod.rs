@@ -22,7 +22,7 @@ use std::{
 };
 
 use futures_util::future::Either;
-use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
+use http::{Extensions, Request, Response};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -31,7 +31,7 @@ use self::{
     standing::Standing,
 };
 use crate::{
-    access::{Access, Call, Caller, Verb},
+    access::{Access, Call, Caller, Verb, authorization},
     audit::Audit,
     clock::Clock,
     connections::{
@@ -71,26 +71,30 @@ const METHODS: &[(&str, Needs)] = &[
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &[]),
 ];
 
-/// The streams whose services do not ask whether their caller's credential is still good.
-const UNWATCHED: [&str; 3] = [
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
+/// A method that is served.
+#[derive(Clone, Copy, Debug)]
+struct Method {
+    path: &'static str,
+    needs: Needs,
+}
 
-/// By which an identity keeps, and ends, what it has: they pass over connections beyond its quota, too.
-const KEEPING: [&str; 4] = [
-    "/muster.v1.RegistryService/Beat",
-    "/muster.v1.RegistryService/BeatStream",
-    "/muster.v1.RegistryService/SetStatus",
-    "/muster.v1.RegistryService/Deregister",
-];
+impl Method {
+    /// Whether an identity keeps, and ends, with it what it has: that passes over connections beyond its quota, too.
+    fn works_on_own_leases(self) -> bool {
+        matches!(self.needs, [Verb::Register, _])
+    }
+
+    /// Whether it is of a standard service, which does not ask whether its caller's credential is still good.
+    fn is_standard(self) -> bool {
+        !self.path.starts_with("/muster.")
+    }
+}
 
 /// The layer. Make it once; clones share the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     access: Access,
-    methods: Arc<HashMap<&'static str, Needs>>,
+    methods: Arc<HashMap<&'static str, Method>>,
     refused: RefusedMetrics,
     audit: Audit,
 }
@@ -98,26 +102,30 @@ pub(crate) struct Gate {
 impl Gate {
     /// Admits whom `access` knows.
     pub(crate) fn new(access: Access, audit: Audit) -> Self {
-        Self { access, methods: Arc::new(METHODS.iter().copied().collect()), refused: RefusedMetrics::new(), audit }
+        let methods = METHODS.iter().map(|&(path, needs)| (path, Method { path, needs })).collect();
+        Self { access, methods: Arc::new(methods), refused: RefusedMetrics::new(), audit }
     }
 
     /// What is recorded of a call; `None`: nothing can be.
-    fn judged<B>(&self, request: &Request<B>) -> Option<Judged> {
-        let (method, _) = self.methods.get_key_value(request.uri().path())?;
-        let class = Class::of(method);
+    fn judged<B>(&self, method: Method, request: &Request<B>) -> Option<Judged> {
+        let class = Class::of(method.needs);
         if !self.access.is_enforced() && class == Class::Refusals {
             return None;
         }
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let caller = (!self.access.is_enforced()).then(Caller::open);
         let (audit, refused) = (self.audit.clone(), self.refused.clone());
-        Some(Judged { audit, refused, caller, peer, method, class })
+        Some(Judged { audit, refused, caller, peer, method: method.path, class })
     }
 
     /// Finds the caller, and refuses it if it has no right that the method needs. What is known of it then is left in `known`.
-    fn admit<B>(&self, request: &Request<B>, known: &mut Option<Caller>) -> Result<Caller, Failure> {
-        let path = request.uri().path();
-        let needs = self.methods.get(path).ok_or_else(|| Failure::UnknownMethod(path.to_owned()))?;
+    fn admit<B>(
+        &self,
+        method: Option<Method>,
+        request: &Request<B>,
+        known: &mut Option<Caller>,
+    ) -> Result<Caller, Failure> {
+        let method = method.ok_or_else(|| Failure::UnknownMethod(request.uri().path().to_owned()))?;
         let peer = request.extensions().get::<Peer>();
         let authorization = authorization(request.headers());
         let caller = match peer {
@@ -131,13 +139,13 @@ impl Gate {
         };
         *known = Some(caller.clone());
         if let Some(Err(exceeded)) = peer.map(|peer| peer.callers.enter(&caller))
-            && !KEEPING.contains(&path)
+            && !method.works_on_own_leases()
         {
             self.refused.quota_exceeded.increment(1);
             return Err(exceeded.into());
         }
-        match needs.first() {
-            Some(verb) if !needs.iter().any(|verb| has(&caller, *verb)) => Err(caller.denied(*verb, "").into()),
+        match method.needs.first() {
+            Some(verb) if !method.needs.iter().any(|verb| has(&caller, *verb)) => Err(caller.denied(*verb, "").into()),
             _ => Ok(caller),
         }
     }
@@ -150,13 +158,6 @@ fn has(caller: &Caller, verb: Verb) -> bool {
         Verb::Cluster => caller.may_everywhere(verb),
         _ => caller.may_anywhere(verb),
     }
-}
-
-/// What the call says of its identity. What cannot be read, or is there more than once, is read as nothing that is accepted.
-fn authorization(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let first = values.next()?;
-    Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or_default() })
 }
 
 /// The caller of a request that has come through the gate.
@@ -200,17 +201,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let mut judged = self.gate.judged(&request);
+        let method = self.gate.methods.get(request.uri().path()).copied();
+        let mut judged = method.and_then(|method| self.gate.judged(method, &request));
         let mut standing = None;
         if self.gate.access.is_enforced() {
             let mut known = None;
-            let admitted = self.gate.admit(&request, &mut known);
+            let admitted = self.gate.admit(method, &request, &mut known);
             if let Some(judged) = &mut judged {
                 judged.caller = known;
             }
             match admitted {
                 Ok(caller) => {
-                    if UNWATCHED.contains(&request.uri().path()) {
+                    if method.is_some_and(Method::is_standard) {
                         standing = Some(Standing::new(&self.gate.access, caller.clone(), Clock::new()));
                     }
                     request.extensions_mut().insert(caller);
@@ -263,6 +265,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_method_needs_tells_what_is_recorded_and_what_a_quota_lets_pass() {
+        let of = |found: &dyn Fn(Method) -> bool| -> Vec<&str> {
+            let methods = METHODS.iter().map(|&(path, needs)| Method { path, needs }).filter(|method| found(*method));
+            methods.filter_map(|method| method.path.rsplit('/').next()).collect()
+        };
+        let own = ["Beat", "BeatStream", "SetStatus", "Deregister"];
+        assert_eq!(of(&Method::works_on_own_leases), own);
+        let standard = ["Check", "Watch", "ServerReflectionInfo", "ServerReflectionInfo"];
+        assert_eq!(of(&Method::is_standard), standard);
+        let recorded = |class| of(&|method| Class::of(method.needs) == class);
+        assert_eq!(recorded(Class::Always), ["RotateEpoch", "HoldExpiry", "ReleaseExpiry", "ExpireInstance"]);
+        assert_eq!(recorded(Class::OfOthers), ["SetStatus", "Deregister"]);
+        assert_eq!(recorded(Class::Membership), ["Register"]);
+    }
+
+    #[test]
     fn table_has_each_method_of_the_descriptors_and_no_other() {
         let reflection =
             [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
@@ -272,15 +290,5 @@ mod tests {
         assert_eq!(table, served);
         assert_eq!(table.len(), METHODS.len(), "a method is there twice");
         assert!(served.len() >= 22);
-    }
-
-    #[test]
-    fn authorization_that_is_there_twice_is_read_as_none_that_is_accepted() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(authorization(&headers), None);
-        headers.append(AUTHORIZATION, "Bearer a".parse().unwrap());
-        assert_eq!(authorization(&headers), Some("Bearer a"));
-        headers.append(AUTHORIZATION, "Bearer b".parse().unwrap());
-        assert_eq!(authorization(&headers), Some(""));
     }
 }

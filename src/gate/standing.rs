@@ -26,7 +26,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// That of a caller who has just been authenticated.
+    /// That of a caller that has just been authenticated.
     pub(crate) fn new(access: &Access, caller: Caller, clock: Clock) -> Self {
         Self { access: access.clone(), changes: access.changes(), caller, clock }
     }

@@ -233,7 +233,7 @@ impl Session {
         Ok(unknown)
     }
 
-    /// Whether a lease of a list needs no look-up: it is there, and its owner is still who it was when it entered the list.
+    /// Whether a lease of a list needs no look-up: it is there, and its owner is still the one that it had when it entered the list.
     fn may_stay(&self, lease: &Lease) -> bool {
         lease.state() != LeaseState::Gone && (!self.permit.is_enforced() || self.permit.owns(lease))
     }

@@ -87,7 +87,7 @@ impl Cluster {
         let _ = timeout(STATS_BOUND, self.daemon.stats.current()).await;
         let facts = self.daemon.facts.facts();
         let (mut status, stale_for) = (judge(&facts), facts.stale_for);
-        // How many instances there are, of which names, is for those to know who may read all of them.
+        // How many instances there are, of which names, is for callers that may read all of them.
         let reads_all = caller.may_everywhere(Verb::Read);
         let readable = caller.names(Verb::Read);
         if !reads_all {

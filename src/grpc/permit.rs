@@ -1,7 +1,7 @@
 //! What a caller may do to a lease.
 //!
 //! A lease works for its owner, who still has the right to register its logical id; for a caller with the verb for leases of
-//! others; and, if it has no owner, for callers who may register its logical id. To other callers it is a lease that does not
+//! others; and, if it has no owner, for callers that may register its logical id. To other callers it is a lease that does not
 //! exist: what is answered must not tell the two apart.
 
 use crate::{
@@ -85,7 +85,7 @@ impl Permit {
         }
     }
 
-    /// The refusal of an owner who has lost its right.
+    /// The refusal of an owner that has lost its right.
     pub(super) fn lost(&self, name: &LogicalId) -> Failure {
         self.caller.denied(Verb::Register, name.as_str()).into()
     }

@@ -1,25 +1,22 @@
-//! Who asks, and what it may know. Every request passes here before a route.
+//! The caller of a request and what it may know. Every request passes here before a route.
 //!
 //! A caller shows a client certificate, `Authorization: Bearer TOKEN`, or Basic with any user name and a token as password:
 //! browsers and Prometheus know Basic, so there is neither a login page nor a cookie. A token in the URL is not read: URLs
 //! stand in logs and histories.
 //!
-//! `/livez` and `/readyz` are open, because probes have no credentials; who may read metrics is told the details of
+//! `/livez` and `/readyz` are open, because probes have no credentials; a caller that may read metrics is told the details of
 //! `/readyz`. `/metrics` needs the verb `metrics`, everything else `read` on a name at least; what of it a caller is shown
 //! is decided by the routes, with [`Asker::readable`].
 
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request},
-    http::{
-        HeaderMap, HeaderValue,
-        header::{AUTHORIZATION, WWW_AUTHENTICATE},
-    },
+    http::{HeaderValue, header::WWW_AUTHENTICATE},
     response::{IntoResponse, Response},
 };
 
 use super::{listener::Peer, page};
 use crate::{
-    access::{Access, Call, Caller, Verb},
+    access::{Access, Call, Caller, Verb, authorization},
     api::{asker::Asker, error::ApiError},
     audit::{Audit, Entry},
     metrics::RefusedMetrics,
@@ -78,16 +75,6 @@ fn record(audit: &Audit, request: &Request, (identity, kind): (&str, &str), (rea
     let method = format!("GET {route}");
     let entry = Entry { identity, kind, peer: &peer.unwrap_or_default(), method: &method, object: "" };
     audit.refused(&entry, reason, message);
-}
-
-/// The one header, if it is text; otherwise an empty text, which is no credential and not none.
-fn authorization(headers: &HeaderMap) -> Option<&str> {
-    let mut given = headers.get_all(AUTHORIZATION).iter();
-    match (given.next(), given.next()) {
-        (None, _) => None,
-        (Some(one), None) => Some(one.to_str().unwrap_or_default()),
-        (Some(_), Some(_)) => Some(""),
-    }
 }
 
 /// The refusal in the form of the path. Browsers are asked for a password, of which scripts of the page must not cause a dialog.

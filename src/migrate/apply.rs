@@ -1,4 +1,4 @@
-//! Applies migrations one by one, each in a transaction of its own, and waits for those who hold the tables.
+//! Applies migrations one by one, each in a transaction of its own, and waits for sessions that hold the tables.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +6,9 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, GenericClient};
 
 use super::{
-    adoption,
     error::Error,
     history::{self, Standing},
+    shape,
     transaction::{LOCK_KEY, begin, hold_leases, lock, may_become},
 };
 use crate::migrations::embedded::{FIRST, HEAD};
@@ -107,7 +107,7 @@ async fn apply_next(client: &mut Client, options: &UpOptions, applied_by: &str) 
     let started = Instant::now();
     transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing.clone()))?;
     if migration.version == FIRST {
-        adoption::check(&transaction).await?;
+        shape::check(&transaction).await?;
     }
     if migration.version == HEAD && options.hold {
         hold_leases(&transaction).await?;

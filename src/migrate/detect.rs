@@ -7,9 +7,9 @@
 use tokio_postgres::GenericClient;
 
 use super::{
-    adoption,
     error::Error,
     history::{self, State, Status},
+    shape,
 };
 use crate::migrations::{
     embedded::{MIGRATIONS, SCHEMA},
@@ -240,20 +240,20 @@ impl Survey<'_> {
         let (Some(live), Some(ours)) = (find(self.live, made), find(self.expected, made)) else {
             return Verdict::Missing(vec![described(made)]);
         };
-        let has = |column: &String| adoption::line(&live.text, column).is_some();
+        let has = |column: &String| shape::line(&live.text, column).is_some();
         let missing: Vec<String> = made.columns.iter().filter(|column| !has(column)).cloned().collect();
         if !made.is_new || is_applied {
             let missing: Vec<String> = missing.iter().map(|column| format!("column {}.{column}", made.name)).collect();
             return if missing.is_empty() { Verdict::Same } else { Verdict::Missing(missing) };
         }
-        let foreign = adoption::differences_of(&made.name, &made.columns, &ours.text, &live.text);
+        let foreign = shape::differences_of(&made.name, &made.columns, &ours.text, &live.text);
         if foreign.is_empty() { Verdict::Same } else { Verdict::Foreign(foreign) }
     }
 
     /// Whether 013 has run, by its first column.
     fn has_leases(&self) -> bool {
         let table = |object: &&Object| object.kind == Kind::Table && object.name == "registry_instance";
-        self.live.iter().find(table).is_some_and(|table| adoption::line(&table.text, "lease_id").is_some())
+        self.live.iter().find(table).is_some_and(|table| shape::line(&table.text, "lease_id").is_some())
     }
 }
 

@@ -20,7 +20,6 @@
 //! do the same every few seconds ([`drift`]), and [`verify`] compares everything.
 
 mod adopt;
-mod adoption;
 mod apply;
 mod copy;
 mod detect;
@@ -34,6 +33,7 @@ mod plan;
 mod repair;
 mod rights;
 mod session;
+mod shape;
 mod suite;
 mod transaction;
 

@@ -13,11 +13,11 @@ use std::{
 use tokio_postgres::{Client, GenericClient};
 
 use super::{
-    adoption, ejection,
+    ejection,
     error::Error,
     history,
     repair::{self, Scope},
-    rights, transaction,
+    rights, shape, transaction,
 };
 use crate::migrations::{
     embedded::{FIRST, HEAD, Migration, SCHEMA},
@@ -79,7 +79,7 @@ pub(super) async fn plan(client: &mut Client, applied_by: &str) -> Result<Plan, 
     }
     let live = schema::read(&transaction).await.map_err(Error::during(doing))?;
     if pending.iter().any(|migration| migration.version == FIRST) {
-        let differences = adoption::differences(&schema::parse(SCHEMA), &live);
+        let differences = shape::differences(&schema::parse(SCHEMA), &live);
         if !differences.is_empty() {
             return Err(Error::Foreign { differences });
         }

@@ -225,7 +225,7 @@ impl Database {
         }
     }
 
-    /// It and its parts are boxed: large and rare, and moved by those who wait for it.
+    /// It and its parts are boxed: large and rare, and moved by the calls that wait for it.
     async fn open_once(&self, want: Want, limit: Duration) -> Result<Opened, ConnectError> {
         if let Some(second) = self.take_second(want).await {
             return Ok(second);

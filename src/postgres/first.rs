@@ -1,4 +1,4 @@
-//! The first session of a process, and the sessions that the start leaves to those who come after it.
+//! The first session of a process, and the sessions that the start leaves for later.
 //!
 //! The first session finds the schema of the registry, and all sessions are then held to it. A second one beside it
 //! tells whether a pooler stands in between, before anything is changed. Neither is closed when that is done: with a

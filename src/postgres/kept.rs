@@ -1,4 +1,4 @@
-//! Sessions that the start leaves to those who come after it.
+//! Sessions that the start leaves for later.
 
 use std::time::Instant;
 

@@ -15,7 +15,7 @@ pub(super) struct UsageCounts {
     total: Usage,
     /// Of it, what was registered through this daemon. Without the origins that have nothing on record.
     by_origin: HashMap<Origin, Usage>,
-    /// Records by owner. Without those who have none.
+    /// Records by owner; those without one are left out.
     by_owner: HashMap<Owner, u64>,
 }
 

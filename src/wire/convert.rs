@@ -234,7 +234,7 @@ pub(crate) fn epoch(record: EpochRecord) -> v1::Epoch {
     }
 }
 
-/// The brake, with what it counts only for those who may know it.
+/// The brake, with what it counts only for callers that may know it.
 pub(crate) fn brake(brake: &model::Brake, counts: bool) -> v1::Brake {
     let mode = match brake.mode {
         model::BrakeMode::Pace => v1::BrakeMode::Pace,

@@ -76,7 +76,7 @@ pub enum Failure {
     Malformed(String),
     /// No answer in this time.
     DeadlineExceeded(Duration),
-    /// It is not known who calls.
+    /// The caller is not known.
     Refused(Refused),
     /// The caller has no right to it.
     Denied(Denied),

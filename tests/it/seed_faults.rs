@@ -248,7 +248,7 @@ async fn discovery_does_not_empty_when_beats_are_late() {
     for client in [&old.client, &new.client] {
         make_alive(client, 1, "organ", 100).await;
         silence(client, 1, 20).await;
-        // Nobody has expired it: the view of SeedCore decides on its own.
+        // Nothing has expired it: the view of SeedCore decides on its own.
         assert_eq!(get::<i32>(client, "SELECT expire_stale_instances(60)").await, 0);
         visible.push((
             get::<i64>(client, "SELECT count(*) FROM active_instance").await,

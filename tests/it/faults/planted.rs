@@ -1,7 +1,7 @@
 //! Bugs planted on purpose: proof that the checker sees.
 //!
 //! Each is a small change of one SQL function, made in the test's own database, whose daemons leave it as it is: others put
-//! functions back that somebody has changed. The text that is replaced must be there, so a bug that can no
+//! functions back that another session has changed. The text that is replaced must be there, so a bug that can no
 //! longer be planted is noticed. A run with a bug is given what makes the bug bite; then some rule has to be broken.
 
 use std::time::Duration;

@@ -5,6 +5,7 @@ pub(crate) mod browser;
 pub(crate) mod daemon;
 pub(crate) mod fleet;
 pub(crate) mod issuer;
+pub(crate) mod network;
 pub(crate) mod postgres;
 pub(crate) mod registry;
 pub(crate) mod scratch;

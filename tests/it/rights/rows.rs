@@ -107,7 +107,7 @@ pub(super) async fn make(guarded: &Guarded, cells: &[(&str, &str, Target)]) -> V
     }
     let rows = client.query("SELECT instance_id, lease_id FROM registry_instance", &[]).await.unwrap();
     let leases: HashMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    // The revision of a death is the lease of nobody.
+    // The revision of a death is no lease.
     let dead =
         client.query_one("SELECT max(revision) FROM registry_instance WHERE status = 'dead'", &[]).await.unwrap();
     let absent: i64 = dead.get(0);
