@@ -22,8 +22,8 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Layer as _,
-    filter::{Directive, FilterExt as _, ParseError, filter_fn},
+    EnvFilter, Layer, Registry,
+    filter::{Directive, LevelFilter, ParseError, Targets},
     fmt::{self, format::FmtSpan},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
@@ -97,9 +97,22 @@ pub enum Error {
 /// [`Error::Filter`] if the filter cannot be parsed, [`Error::AlreadySet`] if called twice, [`Error::Thread`] if the
 /// operating system refuses a thread, [`Error::AuditFile`].
 pub fn init(format: LogFormat, filter: &str, audit_file: Option<&Path>) -> Result<(), Error> {
+    let layers = layers(format, filter, audit_file)?;
+    tracing_subscriber::registry().with(layers).try_init().map_err(Error::AlreadySet)?;
+    std::panic::set_hook(Box::new(tell_panic));
+    Ok(())
+}
+
+type Layers = Vec<Box<dyn Layer<Registry> + Send + Sync>>;
+
+/// That of standard error, and that of the file of the audit log.
+fn layers(format: LogFormat, filter: &str, audit_file: Option<&Path>) -> Result<Layers, Error> {
     let mut parsed = parse_filter(filter)?;
-    if !filter.contains(AUDIT_TARGET) {
-        parsed = parsed.add_directive(parse_directive()?);
+    // Where they go to a file, they do not go here.
+    match audit_file {
+        Some(_) => parsed = parsed.add_directive(of_audit("off")?),
+        None if !filter.contains(AUDIT_TARGET) => parsed = parsed.add_directive(of_audit("info")?),
+        None => {}
     }
     let terminal = io::stderr().is_terminal();
     let queue = start()?.clone();
@@ -114,24 +127,20 @@ pub fn init(format: LogFormat, filter: &str, audit_file: Option<&Path>) -> Resul
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Auto | LogFormat::Text => lines.boxed(),
     };
-    let has_file = audit_file.is_some();
-    let elsewhere = filter_fn(move |event| has_file && event.target() == AUDIT_TARGET);
-    let audit = audit_file.map(open_audit).transpose()?.map(|queue| {
+    // Both filters are decided once for each place in the program. One that is asked for each event has no greatest level, and
+    // then every span of the libraries is kept, in every call.
+    let mut layers = vec![lines.with_filter(parsed).boxed()];
+    if let Some(path) = audit_file {
+        let queue = open_audit(path)?;
         let lines = fmt::layer().with_writer(move || queue.clone()).with_ansi(false).log_internal_errors(false);
         let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        lines.with_filter(filter_fn(|event| event.is_event() && event.target() == AUDIT_TARGET))
-    });
-    tracing_subscriber::registry()
-        .with(lines.with_filter(parsed.and(elsewhere.not())))
-        .with(audit)
-        .try_init()
-        .map_err(Error::AlreadySet)?;
-    std::panic::set_hook(Box::new(tell_panic));
-    Ok(())
+        layers.push(lines.with_filter(Targets::new().with_target(AUDIT_TARGET, LevelFilter::INFO)).boxed());
+    }
+    Ok(layers)
 }
 
-fn parse_directive() -> Result<Directive, Error> {
-    let filter = format!("{AUDIT_TARGET}=info");
+fn of_audit(level: &str) -> Result<Directive, Error> {
+    let filter = format!("{AUDIT_TARGET}={level}");
     filter.parse().map_err(|source| Error::Filter { filter, source })
 }
 
@@ -243,6 +252,17 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_log_takes_is_not_even_made() {
+        let folder = std::env::temp_dir().join(format!("musterd-audit-{}", std::process::id()));
+        for file in [None, Some(folder.as_path())] {
+            let layers = layers(LogFormat::Json, "info", file).unwrap();
+            let hint = tracing::Subscriber::max_level_hint(&tracing_subscriber::registry().with(layers));
+            assert_eq!(hint, Some(LevelFilter::INFO), "{file:?}");
+        }
+        std::fs::remove_file(folder).unwrap();
+    }
 
     #[test]
     fn a_filter_that_cannot_be_parsed_is_named_in_the_error() {
