@@ -44,7 +44,12 @@ impl Files {
         let rule = "[[issuer]]\nissuer = \"https://issuer.example\"\naudience = \"musterd\"\njwks = \"jwks.json\"\n\
                     identity = \"k8s/{namespace}/{account}\"\n\n[[rule]]\nwho = [\"k8s/bench/a\"]\n\
                     may = [\"register\", \"beat\", \"resolve\", \"read\", \"operate\", \"cluster\", \"metrics\"]\non = [\"*\"]\n";
-        fs::write(&policy, fs::read_to_string(&policy).unwrap() + "\n" + rule).unwrap();
+        // One identity is a whole fleet here.
+        let limits = "limits = { records = 1000000, registrations = \"100000/s\", connections = 20000 }\n";
+        let operators =
+            fs::read_to_string(&policy).unwrap().replacen("on  = [\"*\"]\n", &format!("on  = [\"*\"]\n{limits}"), 1);
+        assert!(operators.contains(limits), "{operators}");
+        fs::write(&policy, format!("{operators}\n{rule}{limits}")).unwrap();
         let (keys, token) = issue();
         fs::write(files.at("jwks.json"), keys.to_string()).unwrap();
         fs::write(files.at("bench.jwt"), token).unwrap();
