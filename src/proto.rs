@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_well_formed_is_a_duration() {
+    fn only_well_formed_text_is_a_duration() {
         let read = |seconds, nanos| std_duration(&prost_types::Duration { seconds, nanos });
         assert_eq!(read(0, 0), Some(Duration::ZERO));
         assert_eq!(read(i64::MAX, 999_999_999), Some(Duration::new(i64::MAX.unsigned_abs(), 999_999_999)));

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_log_takes_is_not_even_made() {
+    fn line_below_the_level_of_every_log_is_not_formatted() {
         let folder = std::env::temp_dir().join(format!("musterd-audit-{}", std::process::id()));
         for file in [None, Some(folder.as_path())] {
             let layers = layers(LogFormat::Json, "info", file).unwrap();

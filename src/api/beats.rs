@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn beats_in_step_are_told_as_their_mean_rate_from_the_first_interval_on() {
+    fn synchronised_beats_are_shown_as_their_mean_rate() {
         // 600 instances beat together, every 5 s.
         let seen = observe(60, |second| second / 5 * 600, |_| 120_000);
         assert!(seen[..5].iter().all(|beats| beats.per_second.is_none()), "{seen:?}");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_values_are_bounded() {
         let mut history = BeatHistory::default();
         let began = Instant::now();
         for second in 0..1_000 {

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_or_ambiguous_is_refused_by_name() {
+    fn unknown_or_ambiguous_key_is_refused_by_name() {
         assert_eq!(refused("nmae=organ"), "nmae: is not a parameter here; choose from name, label");
         assert_eq!(refused("name=%FF"), "name: is not UTF-8; percent-encode it as UTF-8");
         let twice = Query::read(Some("name=a&name=b"), KNOWN).unwrap();

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn latency_counts_from_when_a_call_was_due_and_what_was_not_made_is_told() {
+    async fn latency_counts_from_the_due_time_and_calls_not_made_are_reported() {
         // One caller that needs 50 ms per call cannot make 100 calls a second: the later ones wait for the earlier.
         let callers = vec![Sleeper(Duration::from_millis(50))];
         let grace = Duration::from_secs(1);

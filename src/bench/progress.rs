@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_tells_the_total_where_there_is_one() {
+    fn summary_line_has_the_total_if_there_is_one() {
         assert_eq!(line("registering", 5, Some(10), Duration::from_secs(2)), "registering: 5 of 10, 2 s");
         assert_eq!(line("beating", 5, None, Duration::ZERO), "beating: 5, 0 s");
     }

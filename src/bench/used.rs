@@ -49,7 +49,7 @@ mod tests {
     use super::{super::setup::registration, *};
 
     #[test]
-    fn instances_of_this_run_are_told_from_those_of_others() {
+    fn instances_of_this_run_are_distinguished_from_others() {
         let registered = registration("web", 7, std::time::Duration::from_secs(2));
         let mut one = Instance::default();
         (one.node_id, one.pid) = (registered.node_id, u32::try_from(registered.pid).ok());

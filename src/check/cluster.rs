@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_this_side_can_know_is_found() {
+    fn client_side_problem_is_found() {
         let with = |change: fn(&mut Cluster)| {
             let mut one = healthy();
             change(&mut one);

@@ -189,14 +189,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_database_that_is_well_gives_no_cause() {
+    fn healthy_database_gives_no_cause() {
         assert_eq!(worst(&judged(&well())), Severity::Ok, "{:?}", judged(&well()));
         let empty = Examined { clock_ahead: None, history_id: None, notifies: None, ..well() };
         assert_eq!(judged(&empty).len(), 4, "what cannot be known is not judged");
     }
 
     #[test]
-    fn each_trouble_is_found_alone() {
+    fn each_problem_is_found_alone() {
         for (seen, level, check) in [
             (Examined { is_standby: true, ..well() }, Severity::Critical, "connect"),
             (Examined { latency: Duration::from_millis(200), ..well() }, Severity::Warning, "connect"),
@@ -221,7 +221,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_schema_has_the_fix_that_helps() {
+    fn problem_of_the_schema_has_its_fix() {
         assert_eq!(worst(&schema(&[])), Severity::Ok);
         for (difference, fix) in [
             ("migration 18 (protection) is pending", "migrate up"),

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_brake_says_how_many_are_overdue() {
+    fn brake_reports_the_number_of_overdue_leases() {
         let shown = |mode| {
             let mut one = Brake::default();
             (one.mode, one.overdue, one.live) = (mode, 51, 100);

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn how_long_a_hold_lasts_is_left_to_the_daemon_unless_it_is_said() {
+    fn hold_without_a_duration_leaves_it_to_the_daemon() {
         let hold = |words: &[&str]| Hold::try_parse_from([&["hold"], words].concat()).map(|hold| hold.args.duration);
         assert_eq!(hold(&[]).expect("no flag is needed"), None);
         assert_eq!(hold(&["--for", "10m"]).expect("a duration"), Some(Duration::from_secs(600)));

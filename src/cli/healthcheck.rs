@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_fits_a_line() {
+    fn list_of_what_is_missing_fits_a_line() {
         let body = "not ready\n[ok]       database: connected\n[missing]  view: not yet\n[missing]  feed: not yet\n";
         assert_eq!(missing(body), "view: not yet; feed: not yet");
         assert_eq!(missing("not found; see /\n"), "not found; see /");

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_whose_lease_it_is() {
+    fn table_names_the_owner_of_each_lease() {
         let mut one = Instance::default();
         (one.lease_id, one.logical_id, one.status) = (42, "organ".into(), musterd_client::Status::Draining);
         (one.ip, one.port) = ("10.0.0.1".parse().ok(), Some(80));

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_or_a_node_stands_for_its_policy() {
+    fn key_or_node_implies_its_policy() {
         use musterd_client::Policy::{Near, Random, Rendezvous};
         let read = |words: &[&str]| choice(words).expect("a choice");
         assert_eq!(read(&[]), Choice::best());

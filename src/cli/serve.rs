@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_a_configuration_error() {
+    fn unusable_setting_is_a_configuration_error() {
         for words in [
             ["--keep-dead", "1s"],
             ["--database-url", ""],

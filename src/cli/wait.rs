@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_half_told_snapshot_is_not_all_there_is() {
+    fn incomplete_snapshot_is_not_taken_for_a_complete_one() {
         let mut living = Living::default();
         assert!(!living.take(batch(vec![Change::Put(instance(1, Status::Alive))], false, 1)));
         assert!(living.take(batch(Vec::new(), true, 1)));

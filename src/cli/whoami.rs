@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rights_stand_one_a_line_below_the_identity() {
+    fn rights_are_printed_one_per_line_below_the_identity() {
         let grant = |verb: &str, names: &[&str]| {
             let mut grant = Grant::default();
             grant.verb = verb.to_owned();

@@ -65,7 +65,7 @@ mod tests {
     use crate::command::exit::{self, USAGE};
 
     #[test]
-    fn a_refused_flag_is_named_and_told_once() {
+    fn refused_flag_is_named_and_reported_once() {
         let refused = |message: &str, violations: &[(&str, &str)]| {
             let error = Error::new(Kind::Invalid, Reason::InvalidField, message);
             violations.iter().fold(error, |error, (field, problem)| error.with_violation(*field, *problem))

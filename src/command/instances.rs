@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_says_why_it_is_not_plain() {
+    fn status_shows_the_reason_of_a_mark() {
         let mut one = Instance::default();
         one.status = Status::Alive;
         assert_eq!(status(&one), "alive");

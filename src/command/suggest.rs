@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_suggested_is_hardly_another() {
+    fn suggestion_differs_little_from_the_input() {
         let known: Vec<String> =
             ["cognitive_organ_1", "cognitive_organ_2", "web", "web-admin"].map(str::to_owned).to_vec();
         for (name, suggestion) in [

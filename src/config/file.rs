@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_half_written_is_named_by_line_and_column_and_never_quoted() {
+    fn incomplete_file_is_named_by_line_and_column_and_never_quoted() {
         for (text, place) in [
             ("keep-dead = \"24h\"\ndatabase-url = \"postgres://u:s3cret@h\n", "m.toml:2:"),
             ("keep-dead =\n", "m.toml:1:"),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_is_met_with_the_one_that_was_meant() {
+    fn misspelt_key_is_refused_with_a_suggestion() {
         for (key, said) in [
             ("grpc_addr", "did you mean grpc-addr?"),
             ("GRPC-ADDR", "did you mean grpc-addr?"),

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_higher_up_outranks() {
+    fn setting_of_a_higher_source_wins() {
         let layered = filled(&["--limit", "3"], "name = 'x'\nform = 'json'").expect("valid");
         assert_eq!(layered.outranks("limit", "name"), Some(true));
         assert_eq!(layered.outranks("name", "limit"), Some(false));

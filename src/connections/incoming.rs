@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connection_over_the_limit_of_its_address_is_told_so_and_closed() {
+    async fn connection_over_the_limit_of_its_address_is_refused_and_closed() {
         let (mut incoming, address) = incoming(10).await;
         let mut held = Vec::new();
         for _ in 0..3 {

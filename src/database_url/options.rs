@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_keywords_is_left_to_the_driver() {
+    fn text_that_is_no_keyword_list_is_left_to_the_driver() {
         for text in ["secret", "host=h password=a b sslmode=require", "password='a sslmode=require", "sslmode=", "=x"] {
             assert_eq!(parts(text), (text.to_owned(), Vec::new()), "{text}");
         }

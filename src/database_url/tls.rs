@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_protect_less_than_it_seems_is_refused_with_the_way_out() {
+    fn misleading_protection_is_refused_with_the_fix() {
         for (options, fix) in [
             ("sslmode=allow", "use disable, prefer, require, verify-ca or verify-full"),
             ("sslmode=verify-ca", "add sslrootcert=PATH"),

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_method_needs_tells_what_is_recorded_and_what_a_quota_lets_pass() {
+    fn need_of_a_method_decides_its_audit_and_its_quota() {
         let of = |found: &dyn Fn(Method) -> bool| -> Vec<&str> {
             let methods = METHODS.iter().map(|&(path, needs)| Method { path, needs }).filter(|method| found(*method));
             methods.filter_map(|method| method.path.rsplit('/').next()).collect()

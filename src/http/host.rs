@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_malformed() {
+    fn text_that_is_no_host_is_malformed() {
         for host in [
             "",
             " ",

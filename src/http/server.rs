@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readyz_says_what_is_missing_as_text_and_as_json() {
+    async fn readyz_names_what_is_missing_as_text_and_as_json() {
         let served = served().await;
         for condition in Condition::ALL {
             served.readiness.set(condition, true, "");

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_says_which_instances_and_how_old_the_list_may_be() {
+    fn query_sets_which_instances_and_the_maximum_age_of_the_list() {
         let query = "name=organ&label=tier=gpu&label=zone=a%3Db&status=alive,draining&node=n1&max_stale=1m";
         let (filter, max_stale) = read(&Query::read(Some(query), PARAMETERS).unwrap()).unwrap();
         assert_eq!((filter.logical_id.as_str(), filter.node_id.as_str()), ("organ", "n1"));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_that_cannot_be_meant_is_refused_by_name() {
+    fn contradictory_query_is_refused_by_name() {
         for (query, refusal) in [
             ("status=dead", "status: is \"dead\"; choose from starting, alive, draining"),
             ("status=", "status: is \"\"; choose from starting, alive, draining"),

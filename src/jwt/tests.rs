@@ -284,7 +284,7 @@ fn key_that_was_rotated_away_is_not_trusted_any_more() {
 }
 
 #[test]
-fn token_of_an_issuer_without_keys_is_told_so() {
+fn token_of_an_issuer_without_keys_is_refused_with_that_reason() {
     let issuers = [Arc::new(Trusted::new(issuer()))];
     assert!(matches!(check(&issuers, &Signers::new().good()), Err(Problem::KeysNotLoaded(_))));
     assert!(!issuers[0].has_keys());

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_ready_only_while_every_condition_holds_and_says_what_is_missing() {
+    fn readiness_needs_every_condition_and_names_the_missing() {
         let readiness = Readiness::new();
         let mut changes = readiness.subscribe();
         for condition in [Condition::Database, Condition::Schema, Condition::View, Condition::Feed, Condition::Flush] {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn subscribers_hear_of_changes_only() {
+    fn subscribers_receive_changes_only() {
         let readiness = Readiness::new();
         let mut changes = readiness.subscribe();
         changes.mark_unchanged();

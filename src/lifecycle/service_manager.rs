@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_is_told_once_and_in_lines() {
+    fn each_problem_is_reported_once_and_in_lines() {
         let readiness = Readiness::new();
         let (told, message) = news(&Told::default(), &readiness.snapshot(), None);
         assert!(message.starts_with("STATUS=not ready: database (not yet), schema (not yet)"), "{message}");

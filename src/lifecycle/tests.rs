@@ -79,7 +79,7 @@ async fn background_task_may_end_and_its_panic_shuts_the_daemon_down() {
 }
 
 #[tokio::test]
-async fn an_essential_task_that_ends_because_it_was_told_to_is_no_failure() {
+async fn essential_task_that_ends_at_shutdown_is_no_failure() {
     let lifecycle = Lifecycle::new();
     lifecycle.spawn_essential(Stage::Servers, "grpc", ok_after(lifecycle.token(Stage::Servers)));
     lifecycle.shut_down(Reason::Requested("test"));

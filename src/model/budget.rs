@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_room_passes_even_over_the_budget() {
+    fn change_that_needs_no_room_passes_over_the_budget() {
         let over = Usage { records: 5_000, bytes: 5_000_000 };
         assert_eq!(BUDGET.admit(over, Some(over), Usage::default()), Ok(()));
         let refused = Full { unit: Unit::Bytes, limit: 1_000_000, of_address: false };

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chosen_one_is_told_why() {
+    fn resolve_explains_its_choice() {
         let suspect = |instance, second| Candidate { suspect: true, ..alive(instance, second) };
         let why = |candidates: &[Candidate]| told(candidates)[0].1.clone();
         assert_eq!(why(&[alive(1, 1)]), "chosen: the only candidate");

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_and_nothing_are_what_they_say() {
+    fn patterns_of_everything_and_nothing_match_as_named() {
         let all = Names::of(vec![Pattern::Exact("a".to_owned()), Pattern::Prefix(String::new())]);
         assert!(all.is_everything() && all.contains("x") && all.covers_prefix("") && !all.is_empty());
         let none = Names::nothing();

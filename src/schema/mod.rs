@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rendered_is_parsed_back() {
+    fn rendered_value_is_parsed_back() {
         let objects = [
             object(Kind::Table, "t", "CREATE TABLE t (\n    a text\n);\n"),
             object(

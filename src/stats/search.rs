@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_looked_for_by_what_may_be_part_of_one() {
+    fn search_for_an_address_takes_parts_of_one() {
         for (text, may_be) in
             [("10.0", true), (":8000", true), ("[fe80::", true), ("organ.1", false), ("8000", false), ("", false)]
         {

@@ -36,7 +36,7 @@ mod tests {
     };
 
     #[test]
-    fn problems_of_names_and_numbers_are_not_told() {
+    fn problems_of_names_and_numbers_are_left_out() {
         let problem = |code, severity| Problem::new(code, severity, "30 of 40 are there", "Look at them.");
         let problems = vec![
             problem(Code::Unserved, Severity::Critical),

@@ -342,7 +342,7 @@ fn told(facts: &Facts) -> Vec<String> {
 }
 
 #[test]
-fn conditions_tell_the_present_while_the_database_is_away() {
+fn conditions_are_current_while_the_database_is_unreachable() {
     let facts = Facts { stale_for: seconds(895), flush_lag: seconds(894), hold: hold(), ..healthy() };
     let expected = [
         "degraded database: away for 14 min",
@@ -359,7 +359,7 @@ fn conditions_tell_the_present_while_the_database_is_away() {
 }
 
 #[test]
-fn conditions_tell_whether_leases_expire() {
+fn conditions_report_whether_leases_expire() {
     let expiry = |facts: Facts| told(&facts)[5].clone();
     assert_eq!(expiry(healthy()), "ok expiry: running");
     let held = Facts { hold: hold(), ..healthy() };

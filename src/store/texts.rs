@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_again_is_shared_and_what_is_remembered_is_bounded() {
+    fn repeated_text_is_shared_and_the_memory_for_it_is_bounded() {
         let first = shared("node-7");
         assert!(Arc::ptr_eq(&first, &shared("node-7")));
         let others: Vec<_> = (0..20 * SLOTS).map(|number| shared(&format!("other-{number}"))).collect();

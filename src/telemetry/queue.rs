@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_told_of_once_writing_works() {
+    fn lines_that_cannot_be_written_are_reported_once_writing_works() {
         static TOLD: AtomicU64 = AtomicU64::new(0);
         let (out, say, heard) = scripted();
         let queue = Queue::new();

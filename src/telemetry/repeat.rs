@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_of_a_quarter_of_an_hour_is_told_sixteen_times_and_once_when_over() {
+    fn failure_of_15_minutes_is_logged_sixteen_times_and_once_at_its_end() {
         let (mut repeated, began) = (Repeated::default(), Instant::now());
         let at = |seconds| began + Duration::from_secs(seconds);
         let told: Vec<_> = (0..=900).filter_map(|second| repeated.failed_at(at(second))).collect();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_that_comes_and_goes_is_over_after_a_minute_without_a_line() {
+    fn intermittent_failure_is_over_after_a_minute_without_a_line() {
         let (mut repeated, began) = (Repeated::default(), Instant::now());
         assert!(repeated.failed_at(began).is_some());
         assert_eq!(repeated.quiet_at(began + Duration::from_secs(59)), None);

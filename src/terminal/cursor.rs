@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_is_dumb_if_it_says_so_or_nothing() {
+    fn terminal_without_a_known_type_is_dumb() {
         let dumb = |term: Option<&str>| is_dumb(term.map(OsStr::new));
         assert!(dumb(None) && dumb(Some("")) && dumb(Some("dumb")));
         assert!(!dumb(Some("xterm-256color")) && !dumb(Some("linux")));

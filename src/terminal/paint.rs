@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colour_repeats_what_the_words_say() {
+    fn colour_is_never_the_only_sign_of_a_state() {
         for (text, style) in
             [("alive", GOOD), ("alive(suspect)", DOUBTFUL), ("dead(stale)", BAD), ("draining", PLAIN), ("-", PLAIN)]
         {

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_seen_stays_and_what_is_not_is_escaped() {
+    fn visible_text_stays_and_invisible_text_is_escaped() {
         for text in ["naïve 名", "推荐服务", "🚀🚀", "e\u{301}tude", "größe", "a b"] {
             assert_eq!(escape(text), text);
         }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_combining_character_cannot_join_what_stands_before() {
+    fn combining_character_does_not_join_the_preceding_text() {
         assert_eq!(escape("\u{301}x"), "\\u{301}x");
     }
 

@@ -123,7 +123,7 @@ async fn http_port_knows_callers_by_bearer_basic_and_certificate_and_refuses_two
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http_port_shows_a_reader_its_names_only_and_says_so() {
+async fn http_port_shows_a_reader_its_names_only_and_marks_the_answer_filtered() {
     let secured = enforced().await;
     let (reader, operator) = (bearer(&secured, "reader"), bearer(&secured, "operator"));
     let ask = async |path: &str, line: &str| secured.ask(path, &[line], false).await;

@@ -252,7 +252,7 @@ async fn tables_of_another_shape_are_refused_before_anything_is_made() {
 }
 
 #[tokio::test]
-async fn role_that_may_not_become_the_owner_is_told_what_to_grant() {
+async fn role_that_may_not_become_the_owner_is_refused_with_the_grant() {
     let registry = Registry::seed().await;
     let [owner, other] = ["o", "r"].map(|name| format!("{name}_{}", uuid::Uuid::new_v4().simple()));
     let roles = format!(
@@ -273,7 +273,7 @@ async fn role_that_may_not_become_the_owner_is_told_what_to_grant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migration_that_gives_up_names_the_session_in_its_way() {
+async fn migration_that_times_out_names_the_blocking_session() {
     let registry = Registry::seed().await;
     let blocker = registry.connect().await;
     run(&blocker, "SET application_name = 'monthly report'; BEGIN; SELECT count(*) FROM registry_instance").await;

@@ -1,6 +1,6 @@
 //! No answer is larger than the 4 MiB that a client takes by default, and nothing is lost by that.
 //!
-//! The clients here have their default settings, so a larger answer fails the call as it would fail anybody's.
+//! The clients here have their default settings, so a larger answer fails the call as in an application.
 
 use std::collections::BTreeSet;
 
@@ -42,7 +42,7 @@ async fn served_large() -> Served {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn page_of_large_instances_ends_early_and_the_next_goes_on() {
+async fn page_of_large_instances_ends_early_and_the_next_continues() {
     let served = served_large().await;
     let (mut seen, mut pages, mut token) = (Vec::new(), Vec::new(), String::new());
     loop {
@@ -60,7 +60,7 @@ async fn page_of_large_instances_ends_early_and_the_next_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batch_of_large_instances_says_which_names_to_ask_for_again() {
+async fn batch_of_large_instances_lists_the_names_to_request_again() {
     let served = served_large().await;
     let (mut left, mut calls) = ((1..=INSTANCES).map(name).collect::<Vec<_>>(), 0);
     let mut found = BTreeSet::new();
@@ -85,9 +85,9 @@ async fn batch_of_large_instances_says_which_names_to_ask_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn page_of_epochs_with_long_reasons_ends_early_and_the_next_goes_on() {
+async fn page_of_long_epochs_ends_early_and_the_next_continues() {
     let served = Served::start().await;
-    // As somebody who writes to the table may do: the daemon itself takes 1,024 bytes.
+    // As a session that writes to the table may do: the daemon itself takes 1,024 bytes.
     let insert = "INSERT INTO registry_epoch (cluster_epoch, epoch_number, started_at, started_revision, reason, rotated_by) \
                   SELECT gen_random_uuid(), number, now(), 1, repeat('x', 8000), 'sql' FROM generate_series(2, 1000) number";
     run(&served.sql.client, insert).await;

@@ -1,4 +1,5 @@
-//! The laws of the source tree, held by reading it: who may import whom, how long a file may be, what never appears.
+//! The laws of the source tree, checked by reading it: which room may import which, how long a file may be,
+//! what never appears.
 //!
 //! A law that only a reviewer knows is broken within a month. Each law here is one table or one number; to break it on
 //! purpose is to change the table, in a diff that says so. Functions over 70 lines, `unwrap` behind a type and the like
@@ -180,7 +181,7 @@ fn every_layer_is_in_the_table_and_the_table_keeps_the_law() {
 }
 
 #[test]
-fn files_are_short_and_say_what_they_are_for() {
+fn files_are_short_and_state_their_purpose() {
     let mut sources = [files("src", "rs"), files("tests", "rs"), files("clients/rust", "rs")].concat();
     sources.extend([files("clients/python/src", "rs"), files("clients/python/python", "py")].concat());
     sources.extend([files("clients/python/tests", "py"), files("clients/python/examples", "py")].concat());

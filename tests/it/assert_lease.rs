@@ -1,5 +1,5 @@
 //! What others can rely on: a lease asserted in an application's own transaction, against everything else that goes on;
-//! and who was alive when.
+//! and which instances were alive when.
 
 use tokio_postgres::Client;
 
@@ -132,7 +132,7 @@ async fn rotation_waits_for_an_asserted_lease_while_others_pass() {
 }
 
 #[tokio::test]
-async fn a_rotation_gives_up_after_its_lock_timeout_and_has_changed_nothing() {
+async fn rotation_fails_after_its_lock_timeout_and_changes_nothing() {
     let registry = scene().await;
     let application = asserted(&registry, 1).await;
     let operator = impatient(&registry).await;

@@ -144,9 +144,9 @@ async fn bad_input_of_an_actor_is_named_with_its_fix() {
     let served = Served::start().await;
     let mut registry = served.clients.registry.clone();
     let bad = "organ-1".to_owned();
-    let nobody = [("lease_id", "give one of them")];
-    assert_invalid(&refusal(registry.beat(v1::BeatRequest::default()).await), &nobody);
-    assert_invalid(&refusal(registry.deregister(v1::DeregisterRequest::default()).await), &nobody);
+    let absent = [("lease_id", "give one of them")];
+    assert_invalid(&refusal(registry.beat(v1::BeatRequest::default()).await), &absent);
+    assert_invalid(&refusal(registry.deregister(v1::DeregisterRequest::default()).await), &absent);
     let status = |status| v1::SetStatusRequest { lease_id: 1, status, ..Default::default() };
     for unknown in [0, 5, -1, i32::MAX] {
         assert_invalid(&refusal(registry.set_status(status(unknown)).await), &[("status", "DEAD (4)")]);
@@ -183,7 +183,7 @@ async fn bad_input_of_a_router_is_named_with_its_fix() {
         min_revision: 0,
         alive_at: None,
     };
-    // Of the token nobody can say whether it is right without the conditions it belongs to.
+    // The token cannot be checked without the conditions that it belongs to.
     let expected = [
         ("logical_id_prefix", "253"),
         ("statuses", "DEAD (4)"),
@@ -391,7 +391,7 @@ async fn assert_reads_back(served: &Served, request: &v1::RegisterRequest) -> Re
 }
 
 #[test]
-fn whatever_is_accepted_is_read_back_equal() {
+fn accepted_input_is_read_back_equal() {
     let runtime = Runtime::new().unwrap();
     let served = runtime.block_on(Served::start());
     let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });

@@ -162,7 +162,7 @@ fn encoded_by_descriptor(message: &str, values: &[(&str, Value)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_watch_response_is_on_the_wire_what_its_proto_says() {
+fn watch_response_is_encoded_as_its_proto_defines() {
     let event = |revision| {
         let instance = Some(v1::Instance { revision, ..Default::default() });
         v1::WatchEvent { r#type: v1::WatchEventType::Put.into(), instance }.encode_to_vec()
@@ -199,7 +199,7 @@ fn a_watch_response_is_on_the_wire_what_its_proto_says() {
 }
 
 #[test]
-fn a_batch_resolve_response_is_on_the_wire_what_its_proto_says() {
+fn batch_resolve_response_is_encoded_as_its_proto_defines() {
     let result = |alternatives| BatchResolveResult { alternatives, ..Default::default() }.encode_to_vec();
     let stale_for = prost_types::Duration { seconds: 5, nanos: 6 };
     let message = encoded::BatchResolveResponse {

@@ -71,7 +71,7 @@ async fn a_fleet_that_beats_on_a_stream_stays_alive_and_a_silent_one_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_stream_makes_its_leases_suspect_unless_it_said_goodbye() {
+async fn end_of_a_stream_without_goodbye_makes_its_leases_suspect() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;

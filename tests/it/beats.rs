@@ -58,7 +58,7 @@ async fn a_beat_is_saved_and_costs_no_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_without_a_lease_on_record_is_told_to_register() {
+async fn beat_without_a_lease_on_record_is_answered_with_register() {
     let served = Served::start().await;
     let lease = served.clients.register(registration(1, "organ")).await;
     let no_lease = served.clients.set_status(1, musterd::model::InstanceStatus::Draining).await;
@@ -77,7 +77,7 @@ async fn a_beat_without_a_lease_on_record_is_told_to_register() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_of_an_ended_lease_is_told_so() {
+async fn beat_of_an_ended_lease_is_refused_with_its_reason() {
     let served = Served::start().await;
     let lease = served.clients.register(registration(1, "organ")).await;
     served.clients.deregister(1).await;
@@ -108,7 +108,7 @@ async fn a_lease_that_went_silent_has_ended_for_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_of_a_replaced_lease_is_told_so_and_does_not_renew_the_new_one() {
+async fn beat_of_a_replaced_lease_is_refused_and_renews_nothing() {
     let served = Served::start().await;
     let old = served.clients.register(registration(1, "organ")).await;
     served.clients.deregister(1).await;
@@ -165,7 +165,7 @@ async fn lease_and_instance_that_do_not_belong_together_are_refused_and_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_whose_beats_arrive_elsewhere_stays_alive_here_for_many_ttls() {
+async fn lease_that_beats_at_another_daemon_stays_alive_for_many_ttls() {
     let served = Served::start().await;
     let other = crate::harness::daemon::Daemon::start(served.sql.database.url()).await;
     let there = crate::harness::wire::Wire::of(&other).await;

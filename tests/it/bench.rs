@@ -160,7 +160,7 @@ async fn a_change_is_followed_to_the_other_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_to_be_kept_stays_and_a_fleet_that_is_not_beaten_dies() {
+async fn kept_fleet_stays_and_a_fleet_without_beats_expires() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let (code, kept) = bench(&daemon, &["beat", "--instances", "7", "--count", "5", "--keep"]).await;

@@ -70,7 +70,7 @@ async fn open_transaction_that_blocks_changes_is_named_until_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lock_kept_behind_a_savepoint_and_by_a_beat_is_named_as_well() {
+async fn lock_of_a_savepoint_or_a_beat_is_named_too() {
     let registry = with_epoch().await;
     let url = registry.database.url();
     let daemon = Daemon::start(url).await;

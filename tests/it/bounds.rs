@@ -1,4 +1,4 @@
-//! Promise 11: memory stays bounded whatever clients do, each is told why it is refused, and nobody else notices.
+//! Promise 11: memory stays bounded whatever clients do, each refusal has its reason, and no other client is affected.
 //!
 //! Memory is what the system says the daemon occupies. The bounds leave room for allocators and debug builds; what they
 //! rule out are many times as much: a queue without an end, a registry pinned by each client that does not read.
@@ -91,7 +91,7 @@ async fn watchers_that_stop_reading_cost_bounded_memory_and_delay_no_other() {
         last = change_all(round).await;
         steady.reach(last).await;
     }
-    assert_eq!(steady.seen.len(), ROUNDS * usize::try_from(INSTANCES).unwrap(), "who reads is told of each change");
+    assert_eq!(steady.seen.len(), ROUNDS * usize::try_from(INSTANCES).unwrap(), "a reading watcher gets each change");
     resolves(&served, "large").await;
     // The buffer once, for all; of each watcher a response and what its connection holds.
     grows_by_less_than(&served.daemon, before, BYTES_MAX + deaf.len() * MIB + in_snapshot.len() * MIB).await;
@@ -125,7 +125,7 @@ async fn watch(clients: &Wire) -> Result<Streaming<WatchResponse>, Status> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_watchers_are_served_at_a_bounded_cost_and_one_too_many_is_told_so() {
+async fn ten_thousand_watchers_are_served_and_one_more_is_refused() {
     /// Fewer than the calls that a connection may have at the same time.
     const PER_CONNECTION: usize = 250;
     /// With room for what a connection costs.
@@ -209,7 +209,7 @@ async fn leases_that_are_named_again_and_again_or_do_not_exist_are_answered_one_
     assert_eq!((answer.renewed, answer.exceptions.len()), (100_000, 0));
     let answer = stream.beat(&vec![0; LEASES_MAX]).await.unwrap();
     assert_eq!((answer.renewed, answer.exceptions.len()), (0, LEASES_MAX));
-    // Nobody has these, which the daemon says once PostgreSQL has confirmed that there is nothing newer.
+    // No lease has these numbers; the daemon says so once PostgreSQL has confirmed that there is nothing newer.
     let asked = [u64::MAX, lease_id, 1 << 63, lease_id, u64::MAX];
     let answer = stream.beat(&asked).await.unwrap();
     let unknown = |it: &v1::BeatException| it.reason() == ErrorReason::UnknownLease;
@@ -243,7 +243,7 @@ async fn a_daemon_that_is_behind_does_not_call_a_lease_unknown_on_a_stream_eithe
     assert_eq!(reasons, [(newer, ErrorReason::NotYetSeen), (0, ErrorReason::UnknownLease)]);
 
     run(&blocker, "ROLLBACK").await;
-    wait_until("nobody has that lease", BOUND, async || {
+    wait_until("no instance has that lease", BOUND, async || {
         let answer = stream.beat(&[newer]).await.unwrap();
         let reason = answer.exceptions[0].reason();
         if reason == ErrorReason::UnknownLease { Ok(()) } else { Err(reason) }

@@ -92,7 +92,7 @@ fn patient(logical_id: &str) -> RegisterRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_prints_what_there_is_then_every_change_until_it_is_told_to_end() {
+async fn watch_prints_a_snapshot_then_every_change_until_a_signal() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
@@ -126,7 +126,7 @@ async fn a_watch_prints_what_there_is_then_every_change_until_it_is_told_to_end(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_where_it_was_when_its_daemon_was_killed_and_started_again() {
+async fn watch_resumes_after_its_daemon_was_killed_and_restarted() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let other = Daemon::start(database.url()).await;
@@ -160,7 +160,7 @@ async fn a_watch_goes_on_where_it_was_when_its_daemon_was_killed_and_started_aga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_ends_after_so_many_events_or_when_it_is_synced_and_says_how_to_go_on() {
+async fn watch_ends_after_its_count_or_when_synced_and_prints_how_to_resume() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
@@ -188,7 +188,7 @@ async fn a_watch_ends_after_so_many_events_or_when_it_is_synced_and_says_how_to_
     let mut arguments: Vec<_> = resumption.split(' ').collect();
     arguments.extend(["--until-synced", "-o", "jsonl"]);
     let mut watch = Watch::spawn(&daemon.grpc_addr, &arguments);
-    assert_eq!(watch.told().await.0, "EPOCH", "who resumes may have missed a rotation");
+    assert_eq!(watch.told().await.0, "EPOCH", "a resumed watch may have missed a rotation");
     assert_eq!(watch.told().await, told("GONE", "a", gone), "and nothing that was known before");
     assert_eq!(watch.told().await, told("SYNCED", "", gone));
     assert_eq!(watch.end().await.0, Some(0));
@@ -210,7 +210,7 @@ async fn a_reader_that_leaves_ends_a_watch_quietly_and_one_that_stops_reading_do
     assert_eq!(timeout(DAEMON_BOUND, child.wait()).await.unwrap().unwrap().code(), Some(0));
     assert_eq!(stderr.next_line().await.unwrap(), None);
 
-    // More than a pipe holds: whoever has got the first byte knows that the rest is stuck.
+    // More than a pipe holds: after the first byte the rest is known to be blocked.
     for _ in 0..20 {
         let labels = (0..30).map(|number| (format!("label-{number}"), "x".repeat(500))).collect();
         register(&mut registry, RegisterRequest { labels, ..patient("large") }).await;
@@ -242,7 +242,7 @@ async fn bookmarks_are_printed_on_request_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_cannot_begin_ends_with_the_code_that_tells_why() {
+async fn watch_that_cannot_begin_ends_with_the_code_of_its_reason() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let addr = daemon.grpc_addr.clone();

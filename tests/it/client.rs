@@ -98,7 +98,7 @@ async fn lease_outlives_its_daemon_and_calls_go_to_the_other() {
 }
 
 #[tokio::test]
-async fn silent_daemon_is_left_for_another_before_the_lease_is_in_doubt() {
+async fn unresponsive_daemon_is_left_before_the_lease_is_doubtful() {
     let database = TestDatabase::create().await;
     let (first, second) = tokio::join!(Daemon::start(database.url()), Daemon::start(database.url()));
     let client = client(&[&first, &second]);
@@ -120,7 +120,7 @@ async fn silent_daemon_is_left_for_another_before_the_lease_is_in_doubt() {
 }
 
 #[tokio::test]
-async fn unreachable_registry_makes_the_lease_doubtful_then_lost_by_the_own_clock() {
+async fn unreachable_registry_makes_the_lease_doubtful_then_lost() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let client = client(&[&daemon]);
@@ -303,8 +303,8 @@ async fn router_picks_what_the_daemon_resolves() {
         let resolved = client.resolve("r", &choice).await.unwrap();
         assert_eq!(picked.instance().instance_id, resolved.instance.instance_id, "{choice:?}");
     }
-    let nobody = router.pick("r", &Choice::best().label("zone", "z9")).unwrap_err();
-    assert!(matches!(nobody, NoTarget::NoLiveInstance(_)), "{nobody}");
+    let absent = router.pick("r", &Choice::best().label("zone", "z9")).unwrap_err();
+    assert!(matches!(absent, NoTarget::NoLiveInstance(_)), "{absent}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn organ(name: &str) -> Register {
 }
 
 #[tokio::test]
-async fn cluster_tells_its_state_and_every_epoch() {
+async fn cluster_reports_its_state_and_every_epoch() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let client = client(&daemon);
@@ -82,7 +82,7 @@ async fn instances_of_others_are_drained_and_ended() {
 }
 
 #[tokio::test]
-async fn many_names_are_resolved_at_once_and_pages_tell_their_revision() {
+async fn many_names_are_resolved_at_once_and_pages_have_their_revision() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let client = client(&daemon);

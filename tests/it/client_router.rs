@@ -172,7 +172,7 @@ async fn next(changes: &mut Changes) -> (bool, Uuid) {
 }
 
 #[tokio::test]
-async fn changes_tell_each_instance_once_and_end_with_a_refusal() {
+async fn changes_print_each_instance_once_and_end_with_a_refusal() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let client = client(&daemon);

@@ -1,4 +1,4 @@
-//! Limits of one connection and of one address: who reaches one is told so, and everything else goes on.
+//! Limits of one connection and of one address: one more is refused with the reason, others are served.
 
 use futures_util::future::join_all;
 use musterd::proto::{encoded::WatchResponse, v1};
@@ -17,7 +17,7 @@ use crate::harness::{
     wire::Wire,
 };
 
-/// Watches a name that nobody has.
+/// Watches a name without an instance.
 async fn watch(clients: &Wire, number: usize) -> Result<Streaming<WatchResponse>, Status> {
     let request = v1::WatchRequest { logical_id: format!("name-{number}"), ..Default::default() };
     Ok(clients.discovery.clone().watch(request).await?.into_inner())

@@ -1,4 +1,4 @@
-//! Whom a router is sent to, and how fresh the answer is.
+//! Which instance a router gets, and how fresh the answer is.
 
 use std::{
     collections::BTreeMap,
@@ -179,7 +179,7 @@ async fn a_dead_instance_is_shown_with_the_record_of_its_death() {
 
     clients.rotate().await;
     let fenced = clients.instance(2).await;
-    assert_eq!(fenced.status(), InstanceStatus::Dead, "at once, before anybody writes it down");
+    assert_eq!(fenced.status(), InstanceStatus::Dead, "at once, before the death is recorded");
     assert_eq!(fenced.death.unwrap().reason(), DeathReason::OldEpoch);
     assert_eq!(clients.instance(1).await.death.unwrap().reason(), DeathReason::Deregistered, "it keeps its own");
 
@@ -232,7 +232,7 @@ async fn step(served: &Served, instance: u128, roll: u64) {
         (None | Some(InstanceStatus::Dead), 0 | 1) => {
             let epoch: Uuid = get(&served.sql.client, "SELECT current_epoch FROM cluster_metadata").await;
             run(&served.sql.client, &register(instance, &name, epoch.as_u128())).await;
-            // Long enough that nobody is overdue on a slow machine.
+            // Long enough that no lease is overdue on a slow machine.
             let lasting = format!("UPDATE registry_instance SET ttl_ms = 300000 WHERE instance_id = '{instance_id}'");
             run(&served.sql.client, &lasting).await;
         }
@@ -279,5 +279,5 @@ async fn the_sql_view_and_resolve_name_the_same_instance_for_every_name() {
         }
         agreed += expected.len();
     }
-    assert!(agreed > 100, "hardly anybody was alive: {agreed}");
+    assert!(agreed > 100, "hardly any instance was alive: {agreed}");
 }

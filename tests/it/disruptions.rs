@@ -36,7 +36,7 @@ async fn clock_that_jumps_forward_expires_no_lease_that_beats_afterwards() {
     beat(client, &[1, 2]).await;
     set_clock(client, "1 h 66 s").await;
     beat(client, &[1, 2]).await;
-    assert_eq!(look(client).await, "1", "who was not heard all the time");
+    assert_eq!(look(client).await, "1", "the lease without beats all the time");
     assert_eq!(field(client, 3, "status").await, "dead");
 }
 
@@ -262,7 +262,7 @@ async fn revisions_that_a_reader_has_seen_and_the_database_has_lost_are_never_us
 }
 
 #[tokio::test]
-async fn an_engine_that_does_not_tell_its_timeline_still_notices_lost_revisions() {
+async fn engine_without_a_timeline_still_detects_lost_revisions() {
     let registry = fleet(3, true).await;
     let client = &registry.client;
     for function in ["muster_timeline", "muster_system_id"] {

@@ -107,7 +107,7 @@ impl Scene {
             Before::Nothing | Before::SeedDatabase => TestDatabase::create().await,
         };
         if before == Before::SeedDatabase {
-            // By its own scripts, as that system does: nobody has noted what was applied.
+            // By its own scripts, as that system does: no history of migrations is kept.
             for script in ["011_add_runtime_registry.sql", "012_runtime_registry_functions.sql"] {
                 run(&connect(database.url()).await, &read(&format!("migrations/{script}"))).await;
             }
@@ -116,7 +116,7 @@ impl Scene {
             Before::Daemon => Some(Daemon::start(database.url()).await),
             _ => None,
         };
-        // Ports that are free now; nobody else is given them so soon.
+        // Ports that are free now; the system gives them to no other process so soon.
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let (grpc_addr, http_addr) = match &daemon {
             Some(daemon) => (daemon.grpc_addr.clone(), daemon.http_addr.clone()),
@@ -128,7 +128,7 @@ impl Scene {
     }
 }
 
-/// Does what a page says, as a reader who takes his time: each command finds what those before it have started.
+/// Follows a page slowly, as a reader does: each command finds what those before it have started.
 async fn follow(page: &str, before: Before) {
     read_and_type(page, before, false).await;
 }
@@ -218,7 +218,7 @@ fn orders_of_rows(output: &str) -> Vec<String> {
     permutations(rows).into_iter().map(|rows| format!("{title}\n{}", rows.join("\n"))).collect()
 }
 
-/// Whether what a command needs is there. Panics if it is not and nobody has said so.
+/// Whether what a command needs is there. Panics if it is not and `MUSTERD_TEST_WITHOUT` does not name it.
 fn has_tools(page: &str, command: &Command) -> bool {
     let without = std::env::var("MUSTERD_TEST_WITHOUT").unwrap_or_default();
     let needs = |tool: &str| {
@@ -244,52 +244,52 @@ fn has_tools(page: &str, command: &Command) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readme_does_what_it_says() {
+async fn readme_works_as_documented() {
     follow("README.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readme_does_what_it_says_when_it_is_pasted() {
+async fn readme_works_as_documented_when_pasted() {
     paste("README.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reference_is_as_it_is_shown() {
+async fn reference_page_works_as_documented() {
     follow("docs/reference.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reference_is_as_it_is_shown_when_it_is_pasted() {
+async fn reference_page_works_as_documented_when_pasted() {
     paste("docs/reference.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_concepts_are_as_they_are_shown() {
+async fn concepts_page_works_as_documented() {
     follow("docs/concepts.md", Before::Daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_concepts_are_as_they_are_shown_when_they_are_pasted() {
+async fn concepts_page_works_as_documented_when_pasted() {
     paste("docs/concepts.md", Before::Daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_is_as_it_is_shown() {
+async fn api_page_works_as_documented() {
     follow("docs/api.md", Before::Daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_is_as_it_is_shown_when_it_is_pasted() {
+async fn api_page_works_as_documented_when_pasted() {
     paste("docs/api.md", Before::Daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operating_works_as_it_is_told() {
+async fn operating_page_works_as_documented() {
     follow("docs/operating.md", Before::Nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operating_works_as_it_is_told_when_it_is_pasted() {
+async fn operating_page_works_as_documented_when_pasted() {
     paste("docs/operating.md", Before::Nothing).await;
 }
 
@@ -353,7 +353,7 @@ fn examples_are_shown_as_they_are() {
 }
 
 #[test]
-fn few_blocks_are_not_run_and_each_says_why() {
+fn few_blocks_are_not_run_and_each_has_a_reason() {
     let mut reasons = Vec::new();
     for page in pages() {
         for block in blocks(&read(&page)) {

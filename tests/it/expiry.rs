@@ -1,4 +1,4 @@
-//! Deaths that nobody asks for, as daemons and their callers see them: stale leases, old epochs, the hold, the purge.
+//! Deaths without a request, as daemons and their callers see them: stale leases, old epochs, the hold, the purge.
 //!
 //! Time is real here, and TTLs are short. Whatever has to happen is waited for with a bound; what must not happen is
 //! looked for once something that comes later has happened.
@@ -104,8 +104,8 @@ async fn beating_lease_lives_while_silent_ones_die_by_their_own_ttl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_lease_dies_in_time_although_the_reaper_meant_to_sleep_for_longer() {
-    // Without anybody alive it looks every 30 s, which is longer than the bound.
+async fn short_lease_expires_in_time_while_the_reaper_sleeps_longer() {
+    // Without a live instance the reaper runs every 30 s, which is longer than the bound.
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
@@ -157,7 +157,7 @@ async fn a_rotation_ends_all_at_once_and_is_written_down_in_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_purged_also_leaves_the_view_of_every_daemon() {
+async fn purged_instance_leaves_the_view_of_every_daemon() {
     let database = TestDatabase::create().await;
     let first = Daemon::start(database.url()).await;
     let here = Caller::of(&first);
@@ -198,7 +198,7 @@ async fn a_daemon_that_starts_over_live_instances_holds_expiry_until_they_had_ti
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
-    assert!(caller.cluster().await.unwrap().hold.is_none(), "nobody lived when it started");
+    assert!(caller.cluster().await.unwrap().hold.is_none(), "no instance was alive when it started");
     let back = Actor::start(std::slice::from_ref(&caller), "back", seconds(2)).await.fall_silent().await;
     let gone = Actor::start(std::slice::from_ref(&caller), "gone", seconds(2)).await.fall_silent().await;
     // Started again at the same address, it is known to be the former one.

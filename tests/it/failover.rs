@@ -1,5 +1,5 @@
-//! A running daemon whose database fails over, is restored from a copy, or loses what it had confirmed: everybody who
-//! watches begins anew, what vanished is unknown, and nothing that was used is used again.
+//! A running daemon whose database fails over, is restored from a copy, or loses what it had confirmed: every watch
+//! begins with a reset, what vanished is unknown, and no number that was used is used again.
 //!
 //! The loss is made by hand: the latest registration is taken back with its revision, as if it had never been there.
 
@@ -51,8 +51,9 @@ async fn a_loss_is_noticed(change: &str, reason: &str) {
     let kept = callers[0].register(alive("kept", Duration::from_secs(300))).await.unwrap();
     let back = callers[0].register(alive("back", Duration::from_secs(300))).await.unwrap();
     callers[0].deregister(&back.instance_id).await.unwrap();
-    let anew = v1::RegisterRequest { instance_id: back.instance_id.clone(), ..alive("back", Duration::from_secs(300)) };
-    let anew = callers[0].register(anew).await.unwrap();
+    let rejoined =
+        v1::RegisterRequest { instance_id: back.instance_id.clone(), ..alive("back", Duration::from_secs(300)) };
+    let rejoined = callers[0].register(rejoined).await.unwrap();
     let lost = callers[1].register(alive("lost", Duration::from_secs(300))).await.unwrap();
     let history = callers[0].cluster().await.unwrap().history_id;
     let mut watchers = Vec::new();
@@ -62,7 +63,7 @@ async fn a_loss_is_noticed(change: &str, reason: &str) {
         assert_eq!(watcher.known.len(), 3);
         watchers.push(watcher);
     }
-    let leases = [kept.lease_id, anew.lease_id, lost.lease_id];
+    let leases = [kept.lease_id, rejoined.lease_id, lost.lease_id];
     let mut streams = [BeatStream::open(&first).await, BeatStream::open(&second).await];
     for stream in &mut streams {
         assert_eq!(stream.beat(&leases).await.unwrap().renewed, 3);
@@ -81,10 +82,10 @@ async fn a_loss_is_noticed(change: &str, reason: &str) {
         assert_eq!(reason_of_hold(caller).await, reason);
         assert_eq!(caller.instance(&lost.instance_id).await.unwrap_err(), "UNKNOWN_INSTANCE");
         assert_eq!(caller.best("lost").await, "UNKNOWN_LOGICAL_ID");
-        for gone in [lost.lease_id, anew.lease_id] {
+        for gone in [lost.lease_id, rejoined.lease_id] {
             assert_eq!(caller.beat(gone).await.unwrap_err(), "UNKNOWN_LEASE");
         }
-        assert!(caller.beat(back.lease_id).await.is_ok(), "who was replaced holds the lease again");
+        assert!(caller.beat(back.lease_id).await.is_ok(), "the replaced instance holds the lease again");
         assert_eq!(caller.best("kept").await, kept.instance_id);
         assert!(caller.beat(kept.lease_id).await.is_ok());
     }
@@ -93,7 +94,7 @@ async fn a_loss_is_noticed(change: &str, reason: &str) {
         let gone: Vec<_> =
             response.exceptions.iter().map(|exception| (exception.lease_id, exception.reason())).collect();
         let unknown = v1::ErrorReason::UnknownLease;
-        assert_eq!(gone, [(anew.lease_id, unknown), (lost.lease_id, unknown)], "a stream remembers nothing else");
+        assert_eq!(gone, [(rejoined.lease_id, unknown), (lost.lease_id, unknown)], "a stream remembers nothing else");
     }
     let next = callers[0].register(alive("next", Duration::from_secs(300))).await.unwrap();
     assert!(next.lease_id > 1_000_000, "no lease that was lost is given again: {next:?}");
@@ -104,7 +105,7 @@ async fn a_loss_is_noticed(change: &str, reason: &str) {
     let resumed = v1::WatchRequest { resume_after: lost.revision, history_id: history, ..Default::default() };
     let mut resumed = Watcher::open(&first, resumed).await.unwrap();
     resumed.until(|watcher| watcher.resets == 1 && watcher.complete).await;
-    assert_eq!(resumed.known.len(), 3, "who resumes in the old history begins anew too");
+    assert_eq!(resumed.known.len(), 3, "a watch that resumes in the old history is reset too");
     let twice = "SELECT count(*) - count(DISTINCT revision) FROM registry_instance";
     assert_eq!(get::<i64>(&client, twice).await, 0);
 }

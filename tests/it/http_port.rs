@@ -26,7 +26,7 @@ const PATHS: [&str; 20] = [
     "/api/v1/summary",
     "/api/v1/names",
     "/api/v1/instances",
-    "/api/v1/explain?name=nobody",
+    "/api/v1/explain?name=absent",
     "/api/v1/names?limit=nothing",
     "/ui/app.js",
     "/ui/names.js",
@@ -165,7 +165,7 @@ async fn dripping_clients_that_take_every_place_leave_probes_answering() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_over_the_limit_is_told_so_until_another_one_ends() {
+async fn connection_over_the_limit_is_refused_until_another_one_ends() {
     let served = Served::start().await;
     let daemon = &served.daemon;
     let mut held = Vec::new();

@@ -142,7 +142,7 @@ async fn wrong_token_is_refused_on_both_ports_and_its_addresses_are_never_asked(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rotated_key_is_followed_and_an_issuer_in_trouble_changes_nothing() {
+async fn rotated_key_is_followed_and_a_failing_issuer_changes_nothing() {
     let (first, second) = (Signer::new("first"), Signer::new("second"));
     let issuer = Issuer::start(&[&first]).await;
     let secured = secured(&issuer, true).await;

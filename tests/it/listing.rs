@@ -143,10 +143,10 @@ async fn stable_instance_is_on_exactly_one_page_despite_changes() {
     })
     .await;
     let walked: Vec<_> = walked.iter().map(key).collect();
-    assert!(walked.is_sorted_by(|one, next| one < next), "nobody twice, and in order");
+    assert!(walked.is_sorted_by(|one, next| one < next), "no instance twice, and in order");
     let shown: Vec<_> = walked.iter().filter(|key| there.contains(key)).cloned().collect();
     assert_eq!(shown, there);
-    assert!(walked.len() > there.len(), "nobody came in between");
+    assert!(walked.len() > there.len(), "no instance was registered in between");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,7 +140,7 @@ async fn an_orphan_of_a_killed_daemon_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_daemon_vanished_without_stopping_it_is_replaced() {
+async fn server_left_running_by_a_killed_daemon_is_replaced() {
     let scratch = Scratch::in_memory();
     let server = start(scratch.path()).await;
     mark(server.database_url()).await;
@@ -234,7 +234,7 @@ async fn something_else_in_the_place_of_the_cluster_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_server_programs_the_error_says_how_to_get_them() {
+async fn missing_server_programs_are_an_error_with_the_fix() {
     let scratch = Scratch::in_memory();
     let data_dir = scratch.path().join("data");
     let mut options = options(&data_dir, Durability::Fast);
@@ -365,7 +365,7 @@ async fn a_test_database_is_its_own_and_can_be_a_template() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_own_cluster_keeps_what_was_committed_through_every_kind_of_end() {
+async fn own_cluster_keeps_commits_through_every_kind_of_end() {
     let mut cluster = OwnCluster::create().await;
     mark(cluster.url()).await;
     for end in [OwnCluster::kill9, OwnCluster::stop_immediate] {
@@ -378,6 +378,6 @@ async fn an_own_cluster_keeps_what_was_committed_through_every_kind_of_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[should_panic(expected = "never: not within 50ms; last status: \"at 3\"")]
-async fn waiting_in_vain_tells_the_last_status() {
+async fn wait_that_times_out_reports_the_last_status() {
     wait_until("never", Duration::from_millis(50), async || Err::<(), _>("at 3")).await;
 }

@@ -32,7 +32,7 @@ async fn omitted(daemon: &Daemon, query: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_logical_id_is_told_of_and_plain_metrics_have_none() {
+async fn each_logical_id_has_metrics_and_plain_metrics_have_none() {
     let served = Served::start().await;
     let first = served.clients.register(registration(1, "organ")).await;
     let second = served.clients.register(registration(2, "organ")).await;
@@ -65,7 +65,7 @@ async fn each_logical_id_is_told_of_and_plain_metrics_have_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_limit_leaves_out_is_counted_and_is_the_best_served() {
+async fn names_over_the_limit_are_counted_and_are_the_best_served() {
     let served = Served::start().await;
     for (instance, logical_id) in [(1, "pair"), (2, "pair"), (3, "single"), (4, "other"), (5, "unserved"), (6, "zone")]
     {
@@ -82,5 +82,5 @@ async fn what_the_limit_leaves_out_is_counted_and_is_the_best_served() {
     assert_eq!(omitted(&served.daemon, "prefix=p&limit=1").await, "0");
     served.clients.rotate().await;
     let after = told(&served.daemon, "limit=5").await;
-    assert_eq!(after, ["other", "pair", "single", "unserved", "zone"], "nobody of the former epoch serves");
+    assert_eq!(after, ["other", "pair", "single", "unserved", "zone"], "no instance of the former epoch serves");
 }

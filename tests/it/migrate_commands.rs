@@ -346,7 +346,7 @@ async fn verify_against_names_what_two_databases_do_not_share() {
 }
 
 #[tokio::test]
-async fn status_with_detect_tells_pending_and_drift_by_its_exit_code() {
+async fn status_with_detect_reports_pending_and_drift_by_its_exit_code() {
     let (database, _client) = seedcore(1).await;
     let detect =
         async |url: &str| musterd(&["migrate", "status", "--detect", "--exit-code", "--database-url", url]).await;

@@ -23,7 +23,7 @@ async fn refused(url: &str) -> (String, u8) {
 #[tokio::test]
 async fn a_database_that_is_newer_than_this_binary_is_refused() {
     let registry = Registry::head().await;
-    let newer = "INSERT INTO muster_migration VALUES (99, 'from_the_future', 'c', now(), 'somebody', 1)";
+    let newer = "INSERT INTO muster_migration VALUES (99, 'from_the_future', 'c', now(), 'a later release', 1)";
     run(&registry.client, newer).await;
     let url = registry.database.url();
     let (text, code) = refused(url).await;
@@ -55,7 +55,7 @@ async fn a_file_that_changed_after_it_was_applied_is_refused() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_must_not_migrate_says_what_is_missing() {
+async fn daemon_that_must_not_migrate_names_what_is_missing() {
     let database = TestDatabase::create().await;
     migrate::up_to(database.url(), 12).await.unwrap();
     let (text, code) = said(&migrate::check(database.url()).await.unwrap_err());
@@ -69,7 +69,7 @@ async fn missing_rights_are_named_and_nothing_is_made() {
     let database = TestDatabase::create().await;
     let client = connect(database.url()).await;
     let role = format!("r_{}", uuid::Uuid::new_v4().simple());
-    // Everybody may create in "public" up to version 14.
+    // Every role may create in "public" up to version 14.
     run(&client, &format!("CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")).await;
     let url = database.url().replace("//musterd@", &format!("//{role}:secret@"));
     let (text, code) = refused(&url).await;
@@ -89,7 +89,7 @@ async fn missing_rights_are_named_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_user_without_a_schema_is_told_so() {
+async fn user_without_a_schema_is_refused_with_that_reason() {
     let database = TestDatabase::create().await;
     let client = connect(database.url()).await;
     run(&client, &format!("ALTER DATABASE {} SET search_path = nowhere", database.name())).await;
@@ -122,7 +122,7 @@ async fn a_server_that_is_not_there_cannot_be_reached() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_is_given_up() {
+async fn server_that_accepts_and_does_not_respond_times_out() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgresql://me:secret@{}/registry?connect_timeout=1", silent.local_addr().unwrap());
     let (text, code) = refused(&url).await;
@@ -131,7 +131,7 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_wrong_or_missing_password_is_refused_without_being_told() {
+async fn wrong_or_missing_password_is_refused_and_not_printed() {
     let cluster = OwnCluster::create().await;
     let client = connect(cluster.url()).await;
     // PostgreSQL 13 stores passwords as MD5 if it is not told otherwise.

@@ -98,7 +98,7 @@ async fn daemons_that_start_together_migrate_once() {
     let mut applied = Vec::new();
     for each in runs {
         let report = each.await.unwrap().unwrap();
-        assert_eq!(report.current, head(), "everybody returns to a finished schema");
+        assert_eq!(report.current, head(), "every runner returns to a finished schema");
         applied.extend(report.applied.iter().map(|applied| applied.version));
     }
     applied.sort_unstable();
@@ -172,7 +172,7 @@ async fn a_database_of_seedcore_keeps_every_row_and_value() {
 }
 
 #[tokio::test]
-async fn a_seed_database_goes_on_working_after_the_migration() {
+async fn seedcore_database_keeps_working_after_the_migration() {
     let database = seed_database().await;
     migrate::up(database.url(), "test").await.unwrap();
     let client = connect(database.url()).await;
@@ -218,7 +218,7 @@ async fn migration_waits_for_sessions_that_use_the_tables_but_not_for_ever() {
         if get::<i64>(&observer, waiting).await == 1 { Ok(()) } else { Err("it does not wait") }
     })
     .await;
-    // Whoever comes meanwhile queues up behind the migration, which gives way every 2 s: this would wait for ever.
+    // A session that comes meanwhile queues behind the migration, which gives way every 2 s: else it would not end.
     run(&connect(database.url()).await, "SET lock_timeout = '20s'; SELECT current_epoch FROM cluster_metadata").await;
     assert!(!migration.is_finished());
     run(&client, "COMMIT").await;
@@ -251,7 +251,7 @@ async fn the_name_of_the_schema_and_the_tables_of_others_do_not_matter() {
 }
 
 #[tokio::test]
-async fn what_a_deployment_of_seedcore_overwrites_is_found_and_put_back() {
+async fn functions_that_seedcore_overwrites_are_found_and_restored() {
     let registry = Registry::head().await;
     let url = registry.database.url();
     deploy_seedcore(&registry.client).await;
@@ -279,7 +279,7 @@ async fn what_a_deployment_of_seedcore_overwrites_is_found_and_put_back() {
 }
 
 #[tokio::test]
-async fn until_it_is_put_back_what_seedcore_does_stays_in_order() {
+async fn changes_through_overwritten_functions_stay_in_order() {
     let registry = Registry::head().await;
     let client = &registry.client;
     deploy_seedcore(client).await;

@@ -40,7 +40,7 @@ async fn get(daemon: &Daemon, path: &str, headers: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_tell_people_and_machines_how_the_daemon_is() {
+async fn probes_report_the_state_as_text_and_as_json() {
     let served = Served::start().await;
     let daemon = &served.daemon;
     assert_eq!(daemon.http_get("/livez").await.unwrap(), (200, "ok\n".to_owned()));
@@ -63,7 +63,7 @@ async fn probes_tell_people_and_machines_how_the_daemon_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_not_ready_says_what_is_missing() {
+async fn daemon_that_is_not_ready_names_what_is_missing() {
     let sql = Registry::head().await;
     run(&sql.client, "BEGIN; LOCK TABLE registry_instance IN ACCESS EXCLUSIVE MODE").await;
     // It listens, but cannot look at its tables.
@@ -147,8 +147,8 @@ async fn do_something_of_everything(clients: &Wire) {
     }
     clients.resolve("organ", 0).await.unwrap();
     clients.resolve("organ", 0).await.unwrap();
-    for nobody in ["other", "unknown", ""] {
-        clients.resolve(nobody, 0).await.unwrap_err();
+    for absent in ["other", "unknown", ""] {
+        clients.resolve(absent, 0).await.unwrap_err();
     }
 }
 

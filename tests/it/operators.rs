@@ -146,11 +146,11 @@ async fn hold_pauses_expiry_on_every_daemon_until_it_is_released() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hold_without_a_duration_lasts_until_all_could_be_heard() {
+async fn hold_without_a_duration_lasts_until_all_could_beat() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
-    assert_eq!(hold(&caller, None, "").await.unwrap(), Duration::ZERO, "nobody is alive");
+    assert_eq!(hold(&caller, None, "").await.unwrap(), Duration::ZERO, "no instance is alive");
     caller.register(alive("organ", Duration::from_secs(60))).await.unwrap();
     assert_eq!(hold(&caller, None, "").await.unwrap(), Duration::from_secs(65));
     let shown =
@@ -189,7 +189,7 @@ async fn mostly_silent_fleet_keeps_its_leases_until_an_operator_releases_expiry(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_ends_one_instance_whatever_the_hold_says() {
+async fn operator_ends_one_instance_despite_a_hold() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
@@ -199,8 +199,8 @@ async fn an_operator_ends_one_instance_whatever_the_hold_says() {
     let id = &lease.instance_id;
     let never = expire(&caller, id, lease.lease_id + 1).await;
     assert_eq!(refusal(never).verdict(), (Code::NotFound, "UNKNOWN_INSTANCE"), "it never had that lease");
-    let nobody = expire(&caller, &uuid::Uuid::new_v4().to_string(), 0).await;
-    assert_eq!(refusal(nobody).verdict(), (Code::NotFound, "UNKNOWN_INSTANCE"));
+    let absent = expire(&caller, &uuid::Uuid::new_v4().to_string(), 0).await;
+    assert_eq!(refusal(absent).verdict(), (Code::NotFound, "UNKNOWN_INSTANCE"));
 
     let ended = expire(&caller, id, lease.lease_id).await.unwrap();
     assert!(!ended.already_dead && ended.revision > lease.revision, "{ended:?}");

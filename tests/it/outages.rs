@@ -1,4 +1,4 @@
-//! Daemons that are killed, a PostgreSQL that goes away: what was acknowledged stays, and nobody dies of it.
+//! Daemons that are killed, a PostgreSQL that is unreachable: what was acknowledged stays, and no lease expires by it.
 
 use std::{
     collections::HashMap,
@@ -45,7 +45,7 @@ async fn assert_alive(caller: &Caller, actor: &Actor) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_actors_of_a_killed_daemon_go_on_at_the_other() {
+async fn actors_of_a_killed_daemon_continue_at_another() {
     let database = TestDatabase::create().await;
     let (first, second) = tokio::join!(Daemon::start(database.url()), Daemon::start(database.url()));
     let callers = [Caller::of(&first), Caller::of(&second)];
@@ -139,7 +139,7 @@ impl Storm {
         for (instance_id, lease_id) in &granted {
             assert_eq!(rows.get(instance_id), Some(&(*lease_id, "alive".to_owned())), "{instance_id}");
         }
-        assert_eq!(rows.len(), granted.len(), "nothing that nobody asked for");
+        assert_eq!(rows.len(), granted.len(), "nothing without a request");
         // One revision began the epoch; each other one is a registration, so none took effect twice.
         let revisions = get::<i64>(client, "SELECT revision - 1 FROM cluster_metadata").await;
         assert_eq!(usize::try_from(revisions).unwrap(), granted.len());
@@ -164,7 +164,7 @@ async fn register_until_granted(callers: &[Caller], logical_id: &str) -> v1::Reg
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_the_death_of_the_daemon() {
+async fn acknowledged_changes_survive_a_killed_daemon() {
     let database = TestDatabase::create().await;
     let (first, second) = tokio::join!(Daemon::start(database.url()), Daemon::start(database.url()));
     let callers = [Caller::of(&first), Caller::of(&second)];
@@ -174,7 +174,7 @@ async fn what_was_acknowledged_survives_the_death_of_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_the_death_of_postgresql() {
+async fn acknowledged_changes_survive_a_killed_postgresql() {
     let mut cluster = OwnCluster::create().await;
     let daemon = Daemon::start(cluster.url()).await;
     let caller = Caller::of(&daemon);
@@ -200,7 +200,7 @@ async fn a_termination_under_load_is_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_postgresql_it_answers_from_memory_and_recovers_by_itself() {
+async fn daemon_without_postgresql_answers_from_memory_and_recovers() {
     let mut cluster = OwnCluster::create().await;
     let daemon = Daemon::start(cluster.url()).await;
     let caller = Caller::of(&daemon);
@@ -220,7 +220,7 @@ async fn without_postgresql_it_answers_from_memory_and_recovers_by_itself() {
         reasons => Err(reasons),
     })
     .await;
-    // Longer than the TTL, so that everybody is overdue by what PostgreSQL knows.
+    // Longer than the TTL, so that every lease is overdue by the rows of PostgreSQL.
     let stale_for = wait_until("an answer that is 8 s old", BOUND, async || {
         let answer = caller.resolve("organ").await?;
         assert_eq!(answer.instance.instance_id.to_string(), actor.id());
@@ -255,7 +255,7 @@ async fn without_postgresql_it_answers_from_memory_and_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_whose_connections_are_cut_connects_again_and_misses_nothing() {
+async fn daemon_whose_connections_are_cut_reconnects_and_misses_no_change() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
@@ -273,7 +273,7 @@ async fn a_daemon_whose_connections_are_cut_connects_again_and_misses_nothing() 
         );
         run(&client, &sql).await;
         wait_until("the change shows", BOUND, async || caller.resolve(&name).await).await;
-        wait_until("the feed has connected anew", BOUND, async || {
+        wait_until("the feed has reconnected", BOUND, async || {
             match daemon.metric("musterd_feed_resyncs_total{cause=\"connection\"}").await {
                 Some(count) if count >= f64::from(u32::try_from(round).unwrap()) => Ok(()),
                 other => Err(other),

@@ -1,4 +1,4 @@
-//! Resolve by policy: whom each policy chooses, whom none may choose, and which choices are refused.
+//! Resolve by policy: what each policy chooses, what none may choose, and which choices are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -188,8 +188,8 @@ async fn no_policy_chooses_an_excluded_instance_or_one_without_the_labels() {
             assert_eq!(chosen, expected.id, "{policy:?}");
         }
         let nowhere = ResolveChoice { labels: [("zone".to_owned(), "c".to_owned())].into(), ..choice.clone() };
-        for nobody in [without(choice, &[&a, &b]), nowhere] {
-            let refused = setting.try_resolve(nobody).await.unwrap_err();
+        for absent in [without(choice, &[&a, &b]), nowhere] {
+            let refused = setting.try_resolve(absent).await.unwrap_err();
             assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "NO_LIVE_INSTANCE"), "{policy:?}");
         }
     }

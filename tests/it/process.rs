@@ -112,7 +112,7 @@ async fn log_whose_reader_stalls_delays_no_call_and_no_exit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn log_whose_reader_went_away_is_no_reason_to_end() {
+async fn daemon_whose_log_reader_is_gone_continues() {
     let database = TestDatabase::create().await;
     let mut daemon = Unread::start(database.url(), Stdio::piped()).await;
     drop(daemon.stderr());
@@ -170,7 +170,7 @@ async fn gone(postmaster: Pid) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_to_end_stops_the_private_postgresql() {
+async fn every_exit_stops_the_private_postgresql() {
     let scratch = Scratch::in_memory();
     for signals in [&[Signal::SIGQUIT][..], &[Signal::SIGTERM, Signal::SIGINT]] {
         let (mut daemon, postmaster) = with_private_postgres(&scratch).await;

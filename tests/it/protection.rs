@@ -127,7 +127,7 @@ async fn protection_ends_after_ten_minutes_and_deaths_are_paced() {
 }
 
 #[tokio::test]
-async fn however_long_deaths_were_paced_protection_has_its_ten_minutes() {
+async fn protection_has_its_ten_minutes_however_long_deaths_were_paced() {
     let registry = fleet(100, true).await;
     let client = &registry.client;
     silent(client, 40).await;
@@ -147,7 +147,7 @@ async fn after_a_hold_protection_has_its_ten_minutes_again() {
     assert_eq!(look(client).await, "0 protect");
     run(client, "UPDATE cluster_metadata SET brake_since = muster_now() - interval '1 h'").await;
     run(client, "SELECT muster_hold_expiry('the test')").await;
-    assert_eq!(look(client).await, "0 the test", "nobody is judged, so nothing is braked");
+    assert_eq!(look(client).await, "0 the test", "no lease is judged, so nothing is braked");
     run(client, "UPDATE cluster_metadata SET hold_until = muster_now()").await;
     assert_eq!(look(client).await, "0 protect");
 }
@@ -175,7 +175,7 @@ async fn a_release_takes_hold_and_brake_off_for_its_time() {
 }
 
 #[tokio::test]
-async fn what_disrupts_after_a_release_holds_again() {
+async fn disruption_after_a_release_holds_again() {
     let registry = fleet(20, true).await;
     let client = &registry.client;
     silent(client, 20).await;
@@ -220,7 +220,7 @@ async fn no_lease_expires_while_a_daemon_has_not_saved_for_3_s() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_was_silent_for_15_s_is_given_up_and_a_hold_begins() {
+async fn daemon_silent_for_15_s_is_evicted_and_a_hold_begins() {
     let registry = fleet(5, true).await;
     let client = &registry.client;
     enter(client, 901).await;

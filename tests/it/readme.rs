@@ -1,6 +1,6 @@
 //! What README.md and docs/ say about the program is held equal to the program: flags, metrics, commands, codes, reasons.
 //!
-//! Documentation is the first thing a user believes, and the last that anybody remembers to change. Each table that can
+//! Users rely on the documentation, and a change of the code is easily made without it. Each table that can
 //! be derived from the code is compared with it here, in both directions; on which page it stands does not matter.
 
 use std::{
@@ -129,7 +129,7 @@ async fn a_running_daemon_has_the_labels_of_the_metrics_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_prometheus_is_given_is_told_of() {
+async fn targets_given_to_prometheus_are_reported() {
     let served = Served::start().await;
     let everything = v1::RegisterRequest {
         actor_name: "a".to_owned(),

@@ -1,4 +1,4 @@
-//! Leases over gRPC: who gets one, who keeps it, how its status changes, how it ends.
+//! Leases over gRPC: which instance gets one and keeps it, how its status changes, how it ends.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -104,7 +104,7 @@ async fn live_instance_id_of_another_owner_is_refused_and_the_owner_not_named() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_instance_id_gets_a_new_lease_that_the_old_one_cannot_hurt() {
+async fn dead_instance_id_gets_a_new_lease_that_the_old_one_cannot_change() {
     let served = Served::start().await;
     let mut registry = served.clients.registry.clone();
     let old = served.clients.register(registration(1, "organ")).await;
@@ -155,7 +155,7 @@ async fn a_registration_into_any_but_the_current_epoch_is_fenced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_fills_in_what_a_registration_leaves_open() {
+async fn server_fills_in_defaults_of_a_registration() {
     let served = Served::start().await;
     let bare = v1::RegisterRequest { logical_id: "organ".into(), ..Default::default() };
     let (one, two) = (served.clients.register(bare.clone()).await, served.clients.register(bare).await);
@@ -179,7 +179,7 @@ async fn make(served: &Served, instance: u128, status: Status) -> v1::RegisterRe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_changes_as_the_table_of_transitions_says_and_in_no_other_way() {
+async fn status_changes_by_the_table_of_transitions_only() {
     let served = Served::start().await;
     let pairs = Status::ALL.into_iter().flat_map(|from| Status::ALL.map(|to| (from, to)));
     for (instance, (from, to)) in (1u128..).zip(pairs) {
@@ -207,7 +207,7 @@ async fn a_status_changes_as_the_table_of_transitions_says_and_in_no_other_way()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deregistering_ends_a_lease_once_however_often_it_is_asked_for() {
+async fn repeated_deregister_ends_a_lease_once() {
     let served = Served::start().await;
     let mut registry = served.clients.registry.clone();
     let lease = served.clients.register(registration(1, "organ")).await;
@@ -223,9 +223,9 @@ async fn deregistering_ends_a_lease_once_however_often_it_is_asked_for() {
     assert_eq!(death.reason(), DeathReason::Deregistered);
     assert!(death.decided_by.starts_with(&served.daemon.grpc_addr), "{death:?}");
 
-    let nobody = v1::DeregisterRequest { instance_id: id(2).to_string(), ..Default::default() };
+    let absent = v1::DeregisterRequest { instance_id: id(2).to_string(), ..Default::default() };
     let no_lease = v1::DeregisterRequest { lease_id: dead.revision, ..Default::default() };
-    assert_eq!(refusal(registry.deregister(nobody).await).verdict(), (Code::NotFound, "UNKNOWN_INSTANCE"));
+    assert_eq!(refusal(registry.deregister(absent).await).verdict(), (Code::NotFound, "UNKNOWN_INSTANCE"));
     assert_eq!(refusal(registry.deregister(no_lease).await).verdict(), (Code::NotFound, "UNKNOWN_LEASE"));
 }
 
@@ -243,7 +243,7 @@ async fn two_hundred_registrations_at_once_get_a_lease_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registration_whose_caller_goes_away_is_made_whole_or_not_at_all() {
+async fn registration_whose_caller_disconnects_is_made_whole_or_not_at_all() {
     let served = Served::start().await;
     let before = served.revision().await;
     let request = |instance: u128| v1::RegisterRequest {
@@ -263,10 +263,7 @@ async fn a_registration_whose_caller_goes_away_is_made_whole_or_not_at_all() {
     let seen = served.clients.everything().await;
     let leases = join_all((1..=200).map(|instance| served.clients.register(request(instance)))).await;
     for instance in seen {
-        assert!(
-            leases.iter().any(|lease| lease.lease_id == instance.lease_id),
-            "its lease was made anew: {instance:?}"
-        );
+        assert!(leases.iter().any(|lease| lease.lease_id == instance.lease_id), "it got another lease: {instance:?}");
     }
     assert_eq!(served.revision().await, before + 200, "each took effect once");
     let whole = "SELECT instance_id FROM registry_instance WHERE serve_route = '/' || pid \

@@ -31,7 +31,7 @@ async fn both() -> (Registry, Registry) {
 }
 
 #[tokio::test]
-async fn a_beat_that_renews_nothing_says_so() {
+async fn beat_that_renews_nothing_reports_it() {
     let (old, new) = both().await;
     let mut answers = Vec::new();
     for client in [&old.client, &new.client] {
@@ -283,7 +283,7 @@ async fn an_instance_has_a_time_to_live_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_dead_say_why_and_are_purged() {
+async fn dead_instances_have_a_reason_and_are_purged() {
     let (old, new) = both().await;
     for client in [&old.client, &new.client] {
         make_alive(client, 1, "organ", 100).await;

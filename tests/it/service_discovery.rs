@@ -1,4 +1,5 @@
-//! The list of targets that Prometheus gets: who is in it, in which words, and when there is none rather than a wrong one.
+//! The list of targets that Prometheus gets: which instances are in it, in which words, and
+//! when there is none rather than a wrong one.
 
 use std::collections::BTreeSet;
 
@@ -177,7 +178,7 @@ async fn names_and_labels_that_are_hostile_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_cannot_be_meant_is_refused_in_one_line_that_names_the_parameter() {
+async fn contradictory_query_is_refused_with_the_parameter_named() {
     let served = Served::start().await;
     for (path, query, line) in [
         (PATH, "nmae=organ", "nmae: is not a parameter here; choose from name, prefix, label, status, node, max_stale"),
@@ -232,7 +233,7 @@ async fn while_postgresql_is_away_there_is_a_list_until_it_is_too_old_and_never_
     })
     .await;
     assert!(refused.contains("max_stale is 2s") && refused.lines().count() == 1, "{refused}");
-    assert_eq!(ports(&daemon, "max_stale=24h").await, [1], "who accepts an older one gets it");
+    assert_eq!(ports(&daemon, "max_stale=24h").await, [1], "a caller that accepts an older list gets it");
     cluster.start().await;
     let again = wait_until("a list again", DAEMON_BOUND, async || {
         match daemon.http_get(&format!("{PATH}?max_stale=2s")).await.unwrap() {

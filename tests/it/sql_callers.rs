@@ -18,7 +18,7 @@ use crate::harness::{
 
 const BOUND: Duration = Duration::from_secs(10);
 
-/// A daemon in epoch 100, somebody who asks it, and an SQL caller.
+/// A daemon in epoch 100, a client of it, and an SQL caller.
 struct Scene {
     daemon: Daemon,
     caller: Caller,
@@ -100,7 +100,7 @@ async fn a_rotation_through_sql_fences_actors_of_the_daemon() {
     let instance = scene.shows_status(1, Status::Dead).await;
     assert_eq!(instance.death.unwrap().reason, DeathReason::OldEpoch);
     assert_eq!(scene.caller.beat(lease.lease_id).await.unwrap_err(), "EPOCH_FENCED");
-    // The daemon's reaper and the SQL caller share the work; together they leave nobody out.
+    // The daemon's reaper and the SQL caller share the work; together they leave no lease out.
     get::<i32>(&scene.client, "SELECT expire_old_epoch_instances()").await;
     wait_until("both deaths are written down", BOUND, async || {
         let sql = "SELECT death_reason FROM registry_instance WHERE status = 'dead'";

@@ -1,4 +1,4 @@
-//! Two connections at once: what waits for what, and what nobody can see in between.
+//! Two connections at once: what waits for what, and what no other session sees in between.
 
 use uuid::Uuid;
 

@@ -33,7 +33,7 @@ async fn reap(client: &Client) -> String {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_alone_holds_expiry_until_all_could_be_heard() {
+async fn daemon_that_starts_alone_holds_expiry_until_all_could_beat() {
     let registry = registry().await;
     let client = &registry.client;
     for instance in [1, 2] {
@@ -62,7 +62,7 @@ async fn a_daemon_that_joins_another_holds_nothing() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_was_not_heard_of_lately_does_not_count() {
+async fn daemon_without_a_recent_report_does_not_count() {
     let registry = registry().await;
     let client = &registry.client;
     make_alive(client, 1, "organ", 100).await;
@@ -88,7 +88,7 @@ async fn where_no_daemon_ever_ran_nothing_is_held() {
 async fn a_hold_never_ends_earlier_because_of_another_one() {
     let registry = registry().await;
     let client = &registry.client;
-    assert_eq!(start_daemon(client, 1).await, Some(0), "nobody is alive, so nobody can be missed");
+    assert_eq!(start_daemon(client, 1).await, Some(0), "no instance is alive, so no beat can be missed");
     make_alive(client, 1, "organ", 100).await;
     run(client, "UPDATE cluster_metadata SET hold_until = now() + interval '1 hour', hold_reason = 'long'").await;
     run(client, "SELECT muster_hold_expiry('short')").await;
@@ -96,10 +96,10 @@ async fn a_hold_never_ends_earlier_because_of_another_one() {
 }
 
 #[tokio::test]
-async fn the_reaper_is_told_when_to_come_again() {
+async fn reaper_receives_the_time_of_its_next_run() {
     let registry = registry().await;
     let client = &registry.client;
-    assert_eq!(reap(client).await, "0", "nobody is alive");
+    assert_eq!(reap(client).await, "0", "no instance is alive");
     make_alive(client, 1, "organ", 100).await;
     make_alive(client, 2, "organ", 100).await;
     set_ttl(client, 2, 300_000).await;
@@ -154,7 +154,7 @@ async fn instances_of_older_epochs_are_written_down_in_batches() {
 }
 
 #[tokio::test]
-async fn a_flush_saves_when_each_beat_was_heard_and_never_goes_back() {
+async fn flush_saves_the_time_of_each_beat_and_never_an_earlier_one() {
     let registry = registry().await;
     let client = &registry.client;
     for instance in 1..=4 {

@@ -203,7 +203,7 @@ async fn a_rotation_compares_and_sets_and_may_be_repeated() {
     // 64, 65 and 66 are 100, 101 and 102 in hexadecimal.
     assert_eq!(rotate(101, Some(100)).await, "rotated 65 2 2 64");
     assert_eq!(rotate(101, Some(100)).await, "unchanged 65 2 2", "repeated");
-    assert_eq!(rotate(102, Some(100)).await, "epoch_mismatch 65 2 2", "somebody else was first");
+    assert_eq!(rotate(102, Some(100)).await, "epoch_mismatch 65 2 2", "another session was first");
     assert_eq!(rotate(100, None).await, "epoch_reused 65 2 2");
     assert_eq!(rotate(102, None).await, "rotated 66 3 3 65");
     let history =
@@ -216,7 +216,7 @@ async fn a_rotation_compares_and_sets_and_may_be_repeated() {
 }
 
 #[tokio::test]
-async fn direct_callers_are_told_by_an_error_what_is_wrong() {
+async fn sql_callers_receive_an_error_that_names_the_cause() {
     let registry = Registry::head().await;
     let client = &registry.client;
     assert_eq!(refusal(client, &register(1, "organ", 100)).await, "MU001", "no epoch yet");
@@ -279,10 +279,10 @@ async fn deleted_rows_make_readers_reload() {
     let history = "SELECT history_id FROM cluster_metadata";
     let purged = "SELECT purged_revision FROM cluster_metadata";
     let first = get::<Uuid>(client, history).await;
-    run(client, "DELETE FROM registry_instance WHERE logical_id = 'nobody'").await;
+    run(client, "DELETE FROM registry_instance WHERE logical_id = 'absent'").await;
     run(client, "DELETE FROM registry_instance WHERE status = 'dead'").await;
     assert_eq!(get::<Uuid>(client, history).await, first, "a tombstone, and nothing");
-    assert_eq!(get::<i64>(client, purged).await, 5, "whoever has not seen the death by now cannot see it any more");
+    assert_eq!(get::<i64>(client, purged).await, 5, "a reader that has not seen the death by now never can");
     run(client, "DELETE FROM registry_instance WHERE lease_id = 2").await;
     let second = get::<Uuid>(client, history).await;
     assert_ne!(second, first, "a live row leaves no tombstone");
@@ -304,7 +304,7 @@ async fn an_epoch_written_by_hand_is_a_rotation() {
     assert_eq!(get::<i32>(client, "SELECT expire_old_epoch_instances()").await, 1);
     assert_eq!(column::<Uuid>(client, "SELECT instance_id FROM active_instances").await, [id(2)]);
 
-    // The row lost and written anew: numbers and revisions go on.
+    // The row lost and written again: numbers and revisions continue.
     run(client, "DELETE FROM cluster_metadata").await;
     run(client, &format!("INSERT INTO cluster_metadata (current_epoch) VALUES ('{}')", id(102))).await;
     let row: String = get(client, "SELECT concat_ws(' ', epoch_number, revision) FROM cluster_metadata").await;

@@ -57,7 +57,7 @@ async fn rows_of_a_new_table_are_found_by_their_ids() {
     let register = "'op', 'register', 'logical_id', 'organ-' || n, 'status', 'alive'";
     let registered: Vec<_> = (0..GROUPS).map(|group| apply(group, register)).collect();
     in_a_session(&registry, "n_tup_ins", ROWS, &registered).await;
-    assert_eq!(counted(&registry).await, (scans, 0), "nobody was on record, so there was nothing to find");
+    assert_eq!(counted(&registry).await, (scans, 0), "no instance was on record, so there was nothing to find");
 
     // Leases of a group, and as many ages.
     let arrays = |group: usize| {

@@ -109,7 +109,7 @@ async fn window_allowance_is_ten_or_15_percent_less_what_expired() {
 }
 
 #[tokio::test]
-async fn lease_counts_as_heard_5_s_after_a_disruption_until_the_hold_ends() {
+async fn lease_counts_as_renewed_5_s_after_a_disruption_until_the_hold_ends() {
     let registry = Registry::head().await;
     for (hold_until, disrupted_at, expected) in [
         ("'12:00:20'", "'11:59:55'", "12:00:00"),

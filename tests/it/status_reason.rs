@@ -81,7 +81,7 @@ async fn status_changed_by_hand_has_a_new_time_and_no_old_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reason_given_to_one_daemon_is_told_by_another() {
+async fn reason_given_to_one_daemon_is_reported_by_another() {
     let registry = registry().await;
     let url = registry.database.url();
     let (here, there) = tokio::join!(Daemon::start(url), Daemon::start(url));

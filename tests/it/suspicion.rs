@@ -94,7 +94,7 @@ async fn a_stream_that_breaks_at_one_daemon_makes_its_leases_suspect_at_all_unti
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_overdue_beats_are_noticed_where_they_were_due_and_told_to_the_others() {
+async fn two_overdue_beats_are_detected_where_due_and_published_to_other_daemons() {
     let scene = Scene::start().await;
     // Suspect after 6 s where it beats; elsewhere after 9 s.
     let lease = scene.callers[0].register(alive("organ", Duration::from_secs(9))).await.unwrap();
@@ -110,7 +110,7 @@ async fn two_overdue_beats_are_noticed_where_they_were_due_and_told_to_the_other
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspicion_ends_with_the_lease_or_with_a_beat_that_no_daemon_hears() {
+async fn suspicion_ends_with_the_lease_or_with_a_beat_through_sql() {
     let scene = Scene::start().await;
     let mut stream = BeatStream::open(&scene.daemons[0]).await;
     let mut leases = Vec::new();

@@ -40,7 +40,7 @@ async fn accepted(url: &str) {
 async fn each_sslmode_checks_of_the_server_what_libpq_does() {
     let server = TlsPostgres::start().await;
     let right = server.file("right.crt", &server.authority.pem());
-    let wrong = server.file("wrong.crt", &Authority::new("somebody else").pem());
+    let wrong = server.file("wrong.crt", &Authority::new("another authority").pem());
     // Both in one file, as bundles of providers have it.
     let bundle = server.file("bundle.crt", &[Authority::new("another").pem(), server.authority.pem()].concat());
     let url = |host: &str, options: &str| server.url(SCRAM, host, options);
@@ -87,7 +87,7 @@ async fn a_server_without_tls_is_used_only_where_the_url_puts_up_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_are_expired_self_signed_or_nameless_are_told_apart() {
+async fn certificates_expired_self_signed_and_nameless_are_distinguished() {
     let server = TlsPostgres::start().await;
     let root = server.file("root.crt", &server.authority.pem());
     let full = server.url(SCRAM, "localhost", &format!("sslmode=verify-full&sslrootcert={root}"));
@@ -135,7 +135,7 @@ async fn a_server_that_asks_for_our_certificate_gets_the_one_of_the_url() {
     let server = TlsPostgres::start().await;
     let (certificate, key) = server.authority.sign(&[], CERTIFIED, false);
     let (certificate, key) = (server.file("me.crt", &certificate), server.file("me.key", &key));
-    let (stranger, strange_key) = Authority::new("somebody else").sign(&[], CERTIFIED, false);
+    let (stranger, strange_key) = Authority::new("another authority").sign(&[], CERTIFIED, false);
     let (stranger, strange_key) = (server.file("other.crt", &stranger), server.file("other.key", &strange_key));
     let url = |certificate: &str, key: &str| {
         server.url(CERTIFIED, "localhost", &format!("sslmode=require&sslcert={certificate}&sslkey={key}"))
@@ -196,7 +196,7 @@ async fn a_ca_that_is_replaced_on_disk_counts_from_the_next_connection_on() {
     let admin = server.admin().await;
     let hang_up = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'scram'";
 
-    server.file("root.crt", &Authority::new("somebody else").pem());
+    server.file("root.crt", &Authority::new("another authority").pem());
     get::<i64>(&admin, hang_up).await;
     wait_until("the feed refuses the server", BOUND, async || {
         let log = daemon.log();

@@ -43,7 +43,7 @@ fn said(command: &mut Command) -> (bool, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_reach_a_secured_daemon_and_explain_what_keeps_them_out() {
+async fn commands_reach_a_secured_daemon_or_explain_the_refusal() {
     let secured = Secured::start(true, &[]).await;
     let status = secured.operator(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
@@ -120,7 +120,7 @@ async fn certificate_replaced_under_load_is_shown_on_both_ports_without_a_failed
                 while !stop.load(Ordering::Relaxed) {
                     let fresh = || Client::builder().daemons([address.clone()]).tls(tls.clone()).build().unwrap();
                     let client = if caller % 2 == 0 { kept.clone() } else { fresh() };
-                    let error = client.resolve("nobody", &Choice::default()).await.unwrap_err();
+                    let error = client.resolve("absent", &Choice::default()).await.unwrap_err();
                     assert_eq!(error.reason().name(), "UNKNOWN_LOGICAL_ID", "{error}");
                     calls.fetch_add(1, Ordering::Relaxed);
                 }

@@ -48,7 +48,7 @@ async fn a_watcher_gets_the_snapshot_and_then_every_change_among_what_matches() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_by_status_node_and_labels_tells_when_an_instance_stops_matching() {
+async fn filter_reports_when_an_instance_stops_matching() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
@@ -178,7 +178,7 @@ async fn resume_on_old_name_reports_renamed_instance_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_large_comes_in_pieces_that_every_client_takes() {
+async fn large_answer_comes_in_pieces_that_every_client_takes() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
@@ -240,7 +240,7 @@ async fn a_dead_row_that_outlasted_a_later_one_is_gone_everywhere_once_it_is_del
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_is_told_at_once() {
+async fn rotation_is_reported_at_once() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
@@ -255,7 +255,7 @@ async fn a_rotation_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silence_is_told_as_a_hint_and_taken_back() {
+async fn suspicion_reaches_watchers_as_a_hint_and_is_cleared() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;
@@ -273,7 +273,7 @@ async fn silence_is_told_as_a_hint_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_of_something_quiet_is_told_the_revision_also_while_others_change() {
+async fn watcher_without_matching_changes_still_receives_the_revision() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let mut registry = daemon.registry().await;

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_connection_is_told_from_one_that_broke() {
+    fn refused_connection_is_distinguished_from_a_broken_one() {
         let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "refused");
         let status = Status::from_error(Box::new(ConnectError(Box::new(refused()))));
         let error = Error::from_status(&daemon(), &status);

@@ -105,7 +105,7 @@ fn credential_that_cannot_be_used_is_refused_by_its_reason() {
 }
 
 #[test]
-fn caller_without_a_credential_is_anonymous_where_a_rule_says_so() {
+fn caller_without_a_credential_is_anonymous_if_a_rule_allows_it() {
     let text = format!("{POLICY}\n[[rule]]\nwho = [\"anonymous\"]\nmay = [\"metrics\"]\n");
     let access = Access::new(policy(&text), tokens(&[("a", 1, "")]), Clock::new());
     let caller = access.show(None, None).unwrap();

@@ -37,7 +37,7 @@ fn may(policy: &Policy, who: &str, verb: Verb, name: &str) -> bool {
 }
 
 #[test]
-fn example_grants_what_it_says_and_nothing_else() {
+fn example_policy_grants_its_rights_and_no_others() {
     let policy = Policy::parse(EXAMPLE).unwrap();
     for (who, verb, name, expected) in [
         ("spiffe://prod/ns/organs/sa/a", Verb::Register, "a", true),
@@ -65,7 +65,7 @@ fn example_grants_what_it_says_and_nothing_else() {
 }
 
 #[test]
-fn what_is_not_understood_is_refused_with_line_and_column() {
+fn unreadable_policy_is_refused_with_line_and_column() {
     let rule = |who: &str, may: &str, on: &str| format!("[[rule]]\nwho = [{who}]\nmay = [{may}]\non = [{on}]\n");
     let good = || rule(r#""token/a""#, r#""read""#, r#""x""#);
     for (text, expected) in [

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_registered_cannot_forge_a_line() {
+    fn registered_text_cannot_forge_a_line() {
         let mut forged = alive(7, 100);
         forged.node_id = "a\nStatus: dead\u{1b}[2J".into();
         let text = instance(&forged, 50, now());
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_deaths_are_told() {
+    fn only_the_latest_deaths_are_listed() {
         let many: Vec<_> = (0..9).map(|number| dead(number.into(), 100 + number)).collect();
         let text = deaths(&many, now());
         let first = format!("\nDeaths:      the latest 5 of 9\n  {} ", many[8].instance_id);

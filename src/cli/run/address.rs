@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guess_is_told_and_what_was_given_is_not() {
+    fn guessed_setting_is_reported_and_given_one_is_not() {
         let note =
             |address: Address, source: &str, port| address.note("web", Some(source.parse().expect("an address")), port);
         assert_eq!(

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_and_a_rotation_are_told_before_what_follows_from_them() {
+    fn reset_and_rotation_are_reported_before_their_effects() {
         let mut progress = Progress::new(Position { revision: 5, history_id: "old".into() });
         let mut reset = batch(3, vec![put(2)], true);
         reset.reset = true;

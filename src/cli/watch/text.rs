@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_under_their_names_and_a_name_cannot_forge_a_row() {
+    fn columns_are_aligned_and_a_name_cannot_forge_a_row() {
         let mut text = HEADER.to_owned();
         push_row(&mut text, &line(put()), "2026-01-02T03:04:05.678Z");
         let (header, row) = text.split_once('\n').expect("a header");
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_and_a_mark_are_objects_with_where_to_go_on() {
+    fn event_and_bookmark_are_objects_with_their_revision() {
         let mut text = String::new();
         push_json(&mut text, &line(put()));
         push_json(&mut text, &line(What::Epoch));

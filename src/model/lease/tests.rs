@@ -57,7 +57,7 @@ fn a_broken_stream_makes_it_suspect_until_the_next_beat() {
 }
 
 #[test]
-fn lease_doubted_by_another_daemon_is_suspect_until_heard_of() {
+fn lease_suspected_by_another_daemon_is_suspect_until_a_beat() {
     let lease = lease();
     assert!(lease.agrees(2_000), "it never beat here");
     lease.mark_suspect();
@@ -76,7 +76,7 @@ fn lease_doubted_by_another_daemon_is_suspect_until_heard_of() {
 }
 
 #[test]
-fn lease_that_beats_here_is_not_doubted_because_of_a_stream_elsewhere() {
+fn lease_that_beats_here_is_not_suspect_by_a_stream_elsewhere() {
     let lease = lease();
     lease.beat(ONE, 20_000);
     assert!(!lease.agrees(19_000), "it has beaten here since");

@@ -142,7 +142,7 @@ fn all(snapshot: &Snapshot, stats: &RegistryStats, filter: &NameFilter, size: us
 
 proptest! {
     #[test]
-    fn a_survey_finds_what_a_scan_over_all_rows_finds(rows in vec(row(), 0..40), size in 1..4usize) {
+    fn statistics_equal_a_scan_over_all_rows(rows in vec(row(), 0..40), size in 1..4usize) {
         let (snapshot, entries) = snapshot(&rows);
         let stats = RegistryStats::of(&snapshot, now());
         let mut states: BTreeMap<&str, NameState> = BTreeMap::new();
@@ -210,7 +210,7 @@ proptest! {
 }
 
 #[test]
-fn what_a_survey_remembers_is_bounded() {
+fn memory_of_the_statistics_is_bounded() {
     let row = Row { name: 0, epoch: 2, status: InstanceStatus::Starting, silent_s: 0, here: false, death: (None, 0) };
     let (snapshot, _) = snapshot(&vec![row; 2 * LARGE]);
     let stats = RegistryStats::of(&snapshot, now());
@@ -219,7 +219,7 @@ fn what_a_survey_remembers_is_bounded() {
     let name = LogicalId::from_record(NAMES[0]);
     let later = Timestamps { now_ms: NOW_MS, database: now().database + Duration::from_secs(1) };
     let summary = stats.summary(&name, snapshot.name(NAMES[0]).unwrap(), epoch(1), later);
-    assert_eq!((summary.state, summary.starting), (NameState::Unserved, 2_000), "not summed up anew: it takes long");
+    assert_eq!((summary.state, summary.starting), (NameState::Unserved, 2_000), "not summed up again: it takes long");
 }
 
 /// A snapshot of so many names, `bad_00000` and so on without a live instance and `good_00000` and so on with one.
@@ -243,7 +243,7 @@ fn many(bad: usize, good: usize) -> Arc<Snapshot> {
 }
 
 #[test]
-fn a_search_finds_each_name_although_more_are_in_trouble_than_the_survey_lists() {
+fn search_finds_each_name_although_more_are_unserved_than_the_statistics_list() {
     let snapshot = many(LISTED_MAX + EXAMINED_MAX, 500);
     let stats = RegistryStats::of(&snapshot, now());
     let found = |search: Search, state: Option<NameState>| {
@@ -275,7 +275,7 @@ fn a_search_finds_each_name_although_more_are_in_trouble_than_the_survey_lists()
 }
 
 #[test]
-fn a_search_for_everything_finds_nodes_addresses_and_ids_and_says_which() {
+fn search_in_all_fields_finds_nodes_addresses_and_ids_and_names_the_field() {
     let snapshot = many(40, 400);
     let stats = RegistryStats::of(&snapshot, now());
     let found = |text: &str| {

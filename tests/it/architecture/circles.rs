@@ -58,7 +58,7 @@ fn module(path: &str) -> Module {
     }
 }
 
-/// The file in which a path ends. The root of the crate lists the rooms and is nobody's use.
+/// The file in which a path ends. The root of the crate lists the rooms and counts as no use.
 fn file_of(path: &[String], files: &BTreeMap<Module, &str>) -> Option<Module> {
     (1..=path.len()).rev().map(|length| path[..length].to_vec()).find(|module| files.contains_key(module))
 }
@@ -118,7 +118,7 @@ fn collect(tokens: TokenStream, own: &Module, found: &mut Vec<Module>) {
     }
 }
 
-/// Whether a group belongs to a path that was followed already (`a::{b, c}`), or says who may see an item (`pub(in a)`).
+/// Whether a group belongs to a path that was followed already (`a::{b, c}`), or states a visibility (`pub(in a)`).
 fn is_part_of_path(tokens: &[TokenTree], i: usize) -> bool {
     i >= 2 && is_path_separator(tokens, i - 2) || is_word(tokens, i.wrapping_sub(1), "pub")
 }

@@ -1,4 +1,4 @@
-//! The tables of the laws: who may import whom, and which crates stay where.
+//! The tables of the laws: which room may import which, and which crates stay where.
 
 /// Which layers each layer may import, besides itself. A layer is a top-level module of the crate.
 pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -17,7 +17,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("jwt", &[]),
     // Fetches the keys that the policy names.
     ("jwks", &["access", "jwt", "metrics", "tls"]),
-    // Whom a client certificate names is for access to say.
+    // Access decides whom a client certificate names.
     ("tls", &["access", "clock", "metrics", "reload", "telemetry"]),
     // Makes the files that the two read.
     ("provision", &["access", "tls"]),

@@ -122,14 +122,14 @@ async fn waiting_ends_with_the_change_that_was_waited_for() {
     let gone = begin(&daemon, "gone").await;
     assert_eq!(ask(&daemon, &["drain", &first]).await.code, Some(0));
     assert_eq!(ask(&daemon, &["deregister", &second]).await.code, Some(0));
-    assert!(!gone.is_finished(), "who is draining is still there");
+    assert!(!gone.is_finished(), "a draining instance is still there");
     caller.rotate("a new life").await.unwrap();
     let ended = end(gone).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "a rotation ends them all");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_in_vain_says_what_there_was() {
+async fn wait_that_times_out_reports_the_counts() {
     let database = TestDatabase::create().await;
     let (daemon, caller) = scene(&database).await;
     let id = register(&caller, "web").await.instance_id;
@@ -137,9 +137,9 @@ async fn waiting_in_vain_says_what_there_was() {
     assert_eq!((vain.code, vain.stdout.as_str()), (Some(1), ""));
     let expected = format!("`web` is not served by 3 after 1s: 1 alive, 0 starting, 0 draining ({id} alive)");
     assert_eq!(vain.complaint(), expected);
-    let nobody = ask(&daemon, &["wait", "nobody", "--timeout", "1s"]).await;
-    assert_eq!(nobody.complaint(), "`nobody` is not live after 1s: 0 alive, 0 starting, 0 draining");
-    assert_eq!(ask(&daemon, &["wait", "nobody", "--for", "gone"]).await.code, Some(0));
+    let absent = ask(&daemon, &["wait", "absent", "--timeout", "1s"]).await;
+    assert_eq!(absent.complaint(), "`absent` is not live after 1s: 0 alive, 0 starting, 0 draining");
+    assert_eq!(ask(&daemon, &["wait", "absent", "--for", "gone"]).await.code, Some(0));
     assert_eq!(musterd(&["--addr", "127.0.0.1:1", "wait", "web"]).await.code, Some(3));
     let bad = ask(&daemon, &["wait", "web", "--for", "ready"]).await;
     assert!(bad.code == Some(2) && bad.stderr.contains("expected live, gone, or count=N"), "{bad:?}");

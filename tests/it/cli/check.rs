@@ -61,7 +61,7 @@ async fn names(arguments: &[&str], check_name: &str, level: &str, found: &str, f
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_well_passes_every_check() {
+async fn healthy_registry_passes_every_check() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     // On a loaded machine a save may be slow for a moment, which is worth a warning.
@@ -88,7 +88,7 @@ async fn a_registry_that_is_well_passes_every_check() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_address_is_told_by_what_is_there() {
+async fn wrong_address_is_reported_by_what_listens_there() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     names(&["--addr", "127.0.0.1:1"], "address", "critical", "cannot connect to 127.0.0.1:1", "musterd serve").await;
@@ -102,7 +102,7 @@ async fn a_wrong_address_is_told_by_what_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_not_ready_tells_what_it_waits_for() {
+async fn daemon_that_is_not_ready_names_what_it_waits_for() {
     let database = TestDatabase::create().await;
     let locker = connect(database.url()).await;
     run(&locker, MIGRATION_LOCK).await;
@@ -121,9 +121,9 @@ async fn a_daemon_that_is_not_ready_tells_what_it_waits_for() {
     daemon.wait_ready().await;
     let ready = health(&[]).await;
     assert_eq!((ready.code, ready.stdout.as_str(), ready.stderr.as_str()), (Some(0), "", ""));
-    let nobody = musterd(&["healthcheck", "--http-addr", "127.0.0.1:1"]).await;
-    assert_eq!(nobody.code, Some(1), "Docker knows no other code");
-    assert!(nobody.complaint().starts_with("cannot ask 127.0.0.1:1: "), "{nobody:?}");
+    let absent = musterd(&["healthcheck", "--http-addr", "127.0.0.1:1"]).await;
+    assert_eq!(absent.code, Some(1), "Docker knows no other code");
+    assert!(absent.complaint().starts_with("cannot ask 127.0.0.1:1: "), "{absent:?}");
     // The variable by which the daemon listens; a wildcard is no place to go to.
     let wildcard = http.replace("127.0.0.1", "0.0.0.0");
     let ended = program().args(["healthcheck"]).env("MUSTERD_HTTP_ADDR", wildcard).output().unwrap();
@@ -131,7 +131,7 @@ async fn a_daemon_that_is_not_ready_tells_what_it_waits_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_holds_expiry_back_is_named() {
+async fn reason_that_pauses_expiry_is_named() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let at = ["--addr", daemon.grpc_addr.as_str()];

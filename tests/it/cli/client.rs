@@ -13,7 +13,7 @@ use crate::harness::{
     registry::{get, run},
 };
 
-/// An address at which nobody listens.
+/// An address at which nothing listens.
 const NOBODY: &str = "127.0.0.1:1";
 
 /// A daemon with three instances: two of `organ_1`, one of them in zone b and draining, and one of `web`.
@@ -66,9 +66,9 @@ async fn resolve_prints_the_best_instance_as_table_and_as_json() {
 async fn unknown_name_exits_4_and_unreachable_daemon_exits_3() {
     let database = TestDatabase::create().await;
     let (daemon, _) = scene(&database).await;
-    let unknown = ask(&daemon, &["resolve", "nobody"]).await;
+    let unknown = ask(&daemon, &["resolve", "absent"]).await;
     assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(4), ""));
-    assert_eq!(unknown.complaint(), "no instance of `nobody` is on record (UNKNOWN_LOGICAL_ID)");
+    assert_eq!(unknown.complaint(), "no instance of `absent` is on record (UNKNOWN_LOGICAL_ID)");
     for command in [&["resolve", "organ_1"][..], &["list"], &["epoch", "show"], &["epoch", "rotate"]] {
         let unreachable = musterd(&[&["--addr", NOBODY], command].concat()).await;
         assert_eq!((unreachable.code, unreachable.stdout.as_str()), (Some(3), ""), "{command:?}");

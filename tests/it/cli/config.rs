@@ -141,7 +141,7 @@ async fn secrets_come_from_files_and_are_never_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_says_what_serve_would_and_starts_nothing() {
+async fn check_reports_as_serve_would_and_starts_nothing() {
     let files = Files::new();
     let data_dir = files.0.path().join("data");
     let flags = ["--data-dir", data_dir.to_str().unwrap()];

@@ -64,7 +64,7 @@ async fn expiry_is_held_shown_and_released() {
 async fn a_brake_is_shown_with_its_numbers() {
     let database = TestDatabase::create().await;
     let (daemon, ..) = scene(&database).await;
-    // The reaper takes a brake off that is not due: nobody may have its turn before it was shown.
+    // The reaper takes a brake off that is not due: no reaper may run before it was shown.
     let client = connect(database.url()).await;
     run(&client, "BEGIN; SELECT muster_lock_cluster()").await;
     let brake =
@@ -76,7 +76,7 @@ async fn a_brake_is_shown_with_its_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_is_ended_by_its_id_and_its_lease_says_so() {
+async fn instance_is_ended_by_its_id_and_its_lease_reports_it() {
     let database = TestDatabase::create().await;
     let (daemon, _caller, lease) = scene(&database).await;
     let (id, number) = (lease.instance_id.as_str(), lease.lease_id.to_string());
@@ -91,8 +91,8 @@ async fn an_instance_is_ended_by_its_id_and_its_lease_says_so() {
     assert!(unknown.complaint().ends_with("(UNKNOWN_LEASE)"), "{unknown:?}");
     assert_eq!(ask(&daemon, &["check-lease", "0"]).await.code, Some(2));
 
-    let nobody = ask(&daemon, &["expire", "6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10"]).await;
-    assert_eq!(nobody.code, Some(4), "{nobody:?}");
+    let absent = ask(&daemon, &["expire", "6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10"]).await;
+    assert_eq!(absent.code, Some(4), "{absent:?}");
     assert_eq!(ask(&daemon, &["expire", id, "--lease", "999999"]).await.code, Some(4), "it never had that lease");
     let ended = ask(&daemon, &["expire", id, "--lease", &number, "-o", "json"]).await.json();
     assert_eq!(ended["alreadyDead"], false);

@@ -24,7 +24,7 @@ async fn ended(child: tokio::process::Child) -> Ended {
     tokio::time::timeout(BOUND, child.wait_with_output()).await.unwrap().unwrap().into()
 }
 
-/// A port that is free now; nobody else is given it so soon.
+/// A port that is free now; the system gives it to no other process so soon.
 fn free() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
@@ -47,7 +47,7 @@ async fn commands_wait_for_a_loopback_daemon_that_starts_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_loopback_address_is_tried_for_seconds_and_told() {
+async fn refused_loopback_address_is_retried_for_seconds_and_reported() {
     let ended = ended(patient(&["list", "--addr", DEAD, "--timeout", "30s"])).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.stderr.starts_with("musterd: waiting up to 5s for a daemon at http://127.0.0.1:1\n"), "{ended:?}");

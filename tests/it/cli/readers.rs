@@ -1,4 +1,4 @@
-//! Who reads what is printed: a reader that goes away, a terminal that shows wide characters.
+//! Readers of what is printed: a reader that goes away, a terminal that shows wide characters.
 
 use std::{process::Stdio, time::Duration};
 
@@ -46,7 +46,7 @@ async fn following_commands_end_when_their_reader_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn columns_stand_below_each_other_whatever_names_are_made_of() {
+async fn columns_are_aligned_for_names_of_any_characters() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);

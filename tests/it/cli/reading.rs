@@ -98,7 +98,7 @@ async fn a_list_of_names_is_the_input_of_the_next_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_and_a_name_are_told_in_words() {
+async fn describe_explains_an_instance_and_a_name_in_words() {
     let database = TestDatabase::create().await;
     let (daemon, [best, draining, dead]) = scene(&database).await;
     let text = shown(&daemon, &["describe", &best]).await;

@@ -53,7 +53,7 @@ async fn a_database_that_cannot_be_reached_ends_with_3() {
     )
     .await;
     assert!(!complaint.contains("secret"), "{complaint}");
-    // Somebody who listens and never answers.
+    // A listener that never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://user:secret@{}/registry?connect_timeout=1", silent.local_addr().unwrap());
     let complaint = refused(&["--start-timeout", "0", "--database-url", &url], 3, "cannot reach postgresql at ").await;
@@ -83,8 +83,11 @@ async fn a_url_that_cannot_be_read_ends_with_78_and_is_not_quoted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_newer_is_refused_and_left_alone() {
     let registry = Registry::head().await;
-    run(&registry.client, "INSERT INTO muster_migration VALUES (99, 'from_the_future', 'c', now(), 'somebody', 1)")
-        .await;
+    run(
+        &registry.client,
+        "INSERT INTO muster_migration VALUES (99, 'from_the_future', 'c', now(), 'a later release', 1)",
+    )
+    .await;
     refused(&["--database-url", registry.database.url()], 78, "the database is newer than this binary: ").await;
     for table in ["registry_daemon", "cluster_metadata", "registry_epoch"] {
         assert_eq!(get::<i64>(&registry.client, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
@@ -116,7 +119,7 @@ async fn a_data_directory_that_cannot_be_used_is_left_as_it_is() {
     fs::create_dir_all(theirs.join("postgres")).unwrap();
     fs::write(theirs.join("postgres/notes.txt"), "precious").unwrap();
     let complaint = refused(&["--data-dir", theirs.to_str().unwrap()], 78, "").await;
-    // As root, PostgreSQL runs as another user, to whom the directory does not belong.
+    // As root, PostgreSQL runs as another user, which does not own the directory.
     let reasons = ["is no PostgreSQL cluster; move it away", "run musterd as that user, or `chown -R` the directory"];
     assert!(reasons.iter().any(|reason| complaint.contains(reason)), "{complaint}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");

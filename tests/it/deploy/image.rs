@@ -48,7 +48,7 @@ fn json_words(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_the_image_copies_is_enough_to_build_from() {
+fn files_that_the_image_copies_suffice_to_build() {
     let scratch = Scratch::in_memory();
     let into = scratch.path();
     for (sources, target) in copied() {
@@ -105,7 +105,7 @@ fn the_toolchain_of_the_image_is_new_enough() {
 }
 
 #[test]
-fn what_the_image_runs_is_understood_by_the_program() {
+fn command_of_the_image_is_accepted_by_the_program() {
     let environment: BTreeMap<String, String> = of("ENV")
         .iter()
         .flat_map(|rest| rest.split(' '))
@@ -145,7 +145,7 @@ fn complaints(compose: &Value) -> Vec<String> {
         }
         for port in service["ports"].as_array().into_iter().flatten() {
             if !port.as_str().unwrap_or_default().starts_with("127.0.0.1:") {
-                complain(format!("{port} is open to everybody"));
+                complain(format!("{port} is open to every address"));
             }
         }
         if !service["image"].as_str().unwrap_or_default().starts_with("musterd:") {

@@ -247,7 +247,7 @@ fn every_overlay_is_what_kubernetes_expects() {
 }
 
 #[test]
-fn what_does_not_hold_together_is_noticed() {
+fn inconsistent_manifest_is_reported() {
     let Some(rendered) = rendered("production") else { return };
     let objects = parse(&rendered);
     let broken = |kind: &str, pointer: &str, value: Value| {
@@ -303,7 +303,7 @@ fn each_overlay_has_its_size_and_production_is_scraped() {
 }
 
 #[test]
-fn the_secrets_that_an_operator_makes_are_told_beside_the_overlay() {
+fn secrets_that_an_operator_makes_are_documented_beside_the_overlay() {
     for (overlay, secret, keys) in SECRETS_OF_OPERATORS {
         let told = text(&format!("deploy/kubernetes/overlays/{overlay}/kustomization.yaml"));
         for word in [&[*secret], *keys].concat() {

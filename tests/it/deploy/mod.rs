@@ -1,5 +1,5 @@
 //! What is shipped in `deploy/`: roles, scripts, units, images, manifests and pages, each held against the program and
-//! against the tools of those who will use it.
+//! against the tools of its users.
 
 mod createrole;
 mod image;

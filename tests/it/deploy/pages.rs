@@ -54,7 +54,7 @@ fn every_alert_has_a_page_and_every_page_an_alert() {
 }
 
 #[test]
-fn every_page_says_what_to_know_at_three_in_the_morning() {
+fn every_runbook_page_has_its_required_sections() {
     for (name, text) in runbook() {
         assert!(text.starts_with(&format!("# {name}\n")), "{name}");
         let headings: Vec<&str> = text.lines().filter(|line| line.starts_with("## ")).collect();

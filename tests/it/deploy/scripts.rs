@@ -96,7 +96,7 @@ async fn with_roles_the_registry_belongs_to_the_owner() {
 }
 
 #[tokio::test]
-async fn damage_is_named_and_what_holds_no_data_is_put_back() {
+async fn damage_is_named_and_objects_without_data_are_restored() {
     if tool(&["psql"]).is_none() {
         return;
     }
@@ -120,23 +120,23 @@ async fn damage_is_named_and_what_holds_no_data_is_put_back() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_said_in_one_line_with_an_exit_code() {
+async fn failure_is_one_line_and_an_exit_code() {
     if tool(&["psql"]).is_none() {
         return;
     }
-    let nobody = "postgres://musterd:secret@127.0.0.1:1/registry";
-    let (code, printed) = script("deploy/init-db.sh", nobody, &["--wait", "0"]).await;
+    let absent = "postgres://musterd:secret@127.0.0.1:1/registry";
+    let (code, printed) = script("deploy/init-db.sh", absent, &["--wait", "0"]).await;
     assert_eq!(code, Some(3), "{printed}");
     assert!(
         printed.contains("error: PostgreSQL cannot be reached after 0 s: ") && !printed.contains("secret"),
         "{printed}"
     );
-    let (code, printed) = script("deploy/verify-db.sh", nobody, &[]).await;
+    let (code, printed) = script("deploy/verify-db.sh", absent, &[]).await;
     assert_eq!(code, Some(3), "{printed}");
-    let (code, printed) = script("deploy/init-db.sh", nobody, &["--wait", "soon"]).await;
+    let (code, printed) = script("deploy/init-db.sh", absent, &["--wait", "soon"]).await;
     assert_eq!((code, printed.as_str()), (Some(2), "error: --wait takes a number of seconds, not 'soon'\n"));
     let (code, printed) = script("deploy/init-db.sh", "", &[]).await;
     assert_eq!((code, printed.as_str()), (Some(2), "error: MUSTERD_DATABASE_URL is not set: which database?\n"));
-    let (code, _) = script("deploy/init-db.sh", nobody, &["--rules"]).await;
+    let (code, _) = script("deploy/init-db.sh", absent, &["--rules"]).await;
     assert_eq!(code, Some(2));
 }

@@ -49,7 +49,7 @@ impl Manager {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_manager_hears_that_the_daemon_is_ready_alive_and_leaving() {
+async fn service_manager_is_notified_of_ready_watchdog_and_stopping() {
     let database = TestDatabase::create().await;
     let scratch = Scratch::in_memory();
     let socket = scratch.path().join("notify");
@@ -70,7 +70,7 @@ async fn the_service_manager_hears_that_the_daemon_is_ready_alive_and_leaving() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_without_a_file_is_heard_on_too_and_none_without_a_watchdog() {
+async fn abstract_socket_is_notified_too_and_none_without_a_watchdog() {
     let database = TestDatabase::create().await;
     let name = format!("musterd-{}", uuid::Uuid::new_v4().simple());
     let mut manager = Manager::at(&SocketAddr::from_abstract_name(&name).unwrap());
@@ -79,7 +79,7 @@ async fn a_socket_without_a_file_is_heard_on_too_and_none_without_a_watchdog() {
     manager.wait_for("READY=1");
     daemon.signal(Signal::SIGTERM);
     manager.wait_for("STOPPING=1");
-    assert!(!manager.heard.contains("WATCHDOG"), "nobody asked for it: {}", manager.heard);
+    assert!(!manager.heard.contains("WATCHDOG"), "without a watchdog none is notified: {}", manager.heard);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_at_every_run_may_differ() {
+    fn values_that_vary_between_runs_may_differ() {
         assert!(agree("alive  10.0.0.5:8000  718 2.7s", "alive 10.0.0.5:8000   60001   3s\n"));
         assert!(agree("at 2026-11-20T10:51:51.057436Z: 0.25", "at 2027-01-01T00:00:00Z: 12.5"));
         assert!(agree("a\n...\nz", "a\nb\nc\nz") && agree("a\n...\nz", "a\nz"));
     }
 
     #[test]
-    fn what_is_meant_must_be_the_same() {
+    fn fixed_output_must_be_equal() {
         assert!(!agree("alive", "dead") && !agree("lease 2", "lease 3") && !agree("2.7s", "never"));
         assert!(!agree("a", "a\nb") && !agree("a\nb", "a") && !agree("a\n...\nz", "a\nb"));
         assert!(agree(&format!("{ONE} {ONE}"), &format!("{OTHER} {OTHER}")));

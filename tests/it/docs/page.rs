@@ -1,6 +1,6 @@
 //! What a page of Markdown has to be run: its code blocks, and the commands in them with the output they show.
 //!
-//! A mark is a comment on the line above a block. `<!-- not run: REASON -->`: nobody runs it here. `<!-- on a fresh
+//! A mark is a comment on the line above a block. `<!-- not run: REASON -->`: it is not run here. `<!-- on a fresh
 //! machine -->`: what came before has not happened. `<!-- file: PATH -->`: the block is that file, or a part of it.
 
 /// What the comment above a block says.
@@ -101,7 +101,7 @@ fn blocks_are_found_with_their_marks() {
 }
 
 #[test]
-fn commands_are_told_from_their_output() {
+fn commands_are_separated_from_their_output() {
     let block =
         |language: &str, text: &str| Block { language: language.into(), line: 1, text: text.into(), mark: Mark::None };
     let found = commands(&block("console", "$ a \\\n  b\nc\nd\n$ e"));

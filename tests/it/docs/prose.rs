@@ -1,5 +1,5 @@
 //! The constructions that `docs/style.md` bans: in pages, runbooks, alerts, the protocol's comments, texts and comments of
-//! the program, help, and the names of tests. What stands in backticks in a comment is quoted.
+//! the program and its tests, help, and the names of tests. What stands in backticks in a comment is quoted.
 
 use std::{fs, path::Path, str::FromStr as _, sync::LazyLock};
 
@@ -7,6 +7,9 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use regex::Regex;
 
 const BANNED: &str = r"(?i-u)\b(whoever|nobody|somebody|everybody|anybody|anew|mend|mends|mended|mending)\b|\bthe way to the (database|daemon)\b|\bthe living\b|\bseed system\b";
+
+/// What the name of a test has no use for besides: a beginning without a subject, and words that `docs/style.md` replaces.
+const BANNED_IN_TESTS: &str = r"(?-u)^(what|whatever|however|who)\b|\b(told|hurt|hurts|doubted|survey|trouble|doorbell|agenda|in vain|promised)\b";
 
 /// Texts that are exempt: the name of a user of the operating system.
 const EXEMPT: &[&str] = &["nobody"];
@@ -117,6 +120,16 @@ fn of_names(path: &str, source: &str, banned: &Regex) -> Vec<String> {
     found.map(|(word, name)| format!("{path}: {word:?} in the name {name}")).collect()
 }
 
+/// Complaints about the names of tests: what stands behind an attribute `test`.
+fn of_test_names(path: &str, source: &str, banned: &Regex) -> Vec<String> {
+    static TEST: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"#\[(?:tokio::)?test(?:\([^)]*\))?\]\s+(?:#\[[^\n]*\]\s+)*(?:async )?fn ([a-z0-9_]+)").unwrap()
+    });
+    let names = TEST.captures_iter(source).map(|found| found[1].to_owned());
+    let found = names.filter_map(|name| Some((banned.find(&name.replace('_', " "))?.as_str().to_owned(), name)));
+    found.map(|(word, name)| format!("{path}: {word:?} in the test {name}")).collect()
+}
+
 /// Built once: in a debug build that takes as long as reading a thousand lines.
 fn banned() -> &'static Regex {
     static BUILT: LazyLock<Regex> = LazyLock::new(|| Regex::new(BANNED).unwrap());
@@ -179,6 +192,28 @@ fn names_of_tests_and_functions_have_no_banned_construction() {
     let read = |path: String| of_names(&path, &fs::read_to_string(root().join(&path)).unwrap(), banned());
     let sources = [sources(), files("tests", &["rs"])].concat();
     assert_none(&sources.into_iter().flat_map(read).collect::<Vec<_>>());
+}
+
+#[test]
+fn texts_and_comments_of_tests_have_no_banned_construction() {
+    let tests = files("tests/it", &["rs"]).into_iter().filter(|path| path != "tests/it/docs/prose.rs");
+    let read = |path: String| {
+        let source = fs::read_to_string(root().join(&path)).unwrap();
+        [of_source(&path, &source, false, banned()), of_comments(&path, &source, banned())].concat()
+    };
+    assert_none(&tests.flat_map(read).collect::<Vec<_>>());
+}
+
+#[test]
+fn names_of_tests_begin_with_their_subject_and_use_the_words_of_the_field() {
+    let banned = Regex::new(BANNED_IN_TESTS).unwrap();
+    let read = |path: String| of_test_names(&path, &fs::read_to_string(root().join(&path)).unwrap(), &banned);
+    let sources = [sources(), files("tests", &["rs"])].concat();
+    assert_none(&sources.into_iter().flat_map(read).collect::<Vec<_>>());
+    let source =
+        "#[test]\nfn what_is_there() {}\n#[tokio::test(flavor = \"x\")]\nasync fn caller_is_told_so() {}\nfn told() {}";
+    let found = of_test_names("a.rs", source, &banned);
+    assert_eq!(found, ["a.rs: \"what\" in the test what_is_there", "a.rs: \"told\" in the test caller_is_told_so"]);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
     sleep(Duration::from_millis(2_500)).await;
     world.note_footprints();
     for step in &plan.steps {
-        // Whether a fault hurts depends on where everybody is in the rhythm of beats and saves.
+        // The effect of a fault depends on the phase of each lease's beats and saves.
         let phase = world.dice.between(Duration::ZERO, world.ttl / 3);
         sleep(phase).await;
         disrupt(&mut world, step).await;
@@ -58,7 +58,7 @@ pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
     world.finish(plan.name, plan.seed, demands(plan.population, plan.steps.len())).await
 }
 
-/// Ends the hold once everybody beats again, as an operator would: the next fault has to meet a registry that is not
+/// Ends the hold once every lease beats again, as an operator would: the next fault has to meet a registry that is not
 /// protected by the one before.
 pub(crate) async fn calm_down(world: &World) {
     sleep(world.ttl / 2).await;

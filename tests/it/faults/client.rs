@@ -39,7 +39,7 @@ pub(crate) struct Client {
     channels: Vec<Channel>,
 }
 
-/// A connection that is made at the first call, and anew when it breaks or falls silent.
+/// A connection that is made at the first call, and again when it breaks or stalls.
 pub(crate) fn channel(addr: &str) -> Channel {
     Endpoint::from_shared(format!("http://{addr}"))
         .unwrap()

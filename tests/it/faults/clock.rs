@@ -1,5 +1,5 @@
 //! Steps of the clock under running daemons: the database's goes forward, back, to and fro; a daemon's own stands still
-//! for as long as it is stopped. Nobody who beats dies of it, and whoever is silent does in the end.
+//! for as long as it is stopped. No lease that beats expires by it, and each silent one does in the end.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn step(sql: &Registry, ahead: &str) {
     run(&sql.client, &replace).await;
 }
 
-/// So many more beats of everybody are accepted.
+/// So many more beats of every lease are accepted.
 async fn go_on(actors: &[Actor], beats: u64) {
     let goals: Vec<_> = actors.iter().map(|actor| actor.told().accepted + beats).collect();
     for (actor, goal) in actors.iter().zip(goals) {
@@ -48,7 +48,7 @@ async fn stepped_database_clock_expires_no_lease_that_beats() {
         actors.push(Actor::start(&callers, "kept", TTL).await);
     }
     let silent = callers[0].register(alive("silent", TTL)).await.unwrap();
-    // To and fro faster than anybody looks; by less than a TTL and by far more; then back to the truth.
+    // To and fro faster than any reader polls; by less than a TTL and by far more; then back to the truth.
     for ahead in ["2 s", "-2 s", "1 h", "0", "-1 h", "1 day", "0", "5 s", "0", "5 s", "0", "5 s", "0", "-30 s"] {
         step(&sql, ahead).await;
         go_on(&actors, 1).await;

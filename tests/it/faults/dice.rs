@@ -12,7 +12,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// A stream of its own for somebody.
+    /// A stream of its own for one part.
     pub(crate) fn fork(&mut self) -> Self {
         Self(self.next())
     }

@@ -1,5 +1,5 @@
 //! Something has run out: room on the disk of PostgreSQL, its connections, the file descriptors of a daemon. Each is
-//! refused honestly while it lasts, costs nobody's life, and recovery needs no operator but the one who makes room.
+//! refused definitely while it lasts, ends no lease, and recovery needs an operator only to make room.
 
 use std::{
     fs::File,
@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_secs(300);
 const DEAD: &str = "SELECT count(*) FROM registry_instance WHERE status = 'dead'";
 
 /// Says that a test could not be done here; a run in which that is not noticed proves less than it seems to.
-#[expect(clippy::print_stderr, reason = "whoever reads the output of the tests has to know")]
+#[expect(clippy::print_stderr, reason = "the output of the tests has to show it")]
 fn not_possible(what: &str) {
     eprintln!("\n*** NOT TESTED: {what} ***\n");
 }
@@ -93,7 +93,7 @@ async fn a_full_disk_refuses_changes_and_loses_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_connection_to_be_had_changes_are_definitely_refused_and_reads_go_on() {
+async fn exhausted_connections_refuse_changes_definitely_and_reads_continue() {
     let sql = Registry::head().await;
     // A role that is no superuser: only those are held to limits.
     let role = format!("limited_{}", uuid::Uuid::new_v4().simple());

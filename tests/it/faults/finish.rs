@@ -90,7 +90,7 @@ impl World {
         }
     }
 
-    /// Connections, threads and files that nobody needs any more.
+    /// Connections, threads and files that are no longer needed.
     async fn look_for_leftovers(&mut self) {
         let sql = self.sql().await;
         let limit = i64::try_from(8 * self.nodes.len()).unwrap();

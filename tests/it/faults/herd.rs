@@ -114,7 +114,7 @@ async fn ten_thousand_instances_whose_daemon_is_killed_come_back_at_once_and_non
     let flags = ["--database-url", sql.database.url(), "--grpc-addr", &addr];
     let daemon = Daemon::start_with(&flags).await;
     beaten(&told, 6).await;
-    assert!(told.broken.load(Ordering::Relaxed) >= CLIENTS as u64, "everybody lost the daemon: {told:?}");
+    assert!(told.broken.load(Ordering::Relaxed) >= CLIENTS as u64, "every client lost the daemon: {told:?}");
     assert_eq!(told.refused.load(Ordering::Relaxed), 0, "{told:?}");
     let held = "SELECT coalesce(hold_until > clock_timestamp(), false) FROM cluster_metadata";
     wait_until("nothing holds death back any more", BOUND, async || {

@@ -1,7 +1,7 @@
-//! What everybody asked, what they were told, and when, by the one clock of the harness.
+//! What every client asked, what it was answered, and when, by the one clock of the harness.
 //!
 //! A call ends as `ok`, as `fail` (it definitely had no effect) or as `unknown` (it may have had one, now or later). A
-//! call that nobody ended is unknown as well. Every registration carries content of its own, so that what PostgreSQL
+//! call without an end is unknown too. Every registration carries content of its own, so that what PostgreSQL
 //! holds can be traced to the call that asked for it. When a check fails the whole history is written to a file, one
 //! JSON object a line.
 
@@ -74,7 +74,7 @@ pub(crate) struct Call {
     /// The first, or which repetition of the same request.
     pub(crate) attempt: u32,
     pub(crate) start: Micros,
-    /// `None`: nobody has seen its end.
+    /// `None`: its end was not seen.
     pub(crate) end: Option<Micros>,
     pub(crate) op: Op,
     pub(crate) outcome: Outcome,
@@ -174,7 +174,7 @@ impl History {
     /// Records that a call is made. Returns its number.
     pub(crate) fn invoke(&self, client: u32, daemon: usize, attempt: u32, op: Op) -> usize {
         let mut calls = lock(&self.calls);
-        let outcome = Outcome::Unknown("nobody waited for it".to_owned());
+        let outcome = Outcome::Unknown("its caller did not wait for it".to_owned());
         calls.push(Call { client, daemon, attempt, start: self.now(), end: None, op, outcome });
         calls.len() - 1
     }

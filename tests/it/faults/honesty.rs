@@ -1,8 +1,8 @@
-//! What a caller is told when the answer to its change was lost and the repetition is refused: that nobody can say.
+//! What a caller is told when the answer to its change was lost and the repetition is refused: the outcome is unknown.
 //!
 //! A link takes away the answer to one change that PostgreSQL has made, and holds back everything after it. Meanwhile
 //! the world changes, so that the repetition, let through at last, finds another one than the first try did. Or it holds
-//! back the change itself, until whoever asked for it has gone on to something else.
+//! back the change itself, until its caller has gone on to another request.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registration_that_was_made_before_a_rotation_is_not_said_to_be_fenced() {
+async fn registration_made_before_a_rotation_is_not_reported_as_fenced() {
     let scene = Scene::start().await;
     let epoch = scene.caller.cluster().await.unwrap().cluster_epoch.to_string();
     let request = v1::RegisterRequest { cluster_epoch: epoch, ..alive("organ", TTL) };
@@ -75,7 +75,7 @@ async fn a_registration_that_was_made_before_a_rotation_is_not_said_to_be_fenced
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_was_set_before_a_death_is_not_said_to_be_refused() {
+async fn status_set_before_a_death_is_not_reported_as_refused() {
     let scene = Scene::start().await;
     let lease = scene.caller.register(alive("organ", TTL)).await.unwrap();
     let mut registry = scene.caller.wire.registry.clone();
@@ -116,7 +116,7 @@ async fn a_change_that_arrives_after_its_caller_has_gone_on_is_not_made() {
     let scene = Scene::start().await;
     let daemon = Daemon::start(scene.sql.database.url()).await;
     let other = Caller::of(&daemon);
-    // Every connection has the statement prepared: what is sent from now on needs nobody's answer to be executed.
+    // Every connection has the statement prepared: what is sent from now on is executed without a further answer.
     for _ in 0..20 {
         scene.register(alive("before", TTL)).await.unwrap();
     }
@@ -137,5 +137,5 @@ async fn a_change_that_arrives_after_its_caller_has_gone_on_is_not_made() {
     })
     .await;
     let sql = format!("SELECT status::text FROM registry_instance WHERE instance_id = '{}'", request.instance_id);
-    assert_eq!(get::<String>(&scene.sql.client, &sql).await, "dead", "it was ended, and nobody has begun it anew");
+    assert_eq!(get::<String>(&scene.sql.client, &sql).await, "dead", "it was ended, and not registered again");
 }

@@ -1,5 +1,5 @@
 //! Peers that mean harm: raw bytes and HTTP/2 frames on the gRPC port. Whatever they send, the daemon stays within its
-//! bounds, everybody else is served meanwhile, and it leaves when asked to.
+//! bounds, serves every other client, and ends on a signal.
 //!
 //! Written frame by frame, because a proper client library refuses to send most of this.
 

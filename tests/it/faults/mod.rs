@@ -1,7 +1,7 @@
 //! Faults: the promises of the README, under everything that breaks.
 //!
 //! A small world (PostgreSQL, one or three daemons, a link that can fail in front of each) is used by actors, writers,
-//! routers and watchers while it is hurt. Everybody's calls are recorded ([`history`]), PostgreSQL writes down what was
+//! routers and watchers under faults. All calls are recorded ([`history`]), PostgreSQL writes down what was
 //! committed ([`audit`]), and in the end the one is held against the other ([`checker`]), promise by promise. That the
 //! checker sees is proved by bugs that are planted on purpose ([`planted`]). A run in which too little happened, or in
 //! which a fault had no effect, fails.
@@ -10,19 +10,18 @@
 //!
 //! ```text
 //! MUSTERD_FAULTS_SECONDS=3600 MUSTERD_FAULTS_SEED=42 \
-//!     cargo test --locked --test it faults::suite::faults_by_chance -- --nocapture
+//!     cargo test --locked --test it faults::suite::random_faults -- --nocapture
 //! ```
 //!
-//! `MUSTERD_FAULTS_SEED` chooses what happens by chance, in every run of the suite: which faults, to whom, when.
+//! `MUSTERD_FAULTS_SEED` chooses what happens by chance, in every run: which faults, when, of which daemon.
 //! `MUSTERD_FAULTS_SECONDS` says how long faults by chance go on. Both are printed with the figures. The same seed asks
 //! for the same faults of the same daemons; how threads and processes meet is not repeated. If a promise is broken, the
 //! whole history is written to a temporary file, one JSON object a line, and its path printed.
 //!
-//! Faults that change the world for good, or need a world of their own, are tests by themselves: failover to a standby
-//! ([`standby`]), what runs out ([`exhaustion`]), clocks ([`clock`]), hostile peers ([`hostile`]), ten thousand who come
-//! back at once ([`herd`]), failover by Patroni ([`patroni`]), networks that lose packets
-//! ([`network`]), the schema under load ([`schema`]), refused repetitions ([`honesty`]). [`soak`] runs for hours
-//! and says what grows.
+//! Faults that change the world for good, or need a world of their own, are tests of their own: failover to a standby
+//! ([`standby`]), what runs out ([`exhaustion`]), clocks ([`clock`]), hostile peers ([`hostile`]), ten thousand clients
+//! that reconnect at once ([`herd`]), failover by Patroni ([`patroni`]), networks that lose packets ([`network`]), the
+//! schema under load ([`schema`]), refused repetitions ([`honesty`]). [`soak`] runs for hours and says what grows.
 //!
 //! How to add a fault: a variant of [`nemesis::Fault`], its beginning and its end there, and what proves that it had an
 //! effect. How to add a rule: a variant of [`checker::Rule`], a function from evidence to violations, a history written

@@ -227,7 +227,7 @@ async fn world(network: &Network) -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn packets_lost_delayed_and_cut_off_cost_nothing_that_was_promised() {
+async fn packets_lost_delayed_and_cut_off_break_no_promise() {
     let _alone = ALONE.lock().await;
     let Some(network) = Network::create() else { return };
     let mut world = world(&network).await;

@@ -27,7 +27,7 @@ use crate::harness::{
 /// Few, so that the machine is not what is tested.
 const FEW: Population = Population { daemons: 2, actors: 8, quitters: 0, writers: 2, routers: 1, watchers: 2 };
 
-/// A world with daemons, and nobody in it.
+/// A world with daemons and without clients.
 async fn world(daemons: usize) -> World {
     let mut world = World::shared(daemons, 7).await;
     leave_as_planted(&mut world);
@@ -63,7 +63,7 @@ async fn seconds(seconds: u64) {
     sleep(Duration::from_secs(seconds)).await;
 }
 
-/// A lease of one's own; nobody beats for it.
+/// A lease of its own, without beats.
 async fn lease(world: &mut World, client: &Client, daemon: usize, instance: uuid::Uuid) -> u64 {
     let asked = Registration {
         instance,
@@ -202,7 +202,7 @@ async fn locks_in_no_order_are_caught() {
         let instance = world.dice.id();
         leases.push(lease(&mut world, &client, 0, instance).await);
     }
-    // Everybody beats at both daemons.
+    // Every lease beats at both daemons.
     let sql = world.sql().await;
     for _ in 0..40 {
         for lease in &leases {

@@ -24,7 +24,7 @@ const TTL: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(300);
 const DEAD: &str = "SELECT count(*) FROM registry_instance WHERE status = 'dead'";
 
-/// Everybody who uses a registry while something is done to it.
+/// The clients of a registry while something is done to it.
 struct Traffic {
     sql: Registry,
     _daemons: [Daemon; 2],
@@ -82,7 +82,7 @@ impl Traffic {
         }
     }
 
-    /// Ends it. Nobody has died, and nothing was refused but what may be repeated.
+    /// Ends it. No lease has expired, and nothing was refused but what may be repeated.
     async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         let refused: Vec<String> = self.clients.join_all().await.into_iter().flatten().collect();
@@ -132,7 +132,7 @@ async fn an_application_that_asserts_a_lease_and_idles_keeps_only_rotations_wait
         if instance.death.is_some() { Ok(()) } else { Err(format!("{instance:?}")) }
     })
     .await;
-    assert_eq!(get::<i64>(&traffic.sql.client, DEAD).await, 1, "the silent one and nobody else");
+    assert_eq!(get::<i64>(&traffic.sql.client, DEAD).await, 1, "the silent lease and no other");
     assert_eq!(get::<i64>(&traffic.sql.client, "SELECT epoch_number FROM cluster_metadata").await, 1);
     run(&application, "COMMIT").await;
     let began = traffic.granted.load(Ordering::Relaxed);

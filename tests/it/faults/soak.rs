@@ -142,7 +142,7 @@ async fn churn(callers: Vec<Caller>, latencies: Arc<Mutex<Vec<u64>>>) {
     }
 }
 
-/// An actor that registers anew when a rotation has ended its lease; any other end is one too many.
+/// An actor that registers again when a rotation has ended its lease; any other end is one too many.
 async fn live(callers: Vec<Caller>) {
     loop {
         let actor = match callers[0].register(alive("kept", TTL)).await {

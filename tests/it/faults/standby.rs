@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 const TTL: Duration = Duration::from_secs(4);
-/// Of those who need not beat.
+/// Of leases that need not beat.
 const LONG: Duration = Duration::from_secs(300);
 const DEAD: &str = "SELECT count(*) FROM registry_instance WHERE status = 'dead'";
 
@@ -95,7 +95,7 @@ async fn all_go_on(callers: &[Caller], actors: &[Actor]) {
 async fn a_failover_with_lost_commits_resets_readers_holds_expiry_and_uses_no_revision_again() {
     let mut pair = Pair::create().await;
     let (daemons, callers, actors, mut watchers) = scene(&pair.url()).await;
-    // A hold lasts for the longest TTL of the living: long enough to be looked at.
+    // A hold lasts for the longest TTL of the live instances: long enough to be read.
     callers[0].register(alive("idle", LONG)).await.unwrap();
     pair.caught_up().await;
     let history = callers[0].cluster().await.unwrap().history_id;
@@ -133,7 +133,7 @@ async fn a_failover_with_lost_commits_resets_readers_holds_expiry_and_uses_no_re
     assert!(next.await.lease_id > last + 900_000, "no number that was lost is given again");
     all_go_on(&callers, &actors).await;
     let client = connect(pair.standby.url()).await;
-    assert_eq!(get::<i64>(&client, DEAD).await, 0, "nobody died of it");
+    assert_eq!(get::<i64>(&client, DEAD).await, 0, "no lease expired by it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn a_failover_to_a_synchronous_standby_loses_nothing_that_was_acknowledged
             let until = Instant::now() + Duration::from_secs(8);
             while Instant::now() < until {
                 let request = alive("storm", LONG);
-                // A daemon that finds the other database in time repeats it by itself, and nobody notices.
+                // A daemon that finds the other database in time repeats it, and the client gets its answer.
                 if let Ok(lease) = caller.register(request).await {
                     granted.push((lease.instance_id, i64::try_from(lease.lease_id).unwrap()));
                 }
@@ -195,10 +195,10 @@ async fn commits_that_hang_for_want_of_a_standby_are_reported_as_unknown_and_tak
         assert!(attempt > 0 || refused == "MAYBE_APPLIED", "it may well be on the disk");
         assert!(asked.elapsed() < Duration::from_secs(4), "it takes 2 s, here {:?}", asked.elapsed());
     }
-    // Longer than a TTL by now: reads and beats go on, and nobody dies.
+    // Longer than a TTL by now: reads and beats continue, and no lease expires.
     for caller in &callers {
         assert_eq!(caller.best("kept-0").await, actors[0].id());
-        assert_eq!(caller.best("hung").await, "UNKNOWN_LOGICAL_ID", "nobody is told what is not yet durable");
+        assert_eq!(caller.best("hung").await, "UNKNOWN_LOGICAL_ID", "no answer has what is not yet durable");
     }
     all_go_on(&callers, &actors).await;
 

@@ -50,29 +50,29 @@ async fn many_leases_silent_at_once_expire_bit_by_bit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_and_paused_daemons_cost_nothing_that_was_promised() {
+async fn killed_and_paused_daemons_break_no_promise() {
     singly("daemons", Population::default(), &[PauseDaemon, KillDaemon, PauseDaemonLong, BlackHoleClients]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_daemon_that_is_hurt_costs_nothing_that_was_promised() {
+async fn faults_of_a_single_daemon_break_no_promise() {
     let population = Population { daemons: 1, actors: 20, ..Population::default() };
     singly("single", population, &[PauseDaemonLong, BlackHoleDatabase, KillDaemon, LoseAnswers]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgresql_that_crashes_stops_or_freezes_costs_nothing_that_was_promised() {
+async fn postgresql_crashes_stops_and_freezes_break_no_promise() {
     singly("postgresql", Population::default(), &[KillDatabase, StopDatabase, FreezeDatabase]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn links_that_fail_in_every_way_cost_nothing_that_was_promised() {
+async fn link_faults_of_every_kind_break_no_promise() {
     let faults = [BlackHoleDatabase, HalfOpenDatabase, CutDatabase, SlowDatabase, LoseAnswers];
     singly("links", Population::default(), &faults).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_others_do_in_the_database_costs_nothing_that_was_promised() {
+async fn sessions_of_others_in_the_database_break_no_promise() {
     let faults = [
         TerminateBackends,
         CancelBackends,
@@ -93,7 +93,7 @@ async fn reconnecting_herd_loses_no_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn faults_in_pairs_cost_nothing_that_was_promised() {
+async fn faults_in_pairs_break_no_promise() {
     let steps = [
         [KillDaemon, FreezeDatabase],
         [PauseDaemonLong, KillDatabase],
@@ -107,7 +107,7 @@ async fn faults_in_pairs_cost_nothing_that_was_promised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn faults_by_chance_cost_nothing_that_was_promised() {
+async fn random_faults_break_no_promise() {
     let seconds = std::env::var("MUSTERD_FAULTS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
     let seed = seed(3);
     let mut dice = Dice::new(seed);

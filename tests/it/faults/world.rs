@@ -1,6 +1,6 @@
-//! A small world: PostgreSQL, one or three daemons on it, a link in front of everything, and those who use it.
+//! A small world: PostgreSQL, one or three daemons on it, a link in front of everything, and its clients.
 //!
-//! A world runs, is hurt ([`super::nemesis`]), heals, comes to rest, and is judged ([`super::checker`]).
+//! A world runs, is disrupted ([`super::nemesis`]), recovers, comes to rest, and is judged ([`super::checker`]).
 
 use std::{
     path::PathBuf,
@@ -60,7 +60,7 @@ pub(crate) async fn database_link(url: &str) -> (String, Link) {
 pub(crate) enum Database {
     /// A database of the cluster that all tests share.
     Shared(Registry),
-    /// A cluster that may be hurt.
+    /// A cluster that may be disrupted.
     Own(Box<OwnCluster>),
     /// Three nodes, one of which leads.
     Patroni(Box<Cluster>),
@@ -125,7 +125,7 @@ impl Node {
     }
 }
 
-/// Who is there.
+/// Which clients there are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Population {
     pub(crate) daemons: usize,
@@ -160,9 +160,9 @@ pub(crate) struct World {
     pub(crate) complaints: Vec<String>,
     /// No fault keeps callers from daemons.
     pub(crate) are_daemons_left_alone: bool,
-    /// Ends those who change things on purpose: writers.
+    /// Ends the clients that make changes: writers.
     pub(crate) quiet: CancellationToken,
-    /// Ends everybody.
+    /// Ends all clients.
     pub(crate) stop: CancellationToken,
     pub(crate) crowd: JoinSet<()>,
     clients: AtomicU32,
@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// Somebody new who calls the daemons.
+    /// A further client of the daemons.
     pub(crate) fn client(&self) -> Client {
         let id = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
         let addrs: Vec<_> = self.nodes.iter().map(|node| node.to_daemon.addr.clone()).collect();
@@ -265,12 +265,12 @@ impl World {
         Role { client, dice, stop: stop.clone(), kept: self.kept.clone(), ttl: self.ttl }
     }
 
-    /// Lets everybody in.
+    /// Starts all clients.
     pub(crate) fn populate(&mut self, population: Population) {
         let names: Vec<_> = (0..population.actors.div_ceil(3)).map(|name| format!("organ-{name}")).collect();
         for number in 0..population.actors {
             let quits = number < population.quitters;
-            // Many at once would keep a small machine from answering anybody for longer than a TTL.
+            // Many at once would keep a small machine from answering for longer than a TTL.
             let begins_after = BEGINNING * u32::try_from(number.saturating_sub(30)).unwrap();
             self.add_actor(number, &names[number % names.len()], begins_after, quits.then_some(QUITS_AFTER));
         }
@@ -297,13 +297,13 @@ impl World {
         self.crowd.spawn(actor.live());
     }
 
-    /// Ends everybody, and waits for them.
+    /// Ends all clients, and waits for them.
     pub(crate) async fn end_crowd(&mut self) {
         self.quiet.cancel();
         self.stop.cancel();
         let ended = timeout(Duration::from_secs(10), async { while self.crowd.join_next().await.is_some() {} }).await;
         if ended.is_err() {
-            self.complaints.push("somebody did not come to an end".to_owned());
+            self.complaints.push("a client did not come to an end".to_owned());
         }
     }
 

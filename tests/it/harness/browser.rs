@@ -63,7 +63,7 @@ fn program() -> Option<PathBuf> {
     );
     if found.is_none() {
         let why = if skipped { "MUSTERD_SKIP_BROWSER is set" } else { "there is no Chromium (apt install chromium)" };
-        // Past the test runner, which would hide it: nobody must take a skipped test for one that passed.
+        // Past the test runner, which would hide it: a skipped test must not look like one that passed.
         let _ = writeln!(std::io::stderr(), "\n!!! SKIPPED: the status page was not tried in a browser: {why}\n");
     }
     found
@@ -214,7 +214,7 @@ fn spawn(program: &Path, scratch: &Path) -> (Child, File, File) {
     for pipe in &pipes {
         mkfifo(pipe, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     }
-    // Opened for both, a pipe waits for nobody.
+    // Opened for both, a pipe does not wait for its other end.
     let [questions, answers] =
         pipes.each_ref().map(|pipe| OpenOptions::new().read(true).write(true).open(pipe).unwrap());
     let child = Command::new("sh")

@@ -46,7 +46,7 @@ pub(crate) async fn daemons_heard_of(client: &Client, ago_ms: i64) {
     run(client, &format!("UPDATE registry_daemon SET last_flush = {heard}, saved_up_to = {heard}")).await;
 }
 
-/// The first so many of the living have been silent for an hour, all others have just been heard.
+/// The first so many live instances have been silent for an hour, all others have just beaten.
 pub(crate) async fn silent(client: &Client, instances: u32) {
     let sql = format!(
         "UPDATE registry_instance AS instance

@@ -1,8 +1,8 @@
 //! Databases for tests.
 //!
 //! All tests of a run share one private cluster with fast settings, in memory where there is room; each test gets a
-//! database of its own. Tests that hurt PostgreSQL itself start an [`OwnCluster`], which is durable and which nobody
-//! starts again behind their back.
+//! database of its own. Tests that disrupt PostgreSQL itself start an [`OwnCluster`], which is durable and which
+//! only its test starts again.
 
 use std::{
     fs::{self, File},
@@ -323,7 +323,7 @@ pub(crate) fn postmaster_pid(data_dir: &Path) -> Option<Pid> {
     text.lines().next()?.parse().ok().map(Pid::from_raw)
 }
 
-/// Starts a server on the cluster of a data directory, as its owner, with nobody to look after it.
+/// Starts a server on the cluster of a data directory, as its owner, without a supervisor.
 pub(crate) fn spawn_server(program: &Path, data_dir: &Path) -> Child {
     spawn_server_with(program, data_dir, &[])
 }

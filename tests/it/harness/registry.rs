@@ -132,7 +132,7 @@ impl Background {
         Self { pid, task: tokio::spawn(async move { client.batch_execute(&sql).await }) }
     }
 
-    /// Waits until they wait for a lock that somebody else holds.
+    /// Waits until they wait for a lock that another session holds.
     pub(crate) async fn blocked(&self, observer: &Client) {
         let sql = format!("SELECT cardinality(pg_blocking_pids({})) > 0", self.pid);
         wait_until("a statement that waits for a lock", BOUND, async || {

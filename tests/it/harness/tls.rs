@@ -1,7 +1,7 @@
-//! A PostgreSQL that speaks TLS, and the certificates for it, made anew for each run.
+//! A PostgreSQL that speaks TLS, and the certificates for it, made for each run.
 //!
 //! The server listens on 127.0.0.1; its certificate is for `localhost` alone, so that the address is a wrong name for
-//! it. Who may log in, and how, goes by the user (see [`RULES`]).
+//! it. The user decides whether and how a session may log in (see [`RULES`]).
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ pub(crate) const PASSWORD: &str = "s3cret@/?";
 pub(crate) const SCRAM: &str = "scram";
 /// A user with a certificate, through TLS only.
 pub(crate) const CERTIFIED: &str = "certified";
-/// A user whom everybody may claim to be, with TLS or without.
+/// A user without a password, with TLS or without.
 pub(crate) const OPEN: &str = "open";
 
 const RULES: &str = "\
@@ -47,7 +47,7 @@ hostssl all certified 127.0.0.1/32 cert
 host    all open      127.0.0.1/32 trust
 ";
 
-/// Who signs certificates.
+/// An authority, which signs certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -205,7 +205,7 @@ impl Drop for TlsPostgres {
     }
 }
 
-/// Writes a file as PostgreSQL wants it: its own, and nobody else's.
+/// Writes a file as PostgreSQL requires: readable by its owner only.
 fn write(cluster: &Path, name: &str, content: &str) {
     let path = cluster.join(name);
     fs::write(&path, content).unwrap();

@@ -220,7 +220,7 @@ pub(crate) struct Watcher {
     pub(crate) history_id: String,
     /// The current epoch as last told.
     pub(crate) epoch_number: u64,
-    /// How often the watcher was told to begin anew.
+    /// How often the watcher received a reset.
     pub(crate) resets: u32,
     /// Whether the snapshot is complete.
     pub(crate) complete: bool,

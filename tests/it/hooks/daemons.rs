@@ -27,7 +27,7 @@ async fn freed(client: &tokio_postgres::Client, daemon: &Daemon) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_hook_is_told_delays_nothing_and_is_made_up_for() {
+async fn broken_hook_is_reported_delays_nothing_and_is_retried() {
     let registry = registry().await;
     let client = &registry.client;
     let daemon = Daemon::start(registry.database.url()).await;

@@ -80,7 +80,7 @@ pub(super) fn any_step() -> Union<BoxedStrategy<Step>> {
     ])
 }
 
-/// Two daemons over one database, and everybody who uses them.
+/// Two daemons over one database, and their clients.
 pub(super) struct World {
     pub(super) sql: Registry,
     pub(super) daemons: [Daemon; 2],
@@ -212,7 +212,7 @@ impl World {
 async fn run_or_refused(client: &Client, sql: &str) {
     if let Err(error) = client.batch_execute(sql).await {
         let code = error.code().map_or("", |code| code.code());
-        // Whoever edits rows by hand locks them before the cluster row: one of two is then told to do it again.
+        // A session that edits rows by hand locks them before the cluster row: one of two then has to repeat it.
         assert!(code.starts_with("MU") || code == "40P01", "{sql}: {error:?}");
     }
 }

@@ -213,7 +213,7 @@ fn registering(caller: Caller, logical_id: &'static str, until: u64) -> JoinHand
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn daemons_leave_an_old_primary_that_runs_on_whatever_their_host_order() {
+async fn daemons_leave_an_old_primary_in_any_order_of_hosts() {
     let pair = Pair::create().await;
     let urls = [pair.url(&pair.old, &pair.new), pair.url(&pair.new, &pair.old)];
     let (first, second) = tokio::join!(Daemon::start(&urls[0]), Daemon::start(&urls[1]));

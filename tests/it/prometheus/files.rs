@@ -97,7 +97,7 @@ fn every_alert_is_shown_to_fire_and_to_be_silent() {
 }
 
 #[test]
-fn every_alert_says_how_bad_it_is_what_it_means_and_where_to_read_on() {
+fn every_alert_has_a_severity_a_summary_and_a_runbook_page() {
     let alerts = rules("alerts.yaml");
     assert!(alerts.len() > 20, "only {} alerts", alerts.len());
     for alert in alerts {

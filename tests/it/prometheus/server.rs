@@ -70,7 +70,7 @@ async fn a_prometheus_scrapes_daemons_and_actors_and_keeps_them_while_postgresql
     let daemon = Daemon::start(cluster.url()).await;
     let clients = Wire::of(&daemon).await;
     let port: u16 = daemon.http_addr.rsplit_once(':').unwrap().1.parse().unwrap();
-    // The daemon itself stands in for an actor that exports metrics; at port 9 nobody listens.
+    // The daemon itself stands in for an actor that exports metrics; at port 9 nothing listens.
     let with_path = std::collections::HashMap::from([("metrics_path".to_owned(), "/livez".to_owned())]);
     clients.register(actor(1, "127.0.0.1", port)).await;
     clients.register(v1::RegisterRequest { labels: with_path, ..actor(2, "::1", 9) }).await;
@@ -93,7 +93,7 @@ async fn a_prometheus_scrapes_daemons_and_actors_and_keeps_them_while_postgresql
         if failures >= 2.0 { Ok(()) } else { Err(failures) }
     })
     .await;
-    assert_eq!(targets(&prometheus, "actors").await.len(), 2, "who was a target still is");
+    assert_eq!(targets(&prometheus, "actors").await.len(), 2, "each target is still one");
     cluster.start().await;
     let gone = wait_until("a registry that takes changes again", DAEMON_BOUND, async || {
         let request = v1::DeregisterRequest { instance_id: registration(2, "").instance_id, ..Default::default() };
@@ -128,5 +128,5 @@ async fn a_prometheus_evaluates_every_rule_and_every_panel() {
         if may_be_empty { drop(prometheus.query(&query).await) } else { wait_for(&prometheus, &query).await }
     }
     let firing = prometheus.query(r#"ALERTS{alertstate="firing"}"#).await;
-    assert!(firing.is_empty(), "a daemon that is well alerts nobody: {firing:?}");
+    assert!(firing.is_empty(), "a healthy daemon causes no alert: {firing:?}");
 }

@@ -87,7 +87,7 @@ pub(super) async fn make(guarded: &Guarded, cells: &[(&str, &str, Target)]) -> V
             let instance_id = numbered(chunk * 500 + at);
             let owner = match target {
                 Target::Own | Target::OwnDead => format!("token/{who}"),
-                Target::Foreign | Target::ForeignDead => "token/somebody".to_owned(),
+                Target::Foreign | Target::ForeignDead => "token/stranger".to_owned(),
                 Target::Ownerless => "anonymous".to_owned(),
                 Target::Absent => continue,
             };

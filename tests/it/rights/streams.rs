@@ -67,9 +67,9 @@ async fn watch_follows_the_rules_and_ends_with_the_last_right() {
     assert_eq!(names(&first), ["svc-a"]);
     assert!(first.filtered);
     guarded.set_rules(&[READS_B]);
-    let anew = until(&mut stream, |response| response.reset).await.unwrap();
-    assert_eq!(names(&anew), ["svc-b1", "svc-b2"]);
-    assert!(anew.filtered);
+    let again = until(&mut stream, |response| response.reset).await.unwrap();
+    assert_eq!(names(&again), ["svc-b1", "svc-b2"]);
+    assert!(again.filtered);
     guarded.set_rules(&[Rule { on: &["svc-*"], ..READS_A }]);
     let all = until(&mut stream, |response| response.reset).await.unwrap();
     assert_eq!((names(&all).len(), all.filtered), (3, false));
@@ -173,7 +173,7 @@ async fn beat_stream_compares_rules_and_owner_at_each_request() {
     assert_eq!(lost, "ERROR_REASON_PERMISSION_DENIED", "its own, and no right to the name any more");
     guarded.set_rules(&[ACTOR]);
     assert_eq!(next_verdict(&mut stream, lease, &lost).await.unwrap(), "OK");
-    let given = "UPDATE registry_instance SET owner = 'token/somebody'";
+    let given = "UPDATE registry_instance SET owner = 'token/stranger'";
     guarded.sql.client.batch_execute(given).await.unwrap();
     assert_eq!(next_verdict(&mut stream, lease, "OK").await.unwrap(), "ERROR_REASON_UNKNOWN_LEASE");
 }

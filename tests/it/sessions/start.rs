@@ -38,7 +38,7 @@ async fn daemon_waits_for_a_database_that_is_away_and_answers_its_probes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn daemon_that_waits_leaves_when_it_is_told_to() {
+async fn daemon_that_waits_ends_on_a_signal() {
     let daemon = Daemon::spawn(&["--database-url", "postgres://u@127.0.0.1:1/registry"]).await;
     wait_until("it waits", DAEMON_BOUND, async || {
         let log = daemon.log();

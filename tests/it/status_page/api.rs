@@ -21,7 +21,7 @@ fn column<'a>(answer: &'a Value, list: &str, field: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_summary_tells_what_get_cluster_tells() {
+async fn summary_equals_get_cluster() {
     let served = Served::start().await;
     fleet(&served.clients).await;
     hold(&served.clients, "the switch is being replaced").await;
@@ -92,7 +92,7 @@ async fn names_come_the_worst_first_filtered_and_in_pages() {
     assert_eq!(column(&node, "names", "logicalId"), ["organ", "utility_1"]);
     let (_, exact) = ask(&served.daemon, "names?search=retired").await;
     assert_eq!((&exact["names"][0]["logicalId"], &exact["names"][0]["found"]), (&json!("retired"), &Value::Null));
-    let (_, named) = ask(&served.daemon, "names?name=retired&name=nobody&name=lost").await;
+    let (_, named) = ask(&served.daemon, "names?name=retired&name=absent&name=lost").await;
     assert_eq!(column(&named, "names", "logicalId"), ["retired", "lost"]);
     let (_, left) = ask(&served.daemon, "names?state=left").await;
     assert_eq!(column(&left, "names", "logicalId"), ["retired"]);
@@ -173,7 +173,7 @@ async fn a_wrong_question_is_answered_with_the_field_the_limit_and_the_fix() {
         assert_eq!((answered, &error["field"], &error["reason"]), (status, &json!(field), &json!("INVALID_FIELD")));
         assert!(error["message"].as_str().unwrap().contains(fix), "{question}: {answer}");
     }
-    let (status, answer) = ask(&served.daemon, "explain?name=nobody").await;
+    let (status, answer) = ask(&served.daemon, "explain?name=absent").await;
     assert_eq!((status, &answer["error"]["reason"]), (404, &json!("UNKNOWN_LOGICAL_ID")));
     let (status, ..) = request(&served.daemon, "POST /api/v1/summary HTTP/1.1\r\nContent-Length: 0").await;
     assert_eq!(status, 405, "nothing can be changed here");
@@ -244,7 +244,7 @@ async fn events_carry_the_summary_until_the_daemon_leaves_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_are_bounded_and_the_refusal_says_what_to_do() {
+async fn streams_are_bounded_and_the_refusal_names_the_fix() {
     let served = Served::start().await;
     let mut open = Vec::new();
     for number in 0..musterd::api::status_cache::STREAMS_MAX {
@@ -286,7 +286,7 @@ async fn every_field_is_documented() {
     let mut found = std::collections::BTreeSet::new();
     let summary = wait_for(&served.daemon, "summary", |it| it["hold"].is_object() && it["latest"][0].is_object()).await;
     keys(&summary, &mut found);
-    for question in ["names", "explain?name=organ", "instances?name=nobody"] {
+    for question in ["names", "explain?name=organ", "instances?name=absent"] {
         keys(&ask(&served.daemon, question).await.1, &mut found);
     }
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/http-api.md");

@@ -45,7 +45,7 @@ async fn assert_commands_exist(browser: &mut Browser) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fleet_in_trouble_is_understood_at_a_glance() {
+async fn page_of_a_fleet_with_problems_shows_each_problem() {
     let served = Served::start().await;
     let other = second(&served).await;
     fleet(&served.clients).await;
@@ -59,7 +59,7 @@ async fn a_fleet_in_trouble_is_understood_at_a_glance() {
     browser.wait_for("the dead daemon is lost", &gone).await;
     hold(&served.clients, "the switch is being replaced").await;
     browser.wait_for("the hold is told", "document.body.innerText.includes('the switch is being replaced')").await;
-    // While nobody is declared dead, who falls silent stays suspect.
+    // While expiry is paused, an instance that falls silent stays suspect.
     for (instance, name, ttl) in [(11, "flaky", 2), (12, "half", 2), (13, "half", 300)] {
         served
             .clients
@@ -109,7 +109,7 @@ async fn a_fleet_in_trouble_is_understood_at_a_glance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_chosen_stands_in_the_url_and_a_pause_holds_everything_still() {
+async fn selection_is_in_the_url_and_a_pause_stops_all_updates() {
     let served = Served::start().await;
     fleet(&served.clients).await;
     let Some(mut browser) = Browser::open(&url(&served.daemon, "?filter=t&state=unserved"), 1_280, 900).await else {
@@ -166,7 +166,7 @@ async fn a_hostile_name_is_shown_and_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_a_banner_with_the_age_of_the_data_and_a_lost_daemon_is_told_too() {
+async fn outage_banner_shows_the_age_of_the_data_and_a_lost_daemon() {
     let mut cluster = OwnCluster::create().await;
     let daemon = Daemon::start(cluster.url()).await;
     let clients = Wire::of(&daemon).await;

@@ -35,7 +35,7 @@ async fn search(browser: &mut Browser, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_search_among_very_many_names_finds_each_and_says_none_only_at_its_end() {
+async fn search_among_very_many_names_reports_none_only_at_its_end() {
     let served = Served::start().await;
     fleet(&served.clients).await;
     lost(&served, LOST).await;
@@ -69,7 +69,7 @@ async fn a_search_among_very_many_names_finds_each_and_says_none_only_at_its_end
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_to_a_name_leads_there_wherever_it_stands() {
+async fn link_to_a_name_opens_it_on_any_page() {
     let served = Served::start().await;
     fleet(&served.clients).await;
     lost(&served, 200).await;

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn lease_without_a_beat_is_doubtful_then_lost_and_a_beat_clears_the_doubt() {
+    fn lease_without_a_beat_is_doubtful_then_lost_and_a_beat_clears_it() {
         let now = Moment::now();
         let (mut table, [first, second]) = held(now);
         let at = |seconds| now.after(Duration::from_secs(seconds));

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn observer_is_told_each_state_once_in_order() {
+    fn observer_receives_each_state_once_in_order() {
         let (seen, told) = std::sync::mpsc::channel();
         let observe = move |state: &State| seen.send(*state).unwrap();
         let (cell, lease) = (Cell::new(Register::new("a").observer(observe)), lease(Duration::from_secs(60)));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_that_come_later_see_the_present_state_and_trouble() {
+    fn later_readers_see_the_present_state_and_problems() {
         let (cell, lease) = (new(), lease(Duration::from_secs(60)));
         cell.fail(&Arc::new(Error::local("no daemon")));
         assert!(cell.troubles().borrow().is_some());

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_certificate_is_told_from_a_refused_one() {
+    fn missing_certificate_is_distinguished_from_a_refused_one() {
         let alert = || Error::AlertReceived(AlertDescription::CertificateRequired);
         assert!(explained(alert(), None).contains("asks for a client certificate"));
         assert!(explained(alert(), Some("/c.pem")).contains("refuses the certificate /c.pem"));

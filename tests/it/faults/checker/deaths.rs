@@ -161,7 +161,7 @@ fn stale_death(evidence: &Evidence, lives: &Lives, death: &Change, verdict: &mut
     }
 }
 
-/// Many deaths at once are paced: at most 10, or 15 % of the living, within a TTL.
+/// Many deaths at once are paced: at most 10, or 15 % of the live instances, within a TTL.
 fn pace(evidence: &Evidence, verdict: &mut Verdict) {
     let deaths: Vec<_> = evidence.changes.iter().filter(|change| change.is_stale_death()).collect();
     let granted = |at: Micros| evidence.changes.iter().filter(|change| change.grants() && change.at < at).count();
@@ -183,7 +183,7 @@ fn pace(evidence: &Evidence, verdict: &mut Verdict) {
     }
 }
 
-/// Who fell silent while all was well is dead in time.
+/// A lease that falls silent without a fault expires in time.
 fn detection(evidence: &Evidence, lives: &Lives, verdict: &mut Verdict) {
     let mut deaths: HashMap<u64, &Change> = HashMap::new();
     for change in evidence.changes.iter().filter(|change| change.is_death()) {

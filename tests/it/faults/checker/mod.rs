@@ -1,4 +1,4 @@
-//! Holds what everybody was told against what PostgreSQL committed.
+//! Compares what every client was answered with what PostgreSQL committed.
 //!
 //! The oracle is an audit that a trigger writes in the transaction of each membership change ([`Change`]). It resolves
 //! every unknown outcome and gives the order of everything, so each rule below is a sort and a sweep, and no search.
@@ -97,7 +97,7 @@ pub(crate) struct Epoch {
     pub(crate) started: u64,
 }
 
-/// Everything alive, as somebody tells it in the end.
+/// All live instances, as one source reports them in the end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Final {
     pub(crate) who: String,
@@ -159,7 +159,7 @@ pub(crate) struct Figures {
     pub(crate) stale_deaths: usize,
     /// The smallest time by which a death came later than its TTL after the last acknowledged sign of life.
     pub(crate) margin: Option<Micros>,
-    /// From the last sign of life to the death, of those who fell silent; sorted.
+    /// From the last beat to the death, of the leases that fell silent; sorted.
     pub(crate) detections: Vec<Micros>,
     /// From the end of a rotation to the last beat of an older epoch that another daemon accepted.
     pub(crate) late_fence: Micros,

@@ -1,4 +1,4 @@
-//! Answers: never older than asked for, never naming who is not alive, and equal to the audit at their revision.
+//! Answers: never older than asked for, never naming a dead instance, and equal to the audit at their revision.
 
 use super::{
     Evidence, Rule, Verdict,

@@ -320,7 +320,7 @@ fn a_silent_one_that_is_not_declared_dead_in_time_is_not_detected() {
 }
 
 #[test]
-fn an_owner_that_is_told_of_an_end_that_was_none_is_refused_falsely() {
+fn owner_whose_live_lease_is_reported_ended_is_refused_falsely() {
     let mut story = Story::good();
     story.call(3 * SECOND, Op::Beat { lease: 2 }, Outcome::Fail("UNKNOWN_LEASE".into()));
     assert_eq!(story.breaks(), [Rule::FalseRefusal]);
@@ -348,14 +348,14 @@ fn an_answer_that_was_not_so_at_its_revision_is_wrong() {
 }
 
 #[test]
-fn a_watcher_that_is_not_told_of_a_change_has_a_gap() {
+fn watcher_that_misses_a_change_has_a_gap() {
     let mut story = Story::good();
     story.0.seen.remove(3);
     assert_eq!(story.breaks(), [Rule::Watch]);
 }
 
 #[test]
-fn a_watcher_that_is_told_twice_or_out_of_order_complains() {
+fn watcher_complains_of_repeated_and_unordered_changes() {
     let mut story = Story::good();
     let again = story.0.seen[3].clone();
     story.0.seen.insert(4, again);
@@ -392,7 +392,7 @@ fn a_run_in_which_too_little_happened_proves_nothing() {
 }
 
 #[test]
-fn what_is_left_behind_is_a_matter_of_hygiene() {
+fn leftovers_break_the_rule_of_hygiene() {
     let mut story = Story::good();
     story.0.complaints.push("daemon 0 panicked".into());
     assert_eq!(story.breaks(), [Rule::Hygiene]);

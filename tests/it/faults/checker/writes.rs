@@ -119,7 +119,7 @@ fn phantoms(evidence: &Evidence, ledger: &Ledger<'_>, verdict: &mut Verdict) {
     for (content, grants) in &ledger.grants_by_content {
         let first = grants[0];
         if !caused(asked.get(content), first.at) {
-            verdict.broken(Rule::Phantom, format!("nobody asked for it, or it was refused: {first:?}"));
+            verdict.broken(Rule::Phantom, format!("no call asked for it, or it was refused: {first:?}"));
         }
     }
     for change in evidence.changes.iter().filter(|change| !change.grants()) {
@@ -132,7 +132,7 @@ fn phantoms(evidence: &Evidence, ledger: &Ledger<'_>, verdict: &mut Verdict) {
             && !caused(asked_of_lease.get(&change.row.lease), change.at)
             && !caused(renewed, change.at)
         {
-            verdict.broken(Rule::Phantom, format!("nobody asked for this status, or it was refused: {change:?}"));
+            verdict.broken(Rule::Phantom, format!("no call asked for this status, or it was refused: {change:?}"));
         }
     }
 }
@@ -200,7 +200,7 @@ fn real_time_order(evidence: &Evidence, verdict: &mut Verdict) {
         }
         _ => None,
     };
-    // Repetitions may be told the revision of the first; so may whoever finds the work done.
+    // Repetitions may be told the revision of the first; so may a caller that finds the work done.
     let own = evidence.calls.iter().filter(|call| call.attempt == 1);
     let changes: Vec<_> = own.filter_map(|call| revision_of(call).map(|revision| (call, revision))).collect();
     let mut acknowledged: HashMap<u64, &Call> = HashMap::new();

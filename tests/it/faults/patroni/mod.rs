@@ -70,7 +70,7 @@ const SYNCHRONOUS: [Fault; 7] = [
 const ASYNCHRONOUS: [Fault; 3] = [Fault::Switchover, Fault::Kill(Part::Postmaster), Fault::Kill(Part::Patroni)];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patroni_switchover_and_crash_cost_nothing_that_was_promised() {
+async fn patroni_switchover_and_crash_break_no_promise() {
     let population = Population { daemons: 2, actors: 30, quitters: 2, writers: 2, routers: 1, watchers: 2 };
     let faults = [Fault::Switchover, Fault::Kill(Part::Node)];
     hurt("patroni", true, population, &faults).await;
@@ -78,7 +78,7 @@ async fn patroni_switchover_and_crash_cost_nothing_that_was_promised() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes ten minutes: just patroni"]
-async fn patroni_faults_of_every_kind_cost_nothing_that_was_promised() {
+async fn patroni_faults_of_every_kind_break_no_promise() {
     let population = Population { daemons: 2, actors: 200, quitters: 10, writers: 4, routers: 2, watchers: 4 };
     hurt("patroni-synchronous", true, population, &SYNCHRONOUS).await;
     hurt("patroni-asynchronous", false, population, &ASYNCHRONOUS).await;

@@ -39,7 +39,7 @@ async fn says(stream: &mut TcpStream, text: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_black_hole_holds_back_what_arrives_once_it_is_healed() {
+async fn black_hole_delivers_once_it_ends() {
     let link = echo().await;
     let mut stream = TcpStream::connect(&link.addr).await.unwrap();
     assert_eq!(says(&mut stream, "one").await.as_deref(), Some("one"));

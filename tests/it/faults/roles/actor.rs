@@ -1,5 +1,5 @@
 //! An actor: registers, beats a little more often than every third of its TTL, goes to another daemon when one does not
-//! answer, registers anew when it is told that its lease is over.
+//! answer, registers again when it is told that its lease is over.
 //!
 //! It knows its own truth: when it beat, what it was told, and when it fell silent on purpose.
 
@@ -54,7 +54,7 @@ impl Actor {
             return;
         }
         let quits_at = self.quits_after.map(|after| Instant::now() + after);
-        // Nobody's rhythm is anybody else's.
+        // Each actor has a phase of its own.
         if !self.role.pause_between(0, 900).await {
             return;
         }

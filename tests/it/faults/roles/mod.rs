@@ -1,4 +1,4 @@
-//! Those who use the registry while it is hurt: actors, writers, routers, watchers.
+//! Clients of the registry under faults: actors, writers, routers, watchers.
 
 pub(crate) mod actor;
 pub(crate) mod router;
@@ -30,7 +30,7 @@ impl Kept {
     }
 }
 
-/// What everybody has.
+/// What all of them have.
 #[derive(Clone, Debug)]
 pub(crate) struct Role {
     pub(crate) client: Client,

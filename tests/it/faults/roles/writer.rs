@@ -15,7 +15,7 @@ use crate::faults::{
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) role: Role,
-    /// Repetitions of this round: whoever repeats may find the work done.
+    /// Repetitions of this round: a repeated call may find the work done.
     unknown: u32,
     rounds: u32,
     /// The epoch it names in every other registration.
