@@ -10,13 +10,14 @@ use chrono::{DateTime, Utc};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use sha2::{Digest as _, Sha256};
 
 use super::{
     error::{Error, Part},
+    pem,
     validity::Validity,
 };
 
@@ -116,12 +117,7 @@ impl Loaded {
 
 /// Reads all parts of a kind; one at least.
 fn parse<T: PemObject>(part: Part, path: &Path, text: &[u8]) -> Result<Vec<T>, Error> {
-    let read = T::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    match read {
-        Ok(read) if read.is_empty() => Err(Error::pem(part, path, text, &pem::Error::NoItemsFound)),
-        Ok(read) => Ok(read),
-        Err(cause) => Err(Error::pem(part, path, text, &cause)),
-    }
+    pem::of_text(text).map_err(|cause| Error::pem(part, path, text, &cause))
 }
 
 /// That of the first certificate.
@@ -133,11 +129,7 @@ fn validity(part: Part, path: &Path, chain: &[CertificateDer<'_>]) -> Result<Opt
 fn key(files: &Files, contents: &Contents, provider: &CryptoProvider) -> Result<PrivateKeyDer<'static>, Error> {
     let read = PrivateKeyDer::from_pem_slice(&contents.key);
     let key = read.map_err(|cause| Error::pem(Part::Key, &files.key, &contents.key, &cause))?;
-    // Reported of the key, before it can be reported of the pair.
-    provider
-        .key_provider
-        .load_private_key(key.clone_key())
-        .map_err(|cause| Error::unusable(Part::Key, &files.key, &cause))?;
+    pem::check_key(&key, provider).map_err(|cause| Error::unusable(Part::Key, &files.key, &cause))?;
     Ok(key)
 }
 

@@ -23,6 +23,7 @@ mod handshake;
 mod issue;
 mod load;
 mod outgoing;
+pub mod pem;
 mod slots;
 mod stream;
 mod unchecked;

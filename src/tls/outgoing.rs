@@ -5,13 +5,15 @@ use std::{io, path::Path, sync::Arc};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, ServerName, pem::Error::NoItemsFound},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
+
+use super::pem;
 
 /// Makes the handshake with a server of this name whose certificate is of one of the CAs in a file, or of the system. The
 /// file is read for each connection, so one that was renewed is used by the next.
@@ -34,19 +36,17 @@ pub async fn connect_checked(
 }
 
 fn roots(ca: Option<&Path>) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
     let Some(path) = ca else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return if roots.is_empty() {
-            Err(io::Error::other("this machine has no CAs; give the CA with ca"))
-        } else {
-            Ok(roots)
-        };
+        return pem::system_roots().map_err(|_| io::Error::other("this machine has no CAs; give the CA with ca"));
     };
+    let mut roots = RootCertStore::empty();
     let unusable = |cause: &dyn std::fmt::Display| io::Error::other(format!("{}: {cause}", path.display()));
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|cause| unusable(&cause))? {
-        let certificate = certificate.map_err(|cause| unusable(&cause))?;
+    let certificates = pem::of_file::<CertificateDer<'static>>(path).map_err(|cause| match cause {
+        NoItemsFound => unusable(&"it has no certificate"),
+        other => unusable(&other),
+    })?;
+    for certificate in certificates {
         roots.add(certificate).map_err(|cause| unusable(&cause))?;
     }
-    if roots.is_empty() { Err(unusable(&"it has no certificate")) } else { Ok(roots) }
+    Ok(roots)
 }

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_certificate_lacks_is_said_with_the_way_out() {
+    fn incomplete_certificate_is_reported_with_the_fix() {
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let host = ServerName::try_from("db.example").expect("a name");
         for (error, parts) in [
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_wants_our_certificate_is_told_from_one_that_refuses_it() {
+    fn server_that_requires_a_certificate_is_distinguished_from_one_that_refuses_it() {
         let alert = Error::AlertReceived(AlertDescription::CertificateRequired);
         assert!(handshake(&alert, &options(SslMode::Require)).contains("asks for a certificate of ours"));
         let identity = ClientIdentity { certificate: "/c.pem".into(), key: "/c.key".into() };

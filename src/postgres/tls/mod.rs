@@ -15,7 +15,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     client::danger::ServerCertVerifier,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use tokio_postgres::{Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -24,7 +24,7 @@ pub(super) use self::error::{TlsError, explain};
 use self::verify::ChainOnly;
 use crate::{
     database_url::{ClientIdentity, Roots, SslMode, TlsOptions, Verification},
-    tls::Unchecked,
+    tls::{Unchecked, pem},
 };
 
 /// What PostgreSQL calls its protocol where the handshake comes first.
@@ -97,32 +97,20 @@ fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsError> {
 }
 
 fn load_roots(roots: &Roots) -> Result<RootCertStore, TlsError> {
+    let path = match roots {
+        Roots::System => return pem::system_roots().map_err(TlsError::NoSystemRoots),
+        Roots::File(path) => path,
+    };
     let mut store = RootCertStore::empty();
-    match roots {
-        Roots::System => {
-            let found = rustls_native_certs::load_native_certs();
-            let (usable, _) = store.add_parsable_certificates(found.certs);
-            if usable == 0 {
-                return Err(TlsError::NoSystemRoots(found.errors.first().map(ToString::to_string)));
-            }
-        }
-        Roots::File(path) => {
-            for certificate in load_certificates("sslrootcert", path)? {
-                let unusable = |cause: rustls::Error| TlsError::unusable("sslrootcert", path, &cause);
-                store.add(certificate).map_err(unusable)?;
-            }
-        }
+    for certificate in load_certificates("sslrootcert", path)? {
+        let unusable = |cause: rustls::Error| TlsError::unusable("sslrootcert", path, &cause);
+        store.add(certificate).map_err(unusable)?;
     }
     Ok(store)
 }
 
 fn load_certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, pem::Error>>);
-    match read {
-        Ok(certificates) if certificates.is_empty() => Err(TlsError::NotPem { option, path: path.into() }),
-        Ok(certificates) => Ok(certificates),
-        Err(cause) => Err(TlsError::pem(option, path, cause)),
-    }
+    pem::of_file(path).map_err(|cause| TlsError::pem(option, path, cause))
 }
 
 fn load_identity(
@@ -132,10 +120,6 @@ fn load_identity(
     let chain = load_certificates("sslcert", &identity.certificate)?;
     let key =
         PrivateKeyDer::from_pem_file(&identity.key).map_err(|cause| TlsError::pem("sslkey", &identity.key, cause))?;
-    // Said of the key, before it can be said of both.
-    provider
-        .key_provider
-        .load_private_key(key.clone_key())
-        .map_err(|cause| TlsError::unusable("sslkey", &identity.key, &cause))?;
+    pem::check_key(&key, provider).map_err(|cause| TlsError::unusable("sslkey", &identity.key, &cause))?;
     Ok((chain, key))
 }
