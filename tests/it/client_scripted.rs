@@ -30,6 +30,8 @@ const EPOCH: Uuid = Uuid::from_u128(0x0a00_0000_0000_4000_8000_0000_0000_0001);
 /// How long anything may take on a loaded machine.
 const BOUND: Duration = Duration::from_secs(40);
 const LONG: Duration = Duration::from_secs(30);
+/// The first beat comes after a third of it.
+const SHORT: Duration = Duration::from_secs(6);
 
 /// What was asked, and what comes next; an empty script means OK.
 #[derive(Debug, Default)]
@@ -199,7 +201,7 @@ async fn lost_lease_is_replaced_under_the_same_instance_id() {
     for lost in [ErrorReason::LeaseExpired, ErrorReason::UnknownLease] {
         let beats = [None, Some(lost)].into();
         let (scripted, addr) = Scripted::start(Script { beats, ..Script::default() });
-        let registration = client(&[&addr]).register(organ().cluster_epoch(EPOCH)).await.unwrap();
+        let registration = client(&[&addr]).register(organ().ttl(SHORT).cluster_epoch(EPOCH)).await.unwrap();
         registration.set_status(Word::Alive).await.unwrap();
         let seen = scripted.registrations(2).await;
         assert_eq!(seen[1].instance_id, seen[0].instance_id);
@@ -209,33 +211,33 @@ async fn lost_lease_is_replaced_under_the_same_instance_id() {
 }
 
 #[tokio::test]
-async fn instance_id_that_another_process_took_is_left_to_it() {
+async fn instance_id_taken_by_another_process_ends_the_registration() {
     let beats = [Some(ErrorReason::LeaseReplaced)].into();
     let (scripted, addr) = Scripted::start(Script { beats, ..Script::default() });
-    let registration = client(&[&addr]).register(organ()).await.unwrap();
+    let registration = client(&[&addr]).register(organ().ttl(SHORT)).await.unwrap();
     let seen = scripted.registrations(2).await;
     assert_ne!(seen[1].instance_id, seen[0].instance_id);
     assert_eq!(registration.instance_id().to_string(), seen[1].instance_id);
 }
 
 #[tokio::test]
-async fn rotation_is_followed_or_ends_the_registration_as_the_application_wants() {
+async fn rotation_is_followed_or_ends_the_registration_by_option() {
     let fenced = || Script { beats: [Some(ErrorReason::EpochFenced)].into(), ..Script::default() };
     let (scripted, addr) = Scripted::start(fenced());
-    let follows = organ().cluster_epoch(EPOCH).on_lost(OnLost::RejoinAnyEpoch);
+    let follows = organ().ttl(SHORT).cluster_epoch(EPOCH).on_lost(OnLost::RejoinAnyEpoch);
     let _registration = client(&[&addr]).register(follows).await.unwrap();
     let seen = scripted.registrations(2).await;
     assert_eq!((seen[1].cluster_epoch.as_str(), &seen[1].instance_id), ("", &seen[0].instance_id));
 
     let (scripted, addr) = Scripted::start(fenced());
-    let registration = client(&[&addr]).register(organ().on_lost(OnLost::RejoinSameEpoch)).await.unwrap();
+    let registration = client(&[&addr]).register(organ().ttl(SHORT).on_lost(OnLost::RejoinSameEpoch)).await.unwrap();
     state(&registration, |state| *state == State::Ended).await;
     assert_eq!(registration.require().unwrap_err().reason, LossReason::Fenced);
     assert_eq!(scripted.registrations(1).await.len(), 1);
 }
 
 #[tokio::test]
-async fn kept_registration_tells_its_troubles_until_it_is_registered() {
+async fn kept_registration_reports_each_failure_until_it_is_registered() {
     let registers = [(Code::Unavailable, "NOT_YET_SEEN"), (Code::InvalidArgument, "INVALID_FIELD")].into();
     let (_scripted, addr) = Scripted::start(Script { registers, ..Script::default() });
     let registration = client(&[&addr]).keep(organ()).unwrap();
@@ -261,7 +263,7 @@ async fn epoch_that_is_refused_ends_a_kept_registration() {
 }
 
 #[tokio::test]
-async fn outage_longer_than_the_ttl_keeps_the_lease_of_an_instance_that_waits_to_be_told() {
+async fn outage_longer_than_the_ttl_keeps_the_lease_of_a_waiting_instance() {
     let (scripted, addr) = Scripted::start(Script::default());
     let wanted = organ().ttl(Duration::from_secs(1)).until_told();
     let registration = client(&[&addr]).register(wanted).await.unwrap();
@@ -275,15 +277,15 @@ async fn outage_longer_than_the_ttl_keeps_the_lease_of_an_instance_that_waits_to
 }
 
 #[tokio::test]
-async fn registration_that_no_daemon_has_heard_of_ends_at_once() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let registration = client(&[&nobody]).keep(organ()).unwrap();
+async fn registration_that_never_reached_a_daemon_ends_at_once() {
+    let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let registration = client(&[&absent]).keep(organ()).unwrap();
     timeout(BOUND, registration.troubles().wait_for(Option::is_some)).await.unwrap().unwrap();
     registration.close(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
-async fn lease_that_cannot_be_given_back_is_told() {
+async fn lease_that_cannot_be_released_is_reported() {
     let deregister = Some((Code::Unavailable, "DATABASE_UNAVAILABLE"));
     let (_scripted, addr) = Scripted::start(Script { deregister, ..Script::default() });
     let registration = client(&[&addr]).register(organ()).await.unwrap();
@@ -334,7 +336,7 @@ async fn answer_wins_over_a_broken_connection_and_unreachable_names_all() {
 }
 
 #[tokio::test]
-async fn attempt_without_an_answer_makes_the_outcome_unknown_whatever_the_next_daemon_says() {
+async fn attempt_without_an_answer_makes_the_outcome_unknown() {
     let deregister = Some((Code::Unavailable, "DATABASE_UNAVAILABLE"));
     let (_silent, first) = Scripted::start(Script { is_silent: true, ..Script::default() });
     let (_refuses, second) = Scripted::start(Script { deregister, ..Script::default() });

@@ -2,13 +2,17 @@
 //!
 //! A fixed sleep is too long on a fast machine and too short on a loaded one. A bounded poll is neither, and when the
 //! bound passes, the last status tells what was missing.
+//!
+//! A probe opens a connection or starts a command. Most tests wait at the same time as others, so polls get rarer the longer
+//! one waits: a twentieth of what was waited so far, which no test notices, and no more than [`LONGEST`].
 
 use std::{
     fmt::Debug,
     time::{Duration, Instant},
 };
 
-const INTERVAL: Duration = Duration::from_millis(20);
+const SHORTEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(100);
 
 /// Asks `probe` until it returns a value; panics with its last status after `bound`.
 pub(crate) async fn wait_until<T, S: Debug>(
@@ -24,7 +28,7 @@ pub(crate) async fn wait_until<T, S: Debug>(
             Ok(Err(status)) => last = format!("{status:?}"),
             Err(_) => break,
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep((started.elapsed() / 20).clamp(SHORTEST, LONGEST)).await;
     }
     panic!("{what}: not within {bound:?}; last status: {last}");
 }
