@@ -1,4 +1,4 @@
-//! Those who use a registry: callers that ask, and actors that register and beat.
+//! Users of a registry: callers that ask, and actors that register and beat.
 //!
 //! An [`Actor`] keeps to the protocol: it beats a little more often than every third of its TTL, stays with a daemon
 //! that accepts, goes to the next one when it does not, and ends when it is told that its lease is over. What it was
@@ -43,8 +43,8 @@ pub(crate) fn alive(logical_id: &str, ttl: Duration) -> v1::RegisterRequest {
 /// A client of one daemon, for all that a test is not about; refusals come as their reasons.
 ///
 /// What `musterd-client` offers goes through it, with one attempt for each call, and without the memory of revisions that an
-/// application wants: an answer is what the daemon knows by itself. That crate keeps every lease that it registers, so leases
-/// without beats, and single beats, are calls of the wire.
+/// application wants: an answer is what the daemon knows by itself. That crate keeps every lease that it registers
+/// (`docs/decisions/0020-no-lease-without-its-keeper.md`), so leases without beats, and single beats, are calls of the wire.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     settings: Builder,
