@@ -179,6 +179,7 @@ CREATE TABLE registry_death (
     attempts integer NOT NULL DEFAULT 0,
     next_attempt_at timestamp with time zone,
     last_error text,
+    owner text,
     CONSTRAINT registry_death_pkey PRIMARY KEY (lease_id)
 )
 WITH (autovacuum_vacuum_scale_factor=0.05, autovacuum_vacuum_threshold=1000);
@@ -200,6 +201,7 @@ COMMENT ON COLUMN registry_death.hooks_done IS 'The hooks that have succeeded.';
 COMMENT ON COLUMN registry_death.attempts IS 'How many runs of hooks have failed.';
 COMMENT ON COLUMN registry_death.next_attempt_at IS 'No hook runs for it before. Null: at once.';
 COMMENT ON COLUMN registry_death.last_error IS 'Which hook failed last, and why.';
+COMMENT ON COLUMN registry_death.owner IS 'The identity that registered it. Null: registered through a daemon without a policy, or ended before this column was there.';
 
 --- table registry_epoch
 CREATE TABLE registry_epoch (
@@ -326,6 +328,10 @@ COMMENT ON INDEX idx_death_died_at IS 'For the purge.';
 --- index idx_death_instance on registry_death
 CREATE INDEX idx_death_instance ON registry_death USING btree (instance_id);
 COMMENT ON INDEX idx_death_instance IS 'The earlier leases of an instance.';
+
+--- index idx_death_logical_id on registry_death
+CREATE INDEX idx_death_logical_id ON registry_death USING btree (logical_id, died_at);
+COMMENT ON INDEX idx_death_logical_id IS 'The ended leases of a logical id, by time.';
 
 --- index idx_death_unreleased on registry_death
 CREATE INDEX idx_death_unreleased ON registry_death USING btree (attempts, lease_id) WHERE released_at IS NULL;
@@ -1636,11 +1642,11 @@ BEGIN
     WHERE id = 1 AND EXISTS (SELECT FROM gone);
     INSERT INTO registry_death (
         lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
-        decided_by, released_at
+        decided_by, owner, released_at
     )
     SELECT
         gone.lease_id, gone.revision, gone.instance_id, gone.logical_id, gone.actor_name, gone.node_id, gone.epoch_number,
-        gone.started_at, muster_now(), 'operator', muster_sql_caller(),
+        gone.started_at, muster_now(), 'operator', muster_sql_caller(), gone.owner,
         CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
     FROM gone
     WHERE gone.status <> 'dead'
@@ -2023,12 +2029,12 @@ BEGIN
     -- A death must not fail because of its record, whatever was written there by hand.
     INSERT INTO registry_death (
         lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
-        decided_by, released_at
+        decided_by, owner, released_at
     )
     SELECT
         OLD.lease_id, NEW.revision, OLD.instance_id, OLD.logical_id, OLD.actor_name, OLD.node_id, OLD.epoch_number,
         OLD.started_at, coalesce(NEW.stopped_at, muster_now()), coalesce(NEW.death_reason, 'operator'),
-        NEW.death_decided_by, CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
+        NEW.death_decided_by, OLD.owner, CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
     ON CONFLICT (lease_id) DO NOTHING;
     RETURN NULL;
 END

@@ -29,11 +29,11 @@ BEGIN
     WHERE id = 1 AND EXISTS (SELECT FROM gone);
     INSERT INTO registry_death (
         lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
-        decided_by, released_at
+        decided_by, owner, released_at
     )
     SELECT
         gone.lease_id, gone.revision, gone.instance_id, gone.logical_id, gone.actor_name, gone.node_id, gone.epoch_number,
-        gone.started_at, muster_now(), 'operator', muster_sql_caller(),
+        gone.started_at, muster_now(), 'operator', muster_sql_caller(), gone.owner,
         CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
     FROM gone
     WHERE gone.status <> 'dead'

@@ -20,12 +20,12 @@ BEGIN
     -- A death must not fail because of its record, whatever was written there by hand.
     INSERT INTO registry_death (
         lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
-        decided_by, released_at
+        decided_by, owner, released_at
     )
     SELECT
         OLD.lease_id, NEW.revision, OLD.instance_id, OLD.logical_id, OLD.actor_name, OLD.node_id, OLD.epoch_number,
         OLD.started_at, coalesce(NEW.stopped_at, muster_now()), coalesce(NEW.death_reason, 'operator'),
-        NEW.death_decided_by, CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
+        NEW.death_decided_by, OLD.owner, CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
     ON CONFLICT (lease_id) DO NOTHING;
     RETURN NULL;
 END

@@ -37,7 +37,7 @@ pub struct ListArgs {
     dead: bool,
 
     /// Instances that were alive at this time (RFC 3339, e.g. 2026-01-31T03:12:00Z), as far as still on record
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["status", "dead", "all_statuses"], value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["status", "dead", "all_statuses"], value_parser = instances::parse_time)]
     alive_at: Option<SystemTime>,
 
     /// Answer at this revision or later; waits at most 1 s for it
@@ -49,11 +49,6 @@ pub struct ListArgs {
 
     #[command(flatten)]
     output: OutputArgs,
-}
-
-fn parse_time(text: &str) -> Result<SystemTime, String> {
-    let time = chrono::DateTime::parse_from_rfc3339(text);
-    time.map(SystemTime::from).map_err(|_| "expected a time like 2026-01-31T03:12:00Z".to_owned())
 }
 
 impl ListArgs {

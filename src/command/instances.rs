@@ -1,6 +1,9 @@
 //! An instance in words short enough for a table, and the tables of those commands that show instances.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use musterd_client::{DeathReason, Instance};
 use uuid::Uuid;
@@ -116,6 +119,12 @@ pub(crate) fn parse_instance_id(text: &str) -> Result<Uuid, String> {
         "is no instance id, which is a UUID; `musterd describe NAME` and `musterd list -o name` show those of a name"
             .to_owned()
     })
+}
+
+/// Reads a time.
+pub(crate) fn parse_time(text: &str) -> Result<SystemTime, String> {
+    let time = chrono::DateTime::parse_from_rfc3339(text);
+    time.map(SystemTime::from).map_err(|_| "expected a time like 2026-01-31T03:12:00Z".to_owned())
 }
 
 /// Reads any other UUID: of an epoch, of a history.

@@ -58,7 +58,7 @@ use crate::{
     model::{Lease, Revision},
     postgres::{connect::ConnectError, search},
     registry::{
-        Epochs, Health, Leases, Writer,
+        Epochs, Health, History, Leases, Writer,
         alarm::Alarm,
         blocking,
         flusher::{Flusher, Identity},
@@ -319,7 +319,13 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners: (TcpListe
     let operators = Operators::new(pool.clone(), writer.clone());
     let services = Services {
         registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone(), access.clone(), stop.clone()),
-        discovery: Discovery::new(view.clone(), Arc::clone(leases), access.clone(), stop.clone()),
+        discovery: Discovery::new(
+            view.clone(),
+            Arc::clone(leases),
+            History::new(pool.clone()),
+            access.clone(),
+            stop.clone(),
+        ),
         cluster: Cluster::new(
             view.clone(),
             Epochs::new(pool.clone(), Arc::clone(&parts.name), parts.health.clone()),

@@ -57,6 +57,7 @@ const METHODS: &[(&str, Needs)] = &[
     ("/muster.v1.DiscoveryService/GetInstance", &[Verb::Read]),
     ("/muster.v1.DiscoveryService/CheckLease", &[Verb::Read]),
     ("/muster.v1.DiscoveryService/ListInstances", &[Verb::Read]),
+    ("/muster.v1.DiscoveryService/ListEndedLeases", &[Verb::Read]),
     ("/muster.v1.DiscoveryService/Watch", &[Verb::Read]),
     ("/muster.v1.ClusterService/GetCluster", &[Verb::Read, Verb::Cluster]),
     ("/muster.v1.ClusterService/ListEpochs", &[Verb::Read, Verb::Cluster]),
@@ -289,6 +290,6 @@ mod tests {
         let table: BTreeSet<String> = METHODS.iter().map(|(path, _)| (*path).to_owned()).collect();
         assert_eq!(table, served);
         assert_eq!(table.len(), METHODS.len(), "a method is there twice");
-        assert!(served.len() >= 22);
+        assert!(served.len() >= 23);
     }
 }

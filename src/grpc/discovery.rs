@@ -1,4 +1,4 @@
-//! DiscoveryService: routers resolve, get and list, from memory.
+//! DiscoveryService: routers resolve, get and list, from memory; and the history of leases, from PostgreSQL.
 
 use std::sync::{
     Arc,
@@ -16,12 +16,12 @@ use crate::{
     access::{Access, Caller, Verb},
     gate::{self, standing::Standing},
     metrics::{RefusedMetrics, ResolveMetrics},
-    model::{Epoch, LeaseId, input, lease::LeaseStanding, spread::mix},
+    model::{Epoch, Holder, LeaseId, input, lease::LeaseStanding, spread::mix},
     proto::{
         encoded,
         v1::{self, discovery_service_server::DiscoveryService},
     },
-    registry::Leases,
+    registry::{History, Leases},
     view::{
         Entry, Snapshot, View,
         list::{Cursor, page},
@@ -29,7 +29,7 @@ use crate::{
     },
     wire::{
         answer_size::Room,
-        convert::{self, duration},
+        convert::{self, PAGE_SIZE_MAX, duration},
         failure::Failure,
         page_token, selection,
     },
@@ -40,6 +40,7 @@ use crate::{
 pub struct Discovery {
     view: View,
     leases: Arc<Leases>,
+    history: History,
     access: Access,
     draws: AtomicU64,
     watchers: Arc<Semaphore>,
@@ -49,13 +50,13 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// The service on top of the view; callers are held to `access`, streams end on `stop`.
+    /// The service on top of the view and the history; callers are held to `access`, streams end on `stop`.
     #[must_use]
-    pub fn new(view: View, leases: Arc<Leases>, access: Access, stop: CancellationToken) -> Self {
+    pub fn new(view: View, leases: Arc<Leases>, history: History, access: Access, stop: CancellationToken) -> Self {
         let draws = AtomicU64::new(Uuid::new_v4().as_u64_pair().0);
         let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
         let (metrics, refused) = (ResolveMetrics::new(), RefusedMetrics::new());
-        Self { view, leases, access, draws, watchers, stop, metrics, refused }
+        Self { view, leases, history, access, draws, watchers, stop, metrics, refused }
     }
 
     async fn resolve(&self, request: v1::ResolveRequest, caller: &Caller) -> Result<v1::ResolveResponse, Failure> {
@@ -218,6 +219,23 @@ impl Discovery {
         })
     }
 
+    async fn ended(
+        &self,
+        request: v1::ListEndedLeasesRequest,
+        caller: &Caller,
+    ) -> Result<v1::ListEndedLeasesResponse, Failure> {
+        let mut ended = selection::ended(&request)?;
+        let limit = ended.limit;
+        match &ended.holder {
+            Holder::LogicalId(name) => caller.require(Verb::Read, name)?,
+            // What the caller may not read is left out afterwards, and must not take the place of what it may.
+            Holder::Instance(_) => ended.limit = PAGE_SIZE_MAX,
+        }
+        let leases = self.history.ended(&ended).await?.into_iter();
+        let readable = leases.filter(|lease| caller.may(Verb::Read, lease.logical_id.as_str())).take(limit);
+        Ok(v1::ListEndedLeasesResponse { leases: Room::new().fill(readable.map(convert::ended_lease)) })
+    }
+
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
         gate::caller(&self.access, request.extensions())
     }
@@ -297,6 +315,14 @@ impl DiscoveryService for Discovery {
     ) -> Result<Response<v1::ListInstancesResponse>, Status> {
         let caller = self.caller(&request)?;
         Ok(Response::new(self.list(request.into_inner(), &caller).await?))
+    }
+
+    async fn list_ended_leases(
+        &self,
+        request: Request<v1::ListEndedLeasesRequest>,
+    ) -> Result<Response<v1::ListEndedLeasesResponse>, Status> {
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.ended(request.into_inner(), &caller).await?))
     }
 
     type WatchStream = watch::Responses;

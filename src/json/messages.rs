@@ -6,8 +6,8 @@
 use std::time::{Duration, SystemTime};
 
 use musterd_client::{
-    Brake, BrakeMode, Change, Changed, Cluster, Counts, Daemon, Death, DeathReason, Epoch, Expiry, Found, Health, Hold,
-    Instance, LostDaemon, Problem, Reason, Rotated, Severity, Status,
+    Brake, BrakeMode, Change, Changed, Cluster, Counts, Daemon, Death, DeathReason, EndedLease, Epoch, Expiry, Found,
+    Health, Hold, Instance, LostDaemon, Problem, Reason, Rotated, Severity, Status,
 };
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ fn death_reason(reason: DeathReason) -> Value {
     name("DEATH_REASON", reason.as_str())
 }
 
-fn death(death: &Death) -> Value {
+pub(crate) fn death(death: &Death) -> Value {
     json!({
         "reason": death_reason(death.reason),
         "at": timestamp(death.at),
@@ -273,6 +273,21 @@ fn health(health: &Health) -> Value {
         "databaseLatency": optional(health.database_latency),
         "lastReapAge": optional(health.last_reap_age),
         "httpAddress": health.http_address,
+    })
+}
+
+/// `muster.v1.EndedLease`.
+pub(crate) fn ended_lease(lease: &EndedLease) -> Value {
+    json!({
+        "leaseId": long(lease.lease_id),
+        "instanceId": lease.instance_id,
+        "logicalId": lease.logical_id,
+        "actorName": lease.actor_name,
+        "nodeId": lease.node_id,
+        "owner": lease.owner,
+        "epochNumber": long(lease.epoch_number),
+        "startedAt": timestamp(lease.started_at),
+        "death": death(&lease.death),
     })
 }
 

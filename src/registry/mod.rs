@@ -6,7 +6,7 @@
 //! - [`releaser`]: runs the hooks that free what ended leases held. [`alarm`] wakes it and the reapers.
 //! - [`overdue`]: looks at leases when the `schedule` says so, and learns of beats that arrived elsewhere; [`suspicion`]: tells
 //!   other daemons of those that do not arrive.
-//! - [`epochs`] rotates the epoch.
+//! - [`epochs`] rotates the epoch. [`history`] reads which leases have ended.
 //! - [`blocking`] finds the session of PostgreSQL that changes wait for.
 //! - [`health`]: what of all this has last been done, for operators.
 //!
@@ -19,6 +19,7 @@ mod epochs;
 pub mod error;
 pub mod flusher;
 pub mod health;
+mod history;
 pub mod leases;
 pub mod operators;
 pub mod overdue;
@@ -31,5 +32,6 @@ pub mod writer;
 pub use epochs::Epochs;
 pub use error::Error;
 pub use health::Health;
+pub use history::History;
 pub use leases::{Accepted, BeatError, Leases};
 pub use writer::Writer;

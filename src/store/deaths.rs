@@ -7,9 +7,12 @@ use tokio_postgres::Row;
 
 use super::{
     Error, Pool, PoolRole,
-    row::{signed, unsigned},
+    row::{Time, signed, unsigned},
 };
-use crate::postgres::pool::Client;
+use crate::{
+    model::{Death, DeathReason, Ended, EndedLease, Holder, InstanceId, LeaseId, LogicalId},
+    postgres::pool::Client,
+};
 
 /// A hook that takes longer has failed.
 pub const HOOK_LIMIT: Duration = Duration::from_secs(5);
@@ -124,6 +127,51 @@ pub async fn purge(pool: &Pool, keep: Duration, limit: i32, deadline: Instant) -
         })
         .await?;
     Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
+}
+
+/// Leases that have ended, the latest first.
+///
+/// # Errors
+/// As [`Pool::run`].
+#[tracing::instrument(level = "debug", name = "db.ended_leases", skip_all)]
+pub async fn ended(pool: &Pool, ended: &Ended, deadline: Instant) -> Result<Vec<EndedLease>, Error> {
+    let columns = "lease_id, instance_id, logical_id, actor_name, node_id, owner, epoch_number, started_at, died_at, \
+                   reason, decided_by";
+    let rest = "AND ($2::timestamptz IS NULL OR (started_at <= $2 AND died_at > $2)) \
+                ORDER BY died_at DESC, lease_id DESC LIMIT $3";
+    let limit = i64::try_from(ended.limit).unwrap_or(i64::MAX);
+    let rows = pool
+        .run(PoolRole::Operator, deadline, async |client| match &ended.holder {
+            Holder::LogicalId(name) => {
+                let sql = format!("SELECT {columns} FROM registry_death WHERE logical_id = $1 {rest}");
+                client.query(&sql, &[name, &ended.alive_at, &limit]).await
+            }
+            Holder::Instance(instance_id) => {
+                let sql = format!("SELECT {columns} FROM registry_death WHERE instance_id = $1 {rest}");
+                client.query(&sql, &[&instance_id.0, &ended.alive_at, &limit]).await
+            }
+        })
+        .await?;
+    rows.iter().map(ended_lease).collect()
+}
+
+fn ended_lease(row: &Row) -> Result<EndedLease, Error> {
+    Ok(EndedLease {
+        lease_id: LeaseId(unsigned(row.try_get(0)?)),
+        instance_id: InstanceId(row.try_get(1)?),
+        logical_id: LogicalId::from_record(row.try_get(2)?),
+        actor_name: row.try_get(3)?,
+        node_id: row.try_get(4)?,
+        owner: row.try_get(5)?,
+        epoch_number: unsigned(row.try_get(6)?),
+        started_at: row.try_get::<_, Time>(7)?.0,
+        death: Death {
+            at: Some(row.try_get::<_, Time>(8)?.0),
+            deadline: None,
+            reason: DeathReason::from_word(row.try_get(9)?),
+            decided_by: row.try_get::<_, Option<&str>>(10)?.map(Into::into),
+        },
+    })
 }
 
 /// The answer to `call`, whose statement the server ends after `limit`. In the round trip of the call.

@@ -23,7 +23,7 @@ use crate::{
 /// For how long an operator may overrule something.
 pub const OPERATOR_DURATION: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const PAGE_SIZE_DEFAULT: usize = 100;
-const PAGE_SIZE_MAX: usize = 1_000;
+pub(crate) const PAGE_SIZE_MAX: usize = 1_000;
 /// Most refused fields that one answer names: it must fit into what a client takes for the end of a call.
 const VIOLATIONS_MAX: usize = 16;
 
@@ -200,6 +200,21 @@ fn death(death: model::Death) -> v1::Death {
         at: death.at.map(timestamp),
         deadline: death.deadline.map(timestamp),
         decided_by: text(death.decided_by.as_deref()),
+    }
+}
+
+/// A lease that has ended.
+pub(crate) fn ended_lease(lease: model::EndedLease) -> v1::EndedLease {
+    v1::EndedLease {
+        lease_id: lease.lease_id.0,
+        instance_id: lease.instance_id.to_string(),
+        logical_id: lease.logical_id.to_string(),
+        actor_name: lease.actor_name.unwrap_or_default(),
+        node_id: lease.node_id.unwrap_or_default(),
+        owner: lease.owner.unwrap_or_default(),
+        epoch_number: lease.epoch_number,
+        started_at: Some(timestamp(lease.started_at)),
+        death: Some(death(lease.death)),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access::{Caller, Denied, Names, Verb},
     model::{
-        InvalidInput, Labels,
+        Ended, Holder, InvalidInput, Labels,
         input::{self, LOGICAL_ID_MAX_BYTES, NAME_MAX_BYTES, invalid},
     },
     proto::v1,
@@ -48,6 +48,25 @@ pub(crate) fn list(request: &v1::ListInstancesRequest) -> Result<(Filter, usize,
     let page_size = violations.take(page_size(request.page_size));
     violations.into_result()?;
     Ok((filter, page_size, after))
+}
+
+/// Which ended leases.
+pub(crate) fn ended(request: &v1::ListEndedLeasesRequest) -> Result<Ended, Failure> {
+    let mut violations = Violations::default();
+    let holder = match (request.logical_id.as_str(), request.instance_id.as_str()) {
+        (name, "") => {
+            violations.take(input::required_text("logical_id", name, LOGICAL_ID_MAX_BYTES));
+            Some(Holder::LogicalId(name.to_owned()))
+        }
+        ("", id) => violations.keep(input::instance_id("instance_id", id)).map(Holder::Instance),
+        _ => violations.keep(invalid("instance_id", "is set together with logical_id; give one of them")),
+    };
+    let alive_at = violations.take(optional_time("alive_at", request.alive_at));
+    let of_limit = |error| InvalidInput { field: "limit".to_owned(), ..error };
+    let limit = violations.take(page_size(request.limit).map_err(of_limit));
+    violations.into_result()?;
+    let holder = holder.ok_or_else(|| Failure::Invalid(Vec::new()))?;
+    Ok(Ended { holder, alive_at, limit })
 }
 
 /// The conditions of a watch, and the history it resumes.

@@ -29,7 +29,7 @@
 //!  wire                                              generated types, and their translation to values
 //!  tls, sockets, connect, daemons                            connections, fail-over, retries
 //!  observe                                           log records and counters
-//!  client, reads, operators, watch, lease, router    what an application calls
+//!  client, reads, history, operators, watch, lease, router    what an application calls
 //!  channel                                           a channel for clients of tonic, on the router
 //! ```
 
@@ -43,6 +43,7 @@ mod cluster;
 mod connect;
 mod daemons;
 mod error;
+mod history;
 mod lease;
 mod model;
 mod observe;
@@ -66,6 +67,7 @@ pub use cluster::{
     Rotated, Severity, WhoAmI,
 };
 pub use error::{Error, Violation};
+pub use history::{Ended, EndedLease};
 pub use lease::{Lease, LossReason, Lost, OnLost, Register, Registration, State, Update};
 pub use model::{Death, DeathReason, Filter, Instance, Status};
 pub use reads::{Found, Page, Resolved, ResolvedAll};

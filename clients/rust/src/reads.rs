@@ -213,6 +213,6 @@ fn found(instance: Option<wire::Instance>) -> Result<Instance, Error> {
     instance.ok_or_else(|| Error::malformed("instance"))?.try_into()
 }
 
-fn discovery(channel: Channel) -> DiscoveryServiceClient<Channel> {
+pub(crate) fn discovery(channel: Channel) -> DiscoveryServiceClient<Channel> {
     DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }

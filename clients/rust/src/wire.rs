@@ -44,7 +44,7 @@ pub(crate) fn operator_duration(field: &str, duration: Duration) -> Result<prost
     to_duration(duration).ok_or_else(|| Error::invalid(field, "is too long; choose 1 s to 1 h"))
 }
 
-fn time(wire: Option<&prost_types::Timestamp>) -> Option<SystemTime> {
+pub(crate) fn time(wire: Option<&prost_types::Timestamp>) -> Option<SystemTime> {
     let wire = wire?;
     let nanos = Duration::from_nanos(u32::try_from(wire.nanos).ok()?.into());
     let seconds = Duration::from_secs(wire.seconds.unsigned_abs());
@@ -52,7 +52,7 @@ fn time(wire: Option<&prost_types::Timestamp>) -> Option<SystemTime> {
     whole?.checked_add(nanos)
 }
 
-fn to_time(time: SystemTime) -> prost_types::Timestamp {
+pub(crate) fn to_time(time: SystemTime) -> prost_types::Timestamp {
     let since = |duration: Duration| (i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), duration.subsec_nanos());
     let (seconds, nanos) = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => since(after),
@@ -132,7 +132,7 @@ impl TryFrom<Instance> for model::Instance {
     }
 }
 
-fn death(wire: Death) -> model::Death {
+pub(crate) fn death(wire: Death) -> model::Death {
     let reason = match wire.reason() {
         DeathReason::Stale => model::DeathReason::Stale,
         DeathReason::OldEpoch => model::DeathReason::OldEpoch,

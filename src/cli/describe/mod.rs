@@ -1,14 +1,17 @@
 //! `musterd describe INSTANCE_ID|NAME`: everything that is known, in words.
 //!
 //! Of an instance: what it is, how its lease stands, and why it is dead if it is. Of a name: whom Resolve would choose,
-//! who else there is, and who has died lately. A UUID is an instance; if none has it, it may still be a name.
+//! who else there is, and which leases have ended lately, also those that the registry itself no longer shows. With a time: the
+//! leases that were held then. A UUID is an instance; if none has it, it may still be a name.
 
+mod held;
 mod text;
 
-use std::pin::pin;
+use std::{pin::pin, time::SystemTime};
 
 use futures_util::TryStreamExt as _;
-use musterd_client::{Choice, Client, Cluster, Filter, Kind, Page};
+use musterd_client::{Choice, Client, Cluster, Ended, EndedLease, Filter, Found, Kind, Page};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::list;
@@ -17,7 +20,7 @@ use crate::{
     command::{
         client::ClientArgs,
         exit::{self, Error},
-        instances::{moment, warn_if_stale},
+        instances::{self, moment, warn_if_stale},
         suggest,
     },
     json::messages,
@@ -28,7 +31,11 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   musterd describe cognitive_organ_1
   musterd describe 6f1e7a52-3c1b-4c57-9e0e-2b8a4a7d9c10
+  musterd describe cognitive_organ_1 --at 2026-01-31T03:12:00Z
   musterd describe cognitive_organ_1 -o name | xargs -r musterd drain";
+
+/// Most ended leases that are asked for: those of a name that ends very often are not all of interest.
+const ENDED_MAX: u32 = 100;
 
 /// Arguments of `describe`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +43,10 @@ pub struct DescribeArgs {
     /// An instance id (a UUID), or a logical id
     #[arg(value_name = "INSTANCE_ID|NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     what: String,
+
+    /// The leases that were held at this time (RFC 3339, e.g. 2026-01-31T03:12:00Z), as far as still on record
+    #[arg(long, value_name = "TIME", value_parser = instances::parse_time)]
+    at: Option<SystemTime>,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -47,24 +58,31 @@ pub(super) async fn run(args: DescribeArgs, client: &ClientArgs) -> Result<u8, E
     let cluster = client.cluster(0).await?;
     let now = moment(cluster.database_time).unwrap_or_else(|| Clock::new().wall());
     warn_if_stale(cluster.stale_for);
+    let asked = |of: Ended| match args.at {
+        Some(at) => of.alive_at(at).limit(ENDED_MAX),
+        None => of.limit(ENDED_MAX),
+    };
     let mut unknown_instance = None;
     if let Ok(instance_id) = Uuid::try_parse(&args.what) {
-        match client.instance(instance_id).await {
-            Ok(found) => {
-                let text = || text::instance(&found.instance, found.revision, now);
-                let names = || vec![instance_id.to_string()];
-                output::print_answer(args.output.output, || messages::found(&found), names, text)?;
-                return Ok(exit::OK);
-            }
+        let found = match client.instance(instance_id).await {
+            Ok(found) => Some(found),
             Err(error) if error.kind() != Kind::NotFound => return Err(error.into()),
-            Err(error) => unknown_instance = Some(error),
+            Err(error) => {
+                unknown_instance = Some(error);
+                None
+            }
+        };
+        let ended = held::ended(&client, &asked(Ended::of_instance(instance_id))).await;
+        if found.is_some() || !ended.is_empty() {
+            return instance(&args, found.as_ref(), &ended, now);
         }
     }
     let all = named(&args.what, &client).await?;
-    match (all.instances.is_empty(), unknown_instance) {
+    let ended = held::ended(&client, &asked(Ended::of_logical_id(&args.what))).await;
+    match (all.instances.is_empty() && ended.is_empty(), unknown_instance) {
         (true, Some(error)) => Err(error.into()),
         (true, None) => Err(unknown(&args.what, &client).await),
-        (false, _) => name(&args, &all, &cluster, now),
+        (false, _) => name(&args, &all, &ended, &cluster, now),
     }
 }
 
@@ -77,14 +95,66 @@ pub(super) async fn unknown(name: &str, client: &Client) -> Error {
     }
 }
 
-fn name(args: &DescribeArgs, all: &Page, cluster: &Cluster, now: chrono::DateTime<chrono::Utc>) -> Result<u8, Error> {
+/// An instance, which is on record or has ended leases.
+fn instance(
+    args: &DescribeArgs,
+    found: Option<&Found>,
+    ended: &[EndedLease],
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<u8, Error> {
+    let instances = || found.iter().map(|found| &found.instance);
+    if let Some(at) = args.at {
+        return held_at(args, at, held::all(instances(), ended));
+    }
+    let current = found.map(|found| found.instance.lease_id);
+    let earlier = held::all([], ended).into_iter().filter(|held| Some(held.lease_id) != current).collect::<Vec<_>>();
     output::print_answer(
         args.output.output,
-        || messages::list(all),
-        || all.instances.iter().map(|instance| instance.instance_id.to_string()).collect(),
-        || text::name(&args.what, all, cluster, now),
+        || with_ended(found.map_or_else(|| json!({ "instance": Value::Null }), messages::found), ended),
+        || vec![args.what.clone()],
+        || {
+            found.map(|it| text::instance(&it.instance, it.revision, now)).unwrap_or_default()
+                + &text::earlier(&earlier, now)
+        },
     )?;
     Ok(exit::OK)
+}
+
+fn name(
+    args: &DescribeArgs,
+    all: &Page,
+    ended: &[EndedLease],
+    cluster: &Cluster,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<u8, Error> {
+    if let Some(at) = args.at {
+        return held_at(args, at, held::all(&all.instances, ended));
+    }
+    output::print_answer(
+        args.output.output,
+        || with_ended(messages::list(all), ended),
+        || all.instances.iter().map(|instance| instance.instance_id.to_string()).collect(),
+        || text::name(&args.what, all, ended, cluster, now),
+    )?;
+    Ok(exit::OK)
+}
+
+/// The leases that were held at a time.
+fn held_at(args: &DescribeArgs, at: SystemTime, mut leases: Vec<held::Held>) -> Result<u8, Error> {
+    leases.retain(|held| held.was_alive_at(at));
+    output::print_answer(
+        args.output.output,
+        || json!({ "at": messages::timestamp(Some(at)), "leases": leases.iter().map(held::Held::json).collect::<Vec<_>>() }),
+        || leases.iter().map(|held| held.instance_id.to_string()).collect(),
+        || text::held_at(&args.what, at, &leases),
+    )?;
+    Ok(exit::OK)
+}
+
+/// An answer, and the ended leases beside it.
+fn with_ended(mut answer: Value, ended: &[EndedLease]) -> Value {
+    answer["endedLeases"] = ended.iter().map(messages::ended_lease).collect();
+    answer
 }
 
 /// Every instance of a name on record.

@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use musterd_client::{Cluster, Death, DeathReason, Instance, Page, Status};
+use musterd_client::{Cluster, Death, DeathReason, EndedLease, Instance, Page, Status};
 
+use super::held::{self, Held};
 use crate::{
     command::instances::{self, address, age_text, ago, known, labels, moment, seconds, status, time},
     terminal::{output::escape, paint},
@@ -118,7 +119,13 @@ fn since(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 }
 
 /// A name and its instances.
-pub(super) fn name(logical_id: &str, all: &Page, cluster: &Cluster, now: DateTime<Utc>) -> String {
+pub(super) fn name(
+    logical_id: &str,
+    all: &Page,
+    ended: &[EndedLease],
+    cluster: &Cluster,
+    now: DateTime<Utc>,
+) -> String {
     let count = |status| all.instances.iter().filter(|one| one.status == status).count();
     let suspects = all.instances.iter().filter(|one| one.suspect).count();
     let mut lines = Lines(String::new());
@@ -143,7 +150,8 @@ pub(super) fn name(logical_id: &str, all: &Page, cluster: &Cluster, now: DateTim
         text.push('\n');
         text.push_str(&instances::table(living, false));
     }
-    text.push_str(&deaths(&all.instances, now));
+    let dead = all.instances.iter().filter(|one| one.status == Status::Dead);
+    text.push_str(&deaths("Deaths", &held::all(dead, ended), now));
     text
 }
 
@@ -157,25 +165,49 @@ fn best(all: &[Instance]) -> String {
     }
 }
 
-/// The latest deaths.
-fn deaths(all: &[Instance], now: DateTime<Utc>) -> String {
-    let mut dead: Vec<_> = all.iter().filter(|one| one.status == Status::Dead).collect();
+/// The ended leases of an instance before the one that it has or had last.
+pub(super) fn earlier(leases: &[Held], now: DateTime<Utc>) -> String {
+    deaths("Earlier", leases, now)
+}
+
+/// The latest of these leases, which have ended.
+fn deaths(title: &str, dead: &[Held], now: DateTime<Utc>) -> String {
     if dead.is_empty() {
         return String::new();
     }
-    let died = |one: &&Instance| one.death.as_ref().and_then(|death| moment(death.at));
-    // Who died by a rotation a moment ago has no time yet: the latest of all.
-    dead.sort_by_key(|one| std::cmp::Reverse((died(one).is_none(), died(one), one.revision)));
     let shown = dead.len().min(DEATHS_MAX);
     let which = if dead.len() > shown { format!("the latest {shown} of {}", dead.len()) } else { String::new() };
-    let mut text = format!("\nDeaths:      {which}").trim_end().to_owned();
-    text.push('\n');
-    for one in &dead[..shown] {
-        let death = one.death.clone().unwrap_or_default();
-        let at = died(one).map_or_else(|| "just now".to_owned(), |at| since(at, now));
-        let by =
-            if death.decided_by.is_empty() { String::new() } else { format!(", by {}", escape(&death.decided_by)) };
-        text.push_str(&format!("  {}  {at}{by}, {}\n", one.instance_id, reason(&death)));
+    let title = format!("{title}:");
+    let mut text = format!("\n{title:<COLUMN$}{which}").trim_end().to_owned() + "\n";
+    for held in &dead[..shown] {
+        let death = held.death.clone().unwrap_or_default();
+        let at = moment(death.at).map_or_else(|| "just now".to_owned(), |at| since(at, now));
+        let named = |what: &str, name: &str| {
+            if name.is_empty() { String::new() } else { format!(", {what} {}", escape(name)) }
+        };
+        let (owner, by) = (named("owner", &held.owner), named("by", &death.decided_by));
+        let (instance, lease) = (held.instance_id, held.lease_id);
+        text.push_str(&format!("  {instance}  lease {lease}{owner}, ended {at}{by}, {}\n", reason(&death)));
+    }
+    text
+}
+
+/// The leases that were held at a time.
+pub(super) fn held_at(what: &str, at: SystemTime, leases: &[Held]) -> String {
+    let mut lines = Lines(String::new());
+    lines.put("Name", what);
+    lines.put("At", &time(Some(at)));
+    lines.put("Held", &format!("{} on record", leases.len()));
+    let mut text = lines.0;
+    for held in leases {
+        let end = match &held.death {
+            None => "still held".to_owned(),
+            Some(death) if death.at.is_none() => format!("ended just now, {}", reason(death)),
+            Some(death) => format!("ended {}, {}", time(death.at), reason(death)),
+        };
+        let owner = if held.owner.is_empty() { String::new() } else { format!(", owner {}", escape(&held.owner)) };
+        let (instance, lease, since) = (held.instance_id, held.lease_id, time(held.started_at));
+        text.push_str(&format!("  {instance}  lease {lease}{owner}, from {since}, {end}\n"));
     }
     text
 }
@@ -248,7 +280,7 @@ mod tests {
     #[test]
     fn only_the_latest_deaths_are_listed() {
         let many: Vec<_> = (0..9).map(|number| dead(number.into(), 100 + number)).collect();
-        let text = deaths(&many, now());
+        let text = deaths("Deaths", &held::all(&many, &[]), now());
         let first = format!("\nDeaths:      the latest 5 of 9\n  {} ", many[8].instance_id);
         assert!(text.starts_with(&first), "{text}");
         assert_eq!(text.lines().count(), 7);

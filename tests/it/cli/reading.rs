@@ -10,7 +10,8 @@ use super::{Ended, musterd};
 use crate::harness::{
     actor::{Caller, alive},
     daemon::Daemon,
-    postgres::TestDatabase,
+    postgres::{TestDatabase, connect},
+    registry::{get, run},
     wait::wait_until,
 };
 
@@ -115,6 +116,52 @@ async fn describe_explains_an_instance_and_a_name_in_words() {
     assert!(text.contains(&draining) && text.contains(&format!("Deaths:\n  {dead}  ")), "{text}");
     let ids = shown(&daemon, &["describe", "organ_1", "-o", "name"]).await;
     assert_eq!(ids.lines().count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_ended_before_are_told_of_instance_and_name() {
+    let database = TestDatabase::create().await;
+    let (daemon, [_, _, dead]) = scene(&database).await;
+    let (caller, sql) = (Caller::of(&daemon), connect(database.url()).await);
+    let again = v1::RegisterRequest { instance_id: dead.clone(), ..alive("organ_1", Duration::from_secs(300)) };
+    let first = caller.register(again.clone()).await.unwrap();
+    let during: String =
+        get(&sql, "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')").await;
+    caller.deregister(&dead).await.unwrap();
+    let last = caller.register(again).await.unwrap();
+
+    let text = shown(&daemon, &["describe", &dead]).await;
+    let earlier = format!("\nEarlier:\n  {dead}  lease {}, ended ", first.lease_id);
+    assert!(text.contains(&format!("Lease:       {}, ", last.lease_id)) && text.contains(&earlier), "{text}");
+    assert_eq!(
+        text.matches("deregistered: the instance, or a command in its name, ended the lease").count(),
+        2,
+        "{text}"
+    );
+    let then = shown(&daemon, &["describe", &dead, "--at", &during]).await;
+    assert!(
+        then.contains("Held:        1 on record\n") && then.contains(&format!("  lease {}, from ", first.lease_id)),
+        "{then}"
+    );
+    let then = shown(&daemon, &["describe", "organ_1", "--at", &during, "-o", "json"]).await;
+    let then: Value = serde_json::from_str(&then).unwrap();
+    let mut leases: Vec<_> =
+        then["leases"].as_array().unwrap().iter().map(|held| held["death"]["reason"].as_str()).collect();
+    leases.sort_unstable();
+    assert_eq!(leases, [None, None, Some("DEATH_REASON_DEREGISTERED")], "{then}");
+
+    // The registry forgets it a day later, the history does not.
+    caller.deregister(&dead).await.unwrap();
+    run(&sql, &format!("DELETE FROM registry_instance WHERE instance_id = '{dead}'")).await;
+    wait_until("the daemon forgets the instance", BOUND, async || {
+        let ended = ask(&daemon, &["get", &dead]).await;
+        if ended.code == Some(4) { Ok(()) } else { Err(ended) }
+    })
+    .await;
+    let text = shown(&daemon, &["describe", &dead]).await;
+    assert!(text.starts_with(&format!("\nEarlier:\n  {dead}  lease {}, ended ", last.lease_id)), "{text}");
+    let json: Value = serde_json::from_str(&shown(&daemon, &["describe", "organ_1", "-o", "json"]).await).unwrap();
+    assert_eq!(json["endedLeases"].as_array().unwrap().len(), 3, "{json}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,8 @@ async fn every_death_is_recorded_once_whatever_declares_it() {
         format!("{} old_epoch {SQL_CALLER}", id(6)),
     ];
     assert_eq!(column::<String>(client, RECORDS).await, expected);
+    let owners = format!("SELECT bool_and(owner = '{SQL_CALLER}') FROM registry_death");
+    assert!(get::<bool>(client, &owners).await);
     let times = "SELECT bool_and(died_at >= started_at AND died_at <= clock_timestamp()) FROM registry_death";
     assert!(get::<bool>(client, times).await);
 }

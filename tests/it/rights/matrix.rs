@@ -213,6 +213,9 @@ async fn every_call_on_names_and_the_cluster_has_the_verdict_of_the_rules() {
     make(&guarded, &cells).await;
     let listed = "SELECT logical_id FROM registry_instance WHERE status <> 'dead'";
     let names: Vec<String> = column(&guarded.sql.client, listed).await;
+    let ended_leases = "SELECT logical_id || ' ' || instance_id FROM registry_death";
+    let dead: Vec<String> = column(&guarded.sql.client, ended_leases).await;
+    assert!(!dead.is_empty());
     for who in CALLERS {
         let caller = guarded.caller(who).await;
         for name in NAMES {
@@ -222,10 +225,41 @@ async fn every_call_on_names_and_the_cluster_has_the_verdict_of_the_rules() {
             assert_eq!(found, refused(judge, who, &["resolve"]).unwrap_or(may), "Resolve by {who} of {name}");
         }
         batch(&caller, judge, who).await;
+        ended(&caller, judge, who, &dead).await;
         for prefix in ["", "s", "svc-", "svc-a", "svc-b", "out", "none"] {
             lists(&caller, judge, who, prefix, &names).await;
         }
         cluster(&caller, judge, who).await;
+    }
+}
+
+/// Ended leases, each as `NAME INSTANCE`.
+async fn ended(caller: &Caller, judge: Judge<'_>, who: &str, dead: &[String]) {
+    let ask = async |logical_id: &str, instance_id: &str| {
+        let (logical_id, instance_id) = (logical_id.to_owned(), instance_id.to_owned());
+        let request = v1::ListEndedLeasesRequest { logical_id, instance_id, ..Default::default() };
+        caller.discovery.clone().list_ended_leases(request).await
+    };
+    for name in NAMES {
+        let answer = ask(name, "").await;
+        let may = if judge.may(who, "read", name) { "OK" } else { "PERMISSION_DENIED" };
+        assert_eq!(
+            verdict(&answer),
+            refused(judge, who, &["read"]).unwrap_or(may),
+            "ListEndedLeases by {who} of {name}"
+        );
+        if let Ok(answer) = answer {
+            let count = dead.iter().filter(|one| one.starts_with(&format!("{name} "))).count();
+            assert_eq!(answer.into_inner().leases.len(), count, "{who} of {name}");
+        }
+    }
+    for (name, instance_id) in dead.iter().filter_map(|one| one.split_once(' ')) {
+        let answer = ask("", instance_id).await;
+        assert_eq!(verdict(&answer), refused(judge, who, &["read"]).unwrap_or("OK"), "ListEndedLeases by {who}");
+        if let Ok(answer) = answer {
+            let found = answer.into_inner().leases.iter().any(|lease| lease.logical_id == name);
+            assert_eq!(found, judge.may(who, "read", name), "{who} of {instance_id} of {name}");
+        }
     }
 }
 
@@ -320,7 +354,7 @@ fn matrix_has_each_method_of_the_protocol() {
     let descriptors = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap();
     let services = descriptors.file.iter().flat_map(|file| &file.service);
     let methods: BTreeSet<&str> = services.flat_map(|service| &service.method).map(|method| method.name()).collect();
-    let on_names = ["Resolve", "BatchResolve", "ListInstances", "Watch"];
+    let on_names = ["Resolve", "BatchResolve", "ListInstances", "ListEndedLeases", "Watch"];
     let on_cluster = ["GetCluster", "ListEpochs", "HoldExpiry", "ReleaseExpiry", "RotateEpoch", "WhoAmI"];
     let tried = Aimed::ALL.iter().map(|call| call.method()).chain(on_names).chain(on_cluster).collect();
     assert_eq!(methods, tried);
