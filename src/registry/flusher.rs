@@ -159,6 +159,12 @@ impl Flusher {
     /// again. What is left when a write fails, when told to stop, or by `until`, is due at once.
     #[tracing::instrument(level = "debug", name = "flusher.save", skip_all)]
     async fn save(&mut self, due: Vec<Arc<Lease>>, until: Option<Instant>, stop: &CancellationToken) {
+        if self.health.permit_change().is_err() {
+            // As while the database is away: what waits for too long makes this daemon refuse beats, and the others, which
+            // miss its word that it saves, give each lease its TTL once more.
+            self.due.entry(0).or_default().extend(due);
+            return;
+        }
         let gathered_ms = self.clock.now_ms();
         let saved_up_to = self.read_at;
         if let Err(error) = self.hold_after_outage(until.unwrap_or_else(write_deadline)).await {

@@ -11,6 +11,9 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
 use super::error::Error;
 use crate::{
     clock::Clock,
@@ -18,6 +21,8 @@ use crate::{
     store::{blocking::Found, deaths::ReleaseState},
 };
 
+/// How often work that waits until this daemon may change the registry looks again.
+const PERMISSION_PERIOD: Duration = Duration::from_secs(1);
 /// Stands for "not yet".
 const NEVER: u64 = u64::MAX;
 
@@ -248,6 +253,16 @@ impl Health {
     pub(super) fn permit_change(&self) -> Result<(), Error> {
         let is_refused = self.schema.lock().unwrap_or_else(PoisonError::into_inner).refused.is_some();
         if is_refused { Err(Error::SchemaTooNew) } else { Ok(()) }
+    }
+
+    /// Waits until [`Self::permit_change`] refuses nothing. Returns false if told to stop before.
+    pub(super) async fn change_permitted(&self, stop: &CancellationToken) -> bool {
+        while self.permit_change().is_err() {
+            if stop.run_until_cancelled(sleep(PERMISSION_PERIOD)).await.is_none() {
+                return false;
+            }
+        }
+        true
     }
 
     /// How the release of deaths gets on, as last read.

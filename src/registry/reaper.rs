@@ -4,7 +4,8 @@
 //! number of daemons may reap at once. What is decided here is only *when* to ask: a reaper sleeps until the earliest
 //! deadline there is, and a registration with an earlier one wakes it. A healthy fleet costs almost nothing.
 //!
-//! A daemon that cannot save beats does not reap: it may be the reason why an instance seems silent.
+//! A daemon that cannot save beats does not reap: it may be the reason why an instance seems silent. Nor does one whose schema is
+//! too new for it: the rules of expiry may no longer be those that it knows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,6 +36,8 @@ const BATCH: i32 = 500;
 const PURGE_BATCH: i32 = 1_000;
 /// A reaper looks at least this often, and at most every [`SHORTEST_SLEEP`].
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// When to look again after a failure, or while this daemon must not change the registry.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long a call may take. The scan for the earliest deadline of a million rows takes a fraction of a second.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A database clock that is off by more was stepped.
@@ -72,13 +75,15 @@ impl Reapers {
         let mut seen = None;
         loop {
             self.alarm.begin_look();
-            let pause = if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
+            let pause = if self.health.permit_change().is_err() {
+                RETRY
+            } else if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
                 SHORTEST_SLEEP
             } else {
                 let report = self.reap_stale_once(&mut seen).await;
                 tell_rules(&mut seen_rules, &hold, &report);
                 tally.count(report.as_ref().map(|report| report.reaped), seen_rules.held);
-                report.map_or(Duration::from_secs(1), |report| pause_after(&report))
+                report.map_or(RETRY, |report| pause_after(&report))
             };
             let nap = self.alarm.sleep_until(self.clock, self.clock.now_ms() + millis(pause));
             if stop.run_until_cancelled(nap).await.is_none() {
@@ -117,6 +122,9 @@ impl Reapers {
     pub async fn reap_old_epoch(self, stop: CancellationToken) {
         let mut tally = Tally::new(Reaper::OldEpoch, ReaperMetrics::old_epoch(), &self.health);
         loop {
+            if !self.health.change_permitted(&stop).await {
+                return;
+            }
             let deadline = Instant::now() + TIMEOUT;
             let waiting = self.health.change_waits();
             let bound = self.health.release_state().bound();
@@ -133,7 +141,7 @@ impl Reapers {
             let pause = match reaped {
                 Ok(0) => LONGEST_SLEEP,
                 Ok(_) => Duration::from_millis(20),
-                Err(_) => Duration::from_secs(1),
+                Err(_) => RETRY,
             };
             let nap = async { timeout(pause, self.alarm.old_epoch_is_due()).await };
             if stop.run_until_cancelled(nap).await.is_none() {
@@ -146,6 +154,9 @@ impl Reapers {
     pub async fn purge(self, keep: Duration, stop: CancellationToken) {
         let mut tally = Tally::new(Reaper::Purge, ReaperMetrics::purge(), &self.health);
         loop {
+            if !self.health.change_permitted(&stop).await {
+                return;
+            }
             let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT)
                 .instrument(tracing::debug_span!("reaper.purge"))
                 .await;

@@ -60,6 +60,9 @@ impl Releaser {
         let mut tally = Tally::new(Reaper::Release, ReaperMetrics::release(), &Arc::clone(&self.health));
         let mut purge_at = Instant::now();
         loop {
+            if !self.health.change_permitted(&stop).await {
+                return;
+            }
             let released = self.release().await;
             tally.count(released.as_ref().map(|_| 0), false);
             if Instant::now() >= purge_at {

@@ -161,6 +161,7 @@ async fn daemon_serves_a_newer_schema_that_admits_it_and_no_other() {
     })
     .await;
     let served = caller.register(alive("kept", Duration::from_secs(300))).await.unwrap();
+    let short = caller.register(alive("short", Duration::from_secs(15))).await.unwrap();
     run(&registry.client, "UPDATE muster_migration SET oldest_head = 99 WHERE version = 99").await;
     wait_until("the running daemon is not ready", BOUND, async || match daemon.http_get("/readyz").await {
         Ok((503, text)) if text.contains("needs a binary that knows migration 99") => Ok(()),
@@ -177,6 +178,24 @@ async fn daemon_serves_a_newer_schema_that_admits_it_and_no_other() {
     assert_eq!(refused, ["DATABASE_UNAVAILABLE"; 3]);
     assert_eq!(get::<i64>(&registry.client, "SELECT revision FROM cluster_metadata").await, before);
     assert_eq!(caller.best("kept").await, served.instance_id);
+    // Nor are beats saved, and this daemon says so before a lease could end for that.
+    wait_until("beats are refused", BOUND, async || match caller.beat(short.lease_id).await {
+        Err(error) if error == "BEATS_NOT_SAVED" => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let row = format!("FROM registry_instance WHERE instance_id = '{}'", short.instance_id);
+    let overdue = format!("SELECT clock_timestamp() > last_heartbeat + interval '18 s' {row}");
+    wait_until("a lease is overdue", BOUND, async || match get::<bool>(&registry.client, &overdue).await {
+        true => Ok(()),
+        false => Err(()),
+    })
+    .await;
+    assert_eq!(
+        get::<String>(&registry.client, &format!("SELECT status::text {row}")).await,
+        "alive",
+        "not by this daemon"
+    );
     let error = migrate::up(url, "test").await.unwrap_err();
     assert!(matches!(error, Error::Newer { needed: 99, .. }), "{error}");
     assert_eq!(error.exit_code(), 78);
