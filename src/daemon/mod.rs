@@ -26,6 +26,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::error::Error;
@@ -316,24 +317,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners: (TcpListe
     reapers::start(parts, alarm, stop);
 
     let (stop, access) = (lifecycle.token(Stage::Servers), parts.security.access());
-    let operators = Operators::new(pool.clone(), writer.clone());
-    let services = Services {
-        registry: RegistryRpc::new(writer, Arc::clone(leases), view.clone(), access.clone(), stop.clone()),
-        discovery: Discovery::new(
-            view.clone(),
-            Arc::clone(leases),
-            History::new(pool.clone()),
-            access.clone(),
-            stop.clone(),
-        ),
-        cluster: Cluster::new(
-            view.clone(),
-            Epochs::new(pool.clone(), Arc::clone(&parts.name), parts.health.clone()),
-            operators,
-            this_daemon(parts),
-            access.clone(),
-        ),
-    };
+    let services = services(parts, writer, &stop);
     let limits = Limits { per_address: parts.config.grpc_connections_per_address, ..Limits::default() };
     // Before the first call is answered: a caller that got an answer finds the daemon ready.
     parts.readiness.set(Condition::Flush, true, "beats are saved");
@@ -350,6 +334,20 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners: (TcpListe
     );
     lifecycle.spawn_essential(Stage::Servers, "grpc", serving);
     announce_ready(parts);
+}
+
+/// What answers the calls.
+fn services(parts: &Parts, writer: Writer, stop: &CancellationToken) -> Services {
+    let Parts { pool, view, leases, .. } = parts;
+    let (access, history) = (parts.security.access(), History::new(pool.clone()));
+    let operators = Operators::new(pool.clone(), writer.clone());
+    let epochs = Epochs::new(pool.clone(), Arc::clone(&parts.name), parts.health.clone());
+    let (of_registry, of_discovery) = (Arc::clone(leases), Arc::clone(leases));
+    Services {
+        registry: RegistryRpc::new(writer, of_registry, view.clone(), access.clone(), stop.clone()),
+        discovery: Discovery::new(view.clone(), of_discovery, history, access.clone(), stop.clone()),
+        cluster: Cluster::new(view.clone(), epochs, operators, this_daemon(parts), access),
+    }
 }
 
 /// Logs once that the daemon is ready, when it is.
