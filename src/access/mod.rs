@@ -18,6 +18,7 @@
 
 mod call;
 pub mod caller;
+mod callers;
 pub mod certificate;
 pub mod files;
 mod grants;
@@ -27,10 +28,14 @@ pub mod policy;
 pub mod refusal;
 pub mod tokens;
 
-pub(crate) use crate::rights::addresses::special as special_address;
 pub use crate::rights::{Identity, InvalidIdentity, Kind, Names, Verb, identity, names};
+pub(crate) use crate::rights::{
+    addresses::{counted as counted_address, special as special_address},
+    quota::Exceeded,
+};
 pub use call::{Call, authorization};
 pub use caller::Caller;
+pub(crate) use callers::Callers;
 pub use certificate::Certificate;
 pub use files::{FileError, Files, Keeper, read_policy};
 pub use live::{Access, Changes};

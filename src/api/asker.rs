@@ -4,7 +4,7 @@
 use axum::http::StatusCode;
 
 use super::error::ApiError;
-use crate::access::{Access, Caller, Denied, Names, Refused, Verb};
+use crate::access::{Access, Caller, Denied, Exceeded, Names, Refused, Verb};
 
 /// The caller of a request.
 #[derive(Clone, Debug)]
@@ -43,6 +43,12 @@ impl From<Denied> for ApiError {
             false => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
         };
         Self::new(status, reason, denied.to_string())
+    }
+}
+
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED", exceeded.to_string())
     }
 }
 

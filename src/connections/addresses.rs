@@ -1,16 +1,16 @@
 //! How many connections each address has, so that no single one takes the places of all others.
 //!
-//! An IPv6 client chooses among 2^64 addresses of its network, so those count as one; an IPv4 address that is written as
-//! IPv6 is the IPv4 address. Touched at an accept and at the end of a connection, by no call.
+//! Addresses are compared in the form in which limits count them ([`counted`]). Touched at an accept and at the end of a
+//! connection, by no call.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::model::Origin;
+use crate::{model::Origin, rights::addresses::counted};
 
 /// Counts connections by address.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl Addresses {
 
     /// Takes a place, if one is left.
     pub(crate) fn take(&self, address: IpAddr) -> Option<AddressPlace> {
-        let network = network(address);
+        let network = counted(address);
         let mut open = self.open();
         let count = open.entry(network).or_default();
         if *count >= self.limit {
@@ -72,14 +72,6 @@ impl Drop for AddressPlace {
                 open.remove(&self.network);
             }
         }
-    }
-}
-
-/// The address as it is counted.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        address => address,
     }
 }
 

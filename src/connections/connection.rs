@@ -21,10 +21,10 @@ use tonic::transport::server::Connected;
 
 use super::{
     addresses::AddressPlace,
-    limits::{Callers, Peer, PeerAddress, Streams},
+    limits::{Peer, PeerAddress, Streams},
 };
 use crate::{
-    access::{Certificate, Memory},
+    access::{Callers, Certificate, Memory},
     model::Origin,
     tls::Stream,
 };

@@ -6,11 +6,10 @@
 //! [`HTTP2_STREAMS_MAX`](crate::wire::bounds::HTTP2_STREAMS_MAX) is always there for calls that end.
 
 use std::{
-    collections::VecDeque,
     fmt,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -20,9 +19,8 @@ use http::HeaderMap;
 use tonic::Status;
 
 use crate::{
-    access::{Caller, Certificate, Identity, Memory},
+    access::{Callers, Certificate, Memory},
     model::Origin,
-    rights::quota::{Exceeded, Held},
     wire::{bounds::STREAMS_MAX, failure::Failure},
 };
 
@@ -78,30 +76,6 @@ pub struct Peer {
     pub(crate) certificate: Option<Arc<Certificate>>,
     /// The credential of its latest call.
     pub(crate) memory: Memory,
-}
-
-/// The most identities whose places are held for one connection: a proxy may carry the calls of many.
-const CALLERS_MAX: usize = 64;
-
-/// The identities that call over a connection, each of which it counts for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Callers(Arc<Mutex<VecDeque<(Identity, Held)>>>);
-
-impl Callers {
-    /// Counts the connection for the identity of a call, once.
-    pub(crate) fn enter(&self, caller: &Caller) -> Result<(), Exceeded> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.iter().any(|(identity, _)| identity == caller.identity()) {
-            return Ok(());
-        }
-        if let Some(held) = caller.open_connection()? {
-            if known.len() == CALLERS_MAX {
-                known.pop_front();
-            }
-            known.push_back((caller.identity().clone(), held));
-        }
-        Ok(())
-    }
 }
 
 /// One of them, until dropped.

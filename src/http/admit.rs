@@ -7,16 +7,22 @@
 //! `/livez` and `/readyz` are open, because probes have no credentials; a caller that may read metrics is told the details of
 //! `/readyz`. `/metrics` needs the verb `metrics`, everything else `read` on a name at least; what of it a caller is shown
 //! is decided by the routes, with [`Asker::readable`].
+//!
+//! A connection counts for the identities that call over it, together with those of gRPC; over the quota of an identity it
+//! answers probes alone.
 
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request},
-    http::{HeaderValue, header::WWW_AUTHENTICATE},
+    http::{
+        HeaderValue,
+        header::{RETRY_AFTER, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
 };
 
 use super::{listener::Peer, page};
 use crate::{
-    access::{Access, Call, Caller, Verb, authorization},
+    access::{Access, Call, Caller, Exceeded, Verb, authorization},
     api::{asker::Asker, error::ApiError},
     audit::{Audit, Entry},
     metrics::RefusedMetrics,
@@ -49,7 +55,13 @@ pub(super) fn admit(
         (Ok(caller), None) => caller,
         (Err(_), None) => Caller::without_rights(),
         (Ok(caller), Some(verb)) => match caller.require_anywhere(verb) {
-            Ok(()) => caller,
+            Ok(()) => {
+                if let Some(Err(exceeded)) = peer.map(|info| info.0.callers.enter(&caller)) {
+                    refused.quota_exceeded.increment(1);
+                    return Err(over_quota(request, exceeded));
+                }
+                caller
+            }
             Err(denied) => {
                 refused.permission_denied.increment(1);
                 let who = (caller.identity().as_str(), caller.kind().as_str());
@@ -65,6 +77,14 @@ pub(super) fn admit(
     };
     request.extensions_mut().insert(Asker::new(access.clone(), caller));
     Ok(())
+}
+
+/// The refusal of a connection too many.
+fn over_quota(request: &Request, exceeded: Exceeded) -> Response {
+    let after = HeaderValue::from(exceeded.retry_after.as_secs().max(1));
+    let mut response = refusal(request, ApiError::from(exceeded));
+    response.headers_mut().insert(RETRY_AFTER, after);
+    response
 }
 
 /// Records a refusal.

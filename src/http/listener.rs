@@ -29,7 +29,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::places::{Admission, MAX_CONNECTIONS, MAX_PER_ADDRESS, Place, Places};
 use crate::{
-    access::Certificate,
+    access::{Callers, Certificate},
     metrics::RefusedMetrics,
     tls::{self, Stream},
 };
@@ -153,13 +153,16 @@ pub struct Peer {
     pub certificate: Option<Arc<Certificate>>,
     /// Its address, as a number.
     pub origin: u32,
+    /// The identities that call over it.
+    pub(crate) callers: Callers,
 }
 
 impl Connected<IncomingStream<'_, Listener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
         let (connection, address) = (stream.io(), stream.remote_addr().ip().to_canonical());
         let (admission, origin) = (connection.place.admission, connection.place.origin());
-        Self { admission, address, certificate: connection.stream.certificate().map(Arc::new), origin }
+        let certificate = connection.stream.certificate().map(Arc::new);
+        Self { admission, address, certificate, origin, callers: Callers::default() }
     }
 }
 

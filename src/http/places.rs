@@ -10,14 +10,14 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio_util::sync::CancellationToken;
 
-use crate::model::Origin;
+use crate::{access::counted_address, model::Origin};
 
 /// Most HTTP connections that are open at once, those of [`PROBE_CONNECTIONS`] apart.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -56,6 +56,8 @@ impl Admission {
 pub struct Places {
     connections: usize,
     per_address: usize,
+    /// Keyed by chance, so that no client can look for an address that shares the origin of another one.
+    hasher: RandomState,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -76,6 +78,7 @@ pub struct Place {
     /// Cancelled when the connection has to give way.
     pub evicted: CancellationToken,
     address: IpAddr,
+    origin: Origin,
     id: u64,
     taken: Arc<Mutex<Taken>>,
 }
@@ -84,9 +87,7 @@ impl Place {
     /// Its address, as a number.
     #[must_use]
     pub fn origin(&self) -> u32 {
-        let mut hasher = DefaultHasher::new();
-        self.address.hash(&mut hasher);
-        Origin::from_hash(hasher.finish()).number()
+        self.origin.number()
     }
 }
 
@@ -94,13 +95,14 @@ impl Places {
     /// So many places, and so many for one address.
     #[must_use]
     pub fn new(connections: usize, per_address: usize) -> Self {
-        Self { connections, per_address, taken: Arc::default() }
+        Self { connections, per_address, hasher: RandomState::new(), taken: Arc::default() }
     }
 
     /// Takes a place for a connection from an address. There is always one.
     #[must_use]
     pub fn take(&self, address: IpAddr) -> Place {
-        let address = address.to_canonical();
+        let address = counted_address(address);
+        let origin = Origin::from_hash(self.hasher.hash_one(address));
         let mut taken = lock(&self.taken);
         let of_address = taken.by_address.get(&address).copied().unwrap_or_default();
         let admission = if of_address >= self.per_address {
@@ -123,7 +125,7 @@ impl Places {
                 oldest.cancel();
             }
         }
-        Place { admission, evicted, address, id, taken: Arc::clone(&self.taken) }
+        Place { admission, evicted, address, origin, id, taken: Arc::clone(&self.taken) }
     }
 }
 
@@ -178,6 +180,24 @@ mod tests {
         let _held = places.take(address(1));
         let mapped = IpAddr::from(std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped());
         assert_eq!(places.take(mapped).admission, Admission::ProbesOfAddress);
+    }
+
+    #[test]
+    fn ipv6_addresses_of_one_network_share_their_places_and_their_origin() {
+        let places = Places::new(9, 1);
+        let (first, same, other) = ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1");
+        let held = places.take(first.parse().unwrap());
+        let second = places.take(same.parse().unwrap());
+        assert_eq!(second.admission, Admission::ProbesOfAddress, "a client has 2^64 addresses of its network");
+        assert_eq!(held.origin(), second.origin(), "wrong signatures of a network are counted together");
+        assert_eq!(places.take(other.parse().unwrap()).admission, Admission::Full);
+    }
+
+    #[test]
+    fn origin_of_an_address_cannot_be_computed_by_others() {
+        let origins: std::collections::HashSet<u32> =
+            (0..8).map(|_| Places::new(1, 1).take(address(1)).origin()).collect();
+        assert!(origins.len() > 1, "the hash has no key: a stranger finds an address with the origin of another one");
     }
 
     #[test]

@@ -3,7 +3,11 @@
 //! The registered address is where routers, and Prometheus by `/sd`, send requests with credentials of their own. So addresses
 //! that mean the machine or the link of their reader are refused too, unless the caller is on this machine.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 /// Addresses that may be registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,10 @@ impl FromStr for Addresses {
             || format!("{text:?} is no address; write \"peer\", an IP address, or a network such as 10.0.0.0/8");
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| malformed())?;
+        if address.to_canonical() != address {
+            // Addresses are compared in their own form, so it would admit none.
+            return Err(format!("{text:?} is an IPv4 address in the form of IPv6; write it as IPv4"));
+        }
         let bits = match bits {
             None => width(address),
             Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => bits.parse().map_err(|_| malformed())?,
@@ -89,6 +97,15 @@ pub(crate) fn admit(addresses: &[Addresses], address: IpAddr, peer: Option<IpAdd
         Addresses::Network(network) => network.contains(address),
     };
     addresses.is_empty() || addresses.iter().any(is_one)
+}
+
+/// The address as limits count it. An IPv6 client chooses among the 2^64 addresses of its network, so those count as one; an
+/// IPv4 address that is written as IPv6 is the IPv4 address.
+pub(crate) fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address => address,
+    }
 }
 
 /// What an address is that means another machine to each of its readers; `None`: it means one machine.
@@ -155,6 +172,22 @@ mod tests {
         for text in ["peer", "10.0.0.0/8", "192.0.2.1", "2001:db8::/32"] {
             assert_eq!(text.parse::<Addresses>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn ipv4_network_in_the_form_of_ipv6_is_refused_because_it_would_admit_nothing() {
+        for text in ["::ffff:10.0.0.1", "::ffff:10.0.0.0/104"] {
+            let error = text.parse::<Addresses>().unwrap_err();
+            assert!(error.contains("as IPv4"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_counted_as_one() {
+        assert_eq!(counted(ip("2001:db8::1")), counted(ip("2001:db8::ffff:1")));
+        assert_ne!(counted(ip("2001:db8::1")), counted(ip("2001:db8:0:1::1")));
+        assert_eq!(counted(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
+        assert_ne!(counted(ip("10.0.0.1")), counted(ip("10.0.0.2")));
     }
 
     #[test]

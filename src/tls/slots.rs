@@ -11,6 +11,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::access::counted_address;
+
 /// Handshakes that do work at once, on one port.
 pub(super) const HANDSHAKES_MAX: usize = 64;
 /// Of these, for one address.
@@ -52,7 +54,7 @@ impl Slots {
 
     /// Waits for a slot. `None` only if the semaphores were closed, which nothing does.
     pub(super) async fn take(&self, address: IpAddr) -> Option<Slot> {
-        let address = address.to_canonical();
+        let address = counted_address(address);
         let of_address = {
             let mut of_addresses = self.of_addresses();
             let entry = of_addresses
@@ -111,5 +113,15 @@ mod tests {
         assert!(slots.take(address(9)).now_or_never().is_some());
         drop(held);
         assert!(slots.of_addresses().is_empty(), "nothing is kept of addresses without handshakes");
+    }
+
+    #[tokio::test]
+    async fn ipv6_addresses_of_one_network_share_their_slots() {
+        let slots = Slots::new();
+        let of_network = |last: usize| format!("2001:db8::{last:x}").parse().unwrap();
+        let held: Vec<_> = (0..OF_ADDRESS_MAX).map(|last| slots.take(of_network(last)).now_or_never()).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(slots.take(of_network(99)).now_or_never().is_none(), "a client has 2^64 addresses of its network");
+        assert!(slots.take("2001:db8:0:1::1".parse().unwrap()).now_or_never().is_some());
     }
 }

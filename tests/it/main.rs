@@ -41,6 +41,7 @@ mod harness;
 mod hooks;
 mod hostile_notifications;
 mod http_port;
+mod http_quota;
 mod interleavings;
 mod jwt;
 mod listing;
