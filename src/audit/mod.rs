@@ -5,8 +5,9 @@
 //! log with the target `musterd::audit`, so it goes where the log goes, or to a file of its own (`--audit-file`), and no caller ever
 //! waits for either.
 //!
-//! Refusals come as fast as a stranger sends calls, so of each reason only so many a second are recorded and the rest are
-//! counted. No entry holds a credential, a label or a body.
+//! Refusals come as fast as a stranger sends calls, so of each reason only so many a second are recorded for an identity, and
+//! the rest are counted: a caller that is refused without end does not hide that another one is. Callers that are not known are
+//! one of these identities. No entry holds a credential, a label or a body.
 
 use std::{
     collections::HashMap,
@@ -15,8 +16,10 @@ use std::{
 
 use crate::{clock::Clock, metrics::AuditMetrics, telemetry::AUDIT_TARGET};
 
-/// Refusals of one reason that are recorded in a second.
+/// Refusals of one identity for one reason that are recorded in a second.
 const REFUSALS_PER_SECOND: u32 = 10;
+/// Identities and reasons that are counted apart in a second. Those beyond it are counted together.
+const IDENTITIES_MAX: usize = 1_000;
 
 /// What is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +64,31 @@ struct Inner {
     scope: Scope,
     clock: Clock,
     metrics: AuditMetrics,
-    /// By reason, which is a closed list. A std mutex: never held across an await.
-    refusals: Mutex<HashMap<String, Window>>,
+    /// A std mutex: never held across an await.
+    refusals: Mutex<Refusals>,
+}
+
+/// The latest refusals.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// By identity and reason, which is a closed list. Empty texts: those beyond the limit.
+    windows: HashMap<(Box<str>, Box<str>), Window>,
+}
+
+impl Refusals {
+    /// Whether one more is recorded; then with how many were not.
+    fn admit(&mut self, second: u64, identity: &str, reason: &str) -> Option<u64> {
+        let key = (identity.into(), reason.into());
+        if let Some(window) = self.windows.get_mut(&key) {
+            return window.admit(second);
+        }
+        if self.windows.len() >= IDENTITIES_MAX {
+            // What they still have to tell is in the metric.
+            self.windows.retain(|_, window| window.second == second);
+        }
+        let key = if self.windows.len() < IDENTITIES_MAX { key } else { Default::default() };
+        self.windows.entry(key).or_default().admit(second)
+    }
 }
 
 /// The refusals of a second.
@@ -120,10 +146,7 @@ impl Audit {
     pub fn refused(&self, entry: &Entry<'_>, reason: &str, message: &str) {
         let second = self.0.clock.now_ms() / 1_000;
         let mut refusals = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let admitted = match refusals.get_mut(reason) {
-            Some(window) => window.admit(second),
-            None => refusals.entry(reason.to_owned()).or_default().admit(second),
-        };
+        let admitted = refusals.admit(second, entry.identity, reason);
         drop(refusals);
         let Some(suppressed) = admitted else { return self.0.metrics.suppressed.increment(1) };
         let Entry { identity, kind, peer, method, object } = *entry;
@@ -147,6 +170,27 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_of_one_identity_do_not_hide_those_of_another() {
+        let mut refusals = Refusals::default();
+        let flood = (0..100).filter(|_| refusals.admit(7, "token/loud", "PERMISSION_DENIED").is_some()).count();
+        assert_eq!(flood, 10);
+        assert_eq!(refusals.admit(7, "token/quiet", "PERMISSION_DENIED"), Some(0));
+        assert_eq!(refusals.admit(7, "token/loud", "CREDENTIAL_EXPIRED"), Some(0));
+        assert_eq!(refusals.admit(8, "token/loud", "PERMISSION_DENIED"), Some(90), "what was not recorded is told");
+    }
+
+    #[test]
+    fn identities_beyond_the_limit_share_one_window() {
+        let mut refusals = Refusals::default();
+        let recorded =
+            (0..100_000).filter(|number| refusals.admit(7, &format!("jwt/{number}"), "PERMISSION_DENIED").is_some());
+        assert_eq!(recorded.count(), IDENTITIES_MAX + 10);
+        assert!(refusals.windows.len() <= IDENTITIES_MAX + 1);
+        assert_eq!(refusals.admit(8, "jwt/new", "PERMISSION_DENIED"), Some(0));
+        assert!(refusals.windows.len() < IDENTITIES_MAX, "windows of former seconds are given up");
+    }
 
     #[test]
     fn refusals_of_a_second_are_counted_beyond_their_limit() {

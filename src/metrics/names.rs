@@ -124,7 +124,7 @@ metrics! {
     Counter LOG_LINES_DROPPED = "musterd_log_lines_dropped_total":
         "Log lines that were dropped because standard error could not be written, or not soon enough.";
     Counter AUDIT_EVENTS = "musterd_audit_events_total":
-        "Events of the audit log, by outcome: recorded, suppressed (over 10 refusals of one reason in a second), dropped (the file of --audit-file could not be written, or not soon enough).";
+        "Events of the audit log, by outcome: recorded, suppressed (over 10 refusals of one identity and reason in a second), dropped (the file of --audit-file could not be written, or not soon enough).";
     Gauge READY = "musterd_ready":
         "1 if /readyz answers 200, 0 otherwise.";
     Gauge BUILD_INFO = "musterd_build_info":
