@@ -8,10 +8,10 @@
 //! runs. Nothing else than a socket is replaced.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _},
         net::UnixStream as Probe,
     },
     path::{Path, PathBuf},
@@ -19,10 +19,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use nix::unistd::geteuid;
+use nix::{
+    fcntl::OFlag,
+    sys::stat::{Mode, fchmod},
+    unistd::geteuid,
+};
 use thiserror::Error;
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixSocket, UnixStream},
     sync::Semaphore,
 };
 
@@ -31,6 +35,8 @@ use crate::{model::Origin, telemetry::Throttle};
 
 /// Connections of the admin socket that are open at once. They take no places of other connections.
 const CONNECTIONS_MAX: usize = 64;
+/// Connections that wait for their accept.
+const BACKLOG: u32 = 128;
 
 /// Why there is no admin socket.
 #[derive(Debug, Error)]
@@ -53,6 +59,12 @@ pub enum AdminSocketError {
     },
 }
 
+impl AdminSocketError {
+    fn refused(path: &Path, cause: impl Into<io::Error>) -> Self {
+        Self::Refused { path: path.into(), uid: geteuid().as_raw(), cause: cause.into() }
+    }
+}
+
 /// The socket, until dropped.
 #[derive(Debug)]
 pub struct AdminSocket {
@@ -70,11 +82,11 @@ impl AdminSocket {
     /// # Errors
     /// [`AdminSocketError`].
     pub fn bind(path: &Path) -> Result<Self, AdminSocketError> {
-        let refuse = |cause| AdminSocketError::Refused { path: path.into(), uid: geteuid().as_raw(), cause };
+        let refuse = |cause| AdminSocketError::refused(path, cause);
         if let Some(directory) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(refuse)?;
         }
-        let lock = lock(path).map_err(refuse)?.ok_or_else(|| AdminSocketError::InUse(path.into()))?;
+        let lock = lock(path)?;
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => return Err(AdminSocketError::NotASocket(path.into())),
             // Of another program, which takes no lock here.
@@ -82,8 +94,7 @@ impl AdminSocket {
             Ok(_) => fs::remove_file(path).map_err(refuse)?,
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).map_err(refuse)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refuse)?;
+        let listener = listen(path).map_err(refuse)?;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         Ok(Self { listener, path: path.into(), _lock: lock, places, refusals: Throttle::default() })
     }
@@ -117,16 +128,29 @@ impl Drop for AdminSocket {
     }
 }
 
-/// The lock of the socket at `path`; `None`: another daemon holds it.
-fn lock(path: &Path) -> io::Result<Option<File>> {
+/// Takes the lock of the socket at `path`. In a directory that others may write to there can be anything under its name: a link
+/// to a file that this would make, or a pipe that waits for a reader.
+fn lock(path: &Path) -> Result<File, AdminSocketError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(name)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+    let file = options.open(name).map_err(|cause| AdminSocketError::refused(path, cause))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(AdminSocketError::InUse(path.into())),
+        Err(TryLockError::Error(cause)) => Err(AdminSocketError::refused(path, cause)),
     }
+}
+
+/// Listens at `path`, which is private from the moment it exists: it takes the mode of the socket, and a mode that is set by
+/// its name could be set of another file.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(path)?;
+    socket.listen(BACKLOG)
 }
 
 /// Whether a user is served by the daemon of another one.
@@ -136,7 +160,10 @@ const fn is_admitted(uid: u32, own: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{
+        future::poll_fn,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
 
     use super::*;
 
@@ -169,6 +196,40 @@ mod tests {
         assert!(matches!(AdminSocket::bind(&path), Err(AdminSocketError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn socket_is_private_from_the_moment_it_exists() {
+        let path = scratch();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let _listener = listen(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn links_and_pipes_of_others_at_the_paths_are_not_followed() {
+        let path = scratch();
+        let directory = path.parent().unwrap().to_owned();
+        fs::create_dir_all(&directory).unwrap();
+        let (beside, victim) = (directory.join("admin.sock.lock"), directory.join("victim"));
+        symlink(&victim, &beside).unwrap();
+        assert!(matches!(AdminSocket::bind(&path), Err(AdminSocketError::Refused { .. })));
+        assert!(!victim.exists(), "a file was made where a link of another user points");
+        fs::remove_file(&beside).unwrap();
+
+        nix::unistd::mkfifo(&beside, Mode::S_IRWXU).unwrap();
+        let (told, answer) = std::sync::mpsc::channel();
+        let blocked = path.clone();
+        std::thread::spawn(move || told.send(matches!(lock(&blocked), Err(AdminSocketError::Refused { .. }))));
+        let answer = answer.recv_timeout(std::time::Duration::from_secs(20));
+        assert_eq!(answer, Ok(true), "a pipe without a reader keeps the daemon from its start");
+        fs::remove_file(&beside).unwrap();
+
+        symlink(&victim, &path).unwrap();
+        assert!(matches!(AdminSocket::bind(&path), Err(AdminSocketError::NotASocket(_))));
+        assert!(!victim.exists());
+        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
