@@ -75,16 +75,28 @@ pub(crate) fn render(
 pub(crate) fn restricted(summary: &[u8], names: &Names) -> Option<String> {
     let mut summary: Value = serde_json::from_slice(summary).ok()?;
     let is_readable = |name: &Value| name.as_str().is_none_or(|name| names.contains(name));
-    for counts in ["counts", "names", "deathsLately"] {
-        for count in summary.get_mut(counts)?.as_object_mut()?.values_mut().filter(|count| count.is_number()) {
+    // A brake may be null.
+    for counts in ["counts", "names", "deathsLately", "beats", "brake"] {
+        let Some(counts) = summary.get_mut(counts)?.as_object_mut() else { continue };
+        for count in counts.values_mut().filter(|count| count.is_number()) {
             *count = Value::Null;
         }
     }
     summary.get_mut("unserved")?.as_array_mut()?.retain(is_readable);
     summary.get_mut("latest")?.as_array_mut()?.retain(|change| change.get("logicalId").is_none_or(is_readable));
     let problems = summary.get_mut("problems")?.as_array_mut()?;
-    let of_names = [Code::Unserved, Code::AllSuspect].map(Code::as_str);
-    problems.retain(|problem| problem.get("code").and_then(Value::as_str).is_none_or(|code| !of_names.contains(&code)));
+    let is = |word: Option<&Value>, kind: fn(Code) -> bool| {
+        Code::ALL.into_iter().any(|code| kind(code) && word.and_then(Value::as_str) == Some(code.as_str()))
+    };
+    problems.retain(|problem| !is(problem.get("code"), Code::is_of_names));
+    for problem in problems.iter_mut().filter_map(Value::as_object_mut) {
+        if is(problem.get("code"), Code::counts) {
+            problem.insert("summary".to_owned(), problem.get("brief").cloned().unwrap_or_default());
+        }
+        if is(problem.get("cause"), Code::is_of_names) {
+            problem.insert("cause".to_owned(), Value::Null);
+        }
+    }
     let severities = problems.iter().filter_map(|problem| problem.get("severity")?.as_str());
     let rank = |word: &&str| ["ok", "warning", "critical"].iter().position(|known| known == word);
     let severity = severities.max_by_key(rank).unwrap_or("ok").to_owned();
@@ -219,4 +231,42 @@ fn round(rate: f64) -> f64 {
 
 fn per_second(milli: u64) -> f64 {
     round(f64::from(u32::try_from(milli / 100).unwrap_or(u32::MAX)) / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_for_a_reader_of_some_names_has_no_number_of_all() {
+        let problem = |code: &str, summary: &str, cause: &str| {
+            let cause = Some(cause).filter(|cause| !cause.is_empty());
+            json!({"code": code, "severity": "warning", "summary": summary, "brief": "brief", "cause": cause})
+        };
+        let summary = json!({
+            "counts": {"alive": 40}, "names": {"served": 40}, "deathsLately": {"within": "600s", "total": 40},
+            "brake": {"mode": "BRAKE_MODE_PACE", "overdue": 7, "live": 40, "since": "t"},
+            "beats": {"received": 40.0, "expectedHere": 40.0, "expected": 40.0, "late": false},
+            "unserved": ["a", "b"],
+            "latest": [{"what": "died", "logicalId": "b"}, {"what": "rotated"}],
+            "problems": [
+                problem("brake_pace", "7 of 40", ""),
+                problem("unserved", "40 names", ""),
+                problem("hold", "paused", "unserved"),
+            ],
+        });
+        let names = Names::written(&["a"]);
+        let told: Value = serde_json::from_str(&restricted(summary.to_string().as_bytes(), &names).unwrap()).unwrap();
+        assert!(!told.to_string().contains("40"), "{told}");
+        assert_eq!(told["brake"], json!({"mode": "BRAKE_MODE_PACE", "overdue": null, "live": null, "since": "t"}));
+        assert_eq!((&told["unserved"], &told["beats"]["late"]), (&json!(["a"]), &json!(false)));
+        assert_eq!(told["latest"], json!([{"what": "rotated"}]));
+        let problems: Vec<_> =
+            told["problems"].as_array().unwrap().iter().map(|it| (&it["code"], &it["summary"])).collect();
+        assert_eq!(problems, [(&json!("brake_pace"), &json!("brief")), (&json!("hold"), &json!("paused"))]);
+        assert!(told["problems"][1]["cause"].is_null());
+
+        let calm = json!({"counts": {}, "names": {}, "deathsLately": {}, "brake": null, "beats": {}, "unserved": [], "latest": [], "problems": []});
+        assert!(restricted(calm.to_string().as_bytes(), &names).is_some());
+    }
 }

@@ -9,9 +9,9 @@ impl Status {
     /// Without the problems of logical ids, and without the numbers of instances and records in the others.
     #[must_use]
     pub fn without_counts(self) -> Self {
-        let told = self.problems.into_iter().filter(|problem| !is_of_names(problem.code)).map(|problem| Problem {
-            summary: if counts(problem.code) { problem.code.brief().to_owned() } else { problem.summary },
-            cause: problem.cause.filter(|cause| !is_of_names(*cause)),
+        let told = self.problems.into_iter().filter(|problem| !problem.code.is_of_names()).map(|problem| Problem {
+            summary: if problem.code.counts() { problem.code.brief().to_owned() } else { problem.summary },
+            cause: problem.cause.filter(|cause| !cause.is_of_names()),
             ..problem
         });
         let problems: Vec<Problem> = told.collect();
@@ -20,12 +20,18 @@ impl Status {
     }
 }
 
-fn is_of_names(code: Code) -> bool {
-    matches!(code, Code::Unserved | Code::AllSuspect)
-}
+impl Code {
+    /// Whether it is a problem of logical ids.
+    #[must_use]
+    pub const fn is_of_names(self) -> bool {
+        matches!(self, Self::Unserved | Self::AllSuspect)
+    }
 
-fn counts(code: Code) -> bool {
-    matches!(code, Code::BrakePace | Code::BrakeProtect | Code::RegistryFilling)
+    /// Whether its summary tells how many instances or records there are.
+    #[must_use]
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::BrakePace | Self::BrakeProtect | Self::RegistryFilling)
+    }
 }
 
 #[cfg(test)]
