@@ -48,14 +48,19 @@ pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
     world.populate(plan.population);
     sleep(Duration::from_millis(2_500)).await;
     world.note_footprints();
-    for step in &plan.steps {
+    carry_out(&mut world, &plan.steps).await;
+    world.finish(plan.name, plan.seed, demands(plan.population, plan.steps.len())).await
+}
+
+/// One step after the other.
+pub(crate) async fn carry_out(world: &mut World, steps: &[Vec<Fault>]) {
+    for step in steps {
         // The effect of a fault depends on the phase of each lease's beats and saves.
         let phase = world.dice.between(Duration::ZERO, world.ttl / 3);
         sleep(phase).await;
-        disrupt(&mut world, step).await;
-        calm_down(&world).await;
+        disrupt(world, step).await;
+        calm_down(world).await;
     }
-    world.finish(plan.name, plan.seed, demands(plan.population, plan.steps.len())).await
 }
 
 /// Ends the hold once every lease beats again, as an operator would: the next fault has to meet a registry that is not

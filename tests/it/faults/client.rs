@@ -41,12 +41,16 @@ pub(crate) struct Client {
 
 /// A connection that is made at the first call, and again when it breaks or stalls.
 pub(crate) fn channel(addr: &str) -> Channel {
+    endpoint(addr).connect_lazy()
+}
+
+/// How connections are made.
+pub(crate) fn endpoint(addr: &str) -> Endpoint {
     Endpoint::from_shared(format!("http://{addr}"))
         .unwrap()
         .connect_timeout(PATIENCE)
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(1))
-        .connect_lazy()
 }
 
 /// What an error says of the call: whether it definitely had no effect.
@@ -70,9 +74,9 @@ pub(crate) fn row(instance: &v1::Instance) -> Row {
 }
 
 impl Client {
-    /// A client of the daemons behind these addresses.
-    pub(crate) fn new(id: u32, addrs: &[String], history: &History) -> Self {
-        Self { id, history: history.clone(), channels: addrs.iter().map(|addr| channel(addr)).collect() }
+    /// A client with these connections, one to each daemon.
+    pub(crate) fn new(id: u32, channels: Vec<Channel>, history: &History) -> Self {
+        Self { id, history: history.clone(), channels }
     }
 
     /// How many daemons there are.

@@ -47,6 +47,7 @@ mod planted;
 pub(crate) mod proxy;
 mod roles;
 mod schema;
+mod security;
 mod soak;
 mod standby;
 mod suite;

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::{
-    client::{Client, channel},
+    client::Client,
     history::{Micros, Outcome},
     proxy::{Counts, Mode, Upstream},
     world::{Database, World},
@@ -197,10 +197,9 @@ async fn hold_transaction(world: &World, wound: &mut Wound) {
 
 /// Watchers that never read.
 async fn deaf_watchers(world: &mut World, victim: usize) -> String {
-    let addr = world.nodes[victim].to_daemon.addr.clone();
     let mut deaf = 0;
     for _ in 0..25 {
-        let mut discovery = Wire::over(channel(&addr)).discovery;
+        let mut discovery = Wire::over(world.nodes[victim].channel(1)).discovery;
         let watching = timeout(Duration::from_secs(1), discovery.watch(WatchRequest::default())).await;
         let Ok(Ok(stream)) = watching else { continue };
         deaf += 1;

@@ -219,7 +219,7 @@ async fn world(network: &Network) -> World {
     let address = format!("{DAEMON}:0");
     let flags = ["--grpc-addr", &address, "--http-addr", &address, "--insecure-no-tls", "--insecure-no-auth"];
     let flags = flags.map(str::to_owned).to_vec();
-    let place = Place { within: Network::within(&network.daemon), flags };
+    let place = Place { within: Network::within(&network.daemon), flags, security: None };
     let url = format!("postgres://musterd@{POSTGRES}:5432/musterd?sslmode=disable");
     let mut world = World::elsewhere(cluster, &url, place, 7).await;
     world.start_daemons().await;

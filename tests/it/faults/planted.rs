@@ -148,14 +148,24 @@ async fn a_flush_that_revives_the_dead_is_caught() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deaths_before_their_time_are_caught() {
-    let mut world = world(2).await;
+    deaths_before_their_time(World::shared(2, 7).await, "early").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deaths_before_their_time_are_caught_between_secured_daemons() {
+    deaths_before_their_time(World::secured(2, 7).await, "early-secured").await;
+}
+
+async fn deaths_before_their_time(mut world: World, name: &str) {
+    leave_as_planted(&mut world);
+    world.start_daemons().await;
     let early = ("interval '1 millisecond'", "interval '50 microseconds'");
     plant(&world, "muster_deadline", &[early]).await;
     // The brake would protect a fleet whose leases all seem silent.
     plant(&world, "muster_brake", &[("\nBEGIN\n", "\nBEGIN\n    RETURN 2147483647;\n")]).await;
     world.populate(FEW);
     seconds(4).await;
-    assert_caught(world, "early", &[Rule::FalseDeath]).await;
+    assert_caught(world, name, &[Rule::FalseDeath]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use super::{
     nemesis::Fault::{self, *},
     world::{Population, World},
 };
+use crate::harness::{postgres::BOUND, registry::get, wait::wait_until};
 use std::time::Duration;
 
 /// The seed of this run: `MUSTERD_FAULTS_SEED`, or a fixed one for each test.
@@ -127,4 +128,25 @@ async fn random_faults_break_no_promise() {
 async fn a_daemon_that_loses_postgresql_does_not_lose_the_beats_it_acknowledges() {
     let population = Population { actors: 60, quitters: 0, ..Population::default() };
     singly("cut-off", population, &[BlackHoleDatabase, HalfOpenDatabase]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secured_daemons_that_are_hurt_cost_nothing_that_was_promised() {
+    let population = Population { actors: 20, quitters: 2, ..Population::default() };
+    let steps: Vec<_> = [KillDaemon, BlackHoleClients, LoseAnswers, Herd].map(|fault| vec![fault]).to_vec();
+    let mut world = World::secured(population.daemons, seed(4)).await;
+    world.start_daemons().await;
+    world.populate(population);
+    let sql = world.sql().await;
+    wait_until("every instance has the owner of its certificate", BOUND, async || {
+        let owned = "SELECT count(*) FILTER (WHERE owner LIKE 'cert/client-%') >= 20
+                        AND count(*) FILTER (WHERE owner NOT LIKE 'cert/client-%') = 0 FROM registry_instance";
+        if get(&sql, owned).await { Ok(()) } else { Err(()) }
+    })
+    .await;
+    world.note_footprints();
+    campaign::carry_out(&mut world, &steps).await;
+    let demands = campaign::demands(population, steps.len());
+    let (verdict, _) = world.finish("secured", seed(4), demands).await;
+    assert_eq!(verdict.violations, []);
 }

@@ -4,7 +4,10 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,11 +16,12 @@ use nix::unistd::Pid;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_postgres::{Client as Sql, Config, config::Host};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::{
     audit::{self, DatabaseClock},
-    client::Client,
+    client::{Client, channel, endpoint},
     dice::Dice,
     history::{Disruption, History, Micros},
     patroni::Cluster,
@@ -29,6 +33,7 @@ use super::{
         watcher::Watcher,
         writer::Writer,
     },
+    security::Security,
 };
 use crate::harness::{
     daemon::Daemon,
@@ -82,6 +87,8 @@ impl Database {
 pub(crate) struct Place {
     pub(crate) within: Vec<String>,
     pub(crate) flags: Vec<String>,
+    /// What its callers are known by; `None`: they are not, and nothing is encrypted.
+    pub(crate) security: Option<Arc<Security>>,
 }
 
 /// A daemon and its links.
@@ -105,9 +112,21 @@ impl Node {
         let flags = self.place.flags.iter().map(String::as_str);
         let flags: Vec<&str> = ["--database-url", &self.url].into_iter().chain(flags).collect();
         let daemon = Daemon::spawn_within(&self.place.within, &[], &flags).await;
-        daemon.wait_ready().await;
+        match &self.place.security {
+            Some(security) => security.wait_ready(&daemon).await,
+            None => daemon.wait_ready().await,
+        }
         self.to_daemon.lead_to(Upstream::Tcp(daemon.grpc_addr.clone()));
         self.daemon = Some(daemon);
+    }
+
+    /// A connection of a client to its daemon, by way of the link.
+    pub(crate) fn channel(&self, client: u32) -> Channel {
+        let addr = &self.to_daemon.addr;
+        match &self.place.security {
+            Some(security) => security.connect(&endpoint(addr), addr, client),
+            None => channel(addr),
+        }
     }
 
     /// The process, if it runs.
@@ -172,6 +191,15 @@ impl World {
     /// A world on a database of the shared cluster.
     pub(crate) async fn shared(daemons: usize, seed: u64) -> Self {
         Self::on(Database::Shared(Registry::head().await), daemons, seed).await
+    }
+
+    /// A world on a database of the shared cluster, in which every caller shows a certificate.
+    pub(crate) async fn secured(daemons: usize, seed: u64) -> Self {
+        let (mut world, security) = (Self::shared(daemons, seed).await, Arc::new(Security::new().await));
+        for node in &mut world.nodes {
+            node.place = Place { flags: security.flags(), security: Some(Arc::clone(&security)), ..Place::default() };
+        }
+        world
     }
 
     /// A world on a cluster of its own.
@@ -256,8 +284,7 @@ impl World {
     /// A further client of the daemons.
     pub(crate) fn client(&self) -> Client {
         let id = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
-        let addrs: Vec<_> = self.nodes.iter().map(|node| node.to_daemon.addr.clone()).collect();
-        Client::new(id, &addrs, &self.history)
+        Client::new(id, self.nodes.iter().map(|node| node.channel(id)).collect(), &self.history)
     }
 
     fn role(&mut self, stop: &CancellationToken) -> Role {
