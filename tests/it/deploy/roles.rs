@@ -20,7 +20,7 @@ use crate::harness::{
 
 const NOT_ALLOWED: &str = "42501";
 
-/// Who owns what is in the schema.
+/// The owners of the objects in the schema.
 pub(super) const OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
                       WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
                       UNION SELECT pg_get_userbyid(proowner)::text FROM pg_proc
@@ -234,7 +234,7 @@ async fn an_application_asserts_leases_and_sees_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_the_migrator_makes_belongs_to_the_owner_and_serves_the_daemon() {
+async fn objects_of_the_migrator_belong_to_the_owner_and_serve_the_daemon() {
     let registry = Registry::seed().await;
     give_roles(&registry.client).await;
     let url = url_for(&registry.database, "musterd_migrator");
