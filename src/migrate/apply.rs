@@ -1,19 +1,22 @@
-//! Applies migrations one by one, each in a transaction of its own, and waits for sessions that hold the tables.
+//! Applies migrations, each in a transaction of its own unless it leaves a danger to the next one, and waits for sessions that hold the tables.
 
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::{Client, GenericClient, Transaction, types::Type};
 
 use super::{
     error::Error,
     history::{self, Standing},
-    shape,
+    place::Place,
     transaction::{LOCK_KEY, begin, hold_leases, lock, may_become},
 };
-use crate::migrations::embedded::{FIRST, HEAD};
+use crate::migrations::{
+    embedded::{FIRST, HEAD, Migration, SCHEMA},
+    shape,
+};
 use crate::postgres::{Database, connect::ConnectError, kept::Driven, server::Want};
-use crate::schema::blocker;
+use crate::schema::{self, blocker};
 
 /// How often a migration that met the lock of another session is tried, with [`PAUSE`] times the attempt in between: about
 /// half a minute.
@@ -24,7 +27,7 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(100);
 const QUEUE_PATIENCE: Duration = Duration::from_secs(240);
 
 /// The migration that numbers every row under one lock.
-const NUMBERING: i32 = 13;
+pub(super) const NUMBERING: i32 = 13;
 
 /// How far a database is migrated, and under which conditions.
 #[derive(Debug, Clone)]
@@ -34,13 +37,15 @@ pub struct UpOptions {
     pub to: i32,
     /// The rows that a migration may number under one lock.
     pub max_rows: Option<i64>,
+    /// Whether the dead rows of a registry that is not numbered yet are deleted first, in batches.
+    pub purge_dead: bool,
     /// Whether each lease gets its TTL once more afterwards. Without it, leases whose beats waited may expire at once.
     pub hold: bool,
 }
 
 impl Default for UpOptions {
     fn default() -> Self {
-        Self { to: HEAD, max_rows: None, hold: true }
+        Self { to: HEAD, max_rows: None, purge_dead: false, hold: true }
     }
 }
 
@@ -56,9 +61,20 @@ pub struct Applied {
 }
 
 /// Opens a session of its own for a command.
-pub(super) async fn open(url: &str, want: Want) -> Result<(Database, Driven), Error> {
-    let database = Database::at(url).map_err(ConnectError::from)?;
+pub(crate) async fn open(place: Place<'_>, want: Want) -> Result<(Database, Driven), Error> {
+    let database = Database::at(place.url).map_err(ConnectError::from)?;
+    if let Some(schema) = place.schema {
+        database.keep_to(schema);
+    }
     let session = database.open_driven(want, Duration::MAX).await?;
+    if let Some(schema) = place.schema {
+        // Without it, the search path would lead to the schema of temporary tables.
+        let exists = "SELECT FROM pg_namespace WHERE nspname = $1";
+        let rows = session.client.query_typed(exists, &[(&schema, Type::TEXT)]).await;
+        if rows.map_err(Error::during("looking for the schema"))?.is_empty() {
+            return Err(Error::NoSchema);
+        }
+    }
     Ok((database, session))
 }
 
@@ -72,7 +88,7 @@ pub(super) async fn apply_up_to(
     let mut budget = RetryBudget::default();
     loop {
         match apply_next(client, options, applied_by).await {
-            Ok(Step::Applied(step)) => applied.push(step),
+            Ok(Step::Applied(steps)) => applied.extend(steps),
             Ok(Step::Last(standing)) => return Ok((applied, standing)),
             Err(error) => budget.after(client, error).await?,
         }
@@ -81,12 +97,16 @@ pub(super) async fn apply_up_to(
 
 /// What one transaction did.
 enum Step {
-    Applied(Applied),
+    Applied(Vec<Applied>),
     /// There was nothing to apply.
     Last(Standing),
 }
 
-/// Applies the first pending migration up to `last`, if there is one.
+/// Applies the first pending migration up to `last`, if there is one; 013 together with all that follow it.
+///
+/// While 013 holds its lock, a call of SeedCore's own expiry may wait behind it, and goes on with its old text as soon as the lock
+/// is gone. No beat has been saved meanwhile. From then on that call has to meet the trigger that holds it to TTL and hold (016), and
+/// the hold itself, which comes last.
 async fn apply_next(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Step, Error> {
     let transaction = begin(client, "migrating").await?;
     lock(&transaction).await?;
@@ -99,24 +119,54 @@ async fn apply_next(client: &mut Client, options: &UpOptions, applied_by: &str) 
         // What it lacks was left out by the newer binary, and must not be made by this one.
         return Err(history::pending(&statuses));
     }
-    let doing = format!("migration {} ({})", migration.version, migration.name);
+    let group: Vec<&Migration> = match migration.version {
+        NUMBERING => {
+            history::missing(&statuses).filter(|one| (NUMBERING..=options.to).contains(&one.version)).collect()
+        }
+        _ => vec![migration],
+    };
     if migration.version == NUMBERING {
         check_rows(&transaction, options.max_rows).await?;
     }
     history::ensure(&transaction).await?;
-    let started = Instant::now();
-    transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing.clone()))?;
-    if migration.version == FIRST {
-        shape::check(&transaction).await?;
+    let mut applied = Vec::with_capacity(group.len());
+    for migration in group {
+        applied.push(apply(&transaction, migration, options.hold, applied_by).await?);
     }
-    if migration.version == HEAD && options.hold {
-        hold_leases(&transaction).await?;
+    let doing = format!("migration {} ({})", migration.version, migration.name);
+    transaction.commit().await.map_err(Error::during(doing))?;
+    for Applied { version, name, duration } in &applied {
+        tracing::info!(version, name, ?duration, "applied a migration");
+    }
+    Ok(Step::Applied(applied))
+}
+
+/// Applies one in the transaction.
+async fn apply(
+    transaction: &Transaction<'_>,
+    migration: &Migration,
+    hold: bool,
+    applied_by: &str,
+) -> Result<Applied, Error> {
+    let doing = format!("migration {} ({})", migration.version, migration.name);
+    let started = Instant::now();
+    transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing))?;
+    if migration.version == FIRST {
+        check_shape(transaction).await?;
+    }
+    if migration.version == HEAD && hold {
+        hold_leases(transaction).await?;
     }
     let duration = started.elapsed();
-    history::record(&transaction, migration, applied_by, Some(duration)).await?;
-    transaction.commit().await.map_err(Error::during(doing))?;
-    tracing::info!(version = migration.version, name = migration.name, ?duration, "applied a migration");
-    Ok(Step::Applied(Applied { version: migration.version, name: migration.name.to_owned(), duration }))
+    history::record(transaction, migration, applied_by, Some(duration)).await?;
+    Ok(Applied { version: migration.version, name: migration.name.to_owned(), duration })
+}
+
+/// Refuses tables and an enum of another shape, after 011 has run and before it is committed.
+async fn check_shape(client: &impl GenericClient) -> Result<(), Error> {
+    let live = schema::read(client).await.map_err(Error::during("comparing the tables"))?;
+    let differences = shape::differences(&schema::parse(SCHEMA), &live);
+    if differences.is_empty() { Ok(()) } else { Err(Error::Foreign { differences }) }
 }
 
 /// Counts before the lock is taken: the count reads the whole table.
@@ -129,7 +179,7 @@ async fn check_rows(client: &impl GenericClient, allowed: Option<i64>) -> Result
 
 /// Counts attempts that met a lock of another session. To repeat an attempt is safe: it is one transaction.
 #[derive(Default)]
-pub(super) struct RetryBudget {
+pub(crate) struct RetryBudget {
     tries: u32,
     queued_since: Option<Instant>,
 }
@@ -137,7 +187,7 @@ pub(super) struct RetryBudget {
 impl RetryBudget {
     /// Waits before the next attempt, or returns the error, with what can be found out about it, if it is of another kind or
     /// the budget is used up.
-    pub(super) async fn after(&mut self, client: &Client, error: Error) -> Result<(), Error> {
+    pub(crate) async fn after(&mut self, client: &Client, error: Error) -> Result<(), Error> {
         match error {
             Error::Queued => {
                 if self.queued_since.get_or_insert_with(Instant::now).elapsed() < QUEUE_PATIENCE {
@@ -173,7 +223,7 @@ async fn foreign_owner(client: &Client) -> Option<(String, String)> {
          FROM pg_class AS class
          WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
            AND class.relowner <> quote_ident(current_user)::regrole AND NOT {}",
-        may_become("class.relowner")
+        may_become("current_user", "class.relowner")
     );
     let rows = client.query_typed(&query, &[]).await.ok()?;
     rows.first().and_then(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?)))

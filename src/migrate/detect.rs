@@ -9,12 +9,12 @@ use tokio_postgres::GenericClient;
 use super::{
     error::Error,
     history::{self, State, Status},
-    shape,
 };
 use crate::migrations::{
     embedded::{MIGRATIONS, SCHEMA},
-    forms,
+    forms::{self, Layout},
     objects::{self, Made},
+    shape,
 };
 use crate::schema::{self, Kind, Object};
 
@@ -73,31 +73,6 @@ impl Detected {
     }
 }
 
-/// A form in which SeedCore's suite exists, told by its objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Layout {
-    /// The suite 001 to 012 of 2025.
-    L1,
-    /// The same with its task functions folded together, from November 2025.
-    L2,
-    /// Renumbered, from January 2026.
-    L3,
-}
-
-impl Layout {
-    /// Its name, and the files of the suite that make the runtime registry.
-    #[must_use]
-    pub const fn describe(self) -> (&'static str, [&'static str; 2]) {
-        let first = ["011_add_runtime_registry.sql", "012_runtime_registry_functions.sql"];
-        match self {
-            Self::L1 => ("L1", first),
-            Self::L2 => ("L2", first),
-            Self::L3 => ("L3", ["009_runtime_instance_registry.sql", "010_runtime_control_logic.sql"]),
-        }
-    }
-}
-
 /// What objects a database of each layout has and no other. Nothing is ever dropped by SeedCore, so several may answer.
 const LAYOUTS: &str = "
 SELECT EXISTS (SELECT FROM pg_proc AS proc WHERE proc.pronamespace = space.oid
@@ -149,7 +124,7 @@ pub(super) async fn detect(client: &impl GenericClient) -> Result<Detection, Err
 }
 
 /// The layouts of SeedCore whose objects are there.
-pub(super) async fn layouts(client: &impl GenericClient) -> Result<Vec<Layout>, Error> {
+pub(crate) async fn layouts(client: &impl GenericClient) -> Result<Vec<Layout>, Error> {
     let found = client.query_typed(LAYOUTS, &[]).await.map_err(Error::during("detecting what is there"))?;
     let is = |column: usize| found.first().is_some_and(|row| row.get(column));
     let layouts = [Layout::L1, Layout::L2, Layout::L3].into_iter().enumerate();

@@ -42,8 +42,9 @@ $$";
 /// Ends the state in which the registry is SeedCore's.
 pub(super) const REMOVE_MARK: &str = "DELETE FROM muster_migration WHERE version = $1";
 
-/// Gives the registry back. Returns whether there was anything to do.
-pub(super) async fn eject(client: &mut Client, by: &str) -> Result<bool, Error> {
+/// Gives the registry back. Returns whether there was anything to do. With `keep_roles`, only the roles that may call the
+/// functions now may do so afterwards.
+pub(super) async fn eject(client: &mut Client, keep_roles: bool, by: &str) -> Result<bool, Error> {
     let doing = "giving the registry back to SeedCore";
     let transaction = begin(client, doing).await?;
     lock(&transaction).await?;
@@ -64,7 +65,9 @@ pub(super) async fn eject(client: &mut Client, by: &str) -> Result<bool, Error> 
     for migration in MIGRATIONS.iter().filter(|migration| migration.version <= FIRST + 1) {
         transaction.batch_execute(&migration.sql()).await.map_err(Error::during(doing))?;
     }
-    transaction.batch_execute(RIGHTS).await.map_err(Error::during(doing))?;
+    if !keep_roles {
+        transaction.batch_execute(RIGHTS).await.map_err(Error::during(doing))?;
+    }
     let mark = "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms)
                 VALUES ($1, 'ejected', '', $2, 0)";
     transaction.execute(mark, &[&EJECTED, &by]).await.map_err(Error::during(doing))?;

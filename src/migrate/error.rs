@@ -78,7 +78,7 @@ pub enum Error {
     /// A migration would number more rows under one lock than allowed.
     #[error(
         "registry_instance has {rows} rows, more than the {allowed} of --max-rows: migration 013 locks them all for about \
-         {} ms; DELETE FROM registry_instance WHERE status = 'dead', or allow more", .rows / 50
+         {} ms; delete the dead rows first with --purge-dead, or allow more", .rows / 50
     )]
     TooManyRows {
         /// How many there are.
@@ -194,7 +194,7 @@ impl Error {
     }
 
     /// Returns a function that classifies what the driver said while `doing`.
-    pub(super) fn during(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+    pub(crate) fn during(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
         let doing = doing.into();
         move |error| {
             let Some(refusal) = error.as_db_error() else {

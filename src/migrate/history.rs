@@ -34,6 +34,10 @@ COMMENT ON COLUMN muster_migration.oldest_head IS 'Daemons that know the migrati
 /// numbers below their own.
 pub(super) const EJECTED: i32 = 0;
 
+/// The number under which a session announces that it builds an index, by the text of its process id in place of a checksum.
+/// It is no migration, and only the next build reads it.
+pub(super) const BUILDING: i32 = -1;
+
 /// What the database and this binary say about one migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -76,8 +80,9 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Err
     if exists(client).await? {
         let rows = client
             .query_typed(
-                "SELECT version, name, checksum, applied_at, applied_by, duration_ms, oldest_head FROM muster_migration",
-                &[],
+                "SELECT version, name, checksum, applied_at, applied_by, duration_ms, oldest_head FROM muster_migration
+                 WHERE version <> $1",
+                &[(&BUILDING, Type::INT4)],
             )
             .await
             .map_err(Error::during("reading the migration history"))?;

@@ -10,7 +10,7 @@ use super::{
     ejection,
     error::Error,
     history::Status,
-    plan::{self, Plan},
+    plan::{self, Plan, PlanOptions},
     session::{self, Report},
 };
 use crate::{
@@ -73,7 +73,7 @@ impl Migrator {
     ///
     /// As [`Self::up`], where the database could not be migrated as it is.
     pub async fn plan(&self, client: &mut Client) -> Result<Plan, Error> {
-        within(client, async |client| plan::plan(client, &self.applied_by).await).await
+        within(client, async |client| plan::plan(client, &PlanOptions::default(), &self.applied_by).await).await
     }
 
     /// Applies what is pending, then puts back functions and views that others have replaced.
@@ -109,7 +109,7 @@ impl Migrator {
     ///
     /// [`Error::DaemonsLive`] while daemons work with the database.
     pub async fn eject(&self, client: &mut Client) -> Result<bool, Error> {
-        within(client, async |client| ejection::eject(client, &self.applied_by).await).await
+        within(client, async |client| ejection::eject(client, false, &self.applied_by).await).await
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! Four decisions carry the rest:
 //!
-//! - **One transaction for each migration**, its entry in the history included: it has happened or it has not.
+//! - **One transaction for each migration**, its entry in the history included: it has happened or it has not. 013, which locks
+//!   SeedCore's rows for long, shares its transaction with those that follow it.
 //! - **A transaction-level advisory lock**, never a session-level one, and the history read again under it. Of daemons
 //!   that start together the first one migrates, the others ask again until it has finished, and find nothing to do. Nothing
 //!   is left behind when a daemon dies on the way.
@@ -21,20 +22,20 @@
 
 mod adopt;
 mod apply;
-mod copy;
+mod batches;
 mod detect;
 mod drift;
 mod ejection;
 mod error;
 mod fresh;
 mod history;
+mod indexes;
 mod migrator;
+mod place;
 mod plan;
 mod repair;
 mod rights;
-mod session;
-mod shape;
-mod suite;
+pub(crate) mod session;
 mod transaction;
 
 use std::time::Duration;
@@ -43,16 +44,16 @@ use tokio_postgres::Client;
 
 pub use self::{
     apply::{Applied, UpOptions},
-    copy::{Copied, copy},
-    detect::{Detected, Detection, Layout, Presence},
+    detect::{Detected, Detection, Presence},
     drift::{Drift, drift, newer},
     error::Error,
     history::{State, Status},
     migrator::Migrator,
-    plan::{Plan, Step},
+    place::Place,
+    plan::{Plan, PlanOptions, Step, StepKind},
     repair::Repair,
+    rights::Rights,
     session::{ROW_SECURITY, Report},
-    suite::{SEEDCORE, SuiteReport, SuiteStatus},
 };
 use self::{
     apply::{apply_up_to, open},
@@ -60,6 +61,7 @@ use self::{
     session::{bring_up, put_back, read_history},
     transaction::begin_reading,
 };
+pub use crate::migrations::forms::Layout;
 use crate::postgres::{Database, server::Want};
 pub use crate::schema::{self, blocker::Blocker};
 
@@ -78,13 +80,27 @@ pub async fn up(url: &str, applied_by: &str) -> Result<Report, Error> {
 /// # Errors
 ///
 /// As [`up`], and [`Error::TooManyRows`].
-pub async fn up_with(url: &str, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
-    at(url, Want::Primary, async |client| session::take_over(client, options, applied_by).await).await
+pub async fn up_with(place: impl Into<Place<'_>>, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
+    at(place, Want::Primary, async |client| session::take_over(client, options, applied_by).await).await
+}
+
+/// The schemas of a database that hold a registry, by name.
+///
+/// # Errors
+///
+/// [`Error::Connect`], or an SQL failure.
+pub async fn registries(url: &str) -> Result<Vec<String>, Error> {
+    let catalogue = Place { url, schema: Some("pg_catalog") };
+    at(catalogue, Want::Any, session::registries).await
 }
 
 /// Runs one piece of work over a session of its own.
-async fn at<T>(url: &str, want: Want, work: impl AsyncFnOnce(&mut Client) -> Result<T, Error>) -> Result<T, Error> {
-    let (database, mut session) = open(url, want).await?;
+pub(crate) async fn at<T>(
+    place: impl Into<Place<'_>>,
+    want: Want,
+    work: impl AsyncFnOnce(&mut Client) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (database, mut session) = open(place.into(), want).await?;
     let outcome = work(&mut session.client).await;
     database.close(session).await;
     outcome
@@ -95,8 +111,8 @@ async fn at<T>(url: &str, want: Want, work: impl AsyncFnOnce(&mut Client) -> Res
 /// # Errors
 ///
 /// [`Error::Connect`], or an SQL failure.
-pub async fn detect(url: &str) -> Result<Detection, Error> {
-    at(url, Want::Any, session::detect).await
+pub async fn detect(place: impl Into<Place<'_>>) -> Result<Detection, Error> {
+    at(place, Want::Any, session::detect).await
 }
 
 /// Makes the text of what [`up`] would run.
@@ -104,8 +120,17 @@ pub async fn detect(url: &str) -> Result<Detection, Error> {
 /// # Errors
 ///
 /// As [`up`], where the database could not be migrated as it is.
-pub async fn plan(url: &str, applied_by: &str) -> Result<Plan, Error> {
-    at(url, Want::Any, async |client| plan::plan(client, applied_by).await).await
+pub async fn plan(place: impl Into<Place<'_>>, applied_by: &str) -> Result<Plan, Error> {
+    plan_with(place, &PlanOptions::default(), applied_by).await
+}
+
+/// As [`plan`], for another role or with a step that deletes dead rows.
+///
+/// # Errors
+///
+/// As [`plan`], and an SQL failure if there is no such role.
+pub async fn plan_with(place: impl Into<Place<'_>>, options: &PlanOptions, applied_by: &str) -> Result<Plan, Error> {
+    at(place, Want::Any, async |client| plan::plan(client, options, applied_by).await).await
 }
 
 /// Records the migrations whose objects SeedCore has made. Returns their names.
@@ -113,17 +138,18 @@ pub async fn plan(url: &str, applied_by: &str) -> Result<Plan, Error> {
 /// # Errors
 ///
 /// [`Error::NotAdoptable`] unless all of their objects are there with a known definition.
-pub async fn adopt(url: &str, applied_by: &str) -> Result<Vec<&'static str>, Error> {
-    at(url, Want::Primary, async |client| adopt::run(client, applied_by).await).await
+pub async fn adopt(place: impl Into<Place<'_>>, applied_by: &str) -> Result<Vec<&'static str>, Error> {
+    at(place, Want::Primary, async |client| adopt::run(client, applied_by).await).await
 }
 
-/// Gives the registry back to SeedCore. Returns whether there was anything to do.
+/// Gives the registry back to SeedCore. Returns whether there was anything to do. Without `keep_roles` every role may call the
+/// functions again, as with SeedCore.
 ///
 /// # Errors
 ///
 /// [`Error::DaemonsLive`] while daemons work with the database.
-pub async fn eject(url: &str, applied_by: &str) -> Result<bool, Error> {
-    at(url, Want::Primary, async |client| ejection::eject(client, applied_by).await).await
+pub async fn eject(place: impl Into<Place<'_>>, keep_roles: bool, applied_by: &str) -> Result<bool, Error> {
+    at(place, Want::Primary, async |client| ejection::eject(client, keep_roles, applied_by).await).await
 }
 
 /// Puts back everything that holds no data and differs: functions, views, triggers, comments, indexes. Without `apply` it
@@ -132,54 +158,18 @@ pub async fn eject(url: &str, applied_by: &str) -> Result<bool, Error> {
 /// # Errors
 ///
 /// As [`up`].
-pub async fn repair(url: &str, apply: bool) -> Result<Repair, Error> {
+pub async fn repair(place: impl Into<Place<'_>>, apply: bool) -> Result<Repair, Error> {
     let want = if apply { Want::Primary } else { Want::Any };
-    at(url, want, async |client| session::repair(client, apply).await).await
+    at(place, want, async |client| session::repair(client, apply).await).await
 }
 
-/// Tells where each file of the suite `seedcore` stands.
+/// What the role of the URL may do to the schema, and what of the registry belongs to another role than its tables.
 ///
 /// # Errors
 ///
 /// [`Error::Connect`], or an SQL failure.
-pub async fn suite_status(url: &str) -> Result<Vec<SuiteStatus>, Error> {
-    at(url, Want::Any, suite::status).await
-}
-
-/// Applies the files of the suite `seedcore` that are pending and can be applied; `samples` adds its sample rows.
-///
-/// # Errors
-///
-/// As [`up`], and [`Error::OtherLayout`].
-pub async fn suite_up(url: &str, samples: bool, applied_by: &str) -> Result<SuiteReport, Error> {
-    at(url, Want::Primary, async |client| suite::up(client, samples, applied_by).await).await
-}
-
-/// Compares the objects of the suite with what its files make. Returns one line for each difference.
-///
-/// # Errors
-///
-/// As [`suite_status`].
-pub async fn suite_verify(url: &str) -> Result<Vec<String>, Error> {
-    at(url, Want::Any, suite::verify).await
-}
-
-/// Returns the objects of the suite in the form of `migrations/suites/seedcore/schema.sql`.
-///
-/// # Errors
-///
-/// As [`suite_status`].
-pub async fn suite_describe(url: &str) -> Result<String, Error> {
-    at(url, Want::Any, suite::describe).await
-}
-
-/// What of the registry belongs to another role than its tables, each with the statement that hands it over.
-///
-/// # Errors
-///
-/// [`Error::Connect`], or an SQL failure.
-pub async fn other_owners(url: &str) -> Result<Vec<String>, Error> {
-    at(url, Want::Any, session::other_owners).await
+pub async fn rights(url: &str) -> Result<Rights, Error> {
+    at(url, Want::Any, session::rights).await
 }
 
 /// Compares the live schemas of two databases. Returns one line for each difference; of the second as the one that is
@@ -188,9 +178,9 @@ pub async fn other_owners(url: &str) -> Result<Vec<String>, Error> {
 /// # Errors
 ///
 /// [`Error::Connect`] for either, or an SQL failure.
-pub async fn verify_against(url: &str, expected: &str) -> Result<Vec<String>, Error> {
+pub async fn verify_against(place: impl Into<Place<'_>>, expected: &str) -> Result<Vec<String>, Error> {
     let (theirs, their_history) = at(expected, Want::Any, session::describe).await?;
-    let (ours, our_history) = at(url, Want::Any, session::describe).await?;
+    let (ours, our_history) = at(place, Want::Any, session::describe).await?;
     let differences = schema::differences(&theirs, &ours);
     let mut lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
     // Tables of ours that the other one lacks are no tables of another application.
@@ -238,7 +228,7 @@ pub async fn restore_in(database: &Database) -> Result<(), Error> {
 ///
 /// As [`up`].
 pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
-    let (database, mut session) = open(url, Want::Primary).await?;
+    let (database, mut session) = open(url.into(), Want::Primary).await?;
     let options = UpOptions { to: version, ..UpOptions::default() };
     let (applied, _) = apply_up_to(&mut session.client, &options, "musterd").await?;
     let transaction = begin_reading(&mut session.client, "reading the migration history").await?;
@@ -246,7 +236,7 @@ pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
     drop(transaction);
     database.close(session).await;
     let current = statuses.iter().filter(|status| status.state == State::Applied).map(|status| status.version).max();
-    Ok(Report { applied, repaired: Vec::new(), left: Vec::new(), current: current.unwrap_or(0) })
+    Ok(Report { applied, repaired: Vec::new(), purged: 0, left: Vec::new(), current: current.unwrap_or(0) })
 }
 
 /// Tells where every migration stands, by number.
@@ -254,11 +244,8 @@ pub async fn up_to(url: &str, version: i32) -> Result<Report, Error> {
 /// # Errors
 ///
 /// [`Error::Connect`], or an SQL failure. A database that was never migrated is no error: everything is pending.
-pub async fn status(url: &str) -> Result<Vec<Status>, Error> {
-    let (database, mut session) = open(url, Want::Any).await?;
-    let statuses = read_history(&mut session.client).await?;
-    database.close(session).await;
-    Ok(statuses)
+pub async fn status(place: impl Into<Place<'_>>) -> Result<Vec<Status>, Error> {
+    at(place, Want::Any, read_history).await
 }
 
 /// Refuses a database that is not where this binary needs it, or newer and closed to it: for a daemon that was told not to
@@ -296,6 +283,6 @@ fn is_where_needed(statuses: &[Status]) -> Result<(), Error> {
 /// # Errors
 ///
 /// [`Error::Connect`], or an SQL failure.
-pub async fn verify(url: &str) -> Result<Vec<String>, Error> {
-    at(url, Want::Any, session::verify).await
+pub async fn verify(place: impl Into<Place<'_>>) -> Result<Vec<String>, Error> {
+    at(place, Want::Any, session::verify).await
 }

@@ -13,17 +13,52 @@ use std::{
 use tokio_postgres::{Client, GenericClient};
 
 use super::{
-    ejection,
+    apply::NUMBERING,
+    batches, ejection,
     error::Error,
-    history,
+    history, indexes,
     repair::{self, Scope},
-    rights, shape, transaction,
+    rights, transaction,
 };
 use crate::migrations::{
     embedded::{FIRST, HEAD, Migration, SCHEMA},
-    locks, objects,
+    locks, objects, shape,
 };
 use crate::schema::{self, Difference, Kind};
+
+/// How a step is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepKind {
+    /// In one transaction, its entry in the history included.
+    Transactional,
+    /// Outside a transaction and beside the traffic, until the catalogue says that it is done.
+    Concurrent,
+    /// In many transactions, one after the other; an interrupted run goes on where it was.
+    Batched,
+}
+
+impl StepKind {
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Transactional => "transactional",
+            Self::Concurrent => "concurrent",
+            Self::Batched => "batched",
+        }
+    }
+}
+
+/// What a plan is made for.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// The role that would run it; `None`: the one of the session.
+    pub role: Option<String>,
+    /// Whether dead rows are deleted before the others are numbered.
+    pub purge_dead: bool,
+}
 
 /// One part of a plan.
 #[derive(Debug, Clone)]
@@ -31,7 +66,9 @@ use crate::schema::{self, Difference, Kind};
 pub struct Step {
     /// What it is: `migration 013 (leases_and_revisions)`.
     pub name: String,
-    /// The statements.
+    /// How it is run.
+    pub kind: StepKind,
+    /// The statements, as one transaction with those of the other steps has to run them.
     pub sql: String,
     /// The strongest lock on each existing table: table and lock.
     pub locks: Vec<(String, &'static str)>,
@@ -66,7 +103,7 @@ impl fmt::Display for Plan {
 }
 
 /// Makes the plan.
-pub(super) async fn plan(client: &mut Client, applied_by: &str) -> Result<Plan, Error> {
+pub(super) async fn plan(client: &mut Client, options: &PlanOptions, applied_by: &str) -> Result<Plan, Error> {
     let doing = "planning";
     let transaction = transaction::begin_reading(client, doing).await?;
     let statuses = history::read(&transaction).await?;
@@ -93,20 +130,46 @@ pub(super) async fn plan(client: &mut Client, applied_by: &str) -> Result<Plan, 
     if !pending.is_empty() && !history::exists(&transaction).await? {
         steps.push(Step::small("the history of the migrations", history::CREATE.trim_start().to_owned()));
     }
+    let purges = options.purge_dead && batches::is_due(&transaction, &statuses).await?;
+    let mut purged = 0;
+    if purges {
+        let batched = batched(&transaction).await?;
+        purged = batched.rows;
+        steps.push(batched);
+    }
     for migration in &pending {
-        steps.push(step(&transaction, migration, applied_by).await?);
+        let mut step = step(&transaction, migration, applied_by).await?;
+        if migration.version == NUMBERING {
+            step.changes(step.rows - purged);
+        }
+        steps.push(step);
     }
     if matches!(standing, history::Standing::Known) {
         steps.extend(repairs(&transaction, &pending, &live).await.map_err(Error::during(doing))?);
+        if pending.is_empty() {
+            steps.extend(concurrent(&transaction, &live).await.map_err(Error::during(doing))?);
+        }
     }
     let schema = transaction::schema_name(&transaction).await.map_err(Error::during(doing))?;
-    let lacking = if steps.is_empty() { Vec::new() } else { rights::lacking(&transaction).await? };
+    let mut lacking = Vec::new();
+    if !steps.is_empty() {
+        let rights = rights::read(&transaction, options.role.as_deref()).await.map_err(Error::during(doing))?;
+        lacking.extend(rights.lacking);
+        lacking.extend(rights.other_owners);
+    }
     Ok(Plan { preamble: preamble(&schema), schema, steps, lacking })
 }
 
 impl Step {
     fn small(name: &str, sql: String) -> Self {
-        Self { name: name.to_owned(), sql, locks: Vec::new(), rows: 0, estimate: Duration::ZERO }
+        let (name, kind, locks) = (name.to_owned(), StepKind::Transactional, Vec::new());
+        Self { name, kind, sql, locks, rows: 0, estimate: Duration::ZERO }
+    }
+
+    /// It changes so many rows.
+    fn changes(&mut self, rows: i64) {
+        self.rows = rows;
+        self.estimate = Duration::from_micros(u64::try_from(rows).unwrap_or_default() * locks::MICROSECONDS_PER_ROW);
     }
 }
 
@@ -153,14 +216,40 @@ async fn step(client: &impl GenericClient, migration: &Migration, applied_by: &s
         }
         existing.push((lock.table, lock.mode.name()));
     }
-    let estimate = Duration::from_micros(u64::try_from(rows).unwrap_or_default() * locks::MICROSECONDS_PER_ROW);
-    Ok(Step {
-        name: format!("migration {:03} ({})", migration.version, migration.name),
-        sql,
-        locks: existing,
-        rows,
-        estimate,
-    })
+    let mut step = Step::small(&format!("migration {:03} ({})", migration.version, migration.name), sql);
+    step.locks = existing;
+    step.changes(rows);
+    Ok(step)
+}
+
+/// Dead rows that are deleted before they would be numbered. Their deletion holds no lock that a beat waits for.
+async fn batched(client: &impl GenericClient) -> Result<Step, Error> {
+    let count = "SELECT count(*) FROM registry_instance WHERE status = 'dead'";
+    let counted = client.query_typed(count, &[]).await.map_err(Error::during("counting rows"))?;
+    let name = format!("delete dead rows, {} at a time", batches::BATCH);
+    let mut step = Step::small(&name, "DELETE FROM registry_instance WHERE status = 'dead';\n".to_owned());
+    step.kind = StepKind::Batched;
+    step.locks.push(("registry_instance".to_owned(), "ROW EXCLUSIVE"));
+    step.rows = counted.first().map_or(0, |row| row.get(0));
+    Ok(step)
+}
+
+/// Indexes that an interrupted build has left behind.
+async fn concurrent(client: &impl GenericClient, live: &[schema::Object]) -> Result<Vec<Step>, tokio_postgres::Error> {
+    let differences = schema::differences(&schema::parse(SCHEMA), live);
+    let is_announced = indexes::is_announced(client).await?;
+    let due = indexes::due(&differences, Scope::Replaced, is_announced);
+    let step = |difference: &Difference| {
+        let (index, table) = difference.object.name.split_once(" on ").unwrap_or_default();
+        let drop = format!(
+            "-- up drops and builds it with CONCURRENTLY, beside the traffic.\nDROP INDEX IF EXISTS {index};\n"
+        );
+        let mut step = Step::small(&format!("build {}", difference.object), drop + &difference.object.text);
+        step.kind = StepKind::Concurrent;
+        step.locks.push((table.to_owned(), "SHARE UPDATE EXCLUSIVE"));
+        step
+    };
+    Ok(due.iter().map(step).collect())
 }
 
 /// The repairs that are still due after the pending migrations: those of objects that none of them makes.

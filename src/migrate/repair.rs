@@ -58,7 +58,7 @@ pub(super) enum Scope {
 pub(super) async fn run(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
     let transaction = begin(client, "comparing functions and views").await?;
     let found = deviating(&transaction).await?;
-    if !found.iter().any(|difference| remedy(difference, scope).is_some()) {
+    if !found.iter().any(|difference| is_at_once(difference) && remedy(difference, scope).is_some()) {
         return Ok(Repair { done: Vec::new(), left: beyond(scope, &found) });
     }
     drop(transaction);
@@ -66,10 +66,10 @@ pub(super) async fn run(client: &mut Client, scope: Scope) -> Result<Repair, Err
     let mut transaction = begin(client, "repairing functions and views").await?;
     lock(&transaction).await?;
     let mut repair = Repair::default();
-    for difference in deviating(&transaction).await? {
-        let Some((statement, done)) = remedy(&difference, scope) else { continue };
+    for difference in deviating(&transaction).await?.iter().filter(|one| is_at_once(one)) {
+        let Some((statement, done)) = remedy(difference, scope) else { continue };
         let name = difference.object.to_string();
-        match put_back(&mut transaction, &difference, &statement).await? {
+        match put_back(&mut transaction, difference, &statement).await? {
             Ok(()) => repair.done.push(format!("{name}: {done}")),
             Err(reason) => repair.left.push(format!("{name}: {reason}")),
         }
@@ -87,6 +87,11 @@ pub(super) async fn run(client: &mut Client, scope: Scope) -> Result<Repair, Err
     Ok(repair)
 }
 
+/// Whether it is put back in one transaction with the others. An index of ours is built beside the traffic ([`super::indexes`]).
+fn is_at_once(difference: &Difference) -> bool {
+    difference.object.kind != Kind::Index || difference.deviation == Deviation::Unexpected
+}
+
 /// What [`run`] would do, without doing it.
 pub(super) async fn preview(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
     let transaction = begin(client, "comparing the schema").await?;
@@ -98,7 +103,7 @@ pub(super) async fn preview(client: &mut Client, scope: Scope) -> Result<Repair,
 }
 
 /// What differs and is not for [`run`] to change; of functions and views alone nothing is said of the rest.
-fn beyond(scope: Scope, found: &[Difference]) -> Vec<String> {
+pub(super) fn beyond(scope: Scope, found: &[Difference]) -> Vec<String> {
     let beyond = found.iter().filter(|difference| scope == Scope::All && remedy(difference, scope).is_none());
     beyond.map(ToString::to_string).collect()
 }
@@ -197,13 +202,17 @@ pub(super) async fn deviating(client: &impl GenericClient) -> Result<Vec<Differe
     }
 }
 
-async fn all_differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
+pub(super) async fn all_differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
     Ok(schema::differences(&schema::parse(SCHEMA), &schema::read(client).await?))
 }
 
 /// The functions, views and indexes that deviate and that daemons and `up` put back.
 pub(super) async fn differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
-    let mut differences = all_differences(client).await?;
+    Ok(replaced(all_differences(client).await?))
+}
+
+/// Those of all differences.
+pub(super) fn replaced(mut differences: Vec<Difference>) -> Vec<Difference> {
     differences.retain(|difference| remedy(difference, Scope::Replaced).is_some());
-    Ok(differences)
+    differences
 }

@@ -2,20 +2,21 @@
 
 use tokio_postgres::GenericClient;
 
-use super::{error::Error, transaction::may_become};
+use super::transaction::may_become;
 
-/// The owner of the tables; whether the session may be it; the schema; whether new objects may be made there; the role.
-fn standing() -> String {
+/// The owner of the tables; whether the role may be it; the schema; whether new objects may be made there; the role. `role` is
+/// an expression.
+fn standing(role: &str) -> String {
     format!(
         "SELECT (SELECT pg_get_userbyid(class.relowner)::text FROM pg_class AS class
                  WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')),
-                coalesce((SELECT class.relowner = quote_ident(current_user)::regrole OR {}
+                coalesce((SELECT class.relowner = quote_ident({role})::regrole OR {}
                           FROM pg_class AS class
                           WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')), true),
                 current_schema()::text,
-                has_schema_privilege(current_schema(), 'CREATE'),
-                current_user::text",
-        may_become("class.relowner")
+                has_schema_privilege({role}, current_schema(), 'CREATE'),
+                {role}::text",
+        may_become(role, "class.relowner")
     )
 }
 
@@ -45,30 +46,41 @@ WHERE typ.typnamespace = quote_ident(current_schema())::regnamespace AND typ.typ
   AND typ.typname = 'instancestatus'
 ORDER BY 1";
 
-/// What belongs to another role than the tables, each with the statement that hands it over.
-pub(super) async fn other_owners(client: &impl GenericClient) -> Result<Vec<String>, tokio_postgres::Error> {
-    let rows = client.query_typed(OTHER_OWNERS, &[]).await?;
-    rows.iter()
-        .map(|row| Ok(format!("belongs to {}; {}", row.try_get::<_, String>(1)?, row.try_get::<_, String>(0)?)))
-        .collect()
+/// What the role of a session may do to the schema.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Rights {
+    /// The role.
+    pub role: String,
+    /// The owner of the registry's tables, if there are any.
+    pub owner: Option<String>,
+    /// What the role lacks to migrate, with the statement that gives it.
+    pub lacking: Option<String>,
+    /// What belongs to another role than the tables, each with the statement that hands it over.
+    pub other_owners: Vec<String>,
 }
 
-/// What keeps the role of the session from migrating, each with the statement that helps.
-pub(super) async fn lacking(client: &impl GenericClient) -> Result<Vec<String>, Error> {
-    let rows = client.query_typed(&standing(), &[]).await.map_err(Error::during("planning"))?;
-    let Some(row) = rows.first() else { return Ok(Vec::new()) };
-    let (owner, is_owner, schema): (Option<String>, bool, Option<String>) = (row.get(0), row.get(1), row.get(2));
-    let (may_create, role): (Option<bool>, String) = (row.get(3), row.get(4));
-    let mut lacking = Vec::new();
-    match (owner, schema) {
+/// Reads them, of the role of the session or of another one.
+pub(super) async fn read(client: &impl GenericClient, role: Option<&str>) -> Result<Rights, tokio_postgres::Error> {
+    let rows = client.query_typed(OTHER_OWNERS, &[]).await?;
+    let other_owners = rows
+        .iter()
+        .map(|row| Ok(format!("belongs to {}; {}", row.try_get::<_, String>(1)?, row.try_get::<_, String>(0)?)))
+        .collect::<Result<_, tokio_postgres::Error>>()?;
+    let role = role.map_or("current_user".to_owned(), |role| format!("'{}'::name", role.replace('\'', "''")));
+    let rows = client.query_typed(&standing(&role), &[]).await?;
+    let Some(row) = rows.first() else { return Ok(Rights { other_owners, ..Rights::default() }) };
+    let (owner, is_owner, schema): (Option<String>, bool, Option<String>) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (may_create, role): (Option<bool>, String) = (row.try_get(3)?, row.try_get(4)?);
+    let lacking = match (&owner, schema) {
         (Some(owner), _) if !is_owner => {
-            lacking.push(format!("{role} is not the owner of the tables, {owner}; GRANT {owner} TO {role}"));
+            Some(format!("{role} is not the owner of the tables, {owner}; GRANT {owner} TO {role}"))
         }
         (None, Some(schema)) if may_create == Some(false) => {
-            lacking.push(format!("{role} may not create objects; GRANT CREATE ON SCHEMA {schema} TO {role}"));
+            Some(format!("{role} may not create objects; GRANT CREATE ON SCHEMA {schema} TO {role}"))
         }
-        _ => {}
-    }
-    lacking.extend(other_owners(client).await.map_err(Error::during("planning"))?);
-    Ok(lacking)
+        _ => None,
+    };
+    Ok(Rights { role, owner, lacking, other_owners })
 }

@@ -1,24 +1,38 @@
 //! The work of each command over one session, however it was opened.
 
 use tokio::try_join;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, GenericClient};
 
 use super::{
-    apply::{Applied, RetryBudget, UpOptions, apply_up_to},
+    apply::{Applied, UpOptions, apply_up_to},
+    batches,
     detect::{self, Detection},
     ejection,
     error::Error,
     fresh,
     history::{self, Standing, State, Status},
+    indexes,
     repair::{self, Repair, Scope},
-    rights,
-    transaction::begin_reading,
+    rights::{self, Rights},
+};
+pub(crate) use super::{
+    apply::{RetryBudget, open},
+    detect::layouts,
+    transaction::{begin, begin_reading, take_turn},
 };
 use crate::migrations::{embedded, embedded::SCHEMA};
 use crate::schema::{self, Object};
 
 /// How [`super::verify`] begins a line about a table whose rows a policy may hide.
 pub const ROW_SECURITY: &str = "row-level security may hide rows of table";
+
+/// Schemas with the two tables of a registry.
+const REGISTRIES: &str = "
+SELECT space.nspname::text FROM pg_namespace AS space
+WHERE space.nspname !~ '^pg_'
+  AND (SELECT count(*) FROM pg_class AS class WHERE class.relnamespace = space.oid AND class.relkind IN ('r', 'p')
+       AND class.relname IN ('registry_instance', 'cluster_metadata')) = 2
+ORDER BY 1";
 
 fn row_security_fix(table: &str) -> String {
     format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
@@ -31,6 +45,8 @@ pub struct Report {
     pub applied: Vec<Applied>,
     /// Functions, views and the like that others had changed and that it put back, by name.
     pub repaired: Vec<String>,
+    /// Dead rows that it deleted before it numbered the others.
+    pub purged: i64,
     /// Views that it could not put back, each with the reason. No daemon reads them.
     pub left: Vec<String>,
     /// The highest version the database has now; 0 for none. Higher than what this binary knows if a newer one has migrated
@@ -49,9 +65,15 @@ pub(super) async fn detect(client: &mut Client) -> Result<Detection, Error> {
     detect::detect(&transaction).await
 }
 
-pub(super) async fn other_owners(client: &mut Client) -> Result<Vec<String>, Error> {
+/// The schemas that hold a registry.
+pub(super) async fn registries(client: &mut Client) -> Result<Vec<String>, Error> {
+    let rows = client.query_typed(REGISTRIES, &[]).await.map_err(Error::during("looking for registries"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+pub(super) async fn rights(client: &mut Client) -> Result<Rights, Error> {
     let transaction = begin_reading(client, "reading owners").await?;
-    rights::other_owners(&transaction).await.map_err(Error::during("reading owners"))
+    rights::read(&transaction, None).await.map_err(Error::during("reading owners"))
 }
 
 pub(super) async fn repair(client: &mut Client, apply: bool) -> Result<Repair, Error> {
@@ -61,7 +83,17 @@ pub(super) async fn repair(client: &mut Client, apply: bool) -> Result<Repair, E
     if history::missing(&statuses).next().is_some() {
         return Err(history::pending(&statuses));
     }
-    if apply { put_back(client, Scope::All).await } else { repair::preview(client, Scope::All).await }
+    let preview = repair::preview(client, Scope::All).await?;
+    if !apply {
+        return Ok(preview);
+    }
+    let mut repair = put_back(client, Scope::All).await?;
+    repair.done.extend(indexes::build(client, Scope::All).await?);
+    // In the order in which they were announced.
+    repair.done.sort_by_key(|line| preview.done.iter().position(|other| other == line));
+    let transaction = begin_reading(client, "comparing the schema").await?;
+    repair.left = repair::beyond(Scope::All, &repair::deviating(&transaction).await?);
+    Ok(repair)
 }
 
 /// The live objects, and what the history says was applied.
@@ -103,7 +135,10 @@ pub(super) async fn verify(client: &mut Client) -> Result<Vec<String>, Error> {
 
 pub(super) async fn bring_up(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
     // What keeps this from being answered is met again below, with all rights and locks.
-    let report = |applied| Report { applied, repaired: Vec::new(), left: Vec::new(), current: embedded::HEAD };
+    let report = |applied| {
+        let (repaired, left) = (Vec::new(), Vec::new());
+        Report { applied, repaired, purged: 0, left, current: embedded::HEAD }
+    };
     match survey(client).await {
         Ok(Survey::UpToDate) => return Ok(report(Vec::new())),
         Ok(Survey::Unmigrated) if options.to >= embedded::HEAD => {
@@ -114,8 +149,9 @@ pub(super) async fn bring_up(client: &mut Client, options: &UpOptions, applied_b
         }
         Ok(_) | Err(_) => {}
     }
+    let purged = if options.purge_dead { batches::purge(client).await? } else { 0 };
     let (applied, standing) = apply_up_to(client, options, applied_by).await?;
-    let (current, repair) = match standing {
+    let (current, mut repair) = match standing {
         Standing::Known if options.to < embedded::HEAD => (options.to, Repair::default()),
         Standing::Known => (embedded::HEAD, put_back(client, Scope::Replaced).await?),
         Standing::Ahead(version) => {
@@ -127,7 +163,12 @@ pub(super) async fn bring_up(client: &mut Client, options: &UpOptions, applied_b
             (version, Repair::default())
         }
     };
-    Ok(Report { applied, repaired: repair.done, left: repair.left, current })
+    if let Standing::Known = standing
+        && current == embedded::HEAD
+    {
+        repair.done.extend(indexes::build(client, Scope::Replaced).await?);
+    }
+    Ok(Report { applied, repaired: repair.done, purged, left: repair.left, current })
 }
 
 /// What there is to do.
@@ -142,10 +183,12 @@ enum Survey {
 /// The usual answer at a daemon's start is that there is nothing to do, had without a lock and in two round trips.
 async fn survey(client: &Client) -> Result<Survey, Error> {
     let differences =
-        async { repair::differences(client).await.map_err(Error::during("comparing functions and views")) };
+        async { repair::all_differences(client).await.map_err(Error::during("comparing functions and views")) };
     let (statuses, differences) = try_join!(history::read(client), differences)?;
     let are_all = |state| statuses.iter().all(|status| status.state == state);
-    Ok(match differences.is_empty() && are_all(State::Applied) {
+    // What an interrupted build leaves behind.
+    let is_whole = indexes::due(&differences, Scope::All, false).is_empty() && repair::replaced(differences).is_empty();
+    Ok(match is_whole && are_all(State::Applied) {
         true => Survey::UpToDate,
         false if are_all(State::Pending) => Survey::Unmigrated,
         false => Survey::Other,
@@ -155,6 +198,19 @@ async fn survey(client: &Client) -> Result<Survey, Error> {
 pub(super) async fn read_history(client: &mut Client) -> Result<Vec<Status>, Error> {
     let transaction = begin_reading(client, "reading the migration history").await?;
     history::read(&transaction).await
+}
+
+/// The highest migration of a database that this binary may work with; `None` if it has none.
+pub(crate) async fn head(client: &impl GenericClient) -> Result<Option<i32>, Error> {
+    let statuses = history::read(client).await?;
+    history::accept(&statuses)?;
+    Ok(statuses.iter().filter(|status| status.applied_at.is_some()).map(|status| status.version).max())
+}
+
+/// Applies the migrations up to one, and nothing else.
+pub(crate) async fn raise(client: &mut Client, to: i32, applied_by: &str) -> Result<(), Error> {
+    let options = UpOptions { to, ..UpOptions::default() };
+    apply_up_to(client, &options, applied_by).await.map(drop)
 }
 
 pub(super) async fn put_back(client: &mut Client, scope: Scope) -> Result<Repair, Error> {

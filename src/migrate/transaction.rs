@@ -31,14 +31,14 @@ SET LOCAL check_function_bodies = off";
 /// Begins a transaction with those settings.
 ///
 /// Read committed, because what is read after the lock was awaited must be what the one before us committed.
-pub(super) async fn begin<'a>(client: &'a mut Client, doing: &str) -> Result<Transaction<'a>, Error> {
+pub(crate) async fn begin<'a>(client: &'a mut Client, doing: &str) -> Result<Transaction<'a>, Error> {
     let builder = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).read_only(false);
     set_up(builder.start().await.map_err(Error::during(doing))?, doing).await
 }
 
 /// The same, in which nothing can be changed. Read committed as well: the server prints definitions as of now, whatever the
 /// snapshot is.
-pub(super) async fn begin_reading<'a>(client: &'a mut Client, doing: &str) -> Result<Transaction<'a>, Error> {
+pub(crate) async fn begin_reading<'a>(client: &'a mut Client, doing: &str) -> Result<Transaction<'a>, Error> {
     let builder = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).read_only(true);
     set_up(builder.start().await.map_err(Error::during(doing))?, doing).await
 }
@@ -72,17 +72,17 @@ pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
 }
 
 /// The same as the role of the session.
-pub(super) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Error> {
+pub(crate) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Error> {
     let locked = transaction.query_typed("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
     let locked = locked.map_err(Error::during("waiting for another migration"))?;
     set_lock_timeout(transaction).await?;
     if locked.first().is_some_and(|row| row.get(0)) { Ok(()) } else { Err(Error::Queued) }
 }
 
-/// Whether the session's role may become the role in a column: since PostgreSQL 16, a member need not have that right.
-pub(super) fn may_become(column: &str) -> String {
+/// Whether a role may become the role in a column: since PostgreSQL 16, a member need not have that right. Both are expressions.
+pub(super) fn may_become(role: &str, column: &str) -> String {
     format!(
-        "pg_has_role({column}, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)"
+        "pg_has_role({role}, {column}, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)"
     )
 }
 
@@ -99,7 +99,7 @@ pub(super) fn becoming_owner() -> String {
          WHERE class.oid = to_regclass(quote_ident(current_schema()) || '.registry_instance')
            AND class.relowner <> quote_ident(current_user)::regrole
            AND {}",
-        may_become("class.relowner")
+        may_become("current_user", "class.relowner")
     )
 }
 

@@ -50,3 +50,28 @@ fn digest(object: &Object) -> String {
     let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
     Sha256::digest(words.join(" ")).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// A form in which SeedCore's suite exists, told by its objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Layout {
+    /// The suite 001 to 012 of 2025.
+    L1,
+    /// The same with its task functions folded together, from November 2025.
+    L2,
+    /// Renumbered, from January 2026.
+    L3,
+}
+
+impl Layout {
+    /// Its name, and the files of the suite that make the runtime registry.
+    #[must_use]
+    pub const fn describe(self) -> (&'static str, [&'static str; 2]) {
+        let first = ["011_add_runtime_registry.sql", "012_runtime_registry_functions.sql"];
+        match self {
+            Self::L1 => ("L1", first),
+            Self::L2 => ("L2", first),
+            Self::L3 => ("L3", ["009_runtime_instance_registry.sql", "010_runtime_control_logic.sql"]),
+        }
+    }
+}

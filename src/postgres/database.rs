@@ -128,6 +128,12 @@ impl Database {
         self.shared.source.current().expose().to_owned()
     }
 
+    /// Names the schema of the registry before the first session would look for it.
+    pub(crate) fn keep_to(&self, schema: &str) {
+        // A session that was first has found it: then it stays.
+        let _ = self.shared.schema.set(schema.to_owned());
+    }
+
     /// The schema of the registry, as far as a session has found it.
     #[must_use]
     pub fn schema(&self) -> Option<&str> {

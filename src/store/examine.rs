@@ -28,6 +28,14 @@ const SERVER: &str = "
            (SELECT coalesce(sum(numbackends), 0)::bigint FROM pg_stat_database),
            current_user::text, current_database()::text, coalesce(current_schema()::text, '')";
 
+/// A change as every change of membership begins, and its end: nothing is left of it.
+const WRITE: &str = "
+    BEGIN READ WRITE;
+    SET LOCAL lock_timeout = '1s';
+    SET LOCAL statement_timeout = '2s';
+    UPDATE cluster_metadata SET updated_at = updated_at WHERE id = 1;
+    ROLLBACK";
+
 /// Settings that change what the SQL functions do for their callers. The daemon sets them in its own sessions, so what
 /// others inherit is the value that a RESET would give.
 const INHERITED: &str = "
@@ -94,6 +102,9 @@ pub struct Examined {
     pub history_id: Option<Uuid>,
     /// Whether a notification arrives; `None` where it could not be tried.
     pub notifies: Option<bool>,
+    /// How long a change took that was rolled back, or why it failed; `None` where the role may not write to the table itself,
+    /// or there is none.
+    pub written: Option<Result<Duration, String>>,
     /// The role of the session.
     pub role: String,
     /// The database.
@@ -142,6 +153,7 @@ pub async fn examine(url: &str) -> Result<Examined, ExamineError> {
     let history = allowed(soon(history).await, &mut denied);
     allowed(soon(client.query("SELECT FROM registry_instance LIMIT 1", &[])).await, &mut denied);
     let notifies = if clock_ahead.is_some() { notifies(&database, &client).await.ok() } else { None };
+    let written = written(&client).await;
     let names: &[&str] = &SETTINGS;
     let inherited = soon(client.query(INHERITED, &[&names])).await?;
     let inherited = inherited.iter().map(inherited_row).collect::<Result<_, _>>()?;
@@ -157,6 +169,7 @@ pub async fn examine(url: &str) -> Result<Examined, ExamineError> {
         clock_ahead,
         history_id: history.flatten().and_then(|row| row.try_get(0).ok()),
         notifies,
+        written,
         role: server.try_get(7)?,
         database: server.try_get(8)?,
         schema: server.try_get(9)?,
@@ -176,6 +189,30 @@ fn allowed<T>(answer: Result<T, ExamineError>, denied: &mut Vec<String>) -> Opti
         denied.extend(error.as_db_error().map(|refusal| refusal.message().replace('\n', " ")));
     }
     answer.ok()
+}
+
+/// Writes what is rolled back. That the server is a standby, or read-only for this role, is told elsewhere.
+async fn written(client: &Client) -> Option<Result<Duration, String>> {
+    let began = Instant::now();
+    let outcome = soon(client.batch_execute(WRITE)).await;
+    let took = began.elapsed();
+    if outcome.is_err() {
+        // The transaction may still be open, as one that has failed.
+        let _ = soon(client.batch_execute("ROLLBACK")).await;
+    }
+    let error = match outcome {
+        Ok(()) => return Some(Ok(took)),
+        Err(ExamineError::Query(error)) => error,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let Some(refusal) = error.as_db_error() else { return Some(Err(error.to_string())) };
+    match *refusal.code() {
+        SqlState::INSUFFICIENT_PRIVILEGE | SqlState::UNDEFINED_TABLE | SqlState::READ_ONLY_SQL_TRANSACTION => None,
+        SqlState::LOCK_NOT_AVAILABLE | SqlState::QUERY_CANCELED => {
+            Some(Err("a session has locked the row that every change begins with, for more than 1 s".to_owned()))
+        }
+        _ => Some(Err(refusal.message().replace('\n', " "))),
+    }
 }
 
 fn inherited_row(row: &Row) -> Result<Inherited, tokio_postgres::Error> {

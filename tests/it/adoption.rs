@@ -221,7 +221,7 @@ async fn migration_gives_each_lease_its_ttl_once_more() {
     assert_eq!(expire(client).await, 10);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn widened_views_are_restored_with_owner_and_rights() {
     let registry = Registry::head().await;
     let (client, url) = (&registry.client, registry.database.url());
@@ -249,6 +249,7 @@ async fn widened_views_are_restored_with_owner_and_rights() {
     assert_eq!(report.left.len(), 1, "{report:?}");
     assert!(report.left[0].starts_with("view active_instances: cannot drop view active_instances"), "{report:?}");
     assert_eq!(get::<i64>(client, wide).await, 1);
+    assert!(Daemon::start(url).await.terminate().await.success(), "a daemon reads neither view");
     run(client, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
 }
 
@@ -297,7 +298,24 @@ async fn migration_that_times_out_names_the_blocking_session() {
     let blocker = registry.connect().await;
     run(&blocker, "SET application_name = 'monthly report'; BEGIN; SELECT count(*) FROM registry_instance").await;
     let pid: i32 = get(&blocker, "SELECT pg_backend_pid()").await;
+    // Beats of SQL callers queue up behind it for 2 s at a time; the bound leaves room for a loaded machine.
+    run(&registry.client, &format!("SELECT set_current_epoch('{}')", id(100))).await;
+    make_alive(&registry.client, 1, "organ", 100).await;
+    let caller = registry.connect().await;
+    run(&caller, "SET lock_timeout = '8s'").await;
+    let beats = tokio::spawn(async move {
+        loop {
+            if let Err(error) = caller.batch_execute(&format!("SELECT beat('{}')", id(1))).await {
+                return error.to_string();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
     let error = migrate::up(registry.database.url(), "test").await.unwrap_err();
+    assert!(!beats.is_finished(), "no beat has failed: {}", beats.await.unwrap());
+    beats.abort();
+    let recorded = "SELECT version FROM muster_migration ORDER BY 1";
+    assert_eq!(column::<i32>(&registry.client, recorded).await, [11, 12], "whole migrations alone");
     let text = error.to_string();
     assert!(matches!(&error, Error::Busy { blocker: Some(found), .. } if found.pid == pid), "{text}");
     for part in [

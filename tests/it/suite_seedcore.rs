@@ -1,6 +1,9 @@
 //! The suite `seedcore`: SeedCore's guide, from an empty database to its quick start, with and without pgvector.
 
-use musterd::migrate::{self, Error, State};
+use musterd::{
+    migrate::{self, Error, State},
+    suite,
+};
 use tokio_postgres::Client;
 
 use crate::{
@@ -105,12 +108,12 @@ async fn suite_is_verified_and_its_differences_are_named() {
     migrate::up(url, "test").await.unwrap();
     let has_suite = "SELECT to_regclass('muster_suite_migration') IS NOT NULL OR to_regclass('tasks') IS NOT NULL";
     assert!(!get::<bool>(&client, has_suite).await, "up alone makes none of it");
-    let pending = migrate::suite_status(url).await.unwrap();
+    let pending = suite::status(url).await.unwrap();
     assert!(pending.len() == 11 && pending.iter().all(|one| one.state == State::Pending), "{pending:?}");
-    let report = migrate::suite_up(url, false, "test").await.unwrap();
+    let report = suite::up(url, false, "test").await.unwrap();
     let expected = if has_vector(&client).await { 11 } else { 9 };
     assert_eq!(report.applied.len(), expected);
-    let lines = migrate::suite_verify(url).await.unwrap();
+    let lines = suite::verify(url).await.unwrap();
     assert!(
         lines.len() == 11 - expected && lines.iter().all(|line| line.contains(" is pending: extension")),
         "{lines:?}"
@@ -146,16 +149,16 @@ async fn suite_goes_onto_half_a_suite_of_2025_and_onto_no_later_one() {
         CREATE VIEW graph_tasks AS SELECT id, type, status, created_at, '?' AS status_emoji FROM tasks;
         INSERT INTO tasks (type) VALUES ('graph_embed')";
     run(&client, half).await;
-    let error = migrate::suite_up(url, false, "test").await.unwrap_err();
+    let error = suite::up(url, false, "test").await.unwrap_err();
     assert!(error.to_string().contains("001_create_tasks_table"), "{error}");
     assert_eq!(refusal(&client, "SELECT FROM muster_suite_migration").await, "42P01", "nothing was made");
     run(&client, "ALTER TYPE taskstatus ADD VALUE 'retry'").await;
     run(&client, "ALTER TABLE tasks ADD COLUMN drift_score double precision NOT NULL DEFAULT 0").await;
-    migrate::suite_up(url, false, "test").await.unwrap();
+    suite::up(url, false, "test").await.unwrap();
     assert_eq!(get::<i64>(&client, "SELECT count(*) FROM graph_tasks WHERE drift_score = 0").await, 1);
 
     run(&client, "ALTER TABLE organ_registry ADD COLUMN specialization text; DELETE FROM muster_suite_migration").await;
-    let error = migrate::suite_up(url, false, "test").await.unwrap_err();
+    let error = suite::up(url, false, "test").await.unwrap_err();
     assert!(matches!(error, Error::OtherLayout("L3")) && error.exit_code() == 78, "{error}");
 }
 
@@ -163,7 +166,7 @@ async fn suite_goes_onto_half_a_suite_of_2025_and_onto_no_later_one() {
 async fn stale_task_is_requeued_without_a_lock_and_nodes_are_mapped_once() {
     let database = TestDatabase::create().await;
     let (client, url) = (connect(database.url()).await, database.url());
-    migrate::suite_up(url, false, "test").await.unwrap();
+    suite::up(url, false, "test").await.unwrap();
     run(&client, "ALTER TABLE tasks DISABLE TRIGGER ALL; INSERT INTO tasks (type, status, attempts, owner_id, locked_by, updated_at)
         SELECT 't', 'running', n, 'a', 'a', now() - interval '20 min' FROM generate_series(2, 3) AS n").await;
     assert_eq!(get::<i32>(&client, "SELECT cleanup_stale_running_tasks()").await, 1);
@@ -178,11 +181,11 @@ async fn stale_task_is_requeued_without_a_lock_and_nodes_are_mapped_once() {
 async fn snapshot_of_the_suite_is_what_its_files_make() {
     let database = TestDatabase::create().await;
     let client = connect(database.url()).await;
-    migrate::suite_up(database.url(), false, "test").await.unwrap();
+    suite::up(database.url(), false, "test").await.unwrap();
     if has_vector(&client).await {
         run(&client, "DROP VIEW task_embeddings; DROP TABLE graph_embeddings, holons; DROP FUNCTION update_graph_embeddings_updated_at()").await;
     }
-    let now = migrate::suite_describe(database.url()).await.unwrap();
+    let now = suite::describe(database.url()).await.unwrap();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/suites/seedcore/schema.sql");
     if std::env::var_os("MUSTERD_UPDATE_SCHEMA").is_some() {
         std::fs::write(path, &now).unwrap();

@@ -813,20 +813,20 @@ $function$;
 
 --- view graph_tasks
 CREATE OR REPLACE VIEW graph_tasks AS
- SELECT tasks.id,
-    tasks.type,
-    tasks.status,
-    tasks.attempts,
-    tasks.locked_by,
-    tasks.locked_at,
-    tasks.run_after,
-    tasks.params,
-    tasks.result,
-    tasks.error,
-    tasks.created_at,
-    tasks.updated_at,
-    tasks.drift_score,
-        CASE tasks.status
+ SELECT id,
+    type,
+    status,
+    attempts,
+    locked_by,
+    locked_at,
+    run_after,
+    params,
+    result,
+    error,
+    created_at,
+    updated_at,
+    drift_score,
+        CASE status
             WHEN 'completed'::taskstatus THEN '✅'::text
             WHEN 'running'::taskstatus THEN '🔄'::text
             WHEN 'queued'::taskstatus THEN '⏳'::text
@@ -837,8 +837,8 @@ CREATE OR REPLACE VIEW graph_tasks AS
             ELSE '❓'::text
         END AS status_emoji
    FROM tasks
-  WHERE tasks.type = ANY (ARRAY['graph_embed'::text, 'graph_rag_query'::text])
-  ORDER BY tasks.updated_at DESC;
+  WHERE type = ANY (ARRAY['graph_embed'::text, 'graph_rag_query'::text])
+  ORDER BY updated_at DESC;
 COMMENT ON VIEW graph_tasks IS 'Tasks of the graph with a sign for their status.';
 
 --- view hgnn_edges

@@ -13,7 +13,7 @@ use crate::{
         host,
     },
     config::layered::Layered,
-    migrate::{self, State},
+    migrate::{self, Place, PlanOptions, State},
     terminal::output::{self, DocumentArgs, Format, OutputArgs, escape},
 };
 
@@ -23,6 +23,18 @@ pub struct PlanArgs {
     /// Print the SQL alone, for psql --single-transaction
     #[arg(long, conflicts_with = "output")]
     sql: bool,
+
+    /// Show which rights this role lacks, instead of the role of the database URL
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
+
+    /// Plan for this schema, instead of the one that the search path leads to
+    #[arg(long, value_name = "SCHEMA")]
+    schema: Option<String>,
+
+    /// Also delete the dead rows of SeedCore before the others are numbered, as `up --purge-dead`
+    #[arg(long)]
+    purge_dead: bool,
 
     #[command(flatten)]
     database: Layered<DatabaseArgs>,
@@ -58,6 +70,10 @@ pub struct RepairArgs {
 /// Arguments of `migrate eject`.
 #[derive(Debug, clap::Args)]
 pub struct EjectArgs {
+    /// Let only the roles that may call the functions now do so; without this, every role may, as with SeedCore
+    #[arg(long)]
+    keep_roles: bool,
+
     #[command(flatten)]
     database: Layered<DatabaseArgs>,
 
@@ -66,8 +82,8 @@ pub struct EjectArgs {
 }
 
 /// `migrate status --detect`.
-pub(super) async fn detect(url: &str, format: Format, exit_code: bool) -> Result<u8, Error> {
-    let detection = migrate::detect(url).await?;
+pub(super) async fn detect(place: Place<'_>, format: Format, exit_code: bool) -> Result<u8, Error> {
+    let detection = migrate::detect(place).await?;
     let text = output::answer_list(
         format,
         || detection_json(&detection),
@@ -86,7 +102,10 @@ pub(super) async fn detect(url: &str, format: Format, exit_code: bool) -> Result
 
 pub(super) async fn plan(args: PlanArgs) -> Result<u8, Error> {
     let url = database(args.database)?;
-    let plan = migrate::plan(url.expose(), &host::operator()).await?;
+    let mut options = PlanOptions::default();
+    (options.role, options.purge_dead) = (args.role, args.purge_dead);
+    let place = Place { url: url.expose(), schema: args.schema.as_deref() };
+    let plan = migrate::plan_with(place, &options, &host::operator()).await?;
     if args.sql {
         output::print_text(&plan.to_string())?;
     } else {
@@ -136,7 +155,7 @@ pub(super) async fn repair(args: RepairArgs) -> Result<u8, Error> {
 
 pub(super) async fn eject(args: EjectArgs) -> Result<u8, Error> {
     let url = database(args.database)?;
-    let ejected = migrate::eject(url.expose(), &host::operator()).await?;
+    let ejected = migrate::eject(url.expose(), args.keep_roles, &host::operator()).await?;
     output::print_answer(args.output.output, || json!({ "ejected": ejected }), Vec::new, String::new)?;
     output::note(if ejected {
         "SeedCore's functions, views and indexes are back; rows, columns and triggers stay, so a dead instance stays dead \

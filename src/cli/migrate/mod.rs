@@ -21,8 +21,9 @@ use crate::{
         host,
     },
     config::layered::Layered,
-    migrate::{self, State, UpOptions},
-    terminal::output::{self, DocumentArgs, OutputArgs},
+    migrate::{self, Place, State, UpOptions},
+    suite::SEEDCORE,
+    terminal::output::{self, DocumentArgs, Format, OutputArgs},
 };
 
 /// Subcommands of `migrate`.
@@ -55,12 +56,20 @@ pub struct UpArgs {
     #[arg(long, value_name = "ROWS")]
     max_rows: Option<i64>,
 
+    /// Delete the dead rows of SeedCore before the others are numbered, in batches; resumes where an interrupted run was
+    #[arg(long)]
+    purge_dead: bool,
+
+    /// Every registry of the database, one schema after the other
+    #[arg(long, conflicts_with = "suite")]
+    all: bool,
+
     /// Let leases expire at once afterwards, instead of giving each its TTL once more
     #[arg(long)]
     no_hold: bool,
 
     /// An optional suite, instead of the registry's own migrations
-    #[arg(long, value_name = "NAME", value_parser = [migrate::SEEDCORE], conflicts_with_all = ["to", "max_rows", "no_hold"])]
+    #[arg(long, value_name = "NAME", value_parser = [SEEDCORE], conflicts_with_all = ["to", "max_rows", "purge_dead", "no_hold"])]
     suite: Option<String>,
 
     /// Add the sample rows of the suite, once
@@ -81,8 +90,12 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "URL")]
     against: Option<String>,
 
+    /// Every registry of the database, one schema after the other
+    #[arg(long, conflicts_with_all = ["suite", "against"])]
+    all: bool,
+
     /// An optional suite, instead of the registry's own migrations
-    #[arg(long, value_name = "NAME", value_parser = [migrate::SEEDCORE], conflicts_with = "against")]
+    #[arg(long, value_name = "NAME", value_parser = [SEEDCORE], conflicts_with = "against")]
     suite: Option<String>,
 
     #[command(flatten)]
@@ -103,8 +116,12 @@ pub struct StatusArgs {
     #[arg(long)]
     detect: bool,
 
+    /// Every registry of the database, one schema after the other
+    #[arg(long, conflicts_with = "suite")]
+    all: bool,
+
     /// An optional suite, instead of the registry's own migrations
-    #[arg(long, value_name = "NAME", value_parser = [migrate::SEEDCORE], conflicts_with = "detect")]
+    #[arg(long, value_name = "NAME", value_parser = [SEEDCORE], conflicts_with = "detect")]
     suite: Option<String>,
 
     #[command(flatten)]
@@ -126,6 +143,40 @@ pub(super) async fn run(command: MigrateCommand) -> Result<u8, Error> {
     }
 }
 
+/// Runs a command for the one registry, or with `--all` for each of the database. Of several, each is announced, a failure of
+/// one does not stop the others, and the exit code is that of the first that did not succeed.
+async fn each(url: &str, is_all: bool, run: impl AsyncFn(Place<'_>) -> Result<u8, Error>) -> Result<u8, Error> {
+    if !is_all {
+        return run(url.into()).await;
+    }
+    let schemas = migrate::registries(url).await?;
+    if schemas.is_empty() {
+        output::note("no schema of this database holds a registry; run the command without --all to make one");
+        return Ok(exit::NEGATIVE);
+    }
+    let mut code = exit::OK;
+    for schema in &schemas {
+        output::note(&format!("registry in schema {schema}"));
+        let ended = match run(Place { url, schema: Some(schema) }).await {
+            Ok(code) => code,
+            Err(error) => {
+                error.lines().iter().for_each(|line| output::note(line));
+                error.exit_code()
+            }
+        };
+        code = if code == exit::OK { ended } else { code };
+    }
+    Ok(code)
+}
+
+/// With `--all`, an answer for programs says of which registry it is.
+fn of_schema(place: Place<'_>, mut answer: Value) -> Value {
+    if let (Some(schema), Value::Object(fields)) = (place.schema, &mut answer) {
+        fields.insert("schema".to_owned(), schema.into());
+    }
+    answer
+}
+
 async fn up(args: UpArgs) -> Result<u8, Error> {
     let url = database(args.database)?;
     if args.suite.is_some() {
@@ -133,20 +184,30 @@ async fn up(args: UpArgs) -> Result<u8, Error> {
     }
     let mut options = UpOptions::default();
     options.to = args.to.unwrap_or(options.to);
-    (options.max_rows, options.hold) = (args.max_rows, !args.no_hold);
-    let report = migrate::up_with(url.expose(), &options, &host::operator()).await?;
-    let format = args.output.output;
+    (options.max_rows, options.hold, options.purge_dead) = (args.max_rows, !args.no_hold, args.purge_dead);
+    each(url.expose(), args.all, async |place| up_at(place, &options, args.output.output).await).await
+}
+
+async fn up_at(place: Place<'_>, options: &UpOptions, format: Format) -> Result<u8, Error> {
+    let report = migrate::up_with(place, options, &host::operator()).await?;
     output::print_answer(
         format,
         || {
             let applied: Vec<Value> = report.applied.iter().map(applied_json).collect();
-            json!({ "applied": applied, "current": report.current, "repaired": report.repaired, "left": report.left })
+            let answer = json!({
+                "applied": applied, "current": report.current, "repaired": report.repaired, "purged": report.purged,
+                "left": report.left,
+            });
+            of_schema(place, answer)
         },
         || report.applied.iter().map(|applied| applied.name.clone()).collect(),
         || applied_table(&report.applied),
     )?;
     if !format.is_table() {
         return Ok(exit::OK);
+    }
+    if options.purge_dead {
+        output::note(&format!("{} dead rows deleted", report.purged));
     }
     for view in &report.left {
         output::note(&format!("not restored: {view}; drop the view with what depends on it, and run it again"));
@@ -157,16 +218,22 @@ async fn up(args: UpArgs) -> Result<u8, Error> {
 
 async fn status(args: StatusArgs) -> Result<u8, Error> {
     let url = database(args.database)?;
+    let format = args.output.output;
     if args.suite.is_some() {
-        return suite::status(url.expose(), args.output.output, args.exit_code).await;
+        return suite::status(url.expose(), format, args.exit_code).await;
     }
-    if args.detect {
-        return adoption::detect(url.expose(), args.output.output, args.exit_code).await;
-    }
-    let list = migrate::status(url.expose()).await?;
-    let items = || list.iter().map(state_json).collect();
+    each(url.expose(), args.all, async |place| match args.detect {
+        true => adoption::detect(place, format, args.exit_code).await,
+        false => status_at(place, format, args.exit_code).await,
+    })
+    .await
+}
+
+async fn status_at(place: Place<'_>, format: Format, exit_code: bool) -> Result<u8, Error> {
+    let list = migrate::status(place).await?;
+    let items = || list.iter().map(|status| of_schema(place, state_json(status))).collect();
     let text = output::answer_list(
-        args.output.output,
+        format,
         || Value::Array(items()),
         items,
         || list.iter().map(|status| status.name.clone()).collect(),
@@ -174,21 +241,31 @@ async fn status(args: StatusArgs) -> Result<u8, Error> {
     )?;
     output::print_text(&text)?;
     let pending = list.iter().any(|migration| migration.state == State::Pending);
-    Ok(if args.exit_code && pending { exit::NEGATIVE } else { exit::OK })
+    Ok(if exit_code && pending { exit::NEGATIVE } else { exit::OK })
 }
 
 async fn verify(args: VerifyArgs) -> Result<u8, Error> {
     let url = database(args.database)?;
+    let format = args.output.output;
     if args.suite.is_some() {
-        return suite::verify(url.expose(), args.output.output).await;
+        return suite::verify(url.expose(), format).await;
     }
-    let differences = match &args.against {
-        Some(other) => migrate::verify_against(url.expose(), other_database(other)?.expose()).await?,
-        None => migrate::verify(url.expose()).await?,
-    };
+    let other = args.against.as_deref().map(other_database).transpose()?;
+    each(url.expose(), args.all, async |place| {
+        let differences = match &other {
+            Some(other) => migrate::verify_against(place, other.expose()).await?,
+            None => migrate::verify(place).await?,
+        };
+        differ(place, &differences, format)
+    })
+    .await
+}
+
+/// Prints what differs, with the exit code for it.
+fn differ(place: Place<'_>, differences: &[String], format: Format) -> Result<u8, Error> {
     output::print_answer(
-        args.output.output,
-        || json!({ "differences": differences }),
+        format,
+        || of_schema(place, json!({ "differences": differences })),
         Vec::new,
         || differences.iter().map(|difference| format!("{}\n", output::escape(difference))).collect(),
     )?;

@@ -8,18 +8,19 @@ use crate::{
         exit::{self, Error},
         host,
     },
-    migrate::{self, State, SuiteStatus},
+    migrate::State,
+    suite::{self, SuiteStatus},
     terminal::output::{self, Format, Table, escape},
 };
 
 /// `migrate up --suite seedcore`.
 pub(super) async fn up(url: &str, format: Format, samples: bool) -> Result<u8, Error> {
-    let report = migrate::suite_up(url, samples, &host::operator()).await?;
+    let report = suite::up(url, samples, &host::operator()).await?;
     output::print_answer(
         format,
         || {
             let applied: Vec<Value> = report.applied.iter().map(applied_json).collect();
-            json!({ "suite": migrate::SEEDCORE, "applied": applied, "migrations": items(&report.statuses) })
+            json!({ "suite": suite::SEEDCORE, "applied": applied, "migrations": items(&report.statuses) })
         },
         || report.applied.iter().map(|applied| applied.name.clone()).collect(),
         || applied_table(&report.applied),
@@ -27,13 +28,13 @@ pub(super) async fn up(url: &str, format: Format, samples: bool) -> Result<u8, E
     for (status, reason) in report.statuses.iter().filter_map(|one| one.reason.as_ref().map(|reason| (one, reason))) {
         output::note(&format!("{} is pending: {reason}", status.name));
     }
-    output::note(&format!("suite {}: {} applied now", migrate::SEEDCORE, report.applied.len()));
+    output::note(&format!("suite {}: {} applied now", suite::SEEDCORE, report.applied.len()));
     Ok(exit::OK)
 }
 
 /// `migrate status --suite seedcore`.
 pub(super) async fn status(url: &str, format: Format, exit_code: bool) -> Result<u8, Error> {
-    let list = migrate::suite_status(url).await?;
+    let list = suite::status(url).await?;
     let text = output::answer_list(
         format,
         || Value::Array(items(&list)),
@@ -55,7 +56,7 @@ pub(super) async fn status(url: &str, format: Format, exit_code: bool) -> Result
 
 /// `migrate verify --suite seedcore`.
 pub(super) async fn verify(url: &str, format: Format) -> Result<u8, Error> {
-    let differences = migrate::suite_verify(url).await?;
+    let differences = suite::verify(url).await?;
     output::print_answer(
         format,
         || json!({ "differences": differences }),

@@ -121,6 +121,7 @@ pub(super) fn plan_json(plan: &Plan) -> Value {
             let lock = |(table, mode): &(String, &str)| json!({ "table": table, "mode": mode });
             json!({
                 "name": step.name,
+                "kind": step.kind.word(),
                 "locks": step.locks.iter().map(lock).collect::<Vec<_>>(),
                 "rows": step.rows,
                 "estimateSeconds": step.estimate.as_secs_f64(),
@@ -136,11 +137,12 @@ pub(super) fn plan_text(plan: &Plan) -> String {
     if plan.steps.is_empty() {
         return String::new();
     }
-    let mut table = Table::new(["STEP", "ROWS", "ESTIMATE", "LOCKS"]);
+    let mut table = Table::new(["STEP", "KIND", "ROWS", "ESTIMATE", "LOCKS"]);
     for step in &plan.steps {
         let locks = step.locks.iter().map(|(table, mode)| format!("{mode} on {table}"));
         let locks = locks.collect::<Vec<_>>().join(", ");
-        table.row([step.name.clone(), step.rows.to_string(), millis(step.estimate), locks]);
+        let kind = step.kind.word().to_owned();
+        table.row([step.name.clone(), kind, step.rows.to_string(), millis(step.estimate), locks]);
     }
     let mut text = table.text();
     for line in &plan.lacking {

@@ -34,6 +34,10 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Their texts, and what these say: knows no database.
     ("migrations", &["schema"]),
     ("migrate", &["locate", "migrations", "postgres", "schema", "telemetry"]),
+    // A registry in another server, by the runner's means.
+    ("copy", &["migrate", "migrations", "postgres"]),
+    // SeedCore's other migrations: the runner's means, another history.
+    ("suite", &["migrate", "migrations", "postgres", "schema"]),
     // A server process of our own, told by its URL alone.
     ("local", &["postgres", "telemetry"]),
     // What is taken in, before it is applied.
@@ -90,7 +94,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What a client can see between itself and the database.
     ("check", &["status", "migrate", "postgres", "store", "terminal", "tls"]),
     // Two servers of a private PostgreSQL and the copy between them; with its command, as bench.
-    ("upgrade", &["local", "migrate", "terminal"]),
+    ("upgrade", &["copy", "local", "migrate", "terminal"]),
     // Load over the bare wire.
     ("bench", &["terminal", "model", "proto"]),
     // What commands share; its error names every way in which a command can fail.
@@ -128,6 +132,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
             "provision",
             "status",
             "store",
+            "suite",
             "supervise",
             "telemetry",
             "terminal",
@@ -200,7 +205,7 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
 
 /// Crates that belong to some layers only: what they stand for must not leak.
 pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
-    ("tokio_postgres", &["postgres", "locate", "schema", "store", "migrate", "local", "database_url"]),
+    ("tokio_postgres", &["postgres", "locate", "schema", "store", "migrate", "copy", "suite", "local", "database_url"]),
     ("deadpool", &["postgres"]),
     ("deadpool_postgres", &["postgres"]),
     ("rustls", &["tls", "postgres"]),

@@ -75,7 +75,7 @@ async fn healthy_registry_passes_every_check() {
     }
     let all = ["--addr", &daemon.grpc_addr, "check", "--database-url", database.url()];
     let table = musterd(&all).await;
-    for name in ["schema", "connections", "notify", "same", "db clock"] {
+    for name in ["schema", "connections", "notify", "write", "same", "db clock"] {
         assert!(
             table.stdout.lines().any(|line| line.starts_with(&format!("ok        {name} "))),
             "{name} in {table:?}"

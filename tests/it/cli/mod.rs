@@ -2,6 +2,7 @@
 
 mod changing;
 mod check;
+mod check_database;
 mod client;
 mod config;
 mod definitions;

@@ -32,6 +32,12 @@ fn places() -> impl Iterator<Item = PathBuf> {
     [cache.join("node_modules/.bin"), cache.join("venv/bin")].into_iter().chain(path)
 }
 
+/// The Python interpreter whose packages include the one that brings this program; as [`tool`].
+pub(crate) fn python(program: &str) -> Option<PathBuf> {
+    let program = PathBuf::from(tool(&[program])?.get_program());
+    Some(program.with_file_name("python"))
+}
+
 /// Runs a tool that must find nothing to complain of; returns what it printed.
 pub(super) fn content(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{as_role, owned_by_app, with_database};
 use crate::{
     cli::musterd,
+    deploy::{scripts::script, tools::tool},
     harness::{
         actor::{Caller, alive},
         daemon::{DAEMON_BOUND, Daemon},
@@ -184,11 +185,19 @@ async fn registry_that_the_search_path_does_not_lead_to_is_refused_with_78() {
     )
     .await;
     let up = ["migrate", "up", "--database-url", database.url()];
-    let ended = musterd(&up).await;
-    assert_eq!(ended.code, Some(78), "{ended:?}");
-    let complaint = ended.complaint();
-    assert!(complaint.contains("in schema public") && complaint.contains("schema mine"), "{complaint}");
-    assert!(complaint.contains("; set the search path to public"), "{complaint}");
+    let serve = ["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--database-url", database.url()];
+    for words in [&up[..], &serve] {
+        let ended = musterd(words).await;
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        let complaint = ended.complaint();
+        assert!(complaint.contains("in schema public") && complaint.contains("schema mine"), "{complaint}");
+        assert!(complaint.contains("; set the search path to public"), "{complaint}");
+    }
+    if tool(&["psql"]).is_some() {
+        let (code, printed) = script("deploy/init-db.sh", database.url(), &[]).await;
+        assert_eq!(code, Some(78), "{printed}");
+        assert!(printed.contains("in schema public") && printed.contains("schema mine"), "{printed}");
+    }
     let made: i64 = get(&client, "SELECT count(*) FROM pg_class WHERE relnamespace = 'mine'::regnamespace").await;
     assert_eq!(made, 0, "nothing was made");
 

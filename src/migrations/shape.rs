@@ -5,24 +5,14 @@
 //! null is never overdue. So the columns of 011 are compared with what this binary makes. Columns that others have added
 //! are no difference.
 
-use tokio_postgres::GenericClient;
-
-use super::error::Error;
-use crate::migrations::{
-    embedded::{FIRST, MIGRATIONS, SCHEMA},
+use super::{
+    embedded::{FIRST, MIGRATIONS},
     objects,
 };
-use crate::schema::{self, Kind, Object};
-
-/// Refuses tables and an enum of another shape, after 011 has run and before it is committed.
-pub(super) async fn check(client: &impl GenericClient) -> Result<(), Error> {
-    let live = schema::read(client).await.map_err(Error::during("comparing the tables"))?;
-    let differences = differences(&schema::parse(SCHEMA), &live);
-    if differences.is_empty() { Ok(()) } else { Err(Error::Foreign { differences }) }
-}
+use crate::schema::{Kind, Object};
 
 /// The tables that exist are compared, with an enum of that name.
-pub(super) fn differences(expected: &[Object], live: &[Object]) -> Vec<String> {
+pub(crate) fn differences(expected: &[Object], live: &[Object]) -> Vec<String> {
     let text = |objects: &[Object], kind, name: &str| {
         objects.iter().find(|object| object.kind == kind && object.name == name).map(|object| object.text.clone())
     };
@@ -43,7 +33,7 @@ pub(super) fn differences(expected: &[Object], live: &[Object]) -> Vec<String> {
 }
 
 /// Compares these columns of a table, and its primary key. Others, of other applications, are no difference.
-pub(super) fn differences_of(table: &str, columns: &[String], expected: &str, live: &str) -> Vec<String> {
+pub(crate) fn differences_of(table: &str, columns: &[String], expected: &str, live: &str) -> Vec<String> {
     let mut differences = Vec::new();
     for column in columns {
         let (wanted, found) = (line(expected, column), line(live, column));
@@ -62,7 +52,7 @@ pub(super) fn differences_of(table: &str, columns: &[String], expected: &str, li
 }
 
 /// The definition of a column, as the text of its table has it.
-pub(super) fn line(table: &str, column: &str) -> Option<String> {
+pub(crate) fn line(table: &str, column: &str) -> Option<String> {
     let lines = table.lines().take_while(|line| !line.starts_with(')'));
     let mut lines = lines.filter_map(|line| line.strip_prefix("    "));
     lines.find(|line| line.split(' ').next() == Some(column)).map(|line| line.trim_end_matches(',').to_owned())
@@ -71,6 +61,7 @@ pub(super) fn line(table: &str, column: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{migrations::embedded::SCHEMA, schema};
 
     #[test]
     fn snapshot_itself_has_the_shape_and_any_other_is_named() {

@@ -10,14 +10,14 @@
 use futures_util::{SinkExt as _, StreamExt as _, pin_mut};
 use tokio_postgres::{Client, Transaction};
 
-use super::{
-    apply::{UpOptions, apply_up_to, open},
-    error::Error,
-    history,
-    transaction::begin,
+use crate::{
+    migrate::{
+        Error,
+        session::{self, begin, open},
+    },
+    migrations::embedded,
+    postgres::{database::quote_identifier, server::Want},
 };
-use crate::migrations::embedded;
-use crate::postgres::{database::quote_identifier, server::Want};
 
 /// What was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +77,8 @@ fn functions() -> Vec<&'static str> {
 /// [`Error::Others`] if the original holds more than the registry, [`Error::CopyDiffers`] if the copy is not equal, or any
 /// error of reading and writing. The original is not changed.
 pub async fn copy(from: &str, to: &str) -> Result<Copied, Error> {
-    let (source, mut original) = open(from, Want::Primary).await?;
-    let (target, mut copy) = open(to, Want::Primary).await?;
+    let (source, mut original) = open(from.into(), Want::Primary).await?;
+    let (target, mut copy) = open(to.into(), Want::Primary).await?;
     let copied = copy_between(&mut original.client, &mut copy.client).await;
     source.close(original).await;
     target.close(copy).await;
@@ -91,14 +91,10 @@ async fn copy_between(original: &mut Client, copy: &mut Client) -> Result<Copied
     let alike = "SET LOCAL timezone = 'UTC'";
     reading.batch_execute(alike).await.map_err(Error::during("reading the registry"))?;
     refuse_others(&reading).await?;
-    let statuses = history::read(&reading).await?;
-    history::accept(&statuses)?;
-    let Some(version) = statuses.iter().filter(|status| status.applied_at.is_some()).map(|each| each.version).max()
-    else {
+    let Some(version) = session::head(&reading).await? else {
         return Ok(Copied { instances: 0, epoch_number: None, revision: None });
     };
-    let options = UpOptions { to: version, ..UpOptions::default() };
-    apply_up_to(copy, &options, "musterd local upgrade").await.map(drop)?;
+    session::raise(copy, version, "musterd local upgrade").await?;
 
     let writing = begin(copy, "copying the registry").await?;
     // Triggers and constraints have had their say when the rows were written first.
