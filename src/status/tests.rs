@@ -375,6 +375,14 @@ fn conditions_report_whether_leases_expire() {
 }
 
 #[test]
+fn every_code_is_in_the_list_of_all() {
+    let (_, codes) = include_str!("problem.rs").split_once("pub enum Code {").unwrap();
+    let (codes, _) = codes.split_once("\n}").unwrap();
+    let declared = codes.lines().filter(|line| line.trim().ends_with(',') && !line.contains("///")).count();
+    assert_eq!(declared, Code::ALL.len(), "a code that ALL lacks is neither documented nor in the table");
+}
+
+#[test]
 fn every_code_is_documented() {
     let documented = |path: &str| {
         let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();

@@ -119,7 +119,7 @@ async fn describe_explains_an_instance_and_a_name_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leases_that_ended_before_are_told_of_instance_and_name() {
+async fn earlier_leases_of_an_instance_and_a_name_are_listed() {
     let database = TestDatabase::create().await;
     let (daemon, [_, _, dead]) = scene(&database).await;
     let (caller, sql) = (Caller::of(&daemon), connect(database.url()).await);

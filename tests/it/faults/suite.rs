@@ -131,7 +131,7 @@ async fn a_daemon_that_loses_postgresql_does_not_lose_the_beats_it_acknowledges(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secured_daemons_that_are_hurt_cost_nothing_that_was_promised() {
+async fn faults_of_secured_daemons_break_no_promise() {
     let population = Population { actors: 20, quitters: 2, ..Population::default() };
     let steps: Vec<_> = [KillDaemon, BlackHoleClients, LoseAnswers, Herd].map(|fault| vec![fault]).to_vec();
     let mut world = World::secured(population.daemons, seed(4)).await;
