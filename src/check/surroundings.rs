@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_that_are_no_fault_are_told_without_a_warning() {
+    fn facts_that_are_no_fault_are_reported_without_a_warning() {
         let callers = |silent, overdue, has_daemon| SqlCallers {
             live: 1,
             silent: Some(Duration::from_secs(silent)),
