@@ -15,7 +15,7 @@ use musterd::proto::v1::{
     self, BeatException, BeatStreamResponse, ErrorReason, RegisterRequest, RegisterResponse,
     registry_service_server::{RegistryService, RegistryServiceServer},
 };
-use musterd_client::{Client, Kind, LossReason, OnLost, Reason, Register, Registration, State, Status as Word};
+use musterd_client::{Beat, Client, Kind, LossReason, OnLost, Reason, Register, Registration, State, Status as Word};
 use tokio::time::timeout;
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -194,6 +194,38 @@ async fn registration_begins_beats_and_gives_its_lease_back() {
     assert_eq!((first.initial_status(), statuses), (v1::InstanceStatus::Starting, vec![v1::InstanceStatus::Alive]));
     let given_back = scripted.script(|script| script.deregistered.clone());
     assert_eq!((given_back[0].lease_id, given_back[0].instance_id.as_str(), given_back.len()), (1, "", 1));
+}
+
+#[tokio::test]
+async fn beat_observer_is_told_each_beat_with_its_outcome() {
+    let beats = [None, Some(ErrorReason::LeaseExpired)].into();
+    let (_scripted, addr) = Scripted::start(Script { beats, ..Script::default() });
+    let (seen, told) = std::sync::mpsc::channel();
+    let observe = move |beat: &Beat<'_>| {
+        let outcome = beat.outcome.map(<[_]>::to_vec).map_err(|error| error.kind());
+        seen.send((beat.daemon.to_string(), beat.leases.to_vec(), outcome)).unwrap();
+    };
+    let daemons = [addr.as_str(), "127.0.0.1:1"];
+    let client = Client::builder().daemons(daemons).timeout(LONG).beat_observer(observe).build().unwrap();
+    let registration = client.register(organ().ttl(Duration::from_secs(3)).on_lost(OnLost::Stop)).await.unwrap();
+    state(&registration, |state| *state == State::Ended).await;
+    let daemon = format!("http://{addr}");
+    let expected = [(daemon.clone(), vec![1], Ok(vec![])), (daemon, vec![1], Ok(vec![(1, Reason::LeaseExpired)]))];
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn beat_observer_is_told_why_no_daemon_answers() {
+    let (scripted, addr) = Scripted::start(Script::default());
+    let (seen, told) = std::sync::mpsc::channel();
+    let observe = move |beat: &Beat<'_>| seen.send(beat.outcome.map(|_| ()).map_err(|error| error.kind())).unwrap();
+    let client = Client::builder().daemons([addr]).timeout(LONG).beat_observer(observe).build().unwrap();
+    let _registration = client.register(organ().ttl(Duration::from_secs(3))).await.unwrap();
+    scripted.script(|script| script.is_silent = true);
+    wait_until("a beat without an answer", BOUND, async || {
+        if told.try_iter().any(|outcome| outcome == Err(Kind::Silent)) { Ok(()) } else { Err("none yet") }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -17,7 +17,13 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The pause after one more failure: between 0.1 s and a limit that doubles from 0.2 s up to 2 s.
     pub(crate) fn pause(&mut self) -> Duration {
-        let limit = (SHORTEST * 2u32.saturating_pow(self.failures.min(8) + 1)).min(LONGEST);
+        self.pause_below(LONGEST)
+    }
+
+    /// As [`Self::pause`], with a lower limit: what is short-lived has no time for long pauses.
+    pub(crate) fn pause_below(&mut self, longest: Duration) -> Duration {
+        let longest = longest.clamp(SHORTEST, LONGEST);
+        let limit = (SHORTEST * 2u32.saturating_pow(self.failures.min(8) + 1)).min(longest);
         self.failures = self.failures.saturating_add(1);
         SHORTEST + (limit - SHORTEST).mul_f64(random())
     }
@@ -53,6 +59,15 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.pause() <= SHORTEST * 2);
+    }
+
+    #[test]
+    fn pauses_stay_below_a_lower_limit() {
+        let (mut backoff, limit) = (Backoff::default(), SHORTEST * 3);
+        for _ in 0..100 {
+            assert!((SHORTEST..=limit).contains(&backoff.pause_below(limit)));
+        }
+        assert_eq!(backoff.pause_below(Duration::ZERO), SHORTEST);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     connect::Channel,
     daemons::{Daemons, Limits, Seen},
     error::Error,
-    lease::{BeatThread, Register, Registration},
+    lease::{Beat, BeatObserver, BeatThread, Register, Registration},
     tls::Tls,
     token::Token,
     wire::{GetClusterRequest, cluster_service_client::ClusterServiceClient},
@@ -41,6 +41,7 @@ pub struct Builder {
     tls: Tls,
     token: Token,
     may_send_token_in_clear: bool,
+    beat_observer: BeatObserver,
 }
 
 impl Builder {
@@ -92,6 +93,14 @@ impl Builder {
     #[must_use]
     pub fn application(mut self, name: &str) -> Self {
         self.user_agent = format!("{name} {}", user_agent());
+        self
+    }
+
+    /// Tells `observer` each beat of the client's registrations once its outcome is known: for measurements, or a log of the
+    /// application's own. The observer is called on the thread that beats: it must not block.
+    #[must_use]
+    pub fn beat_observer(mut self, observer: impl Fn(&Beat<'_>) + Send + Sync + 'static) -> Self {
+        self.beat_observer = BeatObserver::new(observer);
         self
     }
 
@@ -147,6 +156,7 @@ impl Client {
             tls: Tls::new(),
             token: Token::default(),
             may_send_token_in_clear: false,
+            beat_observer: BeatObserver::default(),
         }
     }
 
@@ -292,9 +302,9 @@ impl Client {
         }
         // Connections of its own: those above belong to the application's runtime, which may be blocked or gone.
         let seen = self.seen().clone();
-        let Builder { user_agent, tls, token, .. } = &self.inner.settings;
+        let Builder { user_agent, tls, token, beat_observer, .. } = &self.inner.settings;
         let daemons = Daemons::new(&self.inner.addresses, user_agent, tls, token, seen)?;
-        let started = BeatThread::start(daemons)?;
+        let started = BeatThread::start(daemons, beat_observer.clone())?;
         // Two callers at once: the second thread ends at once, because no registration uses it.
         Ok(Arc::clone(self.inner.beats.get_or_init(|| Arc::new(started))))
     }

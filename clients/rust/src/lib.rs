@@ -68,7 +68,7 @@ pub use cluster::{
 };
 pub use error::{Error, Violation};
 pub use history::{Ended, EndedLease};
-pub use lease::{Lease, LossReason, Lost, OnLost, Register, Registration, State, Update};
+pub use lease::{Beat, Lease, LossReason, Lost, OnLost, Register, Registration, State, Update};
 pub use model::{Death, DeathReason, Filter, Instance, Status};
 pub use reads::{Found, Page, Resolved, ResolvedAll};
 pub use reason::{Kind, Reason};

@@ -6,14 +6,20 @@
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::Streaming;
 
-use super::{clock::Moment, rules, state::LossReason, table::Table};
+use super::{
+    clock::Moment,
+    observer::{Beat, BeatObserver},
+    rules,
+    state::LossReason,
+    table::Table,
+};
 use crate::{
     address::Address,
     backoff::{self, Backoff},
@@ -21,7 +27,7 @@ use crate::{
     daemons::{Connection, Daemons},
     error::Error,
     observe,
-    reason::Reason,
+    reason::{Kind, Reason},
     wire::{
         self, BeatException, BeatStreamRequest, BeatStreamResponse, registry_service_client::RegistryServiceClient,
     },
@@ -31,6 +37,8 @@ use crate::{
 const LEASES_MAX: usize = 100_000;
 /// When to ask again about a lease that the daemon has not seen yet.
 const NOT_YET_SEEN_PAUSE: Duration = Duration::from_millis(200);
+/// Over how long the clients of a daemon that has ended come to the others, at most.
+const SPREAD_MAX: Duration = Duration::from_secs(2);
 /// The longest pause between two beats: a third of the longest TTL.
 const PAUSE_MAX: Duration = Duration::from_secs(100);
 
@@ -39,7 +47,13 @@ pub(super) type Taker = watch::Sender<Option<Address>>;
 
 /// Renews the leases of the table, for as long as the thread runs. `changed` is notified when one was added, or none is
 /// left.
-pub(super) async fn run(table: &RefCell<Table>, changed: &Notify, daemons: &Arc<Daemons>, taker: &Taker) {
+pub(super) async fn run(
+    table: &RefCell<Table>,
+    changed: &Notify,
+    daemons: &Arc<Daemons>,
+    taker: &Taker,
+    observer: &BeatObserver,
+) {
     let mut backoff = Backoff::default();
     let mut failures = 0;
     loop {
@@ -47,29 +61,51 @@ pub(super) async fn run(table: &RefCell<Table>, changed: &Notify, daemons: &Arc<
             changed.notified().await;
             continue;
         }
+        let begun = std::time::Instant::now();
+        let mut was_answered = false;
         let connection = daemons.reach(CONNECT_MAX).await;
         let outcome = match &connection {
             Ok(connection) => {
-                let outcome = beat(table, changed, connection, || {
+                let outcome = beat(table, changed, connection, observer, || {
+                    was_answered = true;
                     failures = 0;
                     backoff.reset();
                     note(taker, &connection.address);
                 });
                 outcome.await
             }
-            Err(error) => Err(error.clone()),
+            Err(error) => {
+                tell_failure(observer, table, daemons.current(), begun, error);
+                Err(error.clone())
+            }
         };
         if let Err(error) = outcome {
             observe::beats_failed(&error);
             table.borrow().take_failure(&error);
             daemons.give_up(connection.as_ref().ok()).await;
             failures += 1;
-            // Each daemon is tried once without a pause: a lease may be short.
-            if failures >= daemons.count() {
-                sleep(backoff.pause()).await;
+            if was_answered && error.kind() != Kind::Silent {
+                // A daemon that ends breaks the streams of all its clients at once; they do not come to the next one at once.
+                sleep(answer_limit(table).min(SPREAD_MAX).mul_f64(backoff::random())).await;
+            } else if failures >= daemons.count() {
+                // Each daemon is tried once without a pause, and then as often as an answer is waited for: a lease may be
+                // short.
+                sleep(backoff.pause_below(answer_limit(table))).await;
             }
         }
     }
+}
+
+/// Tells of a beat that could not be sent.
+fn tell_failure(
+    observer: &BeatObserver,
+    table: &RefCell<Table>,
+    daemon: &Address,
+    sent: std::time::Instant,
+    error: &Error,
+) {
+    let leases = table.borrow().lease_ids();
+    observer.tell(&Beat { daemon, leases: &leases, sent, outcome: Err(error) });
 }
 
 fn note(taker: &Taker, address: &Address) {
@@ -88,15 +124,20 @@ async fn beat(
     table: &RefCell<Table>,
     changed: &Notify,
     connection: &Connection,
+    observer: &BeatObserver,
     mut answered: impl FnMut(),
 ) -> Result<(), Error> {
     let (requests, queue) = mpsc::channel(1);
     let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|request| (request, queue)));
-    let mut registry = RegistryServiceClient::new(connection.channel.clone());
     let limit = answer_limit(table);
-    let opened =
-        timeout(limit, registry.beat_stream(queue)).await.map_err(|_| Error::silent(&connection.address, limit))?;
-    let mut answers = opened.map_err(|status| Error::from_status(&connection.address, &status))?.into_inner();
+    let begun = std::time::Instant::now();
+    let mut answers = match open(connection, queue, limit).await {
+        Ok(answers) => answers,
+        Err(error) => {
+            tell_failure(observer, table, &connection.address, begun, &error);
+            return Err(error);
+        }
+    };
     loop {
         let ids = table.borrow().lease_ids();
         if ids.is_empty() {
@@ -113,14 +154,17 @@ async fn beat(
         table.borrow_mut().take_fresh();
         let mut pause = PAUSE_MAX;
         for ids in ids.chunks(LEASES_MAX) {
-            let sent = Moment::now();
+            let (sent, begun) = (Moment::now(), std::time::Instant::now());
             let limit = answer_limit(table);
             let request = BeatStreamRequest { lease_ids: ids.to_vec(), goodbye: false };
             let exchange = async {
                 requests.send(request).await.map_err(|_| ended(connection))?;
                 receive(&mut answers, connection).await
             };
-            let answer = timeout(limit, exchange).await.map_err(|_| Error::silent(&connection.address, limit))??;
+            let answer = timeout(limit, exchange).await;
+            let answer = answer.unwrap_or_else(|_| Err(Error::silent(&connection.address, limit)));
+            observer.tell_answer(&connection.address, ids, begun, &answer);
+            let answer = answer?;
             answered();
             pause = pause.min(take(&mut table.borrow_mut(), ids, &answer, sent));
         }
@@ -139,6 +183,17 @@ async fn beat(
             }
         }
     }
+}
+
+async fn open(
+    connection: &Connection,
+    queue: impl Stream<Item = BeatStreamRequest> + Send + 'static,
+    limit: Duration,
+) -> Result<Streaming<BeatStreamResponse>, Error> {
+    let mut registry = RegistryServiceClient::new(connection.channel.clone());
+    let opened = timeout(limit, registry.beat_stream(queue)).await;
+    let opened = opened.map_err(|_| Error::silent(&connection.address, limit))?;
+    Ok(opened.map_err(|status| Error::from_status(&connection.address, &status))?.into_inner())
 }
 
 /// How soon the leases that were added since the last beat need one.

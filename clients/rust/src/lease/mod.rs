@@ -19,6 +19,7 @@ mod clock;
 mod commands;
 mod entry;
 mod lease_keeper;
+mod observer;
 mod register;
 mod registration;
 mod rules;
@@ -27,6 +28,8 @@ mod table;
 mod thread;
 mod update;
 
+pub use observer::Beat;
+pub(crate) use observer::BeatObserver;
 pub use register::{OnLost, Register};
 pub use registration::Registration;
 pub use state::{Lease, LossReason, Lost, State};

@@ -17,6 +17,7 @@ use super::{
     beats::{self, Taker},
     commands::Commands,
     lease_keeper,
+    observer::BeatObserver,
     table::Table,
 };
 use crate::{address::Address, daemons::Daemons, error::Error};
@@ -38,7 +39,7 @@ pub(crate) struct BeatThread {
 
 impl BeatThread {
     /// Starts the thread.
-    pub(crate) fn start(daemons: Daemons) -> Result<Self, Error> {
+    pub(crate) fn start(daemons: Daemons, observer: BeatObserver) -> Result<Self, Error> {
         let refused =
             |error: std::io::Error| Error::local(format!("the operating system refused a thread for beats: {error}"));
         let runtime = Builder::new_current_thread().enable_all().build().map_err(refused)?;
@@ -47,7 +48,7 @@ impl BeatThread {
         let (sender, taker) = watch::channel(None);
         let commands = Commands::default();
         let (shared, tracked) = ((commands.clone(), Arc::clone(&daemons)), calls.clone());
-        let life = move || runtime.block_on(live(&shared.0, &shared.1, &sender, &tracked, gone));
+        let life = move || runtime.block_on(live(&shared.0, &shared.1, (&sender, &observer), &tracked, gone));
         thread::Builder::new().name("musterd-beat".to_owned()).spawn(life).map_err(refused)?;
         Ok(Self { runtime: handle, calls, commands, daemons, taker, _running: running })
     }
@@ -82,7 +83,7 @@ impl BeatThread {
 async fn live(
     commands: &Commands,
     daemons: &Arc<Daemons>,
-    taker: &Taker,
+    (taker, observer): (&Taker, &BeatObserver),
     calls: &TaskTracker,
     gone: oneshot::Receiver<()>,
 ) {
@@ -98,7 +99,7 @@ async fn live(
         sleep(SHUTDOWN_TIMEOUT).await;
     };
     tokio::select! {
-        () = beats::run(&table, &leases_changed, daemons, taker) => {}
+        () = beats::run(&table, &leases_changed, daemons, taker, observer) => {}
         () = keeping => {}
         () = ending => {}
     }
