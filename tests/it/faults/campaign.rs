@@ -31,6 +31,7 @@ pub(crate) fn demands(population: Population, steps: usize) -> Demands {
         changes_acknowledged: 100 + 20 * steps,
         beats_acknowledged: population.actors * 3,
         reads_answered: 100,
+        picks: 20,
         sights_per_watcher: 20,
         ..Demands::default()
     }
@@ -45,7 +46,7 @@ pub(crate) async fn run(plan: Plan) -> (Verdict, Evidence) {
         World::shared(plan.population.daemons, plan.seed).await
     };
     world.start_daemons().await;
-    world.populate(plan.population);
+    world.populate(plan.population).await;
     sleep(Duration::from_millis(2_500)).await;
     world.note_footprints();
     carry_out(&mut world, &plan.steps).await;

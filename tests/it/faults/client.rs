@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use musterd::proto::v1::{self, InstanceStatus};
+use musterd_client::{Beat, Kind, Tls};
 use tonic::{
     Response, Status,
     transport::{Channel, Endpoint},
@@ -18,6 +19,9 @@ use crate::harness::wire::Wire;
 
 /// How long a call waits for its answer.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a call of the client crate may take, all attempts included.
+const MEMBER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A registration asked for.
 #[derive(Clone, Debug)]
@@ -71,6 +75,60 @@ pub(crate) fn row(instance: &v1::Instance) -> Row {
         epoch: instance.epoch_number,
         status: instance.status().as_str_name().trim_start_matches("INSTANCE_STATUS_").to_lowercase(),
     }
+}
+
+/// An instance of the client crate as rows of the history tell it.
+pub(crate) fn row_of(instance: &musterd_client::Instance) -> Row {
+    Row {
+        instance: instance.instance_id,
+        lease: instance.lease_id,
+        revision: instance.revision,
+        epoch: instance.epoch_number,
+        status: instance.status.as_str().to_owned(),
+    }
+}
+
+/// What an error of the client crate says of a read.
+pub(crate) fn failed_read(error: &musterd_client::Error) -> Outcome {
+    match error.kind() {
+        Kind::NotFound => Outcome::Fail(error.reason().name().to_owned()),
+        _ => Outcome::Unknown(error.to_string()),
+    }
+}
+
+/// The client crate, as a process of an application has it: it knows all daemons behind these addresses, begins with the
+/// one at `first`, and its beats are on record.
+pub(crate) fn member(
+    id: u32,
+    addrs: &[String],
+    first: usize,
+    history: &History,
+    tls: Option<Tls>,
+) -> musterd_client::Client {
+    let (known, history) = (addrs.to_vec(), history.clone());
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut order: Vec<_> = addrs.iter().map(|addr| format!("{scheme}://{addr}")).collect();
+    order.rotate_left(first % addrs.len());
+    let record = move |beat: &Beat<'_>| {
+        let daemon = place(&known, beat.daemon);
+        for lease in beat.leases {
+            let refused = beat.outcome.map(|refused| refused.iter().find(|(refused, _)| refused == lease));
+            let outcome = match refused {
+                Ok(None) => Outcome::Ok(Answer::Beaten),
+                Ok(Some((_, reason))) => Outcome::Fail(reason.name().to_owned()),
+                Err(error) => Outcome::Unknown(error.to_string()),
+            };
+            history.record(id, daemon, beat.sent, Op::Beat { lease: *lease }, outcome);
+        }
+    };
+    let builder = musterd_client::Client::builder().daemons(order).timeout(MEMBER_PATIENCE).beat_observer(record);
+    builder.tls(tls.unwrap_or_default()).build().unwrap()
+}
+
+/// Which of these addresses it is.
+pub(crate) fn place(addrs: &[String], daemon: &musterd_client::Address) -> usize {
+    let daemon = daemon.to_string();
+    addrs.iter().position(|addr| daemon.ends_with(addr.as_str())).unwrap()
 }
 
 impl Client {
@@ -132,8 +190,7 @@ impl Client {
     pub(crate) async fn beat(&self, daemon: usize, lease: u64) -> Outcome {
         let request = v1::BeatRequest { lease_id: lease, instance_id: String::new() };
         let mut registry = self.wire(daemon).registry;
-        let read = |told: v1::BeatResponse| Answer::Beaten { epoch: told.epoch_number };
-        self.call(daemon, 1, Op::Beat { lease }, registry.beat(request), read).await
+        self.call(daemon, 1, Op::Beat { lease }, registry.beat(request), |_| Answer::Beaten).await
     }
 
     pub(crate) async fn set_status(&self, daemon: usize, attempt: u32, lease: u64, status: InstanceStatus) -> Outcome {

@@ -36,25 +36,76 @@ pub(crate) struct Row {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Op {
-    Register { instance: Uuid, content: String, epoch: Option<Uuid> },
-    SetStatus { lease: u64, status: String },
-    Deregister { lease: u64 },
-    Beat { lease: u64 },
-    Rotate { epoch: Uuid },
-    Resolve { logical_id: String, min_revision: u64 },
-    List { min_revision: u64 },
+    Register {
+        instance: Uuid,
+        content: String,
+        epoch: Option<Uuid>,
+    },
+    SetStatus {
+        lease: u64,
+        status: String,
+    },
+    Deregister {
+        lease: u64,
+    },
+    Beat {
+        lease: u64,
+    },
+    Rotate {
+        epoch: Uuid,
+    },
+    Resolve {
+        logical_id: String,
+        min_revision: u64,
+    },
+    List {
+        min_revision: u64,
+    },
+    /// By a client that gives back whatever lease the instance has.
+    Leave {
+        instance: Uuid,
+    },
+    /// From the cache of a router, without a call.
+    Pick {
+        logical_id: String,
+    },
 }
 
 /// What an `ok` said.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
-    Registered { lease: u64, revision: u64, epoch: u64 },
-    Set { lease: u64, revision: u64, already_dead: bool },
-    Beaten { epoch: u64 },
-    Rotated { epoch: u64, revision: u64 },
-    Resolved { revision: u64, epoch: u64, row: Row },
-    Listed { revision: u64, rows: Vec<Row> },
+    Registered {
+        lease: u64,
+        revision: u64,
+        epoch: u64,
+    },
+    Set {
+        lease: u64,
+        revision: u64,
+        already_dead: bool,
+    },
+    Beaten,
+    Rotated {
+        epoch: u64,
+        revision: u64,
+    },
+    Resolved {
+        revision: u64,
+        epoch: u64,
+        row: Row,
+    },
+    Listed {
+        revision: u64,
+        rows: Vec<Row>,
+    },
+    /// The lease that was given back, if one was held.
+    Left {
+        lease: Option<u64>,
+    },
+    Picked {
+        row: Row,
+    },
 }
 
 /// How a call ended.
@@ -186,6 +237,13 @@ impl History {
         calls[call].outcome = outcome;
     }
 
+    /// Records a call that began then and has just ended.
+    pub(crate) fn record(&self, client: u32, daemon: usize, start: Instant, op: Op, outcome: Outcome) {
+        let start = Micros::try_from(start.saturating_duration_since(self.began).as_micros()).unwrap();
+        let end = Some(self.now());
+        lock(&self.calls).push(Call { client, daemon, attempt: 1, start, end, op, outcome });
+    }
+
     /// Records what a watcher saw.
     pub(crate) fn see(&self, watcher: u32, daemon: usize, sight: Sight) {
         lock(&self.seen).push(Seen { watcher, daemon, at: self.now(), sight });
@@ -244,7 +302,7 @@ mod tests {
         let history = History::begin();
         let open = history.invoke(1, 0, 1, Op::Beat { lease: 7 });
         let done = history.invoke(2, 0, 1, Op::Beat { lease: 8 });
-        history.complete(done, Outcome::Ok(Answer::Beaten { epoch: 1 }));
+        history.complete(done, Outcome::Ok(Answer::Beaten));
         let calls = history.calls();
         assert!(matches!(calls[open].outcome, Outcome::Unknown(_)) && calls[open].ended() == Micros::MAX);
         assert!(calls[done].end.unwrap() >= calls[done].start && calls[done].answer().is_some());

@@ -32,6 +32,7 @@ mod campaign;
 mod checker;
 mod client;
 mod clock;
+mod crowd;
 pub(crate) mod dice;
 mod exhaustion;
 mod finish;

@@ -232,7 +232,7 @@ async fn packets_lost_delayed_and_cut_off_break_no_promise() {
     let Some(network) = Network::create() else { return };
     let mut world = world(&network).await;
     let population = Population { daemons: 1, actors: 30, quitters: 2, writers: 2, routers: 1, watchers: 2 };
-    world.populate(population);
+    world.populate(population).await;
     sleep(Duration::from_millis(2_500)).await;
     world.note_footprints();
     for fault in FAULTS {
@@ -268,7 +268,7 @@ async fn partition_of_half_a_minute_ends_no_lease_of_a_small_fleet() {
 async fn cut_off(network: &Network, fleet: usize, lasts: Duration) -> Verdict {
     let mut world = world(network).await;
     let population = Population { daemons: 1, actors: fleet + 1, quitters: 1, writers: 0, routers: 1, watchers: 1 };
-    world.populate(population);
+    world.populate(population).await;
     let sql = world.sql().await;
     wait_until("the death of the one that crashed", DEATH_BOUND, async || {
         match get::<i64>(&sql, "SELECT count(*) FROM registry_instance WHERE death_reason = 'stale'").await {

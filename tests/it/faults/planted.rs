@@ -63,6 +63,19 @@ async fn seconds(seconds: u64) {
     sleep(Duration::from_secs(seconds)).await;
 }
 
+/// Waits until an actor with such a lease is declared dead for silence.
+async fn death(world: &World, lease: &str) {
+    let sql = world.sql().await;
+    let dead = format!(
+        "SELECT count(*) FROM registry_instance
+         WHERE death_reason = 'stale' AND logical_id NOT LIKE 'writer-%' AND {lease}"
+    );
+    wait_until("a death of an actor", BOUND, async || {
+        if get::<i64>(&sql, &dead).await > 0 { Ok(()) } else { Err("none has died") }
+    })
+    .await;
+}
+
 /// A lease of its own, without beats.
 async fn lease(world: &mut World, client: &Client, daemon: usize, instance: uuid::Uuid) -> u64 {
     let asked = Registration {
@@ -89,7 +102,7 @@ async fn a_sequence_instead_of_the_row_lock_is_caught() {
         ("    LOOP\n", "    LOOP\n        v_revision := nextval('planted') - 1; PERFORM pg_sleep(random() * 0.03);\n"),
     ];
     plant(&world, "muster_apply", &changes).await;
-    world.populate(Population { writers: 6, watchers: 4, ..FEW });
+    world.populate(Population { writers: 6, watchers: 4, ..FEW }).await;
     seconds(4).await;
     assert_caught(world, "sequence", &[Rule::Order, Rule::Watch, Rule::Answer]).await;
 }
@@ -99,7 +112,7 @@ async fn registrations_into_an_older_epoch_are_caught() {
     let mut world = world(2).await;
     let check = "coalesce(p_op.cluster_epoch, p_cluster.current_epoch) <> p_cluster.current_epoch";
     plant(&world, "muster_apply_register", &[(check, "false")]).await;
-    world.populate(FEW);
+    world.populate(FEW).await;
     seconds(1).await;
     campaign::disrupt(&mut world, &[Fault::RotationStorm]).await;
     assert_caught(world, "epoch", &[Rule::Fence]).await;
@@ -110,7 +123,7 @@ async fn status_changes_of_an_older_epoch_are_caught() {
     let mut world = world(2).await;
     plant(&world, "muster_apply_status", &[("ELSIF v_old THEN", "ELSIF false THEN")]).await;
     plant(&world, "muster_reap_old_epoch", &[("LIMIT p_limit", "LIMIT 0")]).await;
-    world.populate(Population { writers: 6, ..FEW });
+    world.populate(Population { writers: 6, ..FEW }).await;
     seconds(1).await;
     campaign::disrupt(&mut world, &[Fault::RotationStorm]).await;
     assert_caught(world, "status-epoch", &[Rule::Fence]).await;
@@ -163,8 +176,8 @@ async fn deaths_before_their_time(mut world: World, name: &str) {
     plant(&world, "muster_deadline", &[early]).await;
     // The brake would protect a fleet whose leases all seem silent.
     plant(&world, "muster_brake", &[("\nBEGIN\n", "\nBEGIN\n    RETURN 2147483647;\n")]).await;
-    world.populate(FEW);
-    seconds(4).await;
+    world.populate(FEW).await;
+    death(&world, "true").await;
     assert_caught(world, name, &[Rule::FalseDeath]).await;
 }
 
@@ -175,7 +188,7 @@ async fn deaths_by_an_outage_without_a_hold_are_caught() {
     plant(&world, "muster_note_disruption", &[held]).await;
     // The brake would protect a fleet that is silent at once.
     plant(&world, "muster_brake", &[("\nBEGIN\n", "\nBEGIN\n    RETURN 2147483647;\n")]).await;
-    world.populate(Population { daemons: 1, writers: 0, ..FEW });
+    world.populate(Population { daemons: 1, writers: 0, ..FEW }).await;
     seconds(2).await;
     // The daemon has PostgreSQL again a moment before its clients have the daemon again.
     let hole = Mode::BlackHole { from_client: true, from_server: true };
@@ -193,7 +206,7 @@ async fn deaths_by_an_outage_without_a_hold_are_caught() {
 async fn deaths_all_at_once_without_a_brake_are_caught() {
     let mut world = world(2).await;
     plant(&world, "muster_brake", &[("\nBEGIN\n", "\nBEGIN\n    RETURN 2147483647;\n")]).await;
-    world.populate(Population { actors: 40, quitters: 30, writers: 0, ..FEW });
+    world.populate(Population { actors: 40, quitters: 30, writers: 0, ..FEW }).await;
     seconds(8).await;
     assert_caught(world, "brake", &[Rule::Paced]).await;
 }
@@ -233,7 +246,7 @@ async fn a_repetition_that_takes_effect_twice_is_caught() {
     let mut world = world(2).await;
     let known = "v_row.instance_id IS NOT NULL AND v_row.status <> 'dead'";
     plant(&world, "muster_apply_register", &[(known, "false")]).await;
-    world.populate(Population { writers: 4, ..FEW });
+    world.populate(Population { writers: 4, ..FEW }).await;
     seconds(1).await;
     // Which answers are lost is chance: one of them has to be that of a registration.
     for _ in 0..8 {
@@ -253,7 +266,7 @@ async fn acknowledgements_before_the_disk_has_it_are_caught() {
     let durable = "IF current_setting('synchronous_commit') = 'off' THEN";
     let changes = [(durable, "IF true THEN"), ("'synchronous_commit', 'on'", "'synchronous_commit', 'off'")];
     plant(&world, "muster_lock_cluster", &changes).await;
-    world.populate(Population { daemons: 1, ..FEW });
+    world.populate(Population { daemons: 1, ..FEW }).await;
     seconds(2).await;
     if let Database::Own(cluster) = &mut world.database {
         cluster.kill9();
@@ -269,7 +282,7 @@ async fn changes_behind_the_back_of_watchers_are_caught() {
     let set = "SET status = p_op.status, revision = p_revision";
     let hidden = "SET status = p_op.status, revision = p_revision - 1000000";
     plant(&world, "muster_apply_status", &[(set, hidden)]).await;
-    world.populate(FEW);
+    world.populate(FEW).await;
     seconds(3).await;
     assert_caught(world, "gap", &[Rule::Watch, Rule::Lost]).await;
 }
@@ -280,7 +293,7 @@ async fn revisions_that_are_used_again_after_a_failover_are_caught() {
     plant(&world, "muster_confirm_history", &[("\nBEGIN\n", "\nBEGIN\n    RETURN;\n")]).await;
     // Each change brings what its daemon has seen: two guards have to fall.
     plant(&world, "muster_apply", &[("IF v_cluster.revision < p_seen THEN", "IF false THEN")]).await;
-    world.populate(FEW);
+    world.populate(FEW).await;
     seconds(2).await;
     // What an asynchronous standby had not yet received is gone.
     let failover = "BEGIN; SET LOCAL session_replication_role = replica;
@@ -312,7 +325,7 @@ async fn a_late_deregistration_that_ends_the_next_lease_is_caught() {
 async fn leases_that_die_twice_are_caught() {
     let mut world = world(2).await;
     plant(&world, "muster_reap_rows", &[("instance.status <> 'dead'", "true")]).await;
-    world.populate(Population { quitters: 4, writers: 0, ..FEW });
+    world.populate(Population { quitters: 4, writers: 0, ..FEW }).await;
     seconds(8).await;
     assert_caught(world, "again", &[Rule::Final]).await;
 }
@@ -328,14 +341,8 @@ async fn beats_that_are_acknowledged_and_not_saved_are_caught() {
     )
     .await;
     // A third of the leases: the brake protects the silent as soon as they outnumber the heard.
-    world.populate(Population { actors: 16, ..FEW });
-    let sql = world.sql().await;
-    wait_until("a death of an actor", BOUND, async || {
-        let dead = "SELECT count(*) FROM registry_instance
-                    WHERE death_reason = 'stale' AND logical_id NOT LIKE 'writer-%' AND lease_id % 3 = 0";
-        if get::<i64>(&sql, dead).await > 0 { Ok(()) } else { Err("none has died") }
-    })
-    .await;
+    world.populate(Population { actors: 16, ..FEW }).await;
+    death(&world, "lease_id % 3 = 0").await;
     assert_caught(world, "unsaved", &[Rule::FalseDeath]).await;
 }
 
@@ -343,7 +350,7 @@ async fn beats_that_are_acknowledged_and_not_saved_are_caught() {
 async fn silent_leases_that_never_expire_are_caught() {
     let mut world = world(2).await;
     plant(&world, "muster_reap_rows", &[("LIMIT p_limit", "LIMIT 0")]).await;
-    world.populate(Population { quitters: 3, writers: 0, ..FEW });
+    world.populate(Population { quitters: 3, writers: 0, ..FEW }).await;
     seconds(11).await;
     assert_caught(world, "undetected", &[Rule::Detection]).await;
 }

@@ -27,7 +27,7 @@ async fn singly(name: &'static str, population: Population, faults: &[Fault]) ->
 async fn without_a_fault_every_promise_holds_and_the_silent_are_found_in_time() {
     let mut world = World::shared(3, seed(1)).await;
     world.start_daemons().await;
-    world.populate(Population { quitters: 8, ..Population::default() });
+    world.populate(Population { quitters: 8, ..Population::default() }).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.note_footprints();
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -41,7 +41,7 @@ async fn many_leases_silent_at_once_expire_bit_by_bit() {
     let mut world = World::shared(2, seed(1)).await;
     world.start_daemons().await;
     let population = Population { actors: 45, quitters: 20, writers: 0, watchers: 2, ..Population::default() };
-    world.populate(population);
+    world.populate(population).await;
     tokio::time::sleep(Duration::from_secs(9)).await;
     let (verdict, evidence) =
         world.finish("pace", seed(1), Demands { sights_per_watcher: 20, ..Demands::default() }).await;
@@ -136,7 +136,7 @@ async fn faults_of_secured_daemons_break_no_promise() {
     let steps: Vec<_> = [KillDaemon, BlackHoleClients, LoseAnswers, Herd].map(|fault| vec![fault]).to_vec();
     let mut world = World::secured(population.daemons, seed(4)).await;
     world.start_daemons().await;
-    world.populate(population);
+    world.populate(population).await;
     let sql = world.sql().await;
     wait_until("every instance has the owner of its certificate", BOUND, async || {
         let owned = "SELECT count(*) FILTER (WHERE owner LIKE 'cert/client-%') >= 20

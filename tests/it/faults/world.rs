@@ -12,6 +12,7 @@ use std::{
 };
 
 use musterd::migrate;
+use musterd_client::Tls;
 use nix::unistd::Pid;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_postgres::{Client as Sql, Config, config::Host};
@@ -21,18 +22,12 @@ use uuid::Uuid;
 
 use super::{
     audit::{self, DatabaseClock},
-    client::{Client, channel, endpoint},
+    client::{self, Client, channel, endpoint},
     dice::Dice,
     history::{Disruption, History, Micros},
     patroni::Cluster,
     proxy::{Link, Upstream},
-    roles::{
-        Kept, Role,
-        actor::{Actor, Style},
-        router,
-        watcher::Watcher,
-        writer::Writer,
-    },
+    roles::{Kept, Role},
     security::Security,
 };
 use crate::harness::{
@@ -43,11 +38,6 @@ use crate::harness::{
 
 /// The TTL of every instance, if a world has no other: short, and with room for two beats to be late.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
-
-/// The time that each actor takes to begin, if there are many.
-const BEGINNING: Duration = Duration::from_millis(30);
-/// When those that fall silent do so.
-const QUITS_AFTER: Duration = Duration::from_millis(2_500);
 
 /// A link to a database, and the URL that leads through it.
 pub(crate) async fn database_link(url: &str) -> (String, Link) {
@@ -127,6 +117,11 @@ impl Node {
             Some(security) => security.connect(&endpoint(addr), addr, client),
             None => channel(addr),
         }
+    }
+
+    /// The certificate that a client shows, if its daemon asks for one.
+    pub(super) fn tls(&self, client: u32) -> Option<Tls> {
+        self.place.security.as_ref().map(|security| security.tls(client))
     }
 
     /// The process, if it runs.
@@ -287,41 +282,19 @@ impl World {
         Client::new(id, self.nodes.iter().map(|node| node.channel(id)).collect(), &self.history)
     }
 
-    fn role(&mut self, stop: &CancellationToken) -> Role {
+    pub(super) fn addrs(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.to_daemon.addr.clone()).collect()
+    }
+
+    /// The client crate of a new process, which asks this daemon first.
+    pub(super) fn member(&self, addrs: &[String], first: usize) -> musterd_client::Client {
+        let id = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
+        client::member(id, addrs, first, &self.history, self.nodes[0].tls(id))
+    }
+
+    pub(super) fn role(&mut self, stop: &CancellationToken) -> Role {
         let (client, dice) = (self.client(), self.dice.fork());
         Role { client, dice, stop: stop.clone(), kept: self.kept.clone(), ttl: self.ttl }
-    }
-
-    /// Starts all clients.
-    pub(crate) fn populate(&mut self, population: Population) {
-        let names: Vec<_> = (0..population.actors.div_ceil(3)).map(|name| format!("organ-{name}")).collect();
-        for number in 0..population.actors {
-            let quits = number < population.quitters;
-            // Many at once would keep a small machine from answering for longer than a TTL.
-            let begins_after = BEGINNING * u32::try_from(number.saturating_sub(30)).unwrap();
-            self.add_actor(number, &names[number % names.len()], begins_after, quits.then_some(QUITS_AFTER));
-        }
-        for _ in 0..population.writers {
-            let writer = Writer::new(self.role(&self.quiet.clone()));
-            self.crowd.spawn(writer.run(self.epoch));
-        }
-        for _ in 0..population.routers {
-            let role = self.role(&self.stop.clone());
-            self.crowd.spawn(router::run(role, names.clone()));
-        }
-        for number in 0..population.watchers {
-            let watcher = Watcher::new(self.role(&self.stop.clone()), number % self.nodes.len(), number % 2 == 1);
-            self.crowd.spawn(watcher.run());
-        }
-    }
-
-    /// One more actor.
-    fn add_actor(&mut self, number: usize, name: &str, begins_after: Duration, quits_after: Option<Duration>) {
-        let style = if number.is_multiple_of(2) { Style::Unary } else { Style::Stream };
-        let role = self.role(&self.stop.clone());
-        let at = number % self.nodes.len();
-        let actor = Actor { role, name: name.to_owned(), style, begins_after, quits_after, at, lives: 0 };
-        self.crowd.spawn(actor.live());
     }
 
     /// Ends all clients, and waits for them.

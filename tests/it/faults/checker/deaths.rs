@@ -16,7 +16,7 @@ const SETTLING: Micros = 16 * SECOND;
 /// Within this a daemon that cannot see a death any more has to stop to accept beats.
 const FINAL_LAG: Micros = 3 * SECOND;
 
-/// How long a call waits for its answer.
+/// How long a call waits for its answer, at least; the client crate waits for that of a beat for a sixth of the TTL.
 #[expect(clippy::cast_possible_truncation, reason = "half a second")]
 const PATIENCE: Micros = client::PATIENCE.as_micros() as Micros;
 /// An owner that notices that this much later has no processor time.
@@ -61,7 +61,7 @@ impl Lives {
                 _ => continue,
             };
             // An owner that notices the end of its patience late has no processor time, and its request may not have left it.
-            let is_late = call.ended() > call.start + PATIENCE + LATE;
+            let is_late = call.ended() > call.start + PATIENCE.max(evidence.ttl / 6) + LATE;
             if call.answer().is_some() || call.failed() || !is_late {
                 attempted.entry(lease).or_default().push(call.start);
             }

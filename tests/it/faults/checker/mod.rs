@@ -10,6 +10,7 @@
 //! - [`reads`]: sessions, and every answer against a replay of the audit up to its revision.
 //! - [`watches`]: every watcher's knowledge against that replay, at every revision it was told to have reached.
 
+mod client_tests;
 pub(crate) mod deaths;
 pub(crate) mod reads;
 pub(crate) mod replay;
@@ -111,6 +112,7 @@ pub(crate) struct Demands {
     pub(crate) changes_acknowledged: usize,
     pub(crate) beats_acknowledged: usize,
     pub(crate) reads_answered: usize,
+    pub(crate) picks: usize,
     pub(crate) sights_per_watcher: usize,
     pub(crate) unknown: usize,
     pub(crate) detections: usize,
@@ -153,6 +155,7 @@ pub(crate) struct Figures {
     pub(crate) changes_acknowledged: usize,
     pub(crate) beats_acknowledged: usize,
     pub(crate) reads_checked: usize,
+    pub(crate) picks_checked: usize,
     pub(crate) watch_states_checked: usize,
     pub(crate) changes_committed: usize,
     pub(crate) rotations: usize,
@@ -218,7 +221,7 @@ fn count(evidence: &Evidence, verdict: &mut Verdict) {
             (_, Outcome::Fail(_)) => figures.failed += 1,
             (_, Outcome::Unknown(_)) => figures.unknown += 1,
             (Op::Beat { .. }, Outcome::Ok(_)) => figures.beats_acknowledged += 1,
-            (Op::Resolve { .. } | Op::List { .. }, Outcome::Ok(_)) => {}
+            (Op::Resolve { .. } | Op::List { .. } | Op::Pick { .. }, Outcome::Ok(_)) => {}
             (_, Outcome::Ok(answer)) => {
                 figures.changes_acknowledged += 1;
                 figures.rotations += usize::from(matches!(answer, Answer::Rotated { .. }));
@@ -260,6 +263,7 @@ fn vacuity(evidence: &Evidence, verdict: &mut Verdict) {
     demand("changes acknowledged", demands.changes_acknowledged, figures.changes_acknowledged);
     demand("beats acknowledged", demands.beats_acknowledged, figures.beats_acknowledged);
     demand("answers checked", demands.reads_answered, figures.reads_checked);
+    demand("picks checked", demands.picks, figures.picks_checked);
     demand("unknown outcomes", demands.unknown, figures.unknown);
     demand("detections", demands.detections, figures.detections.len());
     let mut sights: HashMap<u32, usize> = HashMap::new();

@@ -1,14 +1,28 @@
-//! Answers: never older than asked for, never naming a dead instance, and equal to the audit at their revision.
+//! Answers: never older than asked for, never naming a dead instance, and equal to the audit at their revision. What a router
+//! picks from its cache was so, and not too long ago.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
 
 use super::{
-    Evidence, Rule, Verdict,
+    Change, Evidence, Rule, Verdict,
     replay::{Replay, difference, epoch_at},
 };
-use crate::faults::history::{Answer, Call, Op, Row};
+use crate::faults::{
+    history::{Answer, Call, Micros, Op, Row, SECOND},
+    roles::router::MAX_STALE,
+};
+
+/// How long ago what a router picks may have been over: as old as its cache may be, and as far as a daemon may be behind that
+/// fills it.
+#[expect(clippy::cast_possible_truncation, reason = "a few seconds")]
+const PICK_AGE: Micros = MAX_STALE.as_micros() as Micros + 10 * SECOND;
 
 /// Checks them.
 pub(crate) fn check(evidence: &Evidence, verdict: &mut Verdict) {
     sessions(evidence, verdict);
+    picks(evidence, verdict);
     let mut answers: Vec<_> = evidence.calls.iter().filter_map(revision_read).collect();
     answers.sort_by_key(|(revision, _)| *revision);
     let mut replay = Replay::new(evidence);
@@ -58,6 +72,28 @@ fn sessions(evidence: &Evidence, verdict: &mut Verdict) {
         let (Op::Resolve { min_revision, .. } | Op::List { min_revision }) = &call.op else { continue };
         if let Some((revision, _)) = revision_read(call).filter(|(revision, _)| revision < min_revision) {
             verdict.broken(Rule::Session, format!("asked for {min_revision}, answered as of {revision}: {call:?}"));
+        }
+    }
+}
+
+fn picks(evidence: &Evidence, verdict: &mut Verdict) {
+    let mut changes: HashMap<Uuid, Vec<&Change>> = HashMap::new();
+    for change in &evidence.changes {
+        changes.entry(change.row.instance).or_default().push(change);
+    }
+    for call in &evidence.calls {
+        let Some(Answer::Picked { row }) = call.answer() else { continue };
+        verdict.figures.picks_checked += 1;
+        let of_instance = changes.get(&row.instance).map_or(&[][..], Vec::as_slice);
+        let known = of_instance.iter().position(|change| change.row == *row);
+        let Some(at) = known.filter(|_| row.status == "alive") else {
+            verdict.broken(Rule::Answer, format!("picked what was never so: {call:?}"));
+            continue;
+        };
+        let rotated = evidence.changes.iter().find(|change| change.row.epoch > row.epoch);
+        let over = of_instance.get(at + 1).copied().into_iter().chain(rotated).map(|change| change.at).min();
+        if let Some(over) = over.filter(|over| call.start > over + PICK_AGE) {
+            verdict.broken(Rule::Answer, format!("picked what was over since {over}: {call:?}"));
         }
     }
 }

@@ -8,21 +8,21 @@ use crate::faults::history::{Answer, Call, Disruption, Micros, Op, Outcome, Row,
 
 const TTL: Micros = 3 * SECOND;
 
-fn id(number: u64) -> Uuid {
+pub(super) fn id(number: u64) -> Uuid {
     Uuid::from_u128(number.into())
 }
 
-fn row(instance: u64, lease: u64, revision: u64, status: &str) -> Row {
+pub(super) fn row(instance: u64, lease: u64, revision: u64, status: &str) -> Row {
     Row { instance: id(instance), lease, revision, epoch: 1, status: status.into() }
 }
 
 /// A run in the making.
 #[derive(Clone)]
-struct Story(Evidence);
+pub(super) struct Story(pub(super) Evidence);
 
 impl Story {
     /// One instance registers at revision 2, beats, is listed, resolved and watched, falls silent and dies at 3.
-    fn good() -> Self {
+    pub(super) fn good() -> Self {
         let mut story = Self(Evidence {
             epochs: vec![Epoch { number: 1, id: id(100), started: 1 }],
             ttl: TTL,
@@ -49,13 +49,20 @@ impl Story {
         story
     }
 
-    fn call(&mut self, start: Micros, op: Op, outcome: Outcome) -> &mut Call {
+    pub(super) fn call(&mut self, start: Micros, op: Op, outcome: Outcome) -> &mut Call {
         let end = Some(start + 1_000);
         self.0.calls.push(Call { client: 1, daemon: 0, attempt: 1, start, end, op, outcome });
         self.0.calls.last_mut().unwrap()
     }
 
-    fn change(&mut self, at: Micros, row: Row, content: &str, before: Option<(u64, &str)>, reason: Option<&str>) {
+    pub(super) fn change(
+        &mut self,
+        at: Micros,
+        row: Row,
+        content: &str,
+        before: Option<(u64, &str)>,
+        reason: Option<&str>,
+    ) {
         let n = self.0.changes.len() as u64 + 1;
         self.0.changes.push(Change {
             n,
@@ -75,16 +82,16 @@ impl Story {
         self.call(start, op, Outcome::Ok(Answer::Registered { lease, revision: lease, epoch: 1 }));
     }
 
-    fn registers(&mut self, start: Micros, instance: u64, lease: u64, content: &str) {
+    pub(super) fn registers(&mut self, start: Micros, instance: u64, lease: u64, content: &str) {
         self.asks_to_register(start, instance, lease, content);
         self.change(start + 500, row(instance, lease, lease, "alive"), content, None, None);
     }
 
     fn beats(&mut self, start: Micros, lease: u64) {
-        self.call(start, Op::Beat { lease }, Outcome::Ok(Answer::Beaten { epoch: 1 }));
+        self.call(start, Op::Beat { lease }, Outcome::Ok(Answer::Beaten));
     }
 
-    fn dies(&mut self, at: Micros, instance: u64, lease: u64, revision: u64, reason: &str) {
+    pub(super) fn dies(&mut self, at: Micros, instance: u64, lease: u64, revision: u64, reason: &str) {
         self.change(at, row(instance, lease, revision, "dead"), "c1", Some((lease, "alive")), Some(reason));
     }
 
@@ -98,7 +105,7 @@ impl Story {
     }
 
     /// The rules that are broken, without the checks of the end, which most stories here leave out.
-    fn breaks(mut self) -> Vec<Rule> {
+    pub(super) fn breaks(mut self) -> Vec<Rule> {
         self.0.finals.clear();
         let mut rules: Vec<_> = check(&self.0).violations.into_iter().map(|violation| violation.rule).collect();
         rules.sort_unstable();
@@ -289,7 +296,7 @@ fn unanswered_beats_are_no_loss_when_the_owner_or_the_daemons_had_no_time() {
 fn beat_that_ends_after_the_decision_does_not_make_a_death_false() {
     let mut story = Story::good();
     let start = 4 * SECOND + TTL + 100_000;
-    story.call(start, Op::Beat { lease: 2 }, Outcome::Ok(Answer::Beaten { epoch: 1 })).end = Some(start + 200_000);
+    story.call(start, Op::Beat { lease: 2 }, Outcome::Ok(Answer::Beaten)).end = Some(start + 200_000);
     assert_eq!(story.breaks(), []);
 }
 

@@ -65,6 +65,9 @@ fn lost(evidence: &Evidence, ledger: &Ledger<'_>, verdict: &mut Verdict) {
             (Op::Deregister { lease }, Some(Answer::Set { .. })) => {
                 ledger.superseded.contains(lease) || ledger.of_lease(*lease).iter().any(|change| change.is_death())
             }
+            (Op::Leave { .. }, Some(Answer::Left { lease: Some(lease) })) => {
+                ledger.superseded.contains(lease) || ledger.of_lease(*lease).iter().any(|change| change.is_death())
+            }
             (Op::Rotate { epoch }, Some(Answer::Rotated { epoch: number, revision })) => {
                 let same = |known: &super::Epoch| known.id == *epoch && known.number == *number;
                 evidence.epochs.iter().any(|known| same(known) && known.started <= *revision)
@@ -103,12 +106,14 @@ fn lost_rows(evidence: &Evidence, verdict: &mut Verdict) {
 fn phantoms(evidence: &Evidence, ledger: &Ledger<'_>, verdict: &mut Verdict) {
     let mut asked: HashMap<&str, Vec<&Call>> = HashMap::new();
     let mut asked_of_lease: HashMap<u64, Vec<&Call>> = HashMap::new();
+    let mut left: HashMap<Uuid, Vec<&Call>> = HashMap::new();
     for call in &evidence.calls {
         match &call.op {
             Op::Register { content, .. } => asked.entry(content).or_default().push(call),
             Op::SetStatus { lease, .. } | Op::Deregister { lease } => {
                 asked_of_lease.entry(*lease).or_default().push(call);
             }
+            Op::Leave { instance } => left.entry(*instance).or_default().push(call),
             _ => {}
         }
     }
@@ -127,10 +132,13 @@ fn phantoms(evidence: &Evidence, ledger: &Ledger<'_>, verdict: &mut Verdict) {
         let same = change.before.as_ref().is_some_and(|(_, status)| *status == change.row.status);
         // A repeated registration may make an instance alive, never end it.
         let renewed = asked.get(change.content.as_str()).filter(|_| !change.is_death());
+        // An instance that leaves is ended, and nothing else.
+        let leaves = left.get(&change.row.instance).filter(|_| change.is_death());
         if !by_itself
             && !same
             && !caused(asked_of_lease.get(&change.row.lease), change.at)
             && !caused(renewed, change.at)
+            && !caused(leaves, change.at)
         {
             verdict.broken(Rule::Phantom, format!("no call asked for this status, or it was refused: {change:?}"));
         }

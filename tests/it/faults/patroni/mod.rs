@@ -90,7 +90,7 @@ async fn hurt(name: &'static str, is_synchronous: bool, population: Population, 
     let mut world = World::patroni(cluster, 5).await;
     world.are_daemons_left_alone = true;
     world.start_daemons().await;
-    world.populate(population);
+    world.populate(population).await;
     wait_until("all actors have begun", BEGINNING_BOUND, async || {
         let begun = world.kept.all().len();
         if begun >= population.actors { Ok(()) } else { Err(begun) }

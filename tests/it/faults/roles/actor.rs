@@ -1,199 +1,216 @@
-//! An actor: registers, beats a little more often than every third of its TTL, goes to another daemon when one does not
-//! answer, registers again when it is told that its lease is over.
+//! An actor on the client crate: the crate registers it, beats for it on its own thread, fails over, and decides by its own
+//! clock when the lease is lost.
 //!
-//! It knows its own truth: when it beat, what it was told, and when it fell silent on purpose.
+//! What the crate tells is the actor's truth: each beat with its outcome, each lease that is granted, and when one is lost.
 
-use std::time::Duration;
-
-use futures_util::stream;
-use musterd::proto::v1::{BeatStreamRequest, BeatStreamResponse, InstanceStatus};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
-use tonic::Streaming;
+
+use musterd_client::{LossReason, OnLost, Register, Registration, State};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::Role;
+use super::{Kept, Role};
 use crate::faults::{
-    client::{PATIENCE, Registration, failure},
-    history::{Answer, Op, Outcome},
+    history::{Answer, History, Op, Outcome},
+    proxy::{Link, Mode},
 };
 
-/// How it beats.
+/// What it does when its lease is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
-    Unary,
-    Stream,
+    /// The crate registers it again, under the same instance id. It gives its lease up by its own clock.
+    Rejoins,
+    /// It registers as another actor, or under another instance id. It keeps its lease until the registry ends it.
+    StartsOver,
+}
+
+/// How it falls silent without a word: the links that are its own stop to carry anything.
+#[derive(Debug)]
+pub(crate) struct Quit {
+    pub(crate) after: Duration,
+    pub(crate) links: Vec<Link>,
 }
 
 /// An actor.
 #[derive(Debug)]
 pub(crate) struct Actor {
     pub(crate) role: Role,
+    /// The client of its process, which others may share.
+    pub(crate) client: musterd_client::Client,
     pub(crate) name: String,
     pub(crate) style: Style,
     pub(crate) begins_after: Duration,
-    /// Falls silent after this time, without a word.
-    pub(crate) quits_after: Option<Duration>,
-    pub(crate) at: usize,
+    pub(crate) quit: Option<Quit>,
     pub(crate) lives: u32,
 }
 
-/// The two ends of an open stream.
-struct Open {
-    daemon: usize,
-    requests: mpsc::Sender<BeatStreamRequest>,
-    responses: Streaming<BeatStreamResponse>,
-}
-
 impl Actor {
-    /// Lives until it is told to stop, or quits.
+    /// Lives until it is told to stop.
     pub(crate) async fn live(mut self) {
         if !self.role.pause(self.begins_after).await {
             return;
         }
-        let quits_at = self.quits_after.map(|after| Instant::now() + after);
+        let begun = Instant::now();
         // Each actor has a phase of its own.
         if !self.role.pause_between(0, 900).await {
             return;
         }
-        let mut instance = self.role.dice.id();
-        while let Some(lease) = self.register(instance).await {
-            if !self.keep(lease, quits_at).await {
+        let (mut instance, mut is_lease_over) = (self.role.dice.id(), true);
+        while !self.role.stop.is_cancelled() {
+            let life = Arc::new(self.begin(instance, is_lease_over));
+            let Some(registration) = self.register(&life).await else {
+                // The crate takes an attempt back that it could not finish: another instance id stays clear of that.
+                (instance, is_lease_over) = (self.role.dice.id(), true);
+                continue;
+            };
+            if !self.keep(&registration, &life, begun).await {
                 return;
             }
+            is_lease_over = true;
             if self.role.dice.once_in(2) {
                 instance = self.role.dice.id();
             }
         }
     }
 
-    /// Registers until that is acknowledged. `None`: it is time to stop.
-    async fn register(&mut self, instance: Uuid) -> Option<u64> {
-        let mut attempt = 0;
-        let mut asked = self.registration(instance);
-        loop {
-            if self.role.stop.is_cancelled() {
-                return None;
-            }
-            attempt += 1;
-            match self.role.client.register(self.at, attempt, &asked).await {
-                Outcome::Ok(Answer::Registered { lease, .. }) => {
-                    self.role.kept.set(lease, None);
-                    return Some(lease);
-                }
-                Outcome::Fail(reason) if reason == "INSTANCE_ID_TAKEN" => {
-                    (asked, attempt) = (self.registration(Uuid::new_v4()), 0);
-                }
-                _ => self.go_elsewhere(),
-            }
-            if !self.role.pause_between(20, 150).await {
-                return None;
-            }
-        }
-    }
-
-    fn registration(&mut self, instance: Uuid) -> Registration {
+    fn begin(&mut self, instance: Uuid, is_lease_over: bool) -> Life {
         self.lives += 1;
-        Registration {
+        Life {
+            history: self.role.client.history.clone(),
+            kept: self.role.kept.clone(),
+            id: self.role.client.id,
             instance,
-            logical_id: self.name.clone(),
             content: format!("actor-{}-{}", self.role.client.id, self.lives),
-            epoch: None,
-            status: InstanceStatus::Alive,
-            ttl: self.role.ttl,
+            style: self.style,
+            attempts: AtomicU32::new(u32::from(!is_lease_over)),
+            asked: Mutex::default(),
+            given_back: Mutex::default(),
         }
     }
 
-    fn go_elsewhere(&mut self) {
-        self.at = (self.at + 1) % self.role.client.daemons();
-    }
-
-    /// Beats until the lease is over (true), or until it is time to stop or to quit (false).
-    async fn keep(&mut self, lease: u64, quits_at: Option<Instant>) -> bool {
-        let mut open = None;
-        let mut last = Instant::now();
-        loop {
-            let interval = self.role.ttl.mul_f64(0.27);
-            let pause = interval.saturating_sub(last.elapsed());
-            let goes_on = self.role.pause(pause).await;
-            if !goes_on || quits_at.is_some_and(|at| Instant::now() >= at) {
-                self.role.kept.set(lease, Some(self.role.client.history.now()));
-                return false;
-            }
-            last = Instant::now();
-            if self.beat_somewhere(lease, &mut open).await {
-                return true;
-            }
-        }
-    }
-
-    /// Beats at one daemon after the other until one accepts; returns true if it is told that the lease is over.
-    async fn beat_somewhere(&mut self, lease: u64, open: &mut Option<Open>) -> bool {
-        for _ in 0..self.role.client.daemons() {
-            let outcome = match self.style {
-                Style::Unary => self.role.client.beat(self.at, lease).await,
-                Style::Stream => self.beat_on_stream(lease, open).await,
-            };
-            match outcome {
-                Outcome::Ok(_) => return false,
-                Outcome::Fail(reason) if is_over(&reason) => return true,
-                _ => {
-                    *open = None;
-                    self.go_elsewhere();
-                    sleep(Duration::from_millis(20)).await;
-                }
+    /// Registers; `None` if that is not acknowledged in time, or it is time to stop.
+    async fn register(&self, life: &Arc<Life>) -> Option<Registration> {
+        let observer = Arc::clone(life);
+        let register = Register::new(&self.name)
+            .instance_id(life.instance)
+            .actor_name(&life.content)
+            .node("node")
+            .ttl(self.role.ttl)
+            .observer(move |state| observer.take(state));
+        let register = match self.style {
+            Style::Rejoins => register.on_lost(OnLost::Rejoin),
+            Style::StartsOver => register.on_lost(OnLost::Stop).until_told(),
+        };
+        life.ask();
+        let registration = self.role.stop.run_until_cancelled(self.client.register(register)).await;
+        match registration {
+            Some(Ok(registration)) => Some(registration),
+            _ => {
+                life.history.invoke(life.id, 0, 1, Op::Leave { instance: life.instance });
+                self.role.pause(Duration::from_millis(50)).await;
+                None
             }
         }
+    }
+
+    /// Lives with a registration until it has ended (true), or until it is time to stop (false).
+    async fn keep(&mut self, registration: &Registration, life: &Life, begun: Instant) -> bool {
+        if let Some(quit) = self.quit.take() {
+            self.role.pause(quit.after.saturating_sub(begun.elapsed())).await;
+            self.fall_silent(registration, life, &quit.links).await;
+            self.role.stop.cancelled().await;
+            return false;
+        }
+        let mut states = registration.states();
+        let ended = async { drop(states.wait_for(|state| *state == State::Ended).await) };
+        if self.role.stop.run_until_cancelled(ended).await.is_some() {
+            return true;
+        }
+        life.leave(registration).await;
         false
     }
 
-    async fn beat_on_stream(&self, lease: u64, open: &mut Option<Open>) -> Outcome {
-        let client = &self.role.client;
-        let call = client.history.invoke(client.id, self.at, 1, Op::Beat { lease });
-        let outcome = match timeout(PATIENCE, self.exchange(lease, open)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome::Unknown("no answer in time".to_owned()),
-        };
-        client.history.complete(call, outcome.clone());
-        outcome
-    }
-
-    async fn exchange(&self, lease: u64, open: &mut Option<Open>) -> Outcome {
-        if open.as_ref().is_none_or(|open| open.daemon != self.at) {
-            match self.open().await {
-                Ok(opened) => *open = Some(opened),
-                Err(status) => return failure(&status),
+    /// Right after a beat was acknowledged, so that none is on its way.
+    async fn fall_silent(&self, registration: &Registration, life: &Life, links: &[Link]) {
+        let mut remaining = registration.remaining();
+        while !self.role.stop.is_cancelled() {
+            sleep(Duration::from_millis(2)).await;
+            let before = std::mem::replace(&mut remaining, registration.remaining());
+            if remaining > before {
+                break;
             }
         }
-        let Some(stream) = open else { return Outcome::Unknown("not open".to_owned()) };
-        let request = BeatStreamRequest { lease_ids: vec![lease], goodbye: false };
-        if stream.requests.send(request).await.is_err() {
-            return Outcome::Unknown("the stream has ended".to_owned());
+        links.iter().for_each(|link| link.set(Mode::BlackHole { from_client: true, from_server: true }));
+        if let Some(lease) = registration.lease() {
+            life.kept.is_silent(lease.lease_id, life.history.now());
         }
-        match stream.responses.message().await {
-            Ok(Some(told)) => match told.exceptions.first() {
-                Some(exception) => {
-                    let reason = exception.reason().as_str_name().trim_start_matches("ERROR_REASON_");
-                    Outcome::Fail(reason.to_owned())
-                }
-                None => Outcome::Ok(Answer::Beaten { epoch: told.epoch_number }),
-            },
-            Ok(None) => Outcome::Unknown("the stream has ended".to_owned()),
-            Err(status) => failure(&status),
-        }
-    }
-
-    async fn open(&self) -> Result<Open, tonic::Status> {
-        let (requests, queue) = mpsc::channel::<BeatStreamRequest>(1);
-        let outgoing = stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
-        let mut registry = self.role.client.wire(self.at).registry;
-        let responses = registry.beat_stream(Box::pin(outgoing)).await?.into_inner();
-        Ok(Open { daemon: self.at, requests, responses })
     }
 }
 
-fn is_over(reason: &str) -> bool {
-    ["LEASE_EXPIRED", "LEASE_REPLACED", "UNKNOWN_LEASE", "UNKNOWN_INSTANCE", "EPOCH_FENCED"].contains(&reason)
+/// One registration, as far as it is on record.
+#[derive(Debug)]
+struct Life {
+    history: History,
+    kept: Kept,
+    id: u32,
+    instance: Uuid,
+    content: String,
+    style: Style,
+    /// Registrations that were asked for, and those that may still have an effect.
+    attempts: AtomicU32,
+    /// The call that asks for a lease, while it is open.
+    asked: Mutex<Option<usize>>,
+    given_back: Mutex<Option<u64>>,
+}
+
+fn put<T>(place: &Mutex<Option<T>>, value: Option<T>) -> Option<T> {
+    std::mem::replace(&mut *place.lock().unwrap_or_else(PoisonError::into_inner), value)
+}
+
+impl Life {
+    /// A registration is asked for. All daemons are: whichever answers.
+    fn ask(&self) {
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        let op = Op::Register { instance: self.instance, content: self.content.clone(), epoch: None };
+        put(&self.asked, Some(self.history.invoke(self.id, 0, attempt, op)));
+    }
+
+    /// The crate has told a state, on the thread that beats.
+    fn take(&self, state: &State) {
+        match *state {
+            State::Held(lease) => {
+                self.kept.beats(lease.lease_id);
+                let (lease, epoch) = (lease.lease_id, lease.epoch_number);
+                // Of a lease that was granted, its id is the revision.
+                let answer = Answer::Registered { lease, revision: lease, epoch };
+                if let Some(call) = put(&self.asked, None) {
+                    self.history.complete(call, Outcome::Ok(answer));
+                }
+            }
+            State::Lost(lost) => {
+                self.kept.is_silent(lost.lease_id, self.history.now());
+                if lost.reason == LossReason::Closed {
+                    put(&self.given_back, Some(lost.lease_id));
+                } else if self.style == Style::Rejoins {
+                    self.ask();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn leave(&self, registration: &Registration) {
+        let call = self.history.invoke(self.id, 0, 1, Op::Leave { instance: self.instance });
+        let outcome = match registration.leave(Duration::ZERO).await {
+            Ok(()) => Outcome::Ok(Answer::Left { lease: put(&self.given_back, None) }),
+            Err(error) => Outcome::Unknown(error.to_string()),
+        };
+        self.history.complete(call, outcome);
+    }
 }

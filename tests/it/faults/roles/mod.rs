@@ -1,6 +1,7 @@
 //! Clients of the registry under faults: actors, writers, routers, watchers.
 
 pub(crate) mod actor;
+pub(crate) mod plain;
 pub(crate) mod router;
 pub(crate) mod watcher;
 pub(crate) mod writer;
@@ -20,8 +21,15 @@ use super::{client::Client, dice::Dice, history::Micros};
 pub(crate) struct Kept(Arc<Mutex<HashMap<u64, Option<Micros>>>>);
 
 impl Kept {
-    fn set(&self, lease: u64, silent: Option<Micros>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lease, silent);
+    /// Its owner beats for it.
+    fn beats(&self, lease: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lease, None);
+    }
+
+    /// Its owner does not beat any more, since this time or an earlier one that is known.
+    fn is_silent(&self, lease: u64, since: Micros) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.entry(lease).or_default().get_or_insert(since);
     }
 
     /// All of them.
