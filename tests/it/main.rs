@@ -24,6 +24,7 @@ mod cli;
 mod cli_resolve;
 mod cli_watch;
 mod client;
+mod client_fleet;
 mod client_operators;
 mod client_router;
 mod client_scripted;
