@@ -28,16 +28,23 @@ cargo build --locked --quiet --bin musterd
 clients/python/build.sh --debug
 cargo clippy --locked --quiet --package musterd-python -- -D warnings
 
+root=$PWD
 venv=target/python/venv
 python3 -m venv --clear "$venv"
 pip=("$venv/bin/pip" --quiet --disable-pip-version-check)
 "${pip[@]}" install --no-index target/python/dist/*.whl
 # The package needs none of these; its modules for them are tested with them.
 "${pip[@]}" install 'pytest>=8,<10' 'mypy>=1.18,<3' 'httpx>=0.27,<1' 'fastapi>=0.115,<1' 'uvicorn>=0.30,<1' \
-    'gunicorn>=22,<28' "${more[@]}"
+    'gunicorn>=22,<28' 'pyright[nodejs]>=1.1.400,<2' "${more[@]}"
 
 say "Types"
 (cd clients/python && "../../$venv/bin/mypy" python/musterd && "../../$venv/bin/mypy" tests examples)
+# The public interface as pyright sees it in the package that is installed, from a directory without a project of its own.
+pyright() {
+    VIRTUAL_ENV=$root/$venv PATH=$root/$venv/bin:$PATH PYRIGHT_PYTHON_IGNORE_WARNINGS=1 "$root/$venv/bin/pyright" "$@"
+}
+(cd "$venv" && pyright --verifytypes musterd --ignoreexternal | tail -n 4)
+(cd clients/python && pyright)
 
 say "Tests of the Python package"
 cd clients/python

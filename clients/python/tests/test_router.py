@@ -22,8 +22,8 @@ def test_router_and_resolve_give_the_same_answer(daemon: Daemon) -> None:
     ]
     wait_until("the router knows them", lambda: router.pick("same", wait=30) and len(router.targets("same")) == 3)
     choices: list[musterd.Choice] = [{}, {"near": "n2"}, {"near": "n9"}, {"labels": {"zone": "b"}}]
-    choices += [{"key": f"key-{number}"} for number in range(50)]
-    choices += [{"exclude": [held[0].instance_id]}, {"exclude": [held[0].instance_id], "near": "n3"}]
+    choices.extend({"key": f"key-{number}"} for number in range(50))
+    choices.extend([{"exclude": [held[0].instance_id]}, {"exclude": [held[0].instance_id], "near": "n3"}])
     for choice in choices:
         resolved = musterd.resolve("same", **choice)
         assert router.pick("same", **choice) == resolved.target, choice

@@ -39,7 +39,7 @@ class Error(Exception):
         """Whether the same call may succeed later. Within its timeout the client has tried that already."""
         self.retry_after = retry_after
         """After how many seconds a retry makes sense, if the daemon told so."""
-        self.violations = [Violation(*violation) for violation in violations]
+        self.violations: list[Violation] = [Violation(*violation) for violation in violations]
         """The fields at fault, for `INVALID_FIELD`."""
         self.may_be_applied = may_be_applied
         """Whether a change may have been applied although the call failed. Repeating it is safe."""
