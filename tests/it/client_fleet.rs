@@ -152,7 +152,7 @@ async fn two_of_three_daemons_killed_lose_none_of_300_leases_and_no_herd_comes()
         drop(taken);
         came.sort_unstable();
         assert!(came.len() >= PROCESSES / 4, "{} came", came.len());
-        let crowd = |from: &Instant| came.iter().filter(|at| (*from..*from + HERD).contains(at)).count();
+        let crowd = |from: &Instant| came.iter().filter(|at| (*from..*from + HERD).contains(*at)).count();
         let most = came.iter().map(crowd).max().unwrap_or_default();
         assert!(most * 2 <= came.len(), "{most} of {} came within {HERD:?}", came.len());
         fleet.assert_nothing_lost().await;

@@ -197,7 +197,7 @@ async fn registration_begins_beats_and_gives_its_lease_back() {
 }
 
 #[tokio::test]
-async fn beat_observer_is_told_each_beat_with_its_outcome() {
+async fn beat_observer_receives_each_beat_with_its_outcome() {
     let beats = [None, Some(ErrorReason::LeaseExpired)].into();
     let (_scripted, addr) = Scripted::start(Script { beats, ..Script::default() });
     let (seen, told) = std::sync::mpsc::channel();
@@ -215,7 +215,7 @@ async fn beat_observer_is_told_each_beat_with_its_outcome() {
 }
 
 #[tokio::test]
-async fn beat_observer_is_told_why_no_daemon_answers() {
+async fn beat_observer_receives_the_failure_of_a_silent_daemon() {
     let (scripted, addr) = Scripted::start(Script::default());
     let (seen, told) = std::sync::mpsc::channel();
     let observe = move |beat: &Beat<'_>| seen.send(beat.outcome.map(|_| ()).map_err(|error| error.kind())).unwrap();

@@ -31,7 +31,7 @@ pub(crate) fn demands(population: Population, steps: usize) -> Demands {
         changes_acknowledged: 100 + 20 * steps,
         beats_acknowledged: population.actors * 3,
         reads_answered: 100,
-        picks: 20,
+        picks: 10,
         sights_per_watcher: 20,
         ..Demands::default()
     }

@@ -1,9 +1,9 @@
-//! The checker against what only actors and routers on the client crate do.
+//! The checker against what actors and routers on the client crate do.
 #![cfg(test)]
 
 use super::{
     Epoch, Rule,
-    tests::{Story, id, row},
+    tests::{Story, TTL, id, row},
 };
 use crate::faults::history::{Answer, Op, Outcome, SECOND};
 
@@ -75,4 +75,12 @@ fn pick_from_an_epoch_that_is_long_over_is_wrong() {
     assert_eq!(story.clone().breaks(), []);
     picks(&mut story, 40, 2, "alive");
     assert_eq!(story.breaks(), [Rule::Answer]);
+}
+
+#[test]
+fn beat_that_ends_after_the_decision_does_not_make_a_death_false() {
+    let mut story = Story::good();
+    let start = 4 * SECOND + TTL + 100_000;
+    story.call(start, Op::Beat { lease: 2 }, Outcome::Ok(Answer::Beaten)).end = Some(start + 200_000);
+    assert_eq!(story.breaks(), []);
 }
