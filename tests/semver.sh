@@ -17,5 +17,5 @@ fi
 git cat-file -e "$baseline^{commit}" ||
     fail "this clone does not have the baseline $baseline: fetch it (git fetch --unshallow), then run this again"
 need_rust
-cargo_semver_checks=$(find_cargo_tool cargo-semver-checks VERSION) || fail "cargo-semver-checks cannot be built; see above"
+cargo_semver_checks=$(find_cargo_tool cargo-semver-checks 0.51.0) || fail "cargo-semver-checks cannot be built; see above"
 "$cargo_semver_checks" semver-checks check-release --package musterd-client --all-features --baseline-rev "$baseline"

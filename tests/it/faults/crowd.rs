@@ -20,8 +20,10 @@ use super::{
 const BEGINNING: Duration = Duration::from_millis(30);
 /// When those that fall silent do so.
 const QUITS_AFTER: Duration = Duration::from_millis(2_500);
-/// How many actors share a process, and so a client and its stream of beats.
+/// How many actors share a process, and so a client and its stream of beats: at least.
 const PER_PROCESS: usize = 3;
+/// As many processes a small machine can bear, each with a thread, and connections that it makes again when they stall.
+const PROCESSES_MAX: usize = 30;
 /// One of so many actors has no client.
 const PLAIN_OF: usize = 5;
 
@@ -30,9 +32,10 @@ impl World {
     pub(crate) async fn populate(&mut self, population: Population) {
         let names: Vec<_> = (0..population.actors.div_ceil(3)).map(|name| format!("organ-{name}")).collect();
         let mut process = self.member(&self.addrs(), 0);
+        let per_process = population.actors.div_ceil(PROCESSES_MAX).max(PER_PROCESS);
         for number in 0..population.actors {
-            if number.is_multiple_of(PER_PROCESS) {
-                process = self.member(&self.addrs(), number / PER_PROCESS);
+            if number.is_multiple_of(per_process) {
+                process = self.member(&self.addrs(), number / per_process);
             }
             let quits = number < population.quitters;
             // Many at once would keep a small machine from answering for longer than a TTL.

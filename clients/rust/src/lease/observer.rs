@@ -21,7 +21,9 @@ pub struct Beat<'a> {
 
 /// Is told each beat once its outcome is known, on the thread that beats.
 #[derive(Clone, Default)]
-pub(crate) struct BeatObserver(Option<Arc<dyn Fn(&Beat<'_>) + Send + Sync>>);
+pub(crate) struct BeatObserver(Option<Arc<Tell>>);
+
+type Tell = dyn Fn(&Beat<'_>) + Send + Sync;
 
 impl BeatObserver {
     pub(crate) fn new(tell: impl Fn(&Beat<'_>) + Send + Sync + 'static) -> Self {
