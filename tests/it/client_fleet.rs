@@ -74,6 +74,12 @@ impl Fleet {
         .await;
     }
 
+    /// When processes came to another daemon, after this moment.
+    fn came_since(&self, moment: Instant) -> Vec<Instant> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.values().map(|(_, at)| *at).filter(|at| *at > moment).collect()
+    }
+
     /// No lease has changed, by the clients' own knowledge and by the registry's.
     async fn assert_nothing_lost(&self) {
         for (one, lease) in self.held.iter().zip(&self.leases) {
@@ -85,7 +91,8 @@ impl Fleet {
             futures_util::TryStreamExt::try_collect(client.list(Filter::logical_id(NAME))).await.unwrap();
         let mut listed: Vec<u64> = listed.iter().map(|one: &musterd_client::Instance| one.lease_id).collect();
         let mut leases = self.leases.clone();
-        (listed.sort_unstable(), leases.sort_unstable());
+        listed.sort_unstable();
+        leases.sort_unstable();
         assert_eq!(listed, leases);
     }
 }
@@ -147,9 +154,7 @@ async fn two_of_three_daemons_killed_lose_none_of_300_leases_and_no_herd_comes()
         let killed = Instant::now();
         daemon.kill9();
         fleet.beats_elsewhere_than(&address, PROCESSES).await;
-        let taken = fleet.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut came: Vec<_> = taken.values().map(|(_, at)| *at).filter(|at| *at > killed).collect();
-        drop(taken);
+        let mut came = fleet.came_since(killed);
         came.sort_unstable();
         assert!(came.len() >= PROCESSES / 4, "{} came", came.len());
         let crowd = |from: &Instant| came.iter().filter(|at| (*from..*from + HERD).contains(*at)).count();
