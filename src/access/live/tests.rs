@@ -152,3 +152,28 @@ async fn open_access_allows_everything_and_never_changes() {
     assert!(access.changes().changed().now_or_never().is_none() && access.generation() == 0);
     assert_eq!(access.refresh(&caller).unwrap().generation(), 0);
 }
+
+#[test]
+fn certificate_that_becomes_one_of_transport_loses_its_rights_at_the_next_refresh() {
+    let access = access();
+    let caller = access.show(Some(&certificate(&[], &["a"], true)), None).unwrap();
+    assert!(access.refresh(&caller).is_ok());
+    let carried = "transport = [\"cert/a\"]\n[[rule]]\nwho = [\"token/a\"]\nmay = [\"register\"]\non = [\"svc-a\"]\n";
+    access.replace(policy(carried), tokens(&[("a", 1, "")]));
+    let refused = access.refresh(&caller).unwrap_err();
+    assert_eq!(refused, Refused::from(Cause::Transport(caller.identity().clone())));
+}
+
+#[test]
+fn address_that_differs_by_reader_is_refused_to_callers_of_other_machines() {
+    let caller = access().show(None, Some(&bearer("a", 1))).unwrap();
+    let register = |address: &str, peer: Option<&str>| {
+        caller.require_address("svc-a", address.parse().unwrap(), peer.map(|peer| peer.parse().unwrap())).is_ok()
+    };
+    for special in ["169.254.169.254", "127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "fe80::1", "224.0.0.1"] {
+        assert!(!register(special, Some("10.0.0.7")), "{special}");
+        assert!(!register(special, None), "{special}, whose caller has no address");
+        assert!(register(special, Some("127.0.0.1")) && register(special, Some("::ffff:127.0.0.1")), "{special}");
+    }
+    assert!(register("192.0.2.1", Some("10.0.0.7")), "a rule without addresses allows all others");
+}
