@@ -17,7 +17,7 @@ done
 # Without the tests of standbys: the package has no pg_basebackup.
 declare -a filters=(
     sql_callers:: sql_concurrency:: sql_expiry:: sql_interface:: sql_owners:: sql_plans:: sql_rules::
-    adoption:: migrate_commands:: suite_seedcore::
+    adoption:: migrate_commands:: migration_steps:: suite_seedcore::
     migrations:: migration_errors:: local_postgres:: main_loop:: registration::
 )
 declare -a failed=()
