@@ -4,9 +4,10 @@
 //! caller. There is no linger timer: under little load a group is one change, under much load the time of a commit is
 //! shared by hundreds.
 //!
-//! Callers only wait. One that goes away cancels nothing, because the group does not belong to it. Every change is
-//! safe to repeat, so a call without an answer is repeated on a new connection until its deadline; if still no server
-//! knows, that is what the callers are told. PostgreSQL is told the deadline as well: what is on the way for longer is
+//! Callers only wait. One that goes away cancels nothing that is under way, because the group does not belong to it; what
+//! has not been tried is left out. Every change is safe to repeat, so a call without an answer is repeated on a new
+//! connection until the first deadline of the group. The change whose deadline it is gets its answer: if still no server
+//! knows, that is what its caller is told. The others go on. PostgreSQL is told the deadline as well: what is on the way for longer is
 //! not made behind the back of a caller that has gone on to something else. An operation that makes PostgreSQL refuse a
 //! whole group (which no validated one should) fails alone: the group is then applied one by one.
 //!
@@ -46,12 +47,32 @@ pub const QUEUE_MAX: usize = 4_096;
 /// How long a change may take, from being asked for to its answer (promise 10).
 pub const WRITE_TIMEOUT: Duration = Duration::from_millis(1_900);
 
+/// The longest pause between two attempts: what has less time left is not tried again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
 #[derive(Debug)]
 struct Job {
     operation: Operation,
     origin: Option<Origin>,
     deadline: Instant,
     reply: oneshot::Sender<Result<Outcome, Error>>,
+}
+
+/// Why a group has no outcomes, and what its callers are told.
+#[derive(Debug)]
+enum Unapplied {
+    /// The first deadline of the group is too near for another attempt.
+    Late(Error),
+    /// Another attempt would not help.
+    Failed(Error),
+}
+
+impl Unapplied {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Late(error) | Self::Failed(error) => error,
+        }
+    }
 }
 
 /// Takes changes and answers with what became of them.
@@ -146,21 +167,36 @@ impl WriterTask {
     }
 
     #[tracing::instrument(level = "debug", name = "writer.group", skip_all)]
-    async fn apply_group(&mut self, group: Vec<Job>) {
+    async fn apply_group(&mut self, mut group: Vec<Job>) {
         let now = Instant::now();
+        group.retain(|job| !job.reply.is_closed());
         let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.deadline > now);
         answer_all(late, &Error::Unavailable);
-        let group = self.admit(group);
-        let Some(deadline) = group.iter().map(|job| job.deadline).min() else { return };
+        let mut group = self.admit(group);
+        if group.is_empty() {
+            return;
+        }
         self.metrics.group_size.record(u32::try_from(group.len()).unwrap_or(u32::MAX));
-        match self.apply_until(&group, deadline).await {
-            Ok(outcomes) => {
-                for (job, outcome) in group.into_iter().zip(outcomes) {
-                    self.answer(job, outcome);
+        let mut may_be_applied = false;
+        while let Some(deadline) = group.iter().map(|job| job.deadline).min() {
+            match self.apply_until(&group, deadline, &mut may_be_applied).await {
+                Ok(outcomes) => {
+                    for (job, outcome) in group.drain(..).zip(outcomes) {
+                        self.answer(job, outcome);
+                    }
                 }
+                Err(Unapplied::Failed(Error::Internal)) if group.len() > 1 => {
+                    self.apply_singly(std::mem::take(&mut group)).await;
+                }
+                // The time of some is up. Those that were asked for later have theirs: after an outage they are what the
+                // next attempt is for.
+                Err(Unapplied::Late(error)) => {
+                    let (left, late) = split(group, Instant::now());
+                    group = left;
+                    late.into_iter().for_each(|job| self.answer(job, Err(error.clone())));
+                }
+                Err(Unapplied::Failed(error)) => group.drain(..).for_each(|job| self.answer(job, Err(error.clone()))),
             }
-            Err(Error::Internal) if group.len() > 1 => self.apply_singly(group).await,
-            Err(error) => group.into_iter().for_each(|job| self.answer(job, Err(error.clone()))),
         }
         self.metrics.seconds.record(now.elapsed());
     }
@@ -187,17 +223,24 @@ impl WriterTask {
 
     async fn apply_singly(&mut self, group: Vec<Job>) {
         for job in group {
-            let outcome = self.apply_until(std::slice::from_ref(&job), job.deadline).await;
-            let outcome = outcome.and_then(|outcomes| outcomes.into_iter().next().unwrap_or(Err(Error::MaybeApplied)));
+            let outcome = self.apply_until(std::slice::from_ref(&job), job.deadline, &mut false).await;
+            let outcome = outcome
+                .map_err(Unapplied::into_error)
+                .and_then(|outcomes| outcomes.into_iter().next().unwrap_or(Err(Error::MaybeApplied)));
             self.answer(job, outcome);
         }
     }
 
-    /// Applies a group, again and again until there is an answer or the time is up.
-    async fn apply_until(&mut self, group: &[Job], deadline: Instant) -> Result<Vec<Result<Outcome, Error>>, Error> {
+    /// Applies a group, again and again until there is an answer or the time is up. `may_be_applied`: an attempt was made
+    /// whose result is not known.
+    async fn apply_until(
+        &mut self,
+        group: &[Job],
+        deadline: Instant,
+        may_be_applied: &mut bool,
+    ) -> Result<Vec<Result<Outcome, Error>>, Unapplied> {
         let health = Arc::clone(&self.health);
         let _waiting = health.change_waits();
-        let mut may_be_applied = false;
         let mut pause = Duration::from_millis(20);
         loop {
             let operations = group.iter().map(|job| &job.operation);
@@ -217,20 +260,21 @@ impl WriterTask {
                         let (failures, lasting_ms) = (over.failures, over.lasting_ms());
                         tracing::info!(failures, lasting_ms, "changes are confirmed again");
                     }
-                    return Ok(outcomes.into_iter().map(|outcome| honest(outcome, may_be_applied)).collect());
+                    return Ok(outcomes.into_iter().map(|outcome| honest(outcome, *may_be_applied)).collect());
                 }
                 Err(error) => error,
             };
-            may_be_applied |= error.may_be_applied();
+            *may_be_applied |= error.may_be_applied();
             if !error.is_passing() || Instant::now() + pause >= deadline {
                 if let Some(told) = self.trouble.failed() {
                     let (error, failures, lasting_ms) = (chain(&error), told.failures, told.lasting_ms());
                     tracing::warn!(error, failures, lasting_ms, operations = group.len(), "changes were not confirmed");
                 }
-                return Err(if may_be_applied { Error::MaybeApplied } else { Error::from(&error) });
+                let told = if *may_be_applied { Error::MaybeApplied } else { Error::from(&error) };
+                return Err(if error.is_passing() { Unapplied::Late(told) } else { Unapplied::Failed(told) });
             }
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(200));
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
@@ -253,6 +297,12 @@ fn settled(outcome: &Result<Outcome, Error>) -> Settled {
     }
 }
 
+/// Divides a group that was not answered by its first deadline into what has time for another attempt, and what has not.
+/// The first deadline is never among the former.
+fn split(group: Vec<Job>, now: Instant) -> (Vec<Job>, Vec<Job>) {
+    group.into_iter().partition(|job| job.deadline > now + LONGEST_PAUSE && !job.reply.is_closed())
+}
+
 fn answer_all(group: Vec<Job>, error: &Error) {
     for job in group {
         let _ = job.reply.send(Err(error.clone()));
@@ -264,12 +314,36 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Epoch, EpochId, InstanceStatus, LeaseId, Revision};
+    use crate::model::{DeathReason, Epoch, EpochId, InstanceId, InstanceStatus, LeaseId, Revision, StatusChange};
 
     fn outcome(verdict: Verdict) -> Outcome {
         let epoch = Epoch { id: EpochId(Uuid::from_u128(1)), number: 1 };
         let (lease_id, revision) = (Some(LeaseId(7)), Revision(7));
         Outcome { verdict, lease_id, revision, status: Some(InstanceStatus::Alive), epoch }
+    }
+
+    #[tokio::test]
+    async fn first_deadline_of_a_group_ends_no_change_that_has_time_left() {
+        let now = Instant::now();
+        let job = |left: Duration| {
+            let (reply, answer) = oneshot::channel();
+            let operation = Operation::SetStatus(StatusChange {
+                instance_id: InstanceId(Uuid::from_u128(1)),
+                lease_id: None,
+                status: InstanceStatus::Dead,
+                reason: DeathReason::Deregistered,
+                status_reason: None,
+                identity: None,
+                as_operator: false,
+            });
+            (Job { operation, origin: None, deadline: now + left, reply }, answer)
+        };
+        let (first, _first) = job(LONGEST_PAUSE);
+        let (second, _second) = job(WRITE_TIMEOUT);
+        let (gone, _) = job(WRITE_TIMEOUT);
+        let (left, late) = split(vec![first, second, gone], now);
+        let deadlines = |jobs: Vec<Job>| jobs.into_iter().map(|job| job.deadline - now).collect::<Vec<_>>();
+        assert_eq!((deadlines(left), deadlines(late)), (vec![WRITE_TIMEOUT], vec![LONGEST_PAUSE, WRITE_TIMEOUT]));
     }
 
     fn refusals() -> [Verdict; 6] {
