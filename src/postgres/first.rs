@@ -108,8 +108,13 @@ impl Database {
     pub(super) async fn take_second(&self, want: Want) -> Option<Opened> {
         let (Some(_), Want::Primary) = (self.lineage(), want) else { return None };
         let (mut opened, since) = self.kept().second.take()?;
-        if since.elapsed() > KEPT_FOR || opened.is_standby || opened.identity.is_none() {
+        if since.elapsed() > KEPT_FOR || opened.is_standby {
             return None;
+        }
+        if opened.identity.is_none() {
+            // It was opened before there was a registry.
+            timeout(SECOND_TIMEOUT, opened.ask_identity()).await.ok()?.ok()?;
+            opened.identity.as_ref()?;
         }
         self.admit(&mut opened, 0).await.ok()?;
         self.used(&opened.target);
@@ -123,7 +128,12 @@ impl Database {
         if since.elapsed() > KEPT_FOR || session.client.is_closed() {
             return None;
         }
-        let (fit, generation) = lineage.fit(session.identity.as_ref()?, 0);
+        let (fit, generation) = match &session.identity {
+            Some(identity) => lineage.fit(identity, 0),
+            // There was no epoch when it was opened, and there is no other session to compare it with.
+            None if !lineage.is_known() => (Fit::Same, lineage.generation()),
+            None => return None,
+        };
         session.generation = generation;
         (fit == Fit::Same).then_some(session)
     }

@@ -201,6 +201,11 @@ impl Lineage {
         (fit, self.generation())
     }
 
+    /// Whether there is a database to compare with.
+    pub(super) fn is_known(&self) -> bool {
+        self.state().known.is_some()
+    }
+
     /// Whether this is the known system on the known timeline, as far as the engine tells.
     pub(super) fn is_same_server(&self, found: &Identity) -> bool {
         let state = self.state();
