@@ -95,46 +95,9 @@ impl Server {
             TargetSessionAttrs::ReadWrite => Want::Primary,
             _ => want,
         };
-        let mut waiting = self.order(first);
         let limit = self.limit.min(longest);
-        let mut attempts = FuturesUnordered::new();
-        let (mut behind, mut standby, mut errors, mut asked) = (None, None, Vec::new(), Vec::new());
-        let mut next_at = Instant::now();
-        loop {
-            tokio::select! {
-                () = sleep_until(next_at), if !waiting.is_empty() => {
-                    asked.extend(waiting.front().map(|config| Target::of(config)));
-                    attempts.extend(waiting.pop_front().map(|config| self.attempt(config, limit, preparation)));
-                    next_at = Instant::now() + HEAD_START;
-                }
-                Some(outcome) = attempts.next(), if !attempts.is_empty() => {
-                    next_at = Instant::now();
-                    let target = outcome.as_ref().map_or_else(|(target, _)| target, |opened| &opened.target);
-                    asked.retain(|other| other != target);
-                    match outcome {
-                        Ok(opened) if is_suitable(&opened, want) && is_behind(&opened) => {
-                            behind = behind.or(Some(opened));
-                        }
-                        Ok(opened) if is_suitable(&opened, want) => {
-                            // Those that had a head start and have not answered.
-                            for target in asked {
-                                let reason = "it does not answer as fast as another host".to_owned();
-                                failed(&target, &ConnectError::Unreachable { target: target.clone(), reason });
-                            }
-                            return Ok(opened);
-                        }
-                        Ok(opened) if want == Want::Any => standby = standby.or(Some(opened)),
-                        Ok(opened) => errors.push(unsuitable(opened.target, want)),
-                        Err((target, error)) => {
-                            failed(&target, &error);
-                            errors.push(error);
-                        }
-                    }
-                }
-                else => break,
-            }
-        }
-        behind.or(standby).ok_or_else(|| self.sum_up(errors))
+        let attempt = |config| self.attempt(config, limit, preparation);
+        choose(self.order(first), want, attempt, is_behind, &mut failed).await.map_err(|errors| self.sum_up(errors))
     }
 
     /// All hosts but one.
@@ -220,10 +183,74 @@ impl Server {
     }
 }
 
-fn is_suitable(opened: &Opened, want: Want) -> bool {
+/// A session, as the choice among hosts sees it.
+trait Candidate {
+    fn target(&self) -> &Target;
+    fn is_standby(&self) -> bool;
+}
+
+impl Candidate for Opened {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn is_standby(&self) -> bool {
+        self.is_standby
+    }
+}
+
+/// Attempts these hosts, in this order, until one is suitable.
+async fn choose<'a, T: Candidate, F: Future<Output = Result<T, (Target, ConnectError)>>>(
+    mut waiting: VecDeque<&'a Config>,
+    want: Want,
+    attempt: impl Fn(&'a Config) -> F,
+    is_behind: impl Fn(&T) -> bool,
+    failed: &mut impl FnMut(&Target, &ConnectError),
+) -> Result<T, Vec<ConnectError>> {
+    let mut attempts = FuturesUnordered::new();
+    let (mut behind, mut standby, mut errors, mut asked) = (None, None, Vec::new(), Vec::new());
+    let mut next_at = Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(next_at), if !waiting.is_empty() => {
+                asked.extend(waiting.front().map(|config| Target::of(config)));
+                attempts.extend(waiting.pop_front().map(&attempt));
+                next_at = Instant::now() + HEAD_START;
+            }
+            Some(outcome) = attempts.next(), if !attempts.is_empty() => {
+                next_at = Instant::now();
+                let target = outcome.as_ref().map_or_else(|(target, _)| target, |found| found.target());
+                asked.retain(|other| other != target);
+                match outcome {
+                    Ok(found) if is_suitable(&found, want) && is_behind(&found) => {
+                        behind = behind.or(Some(found));
+                    }
+                    Ok(found) if is_suitable(&found, want) => {
+                        // Those that had a head start and have not answered.
+                        for target in asked {
+                            let reason = "it does not answer as fast as another host".to_owned();
+                            failed(&target, &ConnectError::Unreachable { target: target.clone(), reason });
+                        }
+                        return Ok(found);
+                    }
+                    Ok(found) if want == Want::Any => standby = standby.or(Some(found)),
+                    Ok(found) => errors.push(unsuitable(found.target().clone(), want)),
+                    Err((target, error)) => {
+                        failed(&target, &error);
+                        errors.push(error);
+                    }
+                }
+            }
+            else => break,
+        }
+    }
+    behind.or(standby).ok_or(errors)
+}
+
+fn is_suitable(found: &impl Candidate, want: Want) -> bool {
     match want {
-        Want::Primary | Want::Any => !opened.is_standby,
-        Want::Standby => opened.is_standby,
+        Want::Primary | Want::Any => !found.is_standby(),
+        Want::Standby => found.is_standby(),
     }
 }
 
@@ -327,5 +354,39 @@ mod tests {
         assert!(text.contains("a:5432/d: connection refused, b:5432/d: is a standby"), "{text}");
         let fatal = ConnectError::UnknownDatabase { target: Target::of(&server.hosts[1]) };
         assert_eq!(server.sum_up(vec![away(0), fatal]).exit_code(), 78);
+    }
+
+    impl Candidate for (Target, &str) {
+        fn target(&self) -> &Target {
+            &self.0
+        }
+
+        fn is_standby(&self) -> bool {
+            self.1 == "standby"
+        }
+    }
+
+    #[tokio::test]
+    async fn search_ends_with_the_primary_whatever_the_others_are_and_never_with_a_standby() {
+        let kinds = ["dead", "frozen", "standby", "primary"];
+        let server = &server("postgres://u@a,b,c/d");
+        let cases = (0..64 * 3).flat_map(|number| [(number, Want::Primary), (number, Want::Any)]);
+        let cases = cases.map(async |(number, want)| {
+            let hosts = [kinds[number % 4], kinds[number / 4 % 4], kinds[number / 16 % 4]];
+            let attempt = async |config: &Config| {
+                let target = Target::of(config);
+                let host = hosts[server.hosts.iter().position(|host| Target::of(host) == target).unwrap()];
+                let takes = if host == "frozen" { HEAD_START * 2 } else { HEAD_START / 10 };
+                tokio::time::sleep(takes).await;
+                let error = ConnectError::NotPrimary { target: target.clone() };
+                if ["standby", "primary"].contains(&host) { Ok((target, host)) } else { Err((target, error)) }
+            };
+            let order = server.order(Some(&Target::of(&server.hosts[number / 64])));
+            let found = choose(order, want, attempt, |_| false, &mut |_, _| {}).await.map(|(_, host)| host);
+            let is_taken = |host: &&str| *host == "primary" || want == Want::Any && *host == "standby";
+            let expected = hosts.into_iter().filter(is_taken).min();
+            assert_eq!(found.ok(), expected, "{want:?} among {hosts:?}, beginning with {}", number / 64);
+        });
+        futures_util::future::join_all(cases).await;
     }
 }
