@@ -52,7 +52,7 @@ async fn hide(guarded: &Guarded, name: &str, each: u128, number: u128) -> u128 {
 }
 
 /// What no caller is promised to be equal: times, revisions and what follows from them.
-fn masked(mut one: v1::Instance) -> v1::Instance {
+pub(super) fn masked(mut one: v1::Instance) -> v1::Instance {
     (one.lease_id, one.revision, one.epoch_number) = (0, 0, 0);
     (one.cluster_epoch, one.started_at, one.last_beat, one.lease_remaining) = (String::new(), None, None, None);
     one.status_since = None;
@@ -63,7 +63,7 @@ fn masked(mut one: v1::Instance) -> v1::Instance {
 }
 
 /// An answer in words; an error with all that it says.
-fn told<T, U: Debug>(answer: Result<Response<T>, Status>, of: impl FnOnce(T) -> U) -> String {
+pub(super) fn told<T, U: Debug>(answer: Result<Response<T>, Status>, of: impl FnOnce(T) -> U) -> String {
     match answer {
         Ok(answer) => format!("{:?}", of(answer.into_inner())),
         Err(status) => {
@@ -118,7 +118,7 @@ async fn learned(caller: &Caller) -> Vec<String> {
 }
 
 /// Every page, one instance each, dead ones included, with the tokens between them.
-async fn listed(caller: &Caller, prefix: &str) -> String {
+pub(super) async fn listed(caller: &Caller, prefix: &str) -> String {
     let (mut told_so_far, mut page_token) = (String::new(), String::new());
     loop {
         let statuses = vec![1, 2, 3, 4];
@@ -138,7 +138,7 @@ async fn listed(caller: &Caller, prefix: &str) -> String {
 }
 
 /// A watch up to the end of its snapshot.
-async fn watched(caller: &Caller, request: v1::WatchRequest) -> String {
+pub(super) async fn watched(caller: &Caller, request: v1::WatchRequest) -> String {
     let mut stream = match caller.discovery.clone().watch(request).await {
         Ok(stream) => stream.into_inner(),
         refused => return told(refused, |_| ()),

@@ -93,6 +93,9 @@ async fn connections_over_the_quota_carry_only_what_keeps_leases() {
     let mut second = guarded.caller("actor").await;
     let list = v1::ListInstancesRequest { logical_id_prefix: "svc".to_owned(), ..Default::default() };
     second.discovery.list_instances(list.clone()).await.unwrap();
+    // Both go on with as many calls as they like.
+    second.discovery.list_instances(list.clone()).await.unwrap();
+    first.discovery.list_instances(list.clone()).await.unwrap();
     let mut third = guarded.caller("actor").await;
     exceeded(&third.discovery.list_instances(list.clone()).await.unwrap_err(), "connections");
     exceeded(&third.registry.register(registration(id(2), "svc-a")).await.unwrap_err(), "connections");

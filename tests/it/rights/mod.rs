@@ -8,6 +8,7 @@ mod drill;
 mod interference;
 mod limits;
 mod matrix;
+mod random;
 mod rows;
 mod rules;
 mod streams;

@@ -27,7 +27,7 @@ impl Rule {
 }
 
 /// Whether a pattern fits a logical id.
-fn fits(pattern: &str, name: &str) -> bool {
+pub(super) fn fits(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
         None => name == pattern,
