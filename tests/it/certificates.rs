@@ -2,6 +2,9 @@
 
 use std::{fs, time::Duration};
 
+use chrono::{TimeDelta, Timelike as _, Utc};
+use futures_util::{StreamExt as _, stream};
+use musterd::proto::v1;
 use musterd_client::{Client, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
@@ -9,7 +12,13 @@ use rcgen::{
 };
 use tokio::time::timeout;
 
-use crate::harness::{daemon::DAEMON_BOUND, secured::Secured, wait::wait_until};
+use crate::harness::{
+    actor::{alive, reason},
+    daemon::DAEMON_BOUND,
+    secured::Secured,
+    wait::wait_until,
+    wire::Wire,
+};
 
 const RULES: &str = r#"
 [[rule]]
@@ -150,4 +159,49 @@ async fn client_certificate_that_is_wrong_in_any_way_is_refused() {
     let error = client.resolve("a", &musterd_client::Choice::default()).await.unwrap_err();
     assert_eq!(error.reason().name(), "PERMISSION_DENIED");
     secured.client().ready(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beat_stream_ends_when_the_certificate_expires_and_its_lease_is_not_suspect() {
+    let secured = Secured::enforced(RULES, &[]).await;
+    let ca = Issuer::self_signed(authority("the CA of clients"), KeyPair::generate().unwrap()).unwrap();
+    let own = fs::read_to_string(secured.path("ca.pem")).unwrap();
+    fs::write(secured.path("trusted.pem"), &own).unwrap();
+    fs::write(secured.path("ca.pem"), own + &ca.pem()).unwrap();
+    let files = |(certificate, key): (String, String)| {
+        fs::write(secured.path("actor.pem"), certificate).unwrap();
+        fs::write(secured.path("actor.key"), key).unwrap();
+        Tls::new().ca(secured.path("trusted.pem")).identity(secured.path("actor.pem"), secured.path("actor.key"))
+    };
+    let known = async |tls: &Tls| {
+        let client = Client::builder().daemons([secured.address()]).tls(tls.clone()).retry_for(Duration::ZERO);
+        client.build().unwrap().who_am_i().await.map(|known| known.identity)
+    };
+    let tls = files(signed(&leaf(Some("actor"), &[], |_| ()), &ca, ""));
+    wait_until("the CA of clients is in use", DAEMON_BOUND, async || known(&tls).await).await;
+    // Certificates know whole seconds.
+    let ends = (Utc::now() + TimeDelta::seconds(15)).with_nanosecond(0).unwrap();
+    let since = Duration::from_secs(u64::try_from(ends.timestamp()).unwrap() - 1_767_225_600);
+    let tls = files(signed(
+        &leaf(Some("actor"), &[], |params| params.not_after = date_time_ymd(2026, 1, 1) + since),
+        &ca,
+        "",
+    ));
+
+    let wire = Wire::over(secured.with_certificate(tls.clone()).await);
+    let registered = wire.register(alive("a", Duration::from_secs(300))).await;
+    let beat = v1::BeatStreamRequest { lease_ids: vec![registered.lease_id], goodbye: false };
+    let requests = stream::iter([beat]).chain(stream::pending());
+    let mut beats = wire.registry.clone().beat_stream(requests).await.unwrap().into_inner();
+    let heard = beats.message().await.unwrap().unwrap();
+    assert!(heard.exceptions.is_empty(), "{heard:?}");
+    let ended = timeout(DAEMON_BOUND, beats.message()).await.expect("the stream outlives its certificate").unwrap_err();
+    assert!(Utc::now() >= ends, "it ended before the certificate");
+    assert_eq!(reason(&ended), "CREDENTIAL_EXPIRED", "{ended:?}");
+    let refused =
+        wire.registry.clone().beat(v1::BeatRequest { lease_id: registered.lease_id, ..Default::default() }).await;
+    assert_eq!(reason(&refused.unwrap_err()), "CREDENTIAL_EXPIRED", "the connection goes on, and carries no call");
+    assert!(known(&tls).await.is_err(), "an expired certificate opens a connection");
+    let found = secured.client().resolve("a", &musterd_client::Choice::default()).await.unwrap().instance;
+    assert!(!found.suspect && found.owner == "cert/actor", "{found:?}");
 }

@@ -128,6 +128,11 @@ impl Secured {
             "" => (self.tls(), Token::default()),
             token => (Tls::new().ca(self.path("ca.pem")), Token::text(token)),
         };
+        InterceptedService::new(self.with_certificate(tls).await, token)
+    }
+
+    /// A connection for the services themselves, with these files.
+    pub(crate) async fn with_certificate(&self, tls: Tls) -> Channel {
         let address = self.daemon.grpc_addr.clone();
         let connector = tower::service_fn(move |_| {
             let (tls, address) = (tls.clone(), address.clone());
@@ -138,7 +143,7 @@ impl Secured {
             }
         });
         let endpoint = Endpoint::from_shared(format!("http://{}", self.daemon.grpc_addr)).unwrap();
-        InterceptedService::new(endpoint.connect_with_connector(connector).await.unwrap(), token)
+        endpoint.connect_with_connector(connector).await.unwrap()
     }
 
     /// A command of the operator.
