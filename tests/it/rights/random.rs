@@ -336,7 +336,7 @@ async fn aimed(caller: &Caller, instance: Uuid, lease_id: u64) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_caller_may_not_see_changes_nothing_that_it_is_told() {
+async fn hidden_names_change_no_answer_under_any_policy() {
     let number = |name: &str, otherwise| std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(otherwise);
     let (policies, seed) = (number("MUSTERD_POLICIES", 6), number("MUSTERD_FAULTS_SEED", 1));
     let (mut world, mut dice) = (World::start().await, Dice::new(seed));
