@@ -35,12 +35,20 @@ use super::{
     proxy::Mode,
     world::{Place, Population, TTL, World},
 };
-use crate::harness::{network::untested, postgres::OwnCluster, registry::get, wait::wait_until};
+use crate::harness::{
+    network::untested,
+    postgres::OwnCluster,
+    registry::{column, get},
+    wait::wait_until,
+};
 
 /// One network at a time: its addresses are fixed.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 const LASTS: Duration = Duration::from_secs(8);
+/// Longer than a daemon waits for PostgreSQL to acknowledge a packet (10 s): it drops its connections without a packet that
+/// PostgreSQL could see.
+const LASTS_INSIDE: Duration = Duration::from_secs(13);
 /// The partition of the long form, and the fleets that it cuts off.
 const LASTS_LONG: Duration = Duration::from_secs(30);
 const FLEETS: [usize; 5] = [2, 3, 11, 40, 60];
@@ -48,6 +56,8 @@ const FLEETS: [usize; 5] = [2, 3, 11, 40, 60];
 const DETECTION_SLACK: Duration = Duration::from_secs(3);
 /// How long the death of an actor that fell silent may take, with what a slow machine adds.
 const DEATH_BOUND: Duration = Duration::from_secs(30);
+/// Within this a session that the daemon has dropped is gone.
+const SESSION_BOUND: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_millis(60);
 const ACTORS: &str = "10.231.1.1";
 const DAEMON: &str = "10.231.1.2";
@@ -243,6 +253,21 @@ async fn world(network: &Network, number: usize) -> World {
     world
 }
 
+/// The ports of the sessions in PostgreSQL to which no connection of the daemon belongs.
+async fn dropped_sessions(world: &World) -> Vec<i32> {
+    let sessions = "SELECT client_port FROM pg_stat_activity WHERE application_name = 'musterd' AND client_port > 0";
+    let sessions = column::<i32>(&world.sql().await, sessions).await;
+    let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", world.nodes[0].pid().unwrap())).unwrap();
+    // Its second column is the address of this end, its fourth the state: 01 is a connection.
+    let open: Vec<i32> = sockets
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|columns| columns.get(3) == Some(&"01"))
+        .filter_map(|columns| i32::from_str_radix(columns[1].split_once(':')?.1, 16).ok())
+        .collect();
+    sessions.into_iter().filter(|port| !open.contains(port)).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn packets_lost_delayed_and_cut_off_break_no_promise() {
     let _alone = ALONE.lock().await;
@@ -253,10 +278,16 @@ async fn packets_lost_delayed_and_cut_off_break_no_promise() {
     sleep(Duration::from_millis(2_500)).await;
     worlds[0].note_footprints();
     for fault in FAULTS {
-        strike(&mut worlds, &network, fault, LASTS).await;
+        let lasts = if fault == Fault::Partition(Way::Inside) { LASTS_INSIDE } else { LASTS };
+        strike(&mut worlds, &network, fault, lasts).await;
         campaign::calm_down(&worlds[0]).await;
     }
     let [world] = worlds;
+    wait_until("sessions that the daemon has dropped end at PostgreSQL", SESSION_BOUND, async || {
+        let dropped = dropped_sessions(&world).await;
+        if dropped.is_empty() { Ok(()) } else { Err(dropped) }
+    })
+    .await;
     let (verdict, _) = world.finish("network", 7, campaign::demands(population, FAULTS.len())).await;
     assert_eq!(verdict.violations, []);
 }
