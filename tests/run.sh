@@ -61,7 +61,7 @@ for argument in "$@"; do
 done
 if [[ $is_choice == 0 ]]; then
     run $((3 * cores)) "${to_the_end[@]}" "$@" -- "${skipped[@]}"
-    [[ $fast == 1 ]] || run $((2 * cores)) --test it "$@" -- "${slow[@]}"
+    [[ $fast == 1 ]] || run $((2 * cores)) --lib --test it "$@" -- "${slow[@]}"
 else
     [[ " $* " == *" -- "* || $fast == 0 ]] || set -- "$@" --
     [[ $fast == 0 ]] || set -- "$@" "${skipped[@]}"

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::join_all, stream};
 use musterd::proto::v1;
 use musterd_client::{DeathReason, Filter, Instance, Status};
 
@@ -79,6 +79,9 @@ async fn beating_lease_lives_while_silent_ones_die_by_their_own_ttl() {
     let database = TestDatabase::create().await;
     let daemon = Daemon::start(database.url()).await;
     let caller = Caller::of(&daemon);
+    // More that beat than that are silent at any time: fewer would be protected.
+    let callers = [caller.clone()];
+    let _others = join_all((0..4).map(|_| Actor::start(&callers, "other", seconds(2)))).await;
     let actor = Actor::start(std::slice::from_ref(&caller), "beating", seconds(2)).await;
     let mut silent = Vec::new();
     for ttl in [300, 4, 2] {

@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener};
 
 use super::{Ended, musterd};
 use crate::harness::{
-    postgres::TestDatabase,
+    postgres::{MIGRATIONS, TestDatabase},
     registry::{Registry, get, run},
     scratch::Scratch,
 };
@@ -97,8 +97,8 @@ async fn a_database_that_is_newer_is_refused_and_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_must_not_migrate_leaves_an_empty_database_empty() {
     let database = TestDatabase::create().await;
-    let complaint =
-        refused(&["--no-migrate", "--database-url", database.url()], 78, "the database lacks 11 migration(s)").await;
+    let beginning = format!("the database lacks {MIGRATIONS} migration(s)");
+    let complaint = refused(&["--no-migrate", "--database-url", database.url()], 78, &beginning).await;
     assert!(complaint.ends_with("run musterd migrate up"), "{complaint}");
     let client = crate::harness::postgres::connect(database.url()).await;
     let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";

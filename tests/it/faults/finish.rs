@@ -8,13 +8,18 @@ use tokio::time::{Instant, sleep};
 use super::{
     audit,
     checker::{self, Demands, Evidence, Figures, Final, Verdict, seconds},
-    history::{self, Answer, Disruption, Dump, Micros, Outcome, Row},
+    history::{self, Answer, Call, Disruption, Dump, Micros, Outcome, Row},
     world::World,
 };
 use crate::harness::registry::get;
 
 /// Within this all daemons have to show what PostgreSQL has, once everything is healed.
 const CONVERGENCE: Duration = Duration::from_secs(5);
+/// Within this what is no longer needed has to be gone. A session whose daemon was cut off from PostgreSQL is noticed there by
+/// the probes of TCP, the first of them after 5 s.
+const LEFTOVERS: Duration = Duration::from_secs(15);
+/// How long routers may take for the answers that a run needs.
+const READS_BOUND: Duration = Duration::from_secs(30);
 
 /// Threads and open files of a process.
 fn footprint(pid: Pid) -> Option<(usize, usize)> {
@@ -32,6 +37,7 @@ impl World {
 
     /// Lets everything come to rest and judges it; writes the history to a file if anything is wrong.
     pub(crate) async fn finish(mut self, name: &str, seed: u64, demands: Demands) -> (Verdict, Evidence) {
+        self.read_enough(&demands).await;
         self.quiet.cancel();
         let finals = self.converge().await;
         self.end_crowd().await;
@@ -59,6 +65,21 @@ impl World {
         let mut verdict = checker::check(&evidence);
         verdict.history = report(name, seed, &verdict, &evidence);
         (verdict, evidence)
+    }
+
+    /// Lets the routers go on until there are as many answers as are demanded: a slow machine needs longer for them.
+    async fn read_enough(&self, demands: &Demands) {
+        let began = Instant::now();
+        while began.elapsed() < READS_BOUND {
+            let calls = self.history.calls();
+            let answers = || calls.iter().filter_map(Call::answer);
+            let reads = answers().filter(|it| matches!(it, Answer::Resolved { .. } | Answer::Listed { .. })).count();
+            let picks = answers().filter(|it| matches!(it, Answer::Picked { .. })).count();
+            if reads >= demands.reads_answered && picks >= demands.picks {
+                return;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
     }
 
     /// What PostgreSQL has, and each daemon; as soon as they agree, or after the time they have for it.
@@ -118,7 +139,7 @@ impl World {
                     ));
                 }
             }
-            if left.is_empty() || began.elapsed() > CONVERGENCE {
+            if left.is_empty() || began.elapsed() > LEFTOVERS {
                 self.complaints.extend(left);
                 return;
             }

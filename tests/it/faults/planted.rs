@@ -303,8 +303,15 @@ async fn revisions_that_are_used_again_after_a_failover_are_caught() {
         UPDATE cluster_metadata SET revision = (SELECT revision FROM kept); COMMIT;
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'musterd'";
-    run(&world.sql().await, failover).await;
-    seconds(5).await;
+    let sql = world.sql().await;
+    let revision = "SELECT revision FROM cluster_metadata";
+    let lost: i64 = get(&sql, revision).await;
+    run(&sql, failover).await;
+    wait_until("all lost revisions are used again", BOUND, async || match get::<i64>(&sql, revision).await {
+        again if again > lost => Ok(()),
+        again => Err(again),
+    })
+    .await;
     assert_caught(world, "reuse", &[Rule::Doubled]).await;
 }
 
