@@ -13,8 +13,9 @@ use std::{
 };
 
 const PROTO_ROOT: &str = "proto";
-const PROTO_FILES: [&str; 5] = [
+const PROTO_FILES: [&str; 6] = [
     "muster/v1/cluster.proto",
+    "muster/v1/decision.proto",
     "muster/v1/discovery.proto",
     "muster/v1/error.proto",
     "muster/v1/instance.proto",

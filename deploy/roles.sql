@@ -97,7 +97,7 @@ BEGIN
         FROM pg_class AS class
         WHERE class.relnamespace = quote_ident(current_schema())::regnamespace
           AND class.relname IN ('cluster_metadata', 'registry_instance', 'registry_epoch', 'registry_daemon',
-              'registry_daemon_loss', 'registry_suspicion', 'registry_death', 'registry_hook', 'muster_migration', 'active_instances', 'active_instance')
+              'registry_daemon_loss', 'registry_suspicion', 'registry_death', 'registry_hook', 'registry_audit', 'muster_migration', 'active_instances', 'active_instance')
         UNION ALL
         SELECT 'TYPE', typ.oid::regtype::text, typ.typowner, false
         FROM pg_type AS typ

@@ -121,6 +121,30 @@ COMMENT ON COLUMN muster_migration.applied_by IS 'Who applied it.';
 COMMENT ON COLUMN muster_migration.duration_ms IS 'How long its statements took, in milliseconds.';
 COMMENT ON COLUMN muster_migration.oldest_head IS 'Daemons that know the migrations up to this one may still serve, without migrating. Null: only those that know the migration itself.';
 
+--- table registry_audit
+CREATE TABLE registry_audit (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    at timestamp with time zone NOT NULL,
+    action text NOT NULL,
+    by_role text NOT NULL,
+    by text NOT NULL,
+    object text NOT NULL,
+    detail jsonb NOT NULL,
+    revision bigint,
+    period timestamp with time zone,
+    CONSTRAINT registry_audit_pkey PRIMARY KEY (id)
+);
+COMMENT ON TABLE registry_audit IS 'Decisions, a row each. Written by functions alone; kept for --keep-audit.';
+COMMENT ON COLUMN registry_audit.id IS 'In the order of recording.';
+COMMENT ON COLUMN registry_audit.at IS 'When, by the database clock. Of a row that counts: the first time.';
+COMMENT ON COLUMN registry_audit.action IS 'What: rotate, hold, release, expire, deregister, set_status, purge, hook_set, hook_remove, migrate_up, migrate_adopt, migrate_eject, migrate_return, migrate_repair, reload or denied.';
+COMMENT ON COLUMN registry_audit.by_role IS 'The role of the session.';
+COMMENT ON COLUMN registry_audit.by IS 'The identity that asked a daemon; without a policy the daemon; sql/ROLE for a direct SQL caller. Empty: a caller that is not known.';
+COMMENT ON COLUMN registry_audit.object IS 'Of what: an epoch, an instance, a hook, a migration, a table, a set of files, or the method that was denied.';
+COMMENT ON COLUMN registry_audit.detail IS 'What else is known. daemon: through which daemon. count: how often in the period, of a row that counts.';
+COMMENT ON COLUMN registry_audit.revision IS 'The revision that it made. Null: it made none.';
+COMMENT ON COLUMN registry_audit.period IS 'Of a row that counts: the minute or the hour for which it does. Null: the row stands for one decision.';
+
 --- table registry_daemon
 CREATE TABLE registry_daemon (
     daemon_id uuid NOT NULL,
@@ -320,6 +344,14 @@ WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500);
 COMMENT ON TABLE registry_suspicion IS 'Leases that a daemon has lost contact with: its hint to the others, which would not notice before the TTL has passed. No lease expires because of it.';
 COMMENT ON COLUMN registry_suspicion.lease_id IS 'The lease.';
 COMMENT ON COLUMN registry_suspicion.suspected_at IS 'When the daemon that lost contact had last heard of it.';
+
+--- index idx_audit_at on registry_audit
+CREATE INDEX idx_audit_at ON registry_audit USING btree (at);
+COMMENT ON INDEX idx_audit_at IS 'For the purge.';
+
+--- index idx_audit_period on registry_audit
+CREATE UNIQUE INDEX idx_audit_period ON registry_audit USING btree (period, action, by, object, by_role) WHERE period IS NOT NULL;
+COMMENT ON INDEX idx_audit_period IS 'One row for each period, identity and object, however many daemons count.';
 
 --- index idx_death_died_at on registry_death
 CREATE INDEX idx_death_died_at ON registry_death USING btree (died_at);
@@ -753,10 +785,82 @@ BEGIN
         v_set.revision := p_revision;
         v_set.status := p_op.status;
     END IF;
+    IF v_set.changed AND p_op.as_operator THEN
+        PERFORM muster_audit(
+            CASE WHEN p_op.status <> 'dead' THEN 'set_status' WHEN p_op.reason = 'operator' THEN 'expire' ELSE 'deregister' END,
+            p_decided_by || coalesce(' for ' || p_op.identity, ''), 'instance ' || v_row.instance_id,
+            jsonb_build_object(
+                'logical_id', v_row.logical_id, 'lease_id', v_row.lease_id, 'owner', v_row.owner,
+                'status', p_op.status, 'reason', nullif(p_op.status_reason, '')),
+            p_revision);
+    END IF;
     RETURN v_set;
 END
 $function$;
 COMMENT ON FUNCTION muster_apply_status(muster_operation, cluster_metadata, bigint, text) IS 'Applies one change of status at p_revision.';
+
+--- function muster_audit(text, text, text, jsonb, bigint)
+CREATE OR REPLACE FUNCTION muster_audit(p_action text, p_by text, p_object text, p_detail jsonb, p_revision bigint)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+    INSERT INTO registry_audit (at, action, by_role, by, object, detail, revision)
+    SELECT
+        muster_now(), p_action, session_user, coalesce(split.parts[2], p_by, ''), coalesce(p_object, ''),
+        jsonb_strip_nulls(coalesce(p_detail, '{}') || jsonb_build_object('daemon', split.parts[1])), p_revision
+    FROM (SELECT regexp_match(p_by, '^(\S+) for (.+)$') AS parts) AS split;
+$function$;
+COMMENT ON FUNCTION muster_audit(text, text, text, jsonb, bigint) IS 'Records a decision, in the transaction of the act.';
+
+--- function muster_audit_counted(text, text, text, jsonb, bigint, bigint)
+CREATE OR REPLACE FUNCTION muster_audit_counted(p_action text, p_by text, p_object text, p_detail jsonb, p_count bigint, p_period_ms bigint)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+    INSERT INTO registry_audit AS audit (at, action, by_role, by, object, detail, period)
+    SELECT
+        clock.now, p_action, session_user, p_by, p_object,
+        jsonb_strip_nulls(p_detail || jsonb_build_object('count', p_count)),
+        to_timestamp(floor(extract(epoch FROM clock.now) * 1000 / p_period_ms) * p_period_ms / 1000)
+    FROM (SELECT muster_now() AS now) AS clock
+    ON CONFLICT (period, action, by, object, by_role) WHERE period IS NOT NULL
+    DO UPDATE SET detail = audit.detail || jsonb_build_object('count', (audit.detail ->> 'count')::bigint + p_count);
+$function$;
+COMMENT ON FUNCTION muster_audit_counted(text, text, text, jsonb, bigint, bigint) IS 'Records what happens often: the first time in a period as a row, later ones as its count.';
+
+--- function muster_audit_note(jsonb)
+CREATE OR REPLACE FUNCTION muster_audit_note(p_entries jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_entry record;
+BEGIN
+    -- plpgsql does not read a field of the name "by". In one order, so that two daemons that count the same refusals do not wait for each other in a circle.
+    FOR v_entry IN
+        SELECT entry.action, entry.by AS identity, entry.object, entry.detail, entry.count
+        FROM jsonb_to_recordset(p_entries)
+            AS entry (action text, by text, object text, detail jsonb, count bigint)
+        ORDER BY entry.action, entry.by, entry.object
+    LOOP
+        CASE v_entry.action
+            WHEN 'denied' THEN
+                PERFORM muster_audit_counted(
+                    'denied', coalesce(v_entry.identity, ''), coalesce(v_entry.object, ''), coalesce(v_entry.detail, '{}'),
+                    greatest(v_entry.count, 1), 60000);
+            WHEN 'reload' THEN
+                PERFORM muster_audit('reload', v_entry.identity, v_entry.object, v_entry.detail, NULL);
+            ELSE
+                RAISE EXCEPTION 'the action of an entry is %', coalesce(quote_literal(v_entry.action), 'null')
+                    USING ERRCODE = muster_error_code('invalid'), HINT = 'Use ''denied'' or ''reload''.';
+        END CASE;
+    END LOOP;
+END
+$function$;
+COMMENT ON FUNCTION muster_audit_note(jsonb) IS 'Records for a daemon what has no transaction of its own: refusals, and files that were reloaded.';
+REVOKE ALL ON FUNCTION muster_audit_note(jsonb) FROM PUBLIC;
 
 --- function muster_brake(cluster_metadata, timestamp with time zone, bigint, bigint, bigint, bigint, bigint)
 CREATE OR REPLACE FUNCTION muster_brake(p_cluster cluster_metadata, p_now timestamp with time zone, p_live bigint, p_overdue bigint, p_settled bigint, p_silent bigint, p_heard bigint)
@@ -1345,6 +1449,18 @@ COMMENT ON FUNCTION muster_hidden_character(text) IS 'The first character of a t
 --- function muster_hold_expiry(text, bigint)
 CREATE OR REPLACE FUNCTION muster_hold_expiry(p_reason text, p_for_ms bigint DEFAULT NULL::bigint)
  RETURNS bigint
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT muster_hold_expiry_for(p_reason, p_for_ms, muster_sql_caller());
+$function$;
+COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Puts expiry on hold for p_for_ms, or for the longest TTL of a live lease and 5 s, for an operator: no lease expires meanwhile.';
+REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;
+
+--- function muster_hold_expiry_for(text, bigint, text)
+CREATE OR REPLACE FUNCTION muster_hold_expiry_for(p_reason text, p_for_ms bigint, p_by text)
+ RETURNS bigint
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path FROM CURRENT
@@ -1379,11 +1495,12 @@ BEGIN
         hold_reason = CASE WHEN v_cluster.hold_until >= v_until THEN hold_reason ELSE p_reason END,
         silent_since = NULL, brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL
     WHERE id = 1;
+    PERFORM muster_audit('hold', p_by, 'expiry', jsonb_build_object('for_ms', v_for_ms, 'reason', nullif(p_reason, '')), NULL);
     RETURN v_for_ms;
 END
 $function$;
-COMMENT ON FUNCTION muster_hold_expiry(text, bigint) IS 'Puts expiry on hold for p_for_ms, or for the longest TTL of a live lease and 5 s, for an operator: no lease expires meanwhile.';
-REVOKE ALL ON FUNCTION muster_hold_expiry(text, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION muster_hold_expiry_for(text, bigint, text) IS 'Puts expiry on hold for p_for_ms, or for the longest TTL of a live lease and 5 s, for an operator: no lease expires meanwhile.';
+REVOKE ALL ON FUNCTION muster_hold_expiry_for(text, bigint, text) FROM PUBLIC;
 
 --- function muster_hook_refusal(text)
 CREATE OR REPLACE FUNCTION muster_hook_refusal(p_function text)
@@ -1450,6 +1567,9 @@ BEGIN
     UPDATE registry_death
     SET released_at = muster_now()
     WHERE released_at IS NULL AND hooks_done @> ARRAY(SELECT name FROM registry_hook);
+    IF v_removed THEN
+        PERFORM muster_audit('hook_remove', muster_sql_caller(), p_name, NULL, NULL);
+    END IF;
     RETURN v_removed;
 END
 $function$;
@@ -1491,6 +1611,9 @@ BEGIN
         system_id = excluded.system_id, set_at = excluded.set_at, set_by = excluded.set_by;
     EXECUTE format('GRANT EXECUTE ON FUNCTION muster_dead_leases(bigint[]) TO %s', v_proc.proowner::regrole);
     UPDATE registry_death SET attempts = 0, next_attempt_at = NULL WHERE released_at IS NULL AND attempts > 0;
+    PERFORM muster_audit(
+        'hook_set', muster_sql_caller(), p_name,
+        jsonb_build_object('function', p_function, 'mode', p_mode, 'lock_timeout_ms', p_lock_timeout_ms), NULL);
 END
 $function$;
 COMMENT ON FUNCTION muster_hook_set(text, text, text, integer) IS 'Makes a function of the application a hook, which frees what ended leases held, or changes the hook of this name.';
@@ -1788,6 +1911,37 @@ AS $function$
 $function$;
 COMMENT ON FUNCTION muster_owner_of(text) IS 'The owner of what an identity registers.';
 
+--- function muster_purge_audit(bigint, integer)
+CREATE OR REPLACE FUNCTION muster_purge_audit(p_keep_ms bigint, p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+DECLARE
+    v_before timestamptz := muster_now() - greatest(p_keep_ms, 604800000) * interval '1 millisecond';
+    v_purged integer;
+    v_others integer;
+BEGIN
+    WITH purged AS (
+        DELETE FROM registry_audit
+        WHERE id IN (
+            SELECT audit.id FROM registry_audit AS audit WHERE audit.at < v_before ORDER BY audit.at LIMIT p_limit
+        )
+        RETURNING action
+    )
+    SELECT count(*), count(*) FILTER (WHERE purged.action <> 'purge') INTO v_purged, v_others FROM purged;
+    -- Traces of purges alone: no further one, or each would be followed by another for ever.
+    IF v_others > 0 THEN
+        PERFORM muster_audit_counted(
+            'purge', muster_sql_caller(), 'registry_audit', jsonb_build_object('older_than', v_before), v_purged, 3600000);
+    END IF;
+    RETURN v_purged;
+END
+$function$;
+COMMENT ON FUNCTION muster_purge_audit(bigint, integer) IS 'Deletes at most p_limit recorded decisions that are older than p_keep_ms, and than 7 days, the earliest first.';
+REVOKE ALL ON FUNCTION muster_purge_audit(bigint, integer) FROM PUBLIC;
+
 --- function muster_purge_dead(bigint, integer)
 CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
  RETURNS integer
@@ -1822,6 +1976,10 @@ BEGIN
         LIMIT p_limit
     );
     GET DIAGNOSTICS v_purged = ROW_COUNT;
+    IF v_purged > 0 THEN
+        PERFORM muster_audit_counted(
+            'purge', muster_sql_caller(), 'registry_instance', jsonb_build_object('older_than', v_before), v_purged, 3600000);
+    END IF;
     RETURN v_purged;
 END
 $function$;
@@ -1847,6 +2005,10 @@ BEGIN
         LIMIT p_limit
     );
     GET DIAGNOSTICS v_purged = ROW_COUNT;
+    IF v_purged > 0 THEN
+        PERFORM muster_audit_counted(
+            'purge', muster_sql_caller(), 'registry_death', jsonb_build_object('older_than', muster_now() - p_keep_ms * interval '1 millisecond'), v_purged, 3600000);
+    END IF;
     RETURN v_purged;
 END
 $function$;
@@ -2133,6 +2295,18 @@ REVOKE ALL ON FUNCTION muster_release_deaths(integer) FROM PUBLIC;
 --- function muster_release_expiry(bigint)
 CREATE OR REPLACE FUNCTION muster_release_expiry(p_for_ms bigint)
  RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT muster_release_expiry_for(p_for_ms, muster_sql_caller());
+$function$;
+COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and lifts the rate limit for p_for_ms, for an operator.';
+REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
+
+--- function muster_release_expiry_for(bigint, text)
+CREATE OR REPLACE FUNCTION muster_release_expiry_for(p_for_ms bigint, p_by text)
+ RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path FROM CURRENT
@@ -2144,10 +2318,11 @@ BEGIN
         brake = NULL, brake_since = NULL, brake_overdue = NULL, brake_live = NULL,
         released_until = muster_now() + p_for_ms * interval '1 millisecond'
     WHERE id = 1;
+    PERFORM muster_audit('release', p_by, 'expiry', jsonb_build_object('for_ms', p_for_ms), NULL);
 END
 $function$;
-COMMENT ON FUNCTION muster_release_expiry(bigint) IS 'Ends a hold and lifts the rate limit for p_for_ms, for an operator.';
-REVOKE ALL ON FUNCTION muster_release_expiry(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION muster_release_expiry_for(bigint, text) IS 'Ends a hold and lifts the rate limit for p_for_ms, for an operator.';
+REVOKE ALL ON FUNCTION muster_release_expiry_for(bigint, text) FROM PUBLIC;
 
 --- function muster_release_state()
 CREATE OR REPLACE FUNCTION muster_release_state()
@@ -2236,6 +2411,19 @@ COMMENT ON FUNCTION muster_repair_beats(timestamp with time zone, integer) IS 'T
 --- function muster_rotate_epoch(uuid, uuid, text, text)
 CREATE OR REPLACE FUNCTION muster_rotate_epoch(p_new uuid, p_expected uuid, p_reason text, p_rotated_by text)
  RETURNS TABLE(verdict text, cluster_epoch uuid, epoch_number bigint, revision bigint, previous_epoch uuid)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+    SELECT rotation.verdict, rotation.cluster_epoch, rotation.epoch_number, rotation.revision, rotation.previous_epoch
+    FROM muster_rotate_epoch_for(p_new, p_expected, p_reason, p_rotated_by, true) AS rotation;
+$function$;
+COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch.';
+REVOKE ALL ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) FROM PUBLIC;
+
+--- function muster_rotate_epoch_for(uuid, uuid, text, text, boolean)
+CREATE OR REPLACE FUNCTION muster_rotate_epoch_for(p_new uuid, p_expected uuid, p_reason text, p_rotated_by text, p_force boolean)
+ RETURNS TABLE(verdict text, cluster_epoch uuid, epoch_number bigint, revision bigint, previous_epoch uuid, retry_ms bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path FROM CURRENT
@@ -2247,6 +2435,8 @@ DECLARE
     v_number   bigint;
     v_revision bigint;
     v_now      timestamptz;
+    v_last     registry_epoch;
+    v_retry_ms bigint := 0;
 BEGIN
     IF p_new IS NULL THEN
         RAISE EXCEPTION 'the new epoch must not be null' USING ERRCODE = muster_error_code('invalid');
@@ -2264,22 +2454,31 @@ BEGIN
     END IF;
 
     IF v_exists AND v_cluster.current_epoch = p_new THEN
-        RETURN QUERY SELECT 'unchanged', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid;
+        RETURN QUERY SELECT 'unchanged', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid, 0::bigint;
         RETURN;
     END IF;
     IF p_expected IS NOT NULL AND v_cluster.current_epoch IS DISTINCT FROM p_expected THEN
         RETURN QUERY
-        SELECT 'epoch_mismatch', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid;
+        SELECT 'epoch_mismatch', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid, 0::bigint;
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM registry_epoch AS epoch WHERE epoch.cluster_epoch = p_new) THEN
         RETURN QUERY
-        SELECT 'epoch_reused', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid;
+        SELECT 'epoch_reused', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid, 0::bigint;
         RETURN;
     END IF;
 
-    SELECT coalesce(max(epoch.epoch_number), 0) + 1 INTO v_number FROM registry_epoch AS epoch;
     v_now := muster_now();
+    SELECT epoch.* INTO v_last FROM registry_epoch AS epoch ORDER BY epoch.epoch_number DESC LIMIT 1;
+    v_number := coalesce(v_last.epoch_number, 0) + 1;
+    IF v_last.epoch_number > 1 AND v_last.rotated_by !~ '^sql/' AND v_last.started_at <= v_now THEN
+        v_retry_ms := greatest(10000 - floor(extract(epoch FROM v_now - v_last.started_at) * 1000)::bigint, 0);
+    END IF;
+    IF v_retry_ms > 0 AND p_force IS NOT TRUE THEN
+        RETURN QUERY
+        SELECT 'too_soon', v_cluster.current_epoch, v_cluster.epoch_number, v_cluster.revision, NULL::uuid, v_retry_ms;
+        RETURN;
+    END IF;
     -- Without a cluster row there may be instances even so, in a database that was filled before it had an epoch.
     v_revision := 1 + coalesce(v_cluster.revision, (SELECT max(instance.revision) FROM registry_instance AS instance), 0);
     -- First the history: the triggers of 016 take a cluster row whose epoch is not in it for one changed by hand.
@@ -2294,11 +2493,20 @@ BEGIN
         VALUES (1, p_new, v_number, v_revision - 1, v_now);
     END IF;
     PERFORM muster_advance(v_revision);
-    RETURN QUERY SELECT 'rotated', p_new, v_number, v_revision, v_cluster.current_epoch;
+    -- The first epoch is no decision: each registry begins with one.
+    IF v_number > 1 THEN
+        PERFORM muster_audit(
+            'rotate', coalesce(p_rotated_by, muster_sql_caller()), 'epoch ' || v_number,
+            jsonb_build_object(
+                'epoch', p_new, 'previous', v_cluster.current_epoch, 'reason', nullif(p_reason, ''),
+                'too_soon_by_ms', nullif(v_retry_ms, 0)),
+            v_revision);
+    END IF;
+    RETURN QUERY SELECT 'rotated', p_new, v_number, v_revision, v_cluster.current_epoch, 0::bigint;
 END
 $function$;
-COMMENT ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) IS 'Begins a new epoch.';
-REVOKE ALL ON FUNCTION muster_rotate_epoch(uuid, uuid, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION muster_rotate_epoch_for(uuid, uuid, text, text, boolean) IS 'Begins a new epoch, at most once in 10 s unless it is forced.';
+REVOKE ALL ON FUNCTION muster_rotate_epoch_for(uuid, uuid, text, text, boolean) FROM PUBLIC;
 
 --- function muster_run_hook(registry_hook, bigint[])
 CREATE OR REPLACE FUNCTION muster_run_hook(p_hook registry_hook, p_lease_ids bigint[], OUT freed bigint, OUT failure text)
@@ -2524,6 +2732,11 @@ BEGIN
     SELECT greatest(NEW.revision, max(revision)) + 1 INTO v_revision FROM registry_instance;
     INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
     VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', muster_sql_caller());
+    IF v_number > 1 THEN
+        PERFORM muster_audit(
+            'rotate', muster_sql_caller(), 'epoch ' || v_number,
+            jsonb_build_object('epoch', NEW.current_epoch, 'reason', 'written by hand'), v_revision);
+    END IF;
     IF TG_OP = 'INSERT' THEN
         UPDATE cluster_metadata SET epoch_number = v_number WHERE id = 1;
         PERFORM muster_advance(v_revision);

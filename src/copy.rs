@@ -19,17 +19,6 @@ use crate::{
     postgres::{database::quote_identifier, server::Want},
 };
 
-/// What was copied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copied {
-    /// Rows of `registry_instance`.
-    pub instances: u64,
-    /// The number of the epoch; `None` if there is none yet.
-    pub epoch_number: Option<u64>,
-    /// The revision; `None` if there is no epoch yet.
-    pub revision: Option<u64>,
-}
-
 /// What a private cluster holds beside the registry and what every cluster has.
 const OTHERS: &str = r"
 SELECT 'database ' || datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1', current_database())
@@ -64,6 +53,25 @@ ORDER BY 1";
 const SUMMARY: &str = "
 SELECT (SELECT count(*) FROM registry_instance), epoch_number, revision
 FROM (VALUES (1)) AS one (id) LEFT JOIN cluster_metadata USING (id)";
+
+/// The statements that let each identity column go on behind its last row.
+const SEQUENCES: &str = "
+SELECT format('SELECT setval(%L, (SELECT max(%I) FROM %I))', pg_get_serial_sequence(quote_ident(class.relname), field.attname),
+              field.attname, class.relname)
+FROM pg_class AS class
+JOIN pg_attribute AS field ON field.attrelid = class.oid
+WHERE class.relnamespace = quote_ident(current_schema())::regnamespace AND class.relkind = 'r' AND field.attidentity <> ''";
+
+/// What was copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// Rows of `registry_instance`.
+    pub instances: u64,
+    /// The number of the epoch; `None` if there is none yet.
+    pub epoch_number: Option<u64>,
+    /// The revision; `None` if there is no epoch yet.
+    pub revision: Option<u64>,
+}
 
 /// Names of functions that the registry has, or had in SeedCore's migrations.
 fn functions() -> Vec<&'static str> {
@@ -107,6 +115,7 @@ async fn copy_between(original: &mut Client, copy: &mut Client) -> Result<Copied
     for (table, columns) in &tables {
         copy_table(&reading, &writing, &quote_identifier(table), columns).await?;
     }
+    continue_sequences(&writing).await?;
     let copied = summary(&writing).await?;
     writing.commit().await.map_err(Error::during("copying the registry"))?;
     copy.batch_execute("ANALYZE").await.map_err(Error::during("analysing the copy"))?;
@@ -159,6 +168,15 @@ async fn copy_table(
         [one, other] if one == other => Ok(()),
         _ => Err(Error::CopyDiffers { table: table.to_owned(), what: "its rows are others" }),
     }
+}
+
+/// COPY gives each row its number and does not tell the sequence that would have.
+async fn continue_sequences(writing: &Transaction<'_>) -> Result<(), Error> {
+    let doing = "continuing the numbers of the rows";
+    for row in writing.query(SEQUENCES, &[]).await.map_err(Error::during(doing))? {
+        writing.batch_execute(row.get(0)).await.map_err(Error::during(doing))?;
+    }
+    Ok(())
 }
 
 async fn summary(transaction: &Transaction<'_>) -> Result<Copied, Error> {

@@ -6,7 +6,8 @@
 //! set that is written one file after the other is wrong for a moment, which the next poll sees corrected.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -39,25 +40,51 @@ pub trait Source: Send + Sync + 'static {
     fn failed(&self, error: &str);
 }
 
+/// Is told of each reload: `None`, or why the files cannot be used. The same failure again is no other reload.
+type Observer = Box<dyn Fn(Option<&str>) + Send + Sync>;
+
 /// What is in use of a set of files.
-#[derive(Debug)]
 pub struct Kept<S: Source> {
     source: S,
     loaded: ArcSwap<S::Loaded>,
     /// Why the files on disk are not in use. A std mutex: never held across an await.
     failure: Mutex<Option<String>>,
     metrics: ReloadMetrics,
+    observer: OnceLock<Observer>,
+}
+
+impl<S: Source + fmt::Debug> fmt::Debug for Kept<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("source", &self.source).finish_non_exhaustive()
+    }
 }
 
 impl<S: Source> Kept<S> {
     /// Keeps what was loaded from the files of a source.
     pub fn new(source: S, loaded: S::Loaded, metrics: ReloadMetrics) -> Self {
-        Self { source, loaded: ArcSwap::from_pointee(loaded), failure: Mutex::default(), metrics }
+        Self {
+            source,
+            loaded: ArcSwap::from_pointee(loaded),
+            failure: Mutex::default(),
+            metrics,
+            observer: OnceLock::new(),
+        }
     }
 
     /// The files.
     pub fn source(&self) -> &S {
         &self.source
+    }
+
+    /// Tells of each reload from now on. The first observer counts.
+    pub fn observe(&self, observer: impl Fn(Option<&str>) + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(observer));
+    }
+
+    fn tell(&self, failure: Option<&str>) {
+        if let Some(observer) = self.observer.get() {
+            observer(failure);
+        }
     }
 
     /// What is in use.
@@ -76,11 +103,16 @@ impl<S: Source> Kept<S> {
             Ok(None) => {}
             Err(_) => self.metrics.failed.increment(1),
         }
-        *self.failure_mut() = loaded.as_ref().err().map(|error| chain(error));
+        let failure = loaded.as_ref().err().map(|error| chain(error));
+        let before = std::mem::replace(&mut *self.failure_mut(), failure.clone());
+        if failure.is_some() && failure != before {
+            self.tell(failure.as_deref());
+        }
         let Some(loaded) = loaded? else { return Ok(false) };
         let loaded = Arc::new(loaded);
         self.loaded.store(Arc::clone(&loaded));
         self.source.changed(&loaded);
+        self.tell(None);
         Ok(true)
     }
 

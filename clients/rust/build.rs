@@ -4,7 +4,8 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["cluster", "discovery", "error", "instance", "registry"].map(|file| format!("muster/v1/{file}.proto"));
+    let files = ["cluster", "decision", "discovery", "error", "instance", "registry"]
+        .map(|file| format!("muster/v1/{file}.proto"));
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).open_files(&files)?;
     tonic_prost_build::configure().build_server(false).compile_fds(compiler.file_descriptor_set())?;

@@ -3,7 +3,7 @@
 -- each change is a revision that all watchers receive. The caller holds the cluster row and the instance row.
 --
 -- An instance of another owner than the identity that asks is unknown, unless the operation says as_operator. A daemon has
--- decided by what it knew; the row may have changed its owner since.
+-- decided by what it knew; the row may have changed its owner since. What is changed as_operator is recorded as a decision.
 
 CREATE OR REPLACE FUNCTION muster_apply_status(
     p_op         muster_operation,
@@ -68,6 +68,15 @@ BEGIN
     IF v_set.changed THEN
         v_set.revision := p_revision;
         v_set.status := p_op.status;
+    END IF;
+    IF v_set.changed AND p_op.as_operator THEN
+        PERFORM muster_audit(
+            CASE WHEN p_op.status <> 'dead' THEN 'set_status' WHEN p_op.reason = 'operator' THEN 'expire' ELSE 'deregister' END,
+            p_decided_by || coalesce(' for ' || p_op.identity, ''), 'instance ' || v_row.instance_id,
+            jsonb_build_object(
+                'logical_id', v_row.logical_id, 'lease_id', v_row.lease_id, 'owner', v_row.owner,
+                'status', p_op.status, 'reason', nullif(p_op.status_reason, '')),
+            p_revision);
     END IF;
     RETURN v_set;
 END

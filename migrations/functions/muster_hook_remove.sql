@@ -15,6 +15,9 @@ BEGIN
     UPDATE registry_death
     SET released_at = muster_now()
     WHERE released_at IS NULL AND hooks_done @> ARRAY(SELECT name FROM registry_hook);
+    IF v_removed THEN
+        PERFORM muster_audit('hook_remove', muster_sql_caller(), p_name, NULL, NULL);
+    END IF;
     RETURN v_removed;
 END
 $$;

@@ -45,6 +45,9 @@ BEGIN
         system_id = excluded.system_id, set_at = excluded.set_at, set_by = excluded.set_by;
     EXECUTE format('GRANT EXECUTE ON FUNCTION muster_dead_leases(bigint[]) TO %s', v_proc.proowner::regrole);
     UPDATE registry_death SET attempts = 0, next_attempt_at = NULL WHERE released_at IS NULL AND attempts > 0;
+    PERFORM muster_audit(
+        'hook_set', muster_sql_caller(), p_name,
+        jsonb_build_object('function', p_function, 'mode', p_mode, 'lock_timeout_ms', p_lock_timeout_ms), NULL);
 END
 $$;
 

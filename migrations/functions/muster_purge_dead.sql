@@ -1,5 +1,6 @@
 -- muster_purge_dead: Deletes at most p_limit dead rows that have been dead for longer than p_keep_ms, the earliest
--- deaths first. A trigger remembers up to which revision.
+-- deaths first. A trigger remembers up to which revision. Recorded as a decision, counted
+-- by the hour.
 
 CREATE OR REPLACE FUNCTION muster_purge_dead(p_keep_ms bigint, p_limit integer)
 RETURNS integer
@@ -35,6 +36,10 @@ BEGIN
         LIMIT p_limit
     );
     GET DIAGNOSTICS v_purged = ROW_COUNT;
+    IF v_purged > 0 THEN
+        PERFORM muster_audit_counted(
+            'purge', muster_sql_caller(), 'registry_instance', jsonb_build_object('older_than', v_before), v_purged, 3600000);
+    END IF;
     RETURN v_purged;
 END
 $$;

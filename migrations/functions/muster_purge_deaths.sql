@@ -1,5 +1,5 @@
 -- muster_purge_deaths: Deletes at most p_limit records of deaths that are older than p_keep_ms, the earliest first. A death that
--- is not released yet is kept, whatever its age.
+-- is not released yet is kept, whatever its age. Recorded as a decision, counted by the hour.
 
 CREATE OR REPLACE FUNCTION muster_purge_deaths(p_keep_ms bigint, p_limit integer)
 RETURNS integer
@@ -20,6 +20,10 @@ BEGIN
         LIMIT p_limit
     );
     GET DIAGNOSTICS v_purged = ROW_COUNT;
+    IF v_purged > 0 THEN
+        PERFORM muster_audit_counted(
+            'purge', muster_sql_caller(), 'registry_death', jsonb_build_object('older_than', muster_now() - p_keep_ms * interval '1 millisecond'), v_purged, 3600000);
+    END IF;
     RETURN v_purged;
 END
 $$;

@@ -26,6 +26,11 @@ BEGIN
     SELECT greatest(NEW.revision, max(revision)) + 1 INTO v_revision FROM registry_instance;
     INSERT INTO registry_epoch (epoch_number, cluster_epoch, started_at, started_revision, reason, rotated_by)
     VALUES (v_number, NEW.current_epoch, muster_now(), v_revision, 'written by hand', muster_sql_caller());
+    IF v_number > 1 THEN
+        PERFORM muster_audit(
+            'rotate', muster_sql_caller(), 'epoch ' || v_number,
+            jsonb_build_object('epoch', NEW.current_epoch, 'reason', 'written by hand'), v_revision);
+    END IF;
     IF TG_OP = 'INSERT' THEN
         UPDATE cluster_metadata SET epoch_number = v_number WHERE id = 1;
         PERFORM muster_advance(v_revision);

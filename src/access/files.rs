@@ -19,7 +19,6 @@ use crate::{
     clock::Clock,
     metrics::ReloadMetrics,
     reload::{Kept, Source},
-    telemetry::AUDIT_TARGET,
 };
 
 /// Where the files are.
@@ -141,12 +140,10 @@ impl Source for OnDisk {
         let tokens = loaded.tokens.entries().count();
         let issuers = loaded.policy.issuers().len();
         tracing::info!(rules = loaded.policy.len(), issuers, tokens, "policy reloaded");
-        tracing::info!(target: AUDIT_TARGET, object = "policy and tokens", decision = "reloaded", "reload");
     }
 
     fn failed(&self, error: &str) {
         tracing::error!(error, "policy not reloaded, the previous one stays in force");
-        tracing::info!(target: AUDIT_TARGET, object = "policy and tokens", decision = "kept", reason = error, "reload");
     }
 }
 
@@ -187,6 +184,11 @@ impl Keeper {
     #[must_use]
     pub fn access(&self) -> Access {
         self.0.source().access.clone()
+    }
+
+    /// Tells of each reload from now on, with why the files cannot be used if they cannot.
+    pub fn observe(&self, observer: impl Fn(Option<&str>) + Send + Sync + 'static) {
+        self.0.observe(observer);
     }
 
     /// Reads the files again. Returns whether other contents are in use from now on.

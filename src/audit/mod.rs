@@ -1,19 +1,29 @@
 //! The audit log: which decisions about callers are recorded, and how many of them.
 //!
 //! Recorded are calls with the verbs `operate` and `cluster`, denials and failed authentications, and reloads of policy and
-//! keys, which their own rooms report; with [`Scope::All`] registrations and deregistrations too. An entry is an event of the
+//! keys; with [`Scope::All`] registrations and deregistrations too. An entry is an event of the
 //! log with the target `musterd::audit`, so it goes where the log goes, or to a file of its own (`--audit-file`), and no caller ever
 //! waits for either.
+//!
+//! The decisions themselves stand in the database, written in their transactions. Refusals, which have none, are added to them by
+//! way of the ledger.
 //!
 //! Refusals come as fast as a stranger sends calls, so of each reason only so many a second are recorded for an identity, and
 //! the rest are counted: a caller that is refused without end does not hide that another one is. Callers that are not known are
 //! one of these identities. No entry holds a credential, a label or a body.
+
+mod entry;
+mod ledger;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
+pub use self::{
+    entry::Entry,
+    ledger::{Ledger, Record},
+};
 use crate::{clock::Clock, metrics::AuditMetrics, telemetry::AUDIT_TARGET};
 
 /// Refusals of one identity for one reason that are recorded in a second.
@@ -29,21 +39,6 @@ pub enum Scope {
     Decisions,
     /// Registrations and deregistrations too.
     All,
-}
-
-/// What an entry says besides the decision.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
-    /// The identity that asks; empty if it is not known.
-    pub identity: &'a str,
-    /// By which kind of credential.
-    pub kind: &'a str,
-    /// From where.
-    pub peer: &'a str,
-    /// What for: the method, or the path.
-    pub method: &'a str,
-    /// Of what: names and ids.
-    pub object: &'a str,
 }
 
 /// What a handler tells of a call that it has carried out, in the extensions of its answer.
@@ -66,6 +61,7 @@ struct Inner {
     metrics: AuditMetrics,
     /// A std mutex: never held across an await.
     refusals: Mutex<Refusals>,
+    ledger: Ledger,
 }
 
 /// The latest refusals.
@@ -119,13 +115,20 @@ impl Audit {
     /// Records this much.
     #[must_use]
     pub fn new(scope: Scope, clock: Clock) -> Self {
-        Self(Arc::new(Inner { scope, clock, metrics: AuditMetrics::new(), refusals: Mutex::default() }))
+        let (metrics, ledger) = (AuditMetrics::new(), Ledger::default());
+        Self(Arc::new(Inner { scope, clock, metrics, refusals: Mutex::default(), ledger }))
     }
 
     /// Whether registrations are recorded.
     #[must_use]
     pub fn is_of_all(&self) -> bool {
         self.0.scope == Scope::All
+    }
+
+    /// What waits to be written into the database.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.0.ledger.clone()
     }
 
     /// A call was carried out.
@@ -142,8 +145,17 @@ impl Audit {
         tracing::info!(target: AUDIT_TARGET, identity, kind, peer, method, object, decision = "failed", reason, message, "call");
     }
 
+    /// Files or keys were put in use; with why they could not be, if they could not.
+    pub fn reloaded(&self, object: &str, failure: Option<&str>) {
+        let decision = if failure.is_some() { "kept" } else { "reloaded" };
+        self.0.metrics.recorded.increment(1);
+        tracing::info!(target: AUDIT_TARGET, object, decision, reason = failure, "reload");
+        self.0.ledger.reloaded(object, failure);
+    }
+
     /// A call was refused: its caller is not known, or has no right to it.
     pub fn refused(&self, entry: &Entry<'_>, reason: &str, message: &str) {
+        self.0.ledger.denied(entry, reason, message);
         let second = self.0.clock.now_ms() / 1_000;
         let mut refusals = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let admitted = refusals.admit(second, entry.identity, reason);

@@ -56,6 +56,10 @@ pub struct RotateArgs {
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     new: Option<Uuid>,
 
+    /// Rotate however soon after the last rotation; daemons refuse a second one within 10 s
+    #[arg(long)]
+    force: bool,
+
     /// Why, for the history; at most 1024 bytes
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
@@ -129,7 +133,11 @@ pub(super) fn brake(brake: &Brake) -> String {
 async fn rotate(args: RotateArgs, client: &ClientArgs) -> Result<u8, Error> {
     let client = client.connect().await?;
     let new = args.new.unwrap_or_else(Uuid::new_v4);
-    let rotated = client.rotate_epoch(new, args.expect, &args.reason).await.inspect_err(|error| {
+    let rotated = match args.force {
+        true => client.force_rotate_epoch(new, args.expect, &args.reason).await,
+        false => client.rotate_epoch(new, args.expect, &args.reason).await,
+    };
+    let rotated = rotated.inspect_err(|error| {
         if error.may_be_applied() {
             output::note(&format!("the epoch may have been rotated; repeat with --new {new}, it rotates once at most"));
         }

@@ -5,6 +5,7 @@
 //! file per command; this file only lists them. What they share is in [`crate::command`]; how they print is in [`output`] and
 //! [`crate::json`].
 
+pub mod audit;
 mod bench;
 pub mod cert;
 pub mod change;
@@ -149,6 +150,9 @@ enum Command {
     /// Show, rotate or list the epochs of the cluster
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
+    /// List the decisions on record, the newest first: rotations, holds, denials and the like
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(audit::AuditArgs),
     /// Pause expiry: no lease expires for missed beats
     #[command(after_help = expiry::HOLD_EXAMPLES)]
     Hold(expiry::HoldArgs),
@@ -286,6 +290,7 @@ impl Cli {
             Command::Man(args) => completions::man(&args, Cli::command()),
             Command::Watch(args) => watch::run(*args, client).await,
             Command::Epoch(command) => epoch::run(command, client).await,
+            Command::Audit(args) => audit::run(args, client).await,
             Command::Hold(args) => expiry::hold(args, client).await,
             Command::Release(args) => expiry::release(args, client).await,
             Command::Expire(args) => expiry::expire(args, client).await,

@@ -94,6 +94,11 @@ pub struct ServeArgs {
           value_parser = parse_duration)]
     keep_history: Duration,
 
+    /// How long decisions are kept (`musterd audit`), 7days to 3650days
+    #[arg(long, env = "MUSTERD_KEEP_AUDIT", value_name = "DURATION", default_value = "90days",
+          value_parser = parse_duration)]
+    keep_audit: Duration,
+
     /// Address at which others reach this daemon, shown to operators [default: the gRPC address]
     #[arg(long, env = "MUSTERD_ADVERTISE_ADDR", value_name = "ADDR")]
     advertise_addr: Option<String>,
@@ -183,6 +188,7 @@ impl ServeArgs {
             postgres_bin_dir: self.postgres_bin_dir.map(std::path::absolute).transpose()?,
             keep_dead: self.keep_dead,
             keep_history: self.keep_history,
+            keep_audit: self.keep_audit,
             advertise_addr: self.advertise_addr,
             log_format: self.log_format,
             log_level: self.log_level,

@@ -32,6 +32,10 @@ pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
 pub const KEEP_DEAD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The longest time for which the record of an ended lease may be kept: 365 days. The shortest is [`KEEP_DEAD_MIN`].
 pub const KEEP_HISTORY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The shortest time for which decisions may be kept: 7 days, as in `muster_purge_audit`. The longest is [`KEEP_AUDIT_MAX`].
+pub const KEEP_AUDIT_MIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// The longest time for which decisions may be kept: 3650 days.
+pub const KEEP_AUDIT_MAX: Duration = Duration::from_secs(3_650 * 24 * 60 * 60);
 /// Most connections that one address may be allowed: as many as the daemon has open in all.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_000;
 /// Most records that a daemon may be allowed.
@@ -94,6 +98,8 @@ pub struct ServeConfig {
     /// For how long the record of an ended lease is kept, 1 minute to 365 days. Deaths that hooks still have to run for are
     /// kept for longer.
     pub keep_history: Duration,
+    /// How long decisions are kept.
+    pub keep_audit: Duration,
     /// The address at which others reach this daemon, at most 253 bytes; shown to operators, never connected to.
     /// `None`: the gRPC address as bound, which is of no use to others where that is a wildcard.
     pub advertise_addr: Option<String>,
@@ -180,6 +186,9 @@ pub enum ConfigError {
     /// The record of an ended lease cannot be kept for so long or so short.
     #[error("--keep-history {} is outside 1m to 365days", humantime::format_duration(*.0))]
     KeepHistory(Duration),
+    /// Decisions cannot be kept for so long or so short.
+    #[error("--keep-audit {} is outside 7days to 3650days", humantime::format_duration(*.0))]
+    KeepAudit(Duration),
     /// No connection at all, or more than there are.
     #[error("--grpc-connections-per-address {0} is outside 1 to {CONNECTIONS_PER_ADDRESS_MAX}")]
     ConnectionsPerAddress(usize),
@@ -261,6 +270,9 @@ impl ServeConfig {
         if !(KEEP_DEAD_MIN..=KEEP_HISTORY_MAX).contains(&self.keep_history) {
             return Err(ConfigError::KeepHistory(self.keep_history));
         }
+        if !(KEEP_AUDIT_MIN..=KEEP_AUDIT_MAX).contains(&self.keep_audit) {
+            return Err(ConfigError::KeepAudit(self.keep_audit));
+        }
         if !(1..=CONNECTIONS_PER_ADDRESS_MAX).contains(&self.grpc_connections_per_address) {
             return Err(ConfigError::ConnectionsPerAddress(self.grpc_connections_per_address));
         }
@@ -306,85 +318,4 @@ fn is_advertisable(addr: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(super) fn config() -> ServeConfig {
-        ServeConfig {
-            database_url: None,
-            grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7717)),
-            grpc_connections_per_address: 1_000,
-            budget: Budget { records: 2_000_000, bytes: 1 << 30 },
-            http_addr: SocketAddr::from(([127, 0, 0, 1], 7718)),
-            http_hosts: Vec::new(),
-            tls: None,
-            access: None,
-            insecure_no_tls: false,
-            insecure_no_auth: false,
-            admin_socket: AdminSocket::None,
-            audit: AuditScope::Decisions,
-            audit_file: None,
-            data_dir: PathBuf::from("/var/lib/musterd"),
-            postgres_bin_dir: None,
-            keep_dead: Duration::from_secs(86_400),
-            keep_history: Duration::from_secs(604_800),
-            advertise_addr: None,
-            log_format: LogFormat::Auto,
-            log_level: "info".to_owned(),
-            migrate: true,
-            start_timeout: None,
-        }
-    }
-
-    #[test]
-    fn limits_are_enforced_at_both_ends() {
-        assert!(config().validate().is_ok());
-        for (seconds, ok) in [(59, false), (60, true), (31_536_000, true), (31_536_001, false)] {
-            let config = ServeConfig { keep_history: Duration::from_secs(seconds), ..config() };
-            assert_eq!(config.validate().is_ok(), ok, "{seconds}");
-        }
-        for (seconds, ok) in [(59, false), (60, true), (2_592_000, true), (2_592_001, false)] {
-            let config = ServeConfig { keep_dead: Duration::from_secs(seconds), ..config() };
-            assert_eq!(config.validate().is_ok(), ok, "{seconds}");
-        }
-        for (limit, ok) in [(0, false), (1, true), (10_000, true), (10_001, false)] {
-            let config = ServeConfig { grpc_connections_per_address: limit, ..config() };
-            assert_eq!(config.validate().is_ok(), ok, "{limit}");
-        }
-        for (records, bytes, ok) in
-            [(0, 1 << 20, false), (1, 1 << 20, true), (1, (1 << 20) - 1, false), (100_000_001, 1 << 20, false)]
-        {
-            let config = ServeConfig { budget: Budget { records, bytes }, ..config() };
-            assert_eq!(config.validate().is_ok(), ok, "{records} {bytes}");
-        }
-        for (addr, ok) in [("", false), ("a b", false), ("h:1", true)] {
-            let config = ServeConfig { advertise_addr: Some(addr.to_owned()), ..config() };
-            assert_eq!(config.validate().is_ok(), ok, "{addr:?}");
-        }
-        for (name, ok) in [
-            ("registry.example", true),
-            ("registry.example.", true),
-            ("musterd", true),
-            ("*.svc.cluster.local", true),
-            ("*", true),
-            ("", false),
-            ("http://registry.example", false),
-            ("registry.example:7718", false),
-            ("a..b", false),
-            ("*registry.example", false),
-            ("a.*.example", false),
-            ("größe.example", false),
-        ] {
-            let config = ServeConfig { http_hosts: vec![name.to_owned()], ..config() };
-            assert_eq!(config.validate().is_ok(), ok, "{name:?}");
-        }
-        let many = ServeConfig { http_hosts: vec!["a".to_owned(); HTTP_HOSTS_MAX + 1], ..config() };
-        assert_eq!(many.validate().err(), Some(ConfigError::HttpHosts(HTTP_HOSTS_MAX + 1)));
-        let long = ServeConfig { advertise_addr: Some("a".repeat(254)), ..config() };
-        assert_eq!(long.validate().err(), Some(ConfigError::AdvertiseAddr));
-        let same = ServeConfig { http_addr: config().grpc_addr, ..config() };
-        assert!(matches!(same.validate(), Err(ConfigError::SameAddress(_))));
-        let filter = ServeConfig { log_level: "info,a=b=c".to_owned(), ..config() };
-        assert!(matches!(filter.validate(), Err(ConfigError::LogLevel { .. })));
-    }
-}
+mod tests;

@@ -38,6 +38,8 @@ struct Comparison {
     pool: Pool,
     readiness: Readiness,
     health: Arc<Health>,
+    /// As whose doing it is recorded.
+    name: Arc<str>,
     /// Whether what differs is put back.
     restores: bool,
 }
@@ -64,7 +66,8 @@ impl Comparison {
     fn of(parts: &Parts) -> Self {
         let Parts { database, pool, readiness, health, config, .. } = parts;
         let (database, pool, readiness) = (database.clone(), pool.clone(), readiness.clone());
-        Self { database, pool, readiness, health: Arc::clone(health), restores: config.migrate }
+        let (health, name) = (Arc::clone(health), Arc::clone(&parts.name));
+        Self { database, pool, readiness, health, name, restores: config.migrate }
     }
 
     /// Reads how the schema stands; the objects too if it is not newer and `objects` is set.
@@ -114,7 +117,7 @@ impl Comparison {
         }
         let error = match self.restores {
             false => "this daemon was started with --no-migrate".to_owned(),
-            true => match migrate::restore_in(&self.database).await {
+            true => match migrate::restore_in(&self.database, &self.name).await {
                 Ok(()) => return,
                 Err(error) => chain(&error),
             },

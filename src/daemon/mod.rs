@@ -16,6 +16,7 @@ mod gauges;
 mod parts;
 mod preparation;
 mod reapers;
+mod recorder;
 mod security;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -289,6 +290,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners: (TcpListe
     lifecycle.spawn_essential(Stage::Engine, "feed", feed.run(stop.clone()));
 
     drift::start(parts, stop.clone());
+    recorder::start(parts, stop.clone());
     let searching = search::run(parts.database.clone(), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "search for a newer primary", searching);
     let (name, health) = (Arc::clone(&parts.name), Arc::clone(&parts.health));
@@ -340,7 +342,7 @@ async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners: (TcpListe
 fn services(parts: &Parts, writer: Writer, stop: &CancellationToken) -> Services {
     let Parts { pool, view, leases, .. } = parts;
     let (access, history) = (parts.security.access(), History::new(pool.clone()));
-    let operators = Operators::new(pool.clone(), writer.clone());
+    let operators = Operators::new(pool.clone(), writer.clone(), Arc::clone(&parts.name));
     let epochs = Epochs::new(pool.clone(), Arc::clone(&parts.name), parts.health.clone());
     let (of_registry, of_discovery) = (Arc::clone(leases), Arc::clone(leases));
     Services {

@@ -34,6 +34,7 @@ pub(super) struct Security {
 impl Security {
     /// Reads the files and keeps them up to date; says what is missing, now and every hour.
     pub(super) fn start(config: &ServeConfig, lifecycle: &Lifecycle) -> Result<Self, Error> {
+        let audit = Audit::new(config.audit, Clock::new());
         let policy = config.access.clone().map(|files| files.open(Clock::new())).transpose()?;
         // A client may show a JSON web token instead of a certificate.
         let has_issuers = policy.as_ref().is_some_and(|policy| !policy.access().issuers().is_empty());
@@ -44,10 +45,23 @@ impl Security {
         let credentials = files.map(|files| Credentials::load(files, Clock::new())).transpose()?;
         let credentials = credentials.map(Arc::new);
         if let Some(credentials) = &credentials {
+            let told = audit.clone();
+            credentials.observe(move |failure| told.reloaded("TLS files", failure));
             let (reread, keeping) = (Arc::clone(credentials), Arc::clone(credentials));
             follow(lifecycle, "TLS files", move || reread.reload(), |stop| keeping.keep_current(stop));
         }
         if let Some(policy) = &policy {
+            let (told, access) = (audit.clone(), policy.access());
+            let needs_certificate =
+                config.tls.as_ref().is_some_and(|files| files.client_ca.is_some() && !files.client_optional);
+            policy.observe(move |failure| {
+                told.reloaded("policy and tokens", failure);
+                if needs_certificate && !has_issuers && !access.issuers().is_empty() {
+                    tracing::warn!(
+                        "the policy has its first issuer, client certificates stay required until a restart"
+                    );
+                }
+            });
             let (reread, keeping, access) = (policy.clone(), policy.clone(), policy.access());
             let reload = move || {
                 let changed = reread.reload();
@@ -55,7 +69,10 @@ impl Security {
                 changed
             };
             follow(lifecycle, "policy", reload, |stop| keeping.keep_current(stop));
-            let keeping = jwks::keep_current(policy.access(), lifecycle.token(Stage::Servers));
+            let told = audit.clone();
+            let observer: jwks::Observer =
+                Box::new(move |issuer, failure| told.reloaded(&format!("keys of the issuer {issuer}"), failure));
+            let keeping = jwks::keep_current(policy.access(), observer, lifecycle.token(Stage::Servers));
             lifecycle.spawn_essential(Stage::Servers, "keys of issuers", keeping);
         }
         let (exposure, metrics) = (config.exposure(), InsecureMetrics::new());
@@ -64,7 +81,7 @@ impl Security {
         if exposure != Exposure::default() {
             lifecycle.spawn_essential(Stage::Servers, "reminder", remind(exposure, lifecycle.token(Stage::Servers)));
         }
-        Ok(Self { credentials, policy, audit: Audit::new(config.audit, Clock::new()) })
+        Ok(Self { credentials, policy, audit })
     }
 
     /// What records decisions about callers.

@@ -9,7 +9,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Response;
+use http::{HeaderMap, Response};
+use http_body::Frame;
 use tonic::{Code, Status, body::Body};
 
 use crate::{
@@ -47,7 +48,7 @@ impl Class {
 }
 
 /// A call whose answer is to be judged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Judged {
     pub(super) audit: Audit,
     pub(super) refused: RefusedMetrics,
@@ -61,16 +62,9 @@ pub(super) struct Judged {
 impl Judged {
     pub(super) fn judge(&self, response: &Response<Body>) {
         let audited = response.extensions().get::<Audited>();
-        let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
-        let entry = Entry {
-            identity: self.caller.as_ref().map_or("", |caller| caller.identity().as_str()),
-            kind: self.caller.as_ref().map_or("", |caller| caller.kind().as_str()),
-            peer: &peer,
-            method: self.method,
-            object: audited.map_or("", |audited| &audited.object),
-        };
-        let status = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
-        let Some(status) = status else {
+        let peer = self.peer();
+        let entry = self.entry(&peer, audited.map_or("", |audited| &audited.object));
+        let Some(status) = failed(response.headers()) else {
             let is_recorded = match self.class {
                 Class::Always => true,
                 Class::OfOthers => self.audit.is_of_all() || audited.is_some_and(|audited| audited.as_operator),
@@ -82,15 +76,72 @@ impl Judged {
             }
             return;
         };
+        if !self.refuse(&entry, &status) && self.class == Class::Always {
+            self.audit.failed(&entry, &reason_of(&status), status.message());
+        }
+    }
+
+    fn peer(&self) -> String {
+        self.peer.map(|peer| peer.to_string()).unwrap_or_default()
+    }
+
+    fn entry<'a>(&'a self, peer: &'a str, object: &'a str) -> Entry<'a> {
+        let identity = self.caller.as_ref().map_or("", |caller| caller.identity().as_str());
+        let kind = self.caller.as_ref().map_or("", |caller| caller.kind().as_str());
+        Entry { identity, kind, peer, method: self.method, object }
+    }
+
+    /// Records a status that refuses the caller. Returns whether it does.
+    fn refuse(&self, entry: &Entry<'_>, status: &Status) -> bool {
         match status.code() {
             Code::Unauthenticated => self.refused.unauthenticated.increment(1),
             Code::PermissionDenied => self.refused.permission_denied.increment(1),
-            _ if self.class == Class::Always => {
-                return self.audit.failed(&entry, &reason_of(&status), status.message());
-            }
-            _ => return,
+            _ => return false,
         }
-        self.audit.refused(&entry, &reason_of(&status), status.message());
+        self.audit.refused(entry, &reason_of(status), status.message());
+        true
+    }
+}
+
+fn failed(headers: &HeaderMap) -> Option<Status> {
+    Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
+}
+
+/// The answer of a stream, which is refused at its end if its caller has lost its right or its credential meanwhile.
+pub(super) struct JudgedStream {
+    inner: Body,
+    /// None once it has ended.
+    judged: Option<Judged>,
+}
+
+impl JudgedStream {
+    /// The same answer, whose end is judged.
+    pub(super) fn of(response: Response<Body>, judged: Judged) -> Response<Body> {
+        response.map(|inner| Body::new(Self { inner, judged: Some(judged) }))
+    }
+}
+
+impl http_body::Body for JudgedStream {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = <Body as http_body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+            && let Some(judged) = self.judged.take()
+            && let Some(status) = failed(trailers)
+        {
+            judged.refuse(&judged.entry(&judged.peer(), ""), &status);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
     }
 }
 
@@ -99,6 +150,8 @@ impl Judged {
 pub(crate) struct JudgedFuture<F> {
     pub(super) inner: F,
     pub(super) judged: Option<Judged>,
+    /// Whether the end of the answer, a stream, is judged as well as its beginning.
+    pub(super) is_watched: bool,
 }
 
 impl<F> Future for JudgedFuture<F>
@@ -109,9 +162,10 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let answer = ready!(Pin::new(&mut self.inner).poll(cx));
-        if let (Some(judged), Ok(response)) = (self.judged.take(), &answer) {
-            judged.judge(response);
-        }
-        Poll::Ready(answer)
+        let Some(judged) = self.judged.take() else { return Poll::Ready(answer) };
+        Poll::Ready(answer.map(|response| {
+            judged.judge(&response);
+            if self.is_watched { JudgedStream::of(response, judged) } else { response }
+        }))
     }
 }

@@ -27,7 +27,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use self::{
-    audit::{Class, Judged, JudgedFuture},
+    audit::{Class, Judged, JudgedFuture, JudgedStream},
     standing::Standing,
 };
 use crate::{
@@ -65,6 +65,7 @@ const METHODS: &[(&str, Needs)] = &[
     ("/muster.v1.ClusterService/HoldExpiry", &[Verb::Cluster]),
     ("/muster.v1.ClusterService/ReleaseExpiry", &[Verb::Cluster]),
     ("/muster.v1.ClusterService/ExpireInstance", &[Verb::Operate]),
+    ("/muster.v1.ClusterService/ListDecisions", &[Verb::Cluster]),
     ("/muster.v1.ClusterService/WhoAmI", &[]),
     ("/grpc.health.v1.Health/Check", &[]),
     ("/grpc.health.v1.Health/Watch", &[]),
@@ -83,6 +84,11 @@ impl Method {
     /// Whether an identity keeps, and ends, with it what it has: that passes over connections beyond its quota, too.
     fn works_on_own_leases(self) -> bool {
         matches!(self.needs, [Verb::Register, _])
+    }
+
+    /// Whether its answer is a stream.
+    fn is_stream(self) -> bool {
+        ["/BeatStream", "/Watch", "/ServerReflectionInfo"].iter().any(|name| self.path.ends_with(name))
     }
 
     /// Whether it is of a standard service, which does not ask whether its caller's credential is still good.
@@ -227,13 +233,20 @@ where
                 }
             }
         }
-        let answer = JudgedFuture { inner: self.inner.call(request), judged };
-        match standing {
-            None => Either::Left(answer),
-            Some(standing) => Either::Right(Box::pin(async {
-                Ok(answer.await?.map(|inner| Body::new(Ending::new(inner, end(standing)))))
-            })),
-        }
+        // Of an open daemon no stream is refused.
+        let is_watched = self.gate.access.is_enforced() && method.is_some_and(Method::is_stream);
+        let inner = self.inner.call(request);
+        let Some(standing) = standing else { return Either::Left(JudgedFuture { inner, judged, is_watched }) };
+        // What is judged at its end is the stream that the caller gets, which may end before the one of the service.
+        let watched = judged.clone().filter(|_| is_watched);
+        Either::Right(Box::pin(async {
+            let answer = JudgedFuture { inner, judged, is_watched: false }.await?;
+            let ending = answer.map(|inner| Body::new(Ending::new(inner, end(standing))));
+            Ok(match watched {
+                Some(judged) => JudgedStream::of(ending, judged),
+                None => ending,
+            })
+        }))
     }
 }
 
@@ -275,8 +288,13 @@ mod tests {
         assert_eq!(of(&Method::works_on_own_leases), own);
         let standard = ["Check", "Watch", "ServerReflectionInfo", "ServerReflectionInfo"];
         assert_eq!(of(&Method::is_standard), standard);
+        let streams = ["BeatStream", "Watch", "Watch", "ServerReflectionInfo", "ServerReflectionInfo"];
+        assert_eq!(of(&Method::is_stream), streams);
         let recorded = |class| of(&|method| Class::of(method.needs) == class);
-        assert_eq!(recorded(Class::Always), ["RotateEpoch", "HoldExpiry", "ReleaseExpiry", "ExpireInstance"]);
+        assert_eq!(
+            recorded(Class::Always),
+            ["RotateEpoch", "HoldExpiry", "ReleaseExpiry", "ExpireInstance", "ListDecisions"]
+        );
         assert_eq!(recorded(Class::OfOthers), ["SetStatus", "Deregister"]);
         assert_eq!(recorded(Class::Membership), ["Register"]);
     }

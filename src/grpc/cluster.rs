@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::reader;
+use super::{decisions, reader};
 use crate::{
     access::{Access, Caller, Verb},
     audit::Audited,
@@ -161,12 +161,14 @@ impl Cluster {
         violations.take(input::plain_text("reason", &request.reason, input::REASON_MAX_BYTES));
         violations.into_result()?;
         let new = new.unwrap_or_else(|| EpochId(Uuid::new_v4()));
-        let rotation = self.epochs.rotate(new, expected, &request.reason, identity(caller)).await?;
+        let (reason, force) = (&request.reason, request.force);
+        let rotation = self.epochs.rotate(new, expected, reason, identity(caller), force).await?;
         let (epoch, revision, previous, rotated) = match rotation {
             Rotation::Rotated { epoch, revision, previous } => (epoch, revision, previous, true),
             Rotation::Unchanged { epoch, revision } => (epoch, revision, None, false),
             Rotation::Mismatch { current } => return Err(Failure::EpochMismatch(current)),
             Rotation::Reused => return Err(Failure::EpochReused),
+            Rotation::TooSoon { retry_after } => return Err(Failure::RotatedTooSoon(retry_after)),
         };
         // Fencing holds here from the moment the answer is on its way.
         self.fenced(revision).await?;
@@ -185,7 +187,7 @@ impl Cluster {
         violations.take(input::plain_text("reason", &request.reason, input::REASON_MAX_BYTES));
         violations.into_result()?;
         let reason = if request.reason.is_empty() { "an operator asked for it" } else { &request.reason };
-        let held = self.operators.hold(reason, for_).await?;
+        let held = self.operators.hold(reason, for_, identity(caller)).await?;
         self.shown().await?;
         let identity = identity(caller);
         tracing::info!(reason, held_ms = held.as_millis(), identity, "an operator holds expiry");
@@ -198,7 +200,7 @@ impl Cluster {
         caller: &Caller,
     ) -> Result<v1::ReleaseExpiryResponse, Failure> {
         let for_ = convert::operator_duration("duration", request.duration)?.unwrap_or(RELEASE_DEFAULT);
-        self.operators.release(for_).await?;
+        self.operators.release(for_, identity(caller)).await?;
         self.shown().await?;
         let identity = identity(caller);
         tracing::info!(released_ms = for_.as_millis(), identity, "an operator releases expiry");
@@ -271,7 +273,7 @@ impl Cluster {
 
     async fn list(&self, request: v1::ListEpochsRequest) -> Result<v1::ListEpochsResponse, Failure> {
         let mut violations = Violations::default();
-        let before = violations.take(page_token::decode_epoch("page_token", &request.page_token));
+        let before = violations.take(page_token::decode_number("page_token", &request.page_token));
         let page_size = violations.take(convert::page_size(request.page_size));
         violations.into_result()?;
         let epochs = self.epochs.list(before, u32::try_from(page_size).unwrap_or(u32::MAX)).await?;
@@ -279,7 +281,7 @@ impl Cluster {
         let epochs = Room::new().fill(epochs.into_iter().map(convert::epoch));
         let more = asked == page_size || epochs.len() < asked;
         let next = epochs.last().filter(|last| more && last.epoch_number > 1).map(|last| last.epoch_number);
-        Ok(v1::ListEpochsResponse { epochs, next_page_token: next.map(page_token::encode_epoch).unwrap_or_default() })
+        Ok(v1::ListEpochsResponse { epochs, next_page_token: next.map(page_token::encode_number).unwrap_or_default() })
     }
 }
 
@@ -368,6 +370,15 @@ impl ClusterService for Cluster {
     ) -> Result<Response<v1::ListEpochsResponse>, Status> {
         Ok(Response::new(self.list(request.into_inner()).await?))
     }
+
+    async fn list_decisions(
+        &self,
+        request: Request<v1::ListDecisionsRequest>,
+    ) -> Result<Response<v1::ListDecisionsResponse>, Status> {
+        self.operator(&request)?;
+        Ok(Response::new(decisions::list(&self.operators, request.into_inner()).await?))
+    }
+
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
         Ok(Response::new(who_am_i(&self.caller(&request)?)))
     }

@@ -15,6 +15,7 @@
 
 pub mod beat_stream;
 pub mod cluster;
+mod decisions;
 pub mod discovery;
 mod fast_path;
 pub mod observe;

@@ -6,8 +6,8 @@
 use std::time::{Duration, SystemTime};
 
 use musterd_client::{
-    Brake, BrakeMode, Change, Changed, Cluster, Counts, Daemon, Death, DeathReason, EndedLease, Epoch, Expiry, Found,
-    Health, Hold, Instance, LostDaemon, Problem, Reason, Rotated, Severity, Status,
+    Brake, BrakeMode, Change, Changed, Cluster, Counts, Daemon, Death, DeathReason, Decision, EndedLease, Epoch,
+    Expiry, Found, Health, Hold, Instance, LostDaemon, Problem, Reason, Rotated, Severity, Status,
 };
 use serde_json::{Value, json};
 
@@ -326,6 +326,26 @@ pub(crate) fn epoch(epoch: &Epoch) -> Value {
 /// `muster.v1.ListEpochsResponse`.
 pub(crate) fn epochs(epochs: &[Epoch]) -> Value {
     json!({ "epochs": epochs.iter().map(epoch).collect::<Vec<_>>(), "nextPageToken": "" })
+}
+
+/// `muster.v1.Decision`; its detail is the object, not a text.
+pub(crate) fn decision(decision: &Decision) -> Value {
+    let detail = serde_json::from_str(&decision.detail).unwrap_or_else(|_| json!(decision.detail));
+    json!({
+        "id": long(decision.id),
+        "at": timestamp(decision.at),
+        "action": decision.action,
+        "by": decision.by,
+        "byRole": decision.by_role,
+        "object": decision.object,
+        "detail": detail,
+        "revision": long(decision.revision.unwrap_or_default()),
+    })
+}
+
+/// `muster.v1.ListDecisionsResponse`, of as many pages as were read.
+pub(crate) fn decisions(decisions: &[Decision]) -> Value {
+    json!({ "decisions": decisions.iter().map(decision).collect::<Vec<_>>(), "nextPageToken": "" })
 }
 
 #[cfg(test)]

@@ -23,12 +23,15 @@ const RETRY_PERIOD: Duration = Duration::from_secs(60);
 /// The same while there are no keys at all, and how often a file is read.
 const FILE_PERIOD: Duration = Duration::from_secs(5);
 
+/// Is told of each issuer whose keys are others, or could not be fetched: then with the reason.
+pub type Observer = Box<dyn Fn(&str, Option<&str>) + Send + Sync>;
+
 /// Keeps the keys of all issuers of the policy in use current, until told to stop.
-pub async fn keep_current(access: Access, stop: CancellationToken) {
+pub async fn keep_current(access: Access, observer: Observer, stop: CancellationToken) {
     let (mut changes, metrics) = (access.changes(), ReloadMetrics::jwks());
     loop {
         let issuers = access.issuers();
-        let keeping = issuers.iter().map(|trusted| keep_issuer(&access, trusted, &metrics));
+        let keeping = issuers.iter().map(|trusted| keep_issuer(&access, trusted, &metrics, &observer));
         tokio::select! {
             () = stop.cancelled() => return,
             // Another policy may have other issuers; what is due is remembered with each of them.
@@ -51,7 +54,7 @@ pub fn fetch_all(access: &Access) {
     access.issuers().iter().for_each(|trusted| trusted.fetch_now());
 }
 
-async fn keep_issuer(access: &Access, trusted: &Trusted, metrics: &ReloadMetrics) {
+async fn keep_issuer(access: &Access, trusted: &Trusted, metrics: &ReloadMetrics, observer: &Observer) {
     let issuer = trusted.issuer();
     loop {
         trusted.due().await;
@@ -71,12 +74,15 @@ async fn keep_issuer(access: &Access, trusted: &Trusted, metrics: &ReloadMetrics
                     metrics.changed.increment(1);
                     tracing::info!(issuer = issuer.name, keys = count, "keys of an issuer loaded");
                     access.keys_changed();
+                    observer(&issuer.name, None);
                 }
             }
             Err(error) => {
                 metrics.failed.increment(1);
                 // The same failure comes back until it is corrected.
-                if trusted.failed(&error.to_string()) {
+                let told = error.to_string();
+                if trusted.failed(&told) {
+                    observer(&issuer.name, Some(&told));
                     let (issuer, had_keys) = (&issuer.name, trusted.has_keys());
                     tracing::error!(issuer, had_keys, %error, "keys of an issuer not loaded, the previous ones stay in use");
                 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::{
+    decision,
     detect::{Detected, Presence, detect},
     error::Error,
     history::{self, State},
@@ -45,6 +46,7 @@ pub(super) async fn run(client: &mut Client, applied_by: &str) -> Result<Vec<&'s
     history::ensure(&transaction).await?;
     for migration in MIGRATIONS.iter().filter(|one| pending.iter().any(|other| other.version == one.version)) {
         history::record(&transaction, migration, applied_by, Some(Duration::ZERO)).await?;
+        decision::record_if_kept(&transaction, "migrate_adopt", applied_by, &migration.file()).await?;
     }
     transaction.commit().await.map_err(Error::during("recording what SeedCore has made"))?;
     Ok(pending.iter().map(|migration| migration.name).collect())

@@ -8,36 +8,15 @@
 use tokio_postgres::Client;
 
 use super::{
+    decision,
     error::Error,
     history::{self, EJECTED},
     transaction::{begin, hold_leases, lock},
 };
-use crate::migrations::embedded::{FIRST, MIGRATIONS};
-
-/// Daemons that may still hold beats.
-const LIVE: &str = "
-SELECT daemon.address || ' (last flush ' || date_trunc('second', daemon.last_flush)::text || ')'
-FROM registry_daemon AS daemon
-CROSS JOIN muster_limits() AS limits
-WHERE daemon.last_flush > muster_now() - make_interval(secs => limits.evicted_after_ms / 1000.0)
-ORDER BY 1";
-
-/// The rights that the functions have without musterd: everything is called as its caller, and open to PUBLIC.
-const RIGHTS: &str = "
-DO $$
-DECLARE
-    v_function regprocedure;
-BEGIN
-    FOR v_function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = quote_ident(current_schema())::regnamespace
-          AND proname IN ('set_current_epoch', 'register_instance', 'set_instance_status', 'beat',
-                          'expire_stale_instances', 'expire_old_epoch_instances')
-    LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
-    END LOOP;
-END
-$$";
+use crate::migrations::{
+    embedded::{FIRST, MIGRATIONS},
+    statements::{LIVE, RIGHTS},
+};
 
 /// Ends the state in which the registry is SeedCore's.
 pub(super) const REMOVE_MARK: &str = "DELETE FROM muster_migration WHERE version = $1";
@@ -71,6 +50,7 @@ pub(super) async fn eject(client: &mut Client, keep_roles: bool, by: &str) -> Re
     let mark = "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms)
                 VALUES ($1, 'ejected', '', $2, 0)";
     transaction.execute(mark, &[&EJECTED, &by]).await.map_err(Error::during(doing))?;
+    decision::record(&transaction, "migrate_eject", by, "registry").await?;
     transaction.commit().await.map_err(Error::during(doing))?;
     tracing::warn!("the registry was given back to SeedCore");
     Ok(true)
@@ -78,7 +58,7 @@ pub(super) async fn eject(client: &mut Client, keep_roles: bool, by: &str) -> Re
 
 /// Takes back what [`eject`] gave: afterwards the usual repair finds SeedCore's functions. Returns whether there was
 /// anything to take back.
-pub(super) async fn take_back(client: &mut Client, hold: bool) -> Result<bool, Error> {
+pub(super) async fn take_back(client: &mut Client, hold: bool, by: &str) -> Result<bool, Error> {
     let doing = "taking the registry over again";
     let transaction = begin(client, doing).await?;
     if history::refuse_ejected(&history::read(&transaction).await?).is_ok() {
@@ -89,6 +69,8 @@ pub(super) async fn take_back(client: &mut Client, hold: bool) -> Result<bool, E
     if hold {
         hold_leases(&transaction).await?;
     }
+    // A database that was given back by a binary that kept no such record has no table for it yet.
+    decision::record_if_kept(&transaction, "migrate_return", by, "registry").await?;
     transaction.commit().await.map_err(Error::during(doing))?;
     Ok(true)
 }

@@ -5,9 +5,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
+use tokio::try_join;
 use tokio_postgres::{GenericClient, types::Type};
 
-use super::error::Error;
+use super::{decision, error::Error};
 use crate::migrations::embedded::{HEAD, MIGRATIONS, Migration};
 
 pub(super) const CREATE: &str = "
@@ -183,23 +184,27 @@ pub(super) async fn record(
 ) -> Result<(), Error> {
     let duration_ms = took.map(|took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX));
     let (checksum, oldest_head) = (migration.checksum(), migration.oldest_head());
-    client
-        .query_typed(
-            "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms, oldest_head)
+    let recording = async {
+        let sql = "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms, oldest_head)
              VALUES ($1, $2, $3, $4, coalesce($5, 1000 * extract(epoch FROM clock_timestamp() - coalesce(
-                 (SELECT max(applied_at) FROM muster_migration WHERE applied_at >= now()), now()))::double precision), $6)",
-            &[
-                (&migration.version, Type::INT4),
-                (&migration.name, Type::TEXT),
-                (&checksum, Type::TEXT),
-                (&applied_by, Type::TEXT),
-                (&duration_ms, Type::INT8),
-                (&oldest_head, Type::INT4),
-            ],
-        )
-        .await
-        .map(drop)
-        .map_err(Error::during("recording a migration"))
+                 (SELECT max(applied_at) FROM muster_migration WHERE applied_at >= now()), now()))::double precision), $6)";
+        let values = [
+            (&migration.version as _, Type::INT4),
+            (&migration.name as _, Type::TEXT),
+            (&checksum as _, Type::TEXT),
+            (&applied_by as _, Type::TEXT),
+            (&duration_ms as _, Type::INT8),
+            (&oldest_head as _, Type::INT4),
+        ];
+        client.query_typed(sql, &values).await.map(drop).map_err(Error::during("recording a migration"))
+    };
+    if migration.version < decision::FIRST {
+        return recording.await;
+    }
+    // Sent one behind the other.
+    let object = migration.file();
+    let deciding = decision::record(client, "migrate_up", applied_by, &object);
+    try_join!(biased; recording, deciding).map(|_| ())
 }
 
 /// Makes the table.
@@ -211,9 +216,13 @@ pub(super) async fn create(client: &impl GenericClient) -> Result<(), Error> {
 pub(super) fn record_text(migration: &Migration, applied_by: &str) -> String {
     let (version, name, oldest_head) = (migration.version, migration.name, migration.oldest_head());
     let (checksum, applied_by) = (migration.checksum(), applied_by.replace('\'', "''"));
+    let decided = match version < decision::FIRST {
+        true => String::new(),
+        false => format!(";\nSELECT muster_audit('migrate_up', '{applied_by}', '{}', NULL, NULL)", migration.file()),
+    };
     format!(
         "INSERT INTO muster_migration (version, name, checksum, applied_by, duration_ms, oldest_head)\n\
-         VALUES ({version}, '{name}', '{checksum}', '{applied_by}', 0, {oldest_head})"
+         VALUES ({version}, '{name}', '{checksum}', '{applied_by}', 0, {oldest_head}){decided}"
     )
 }
 

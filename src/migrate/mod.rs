@@ -23,6 +23,7 @@
 mod adopt;
 mod apply;
 mod batches;
+mod decision;
 mod detect;
 mod drift;
 mod ejection;
@@ -160,7 +161,7 @@ pub async fn eject(place: impl Into<Place<'_>>, keep_roles: bool, applied_by: &s
 /// As [`up`].
 pub async fn repair(place: impl Into<Place<'_>>, apply: bool) -> Result<Repair, Error> {
     let want = if apply { Want::Primary } else { Want::Any };
-    at(place, want, async |client| session::repair(client, apply).await).await
+    at(place, want, async |client| session::repair(client, apply, "musterd migrate repair").await).await
 }
 
 /// What the role of the URL may do to the schema, and what of the registry belongs to another role than its tables.
@@ -209,14 +210,14 @@ pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Erro
     Ok(report)
 }
 
-/// Puts back what [`drift`] finds, and nothing else, over a session of its own.
+/// Puts back what [`drift`] finds, and nothing else, over a session of its own, recorded as done by `by`.
 ///
 /// # Errors
 ///
 /// As [`up`].
-pub async fn restore_in(database: &Database) -> Result<(), Error> {
+pub async fn restore_in(database: &Database, by: &str) -> Result<(), Error> {
     let mut session = database.open_driven(Want::Primary, Duration::MAX).await?;
-    let outcome = put_back(&mut session.client, Scope::Replaced).await;
+    let outcome = put_back(&mut session.client, Scope::Replaced, by).await;
     database.close(session).await;
     outcome.map(drop)
 }

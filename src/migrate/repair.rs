@@ -10,26 +10,13 @@
 use tokio_postgres::{Client, GenericClient, Transaction, error::SqlState};
 
 use super::{
+    decision,
     error::Error,
     history::{self, Standing},
     transaction::{begin, lock},
 };
-use crate::migrations::{embedded::SCHEMA, forms::SEED_INDEXES};
+use crate::migrations::{embedded::SCHEMA, forms::SEED_INDEXES, statements::BELONGINGS};
 use crate::schema::{self, Deviation, Difference, Kind};
-
-/// What a view has beyond its definition: its owner and the rights that were granted on it, as statements.
-const BELONGINGS: &str = "
-SELECT format('ALTER VIEW %I OWNER TO %I', class.relname, pg_get_userbyid(class.relowner))
-FROM pg_class AS class
-WHERE class.relnamespace = quote_ident(current_schema())::regnamespace AND class.relname = $1
-UNION ALL
-SELECT format('GRANT %s ON %I TO %s%s', acl.privilege_type, class.relname,
-              CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END,
-              CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-FROM pg_class AS class
-CROSS JOIN LATERAL aclexplode(class.relacl) AS acl
-WHERE class.relnamespace = quote_ident(current_schema())::regnamespace AND class.relname = $1
-  AND acl.grantee <> class.relowner";
 
 /// What was done about objects that deviate, by object.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +42,7 @@ pub(super) enum Scope {
 ///
 /// Looks first without a lock: the usual answer is "nothing", and a daemon that starts should not need the rights of
 /// the owner to hear it.
-pub(super) async fn run(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
+pub(super) async fn run(client: &mut Client, scope: Scope, by: &str) -> Result<Repair, Error> {
     let transaction = begin(client, "comparing functions and views").await?;
     let found = deviating(&transaction).await?;
     if !found.iter().any(|difference| is_at_once(difference) && remedy(difference, scope).is_some()) {
@@ -76,6 +63,9 @@ pub(super) async fn run(client: &mut Client, scope: Scope) -> Result<Repair, Err
     }
     if scope == Scope::All {
         repair.left = beyond(scope, &deviating(&transaction).await?);
+    }
+    for done in &repair.done {
+        decision::record_if_kept(&transaction, "migrate_repair", by, done).await?;
     }
     transaction.commit().await.map_err(Error::during("repairing functions and views"))?;
     if !repair.done.is_empty() {

@@ -20,19 +20,11 @@ pub(crate) use super::{
     detect::layouts,
     transaction::{begin, begin_reading, take_turn},
 };
-use crate::migrations::{embedded, embedded::SCHEMA};
+use crate::migrations::{embedded, embedded::SCHEMA, statements::REGISTRIES};
 use crate::schema::{self, Object};
 
 /// How [`super::verify`] begins a line about a table whose rows a policy may hide.
 pub const ROW_SECURITY: &str = "row-level security may hide rows of table";
-
-/// Schemas with the two tables of a registry.
-const REGISTRIES: &str = "
-SELECT space.nspname::text FROM pg_namespace AS space
-WHERE space.nspname !~ '^pg_'
-  AND (SELECT count(*) FROM pg_class AS class WHERE class.relnamespace = space.oid AND class.relkind IN ('r', 'p')
-       AND class.relname IN ('registry_instance', 'cluster_metadata')) = 2
-ORDER BY 1";
 
 fn row_security_fix(table: &str) -> String {
     format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
@@ -56,7 +48,7 @@ pub struct Report {
 
 /// As [`bring_up`], for a person: takes over again what was given back.
 pub(super) async fn take_over(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
-    ejection::take_back(client, options.hold).await?;
+    ejection::take_back(client, options.hold, applied_by).await?;
     bring_up(client, options, applied_by).await
 }
 
@@ -76,7 +68,7 @@ pub(super) async fn rights(client: &mut Client) -> Result<Rights, Error> {
     rights::read(&transaction, None).await.map_err(Error::during("reading owners"))
 }
 
-pub(super) async fn repair(client: &mut Client, apply: bool) -> Result<Repair, Error> {
+pub(super) async fn repair(client: &mut Client, apply: bool, by: &str) -> Result<Repair, Error> {
     let statuses = read_history(client).await?;
     history::accept(&statuses)?;
     history::refuse_ejected(&statuses)?;
@@ -87,7 +79,7 @@ pub(super) async fn repair(client: &mut Client, apply: bool) -> Result<Repair, E
     if !apply {
         return Ok(preview);
     }
-    let mut repair = put_back(client, Scope::All).await?;
+    let mut repair = put_back(client, Scope::All, by).await?;
     repair.done.extend(indexes::build(client, Scope::All).await?);
     // In the order in which they were announced.
     repair.done.sort_by_key(|line| preview.done.iter().position(|other| other == line));
@@ -153,7 +145,7 @@ pub(super) async fn bring_up(client: &mut Client, options: &UpOptions, applied_b
     let (applied, standing) = apply_up_to(client, options, applied_by).await?;
     let (current, mut repair) = match standing {
         Standing::Known if options.to < embedded::HEAD => (options.to, Repair::default()),
-        Standing::Known => (embedded::HEAD, put_back(client, Scope::Replaced).await?),
+        Standing::Known => (embedded::HEAD, put_back(client, Scope::Replaced, applied_by).await?),
         Standing::Ahead(version) => {
             tracing::warn!(
                 version,
@@ -213,10 +205,10 @@ pub(crate) async fn raise(client: &mut Client, to: i32, applied_by: &str) -> Res
     apply_up_to(client, &options, applied_by).await.map(drop)
 }
 
-pub(super) async fn put_back(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
+pub(super) async fn put_back(client: &mut Client, scope: Scope, by: &str) -> Result<Repair, Error> {
     let mut budget = RetryBudget::default();
     loop {
-        match repair::run(client, scope).await {
+        match repair::run(client, scope, by).await {
             Ok(repair) => return Ok(repair),
             Err(error) => budget.after(client, error).await?,
         }

@@ -7,3 +7,4 @@ pub(crate) mod forms;
 pub(crate) mod locks;
 pub(crate) mod objects;
 pub(crate) mod shape;
+pub(crate) mod statements;

@@ -7,6 +7,7 @@
 pub mod blocker;
 pub mod budget;
 pub mod cluster;
+pub mod decision;
 pub mod explain;
 pub mod history;
 pub mod ids;
@@ -27,6 +28,7 @@ pub(crate) mod fixture;
 pub use blocker::Blocker;
 pub use budget::{Budget, Origin, Usage};
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochRecord, Hold, LostDaemon};
+pub use decision::{DECISION_FILTER_MAX_BYTES, Decision, DecisionFilter};
 pub use history::{Ended, EndedLease, Holder};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};

@@ -3,7 +3,7 @@
 //! The decision itself is made by PostgreSQL under the cluster row's lock (`muster_apply`); these are its arguments
 //! and its answers.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     budget::record_bytes,
@@ -152,4 +152,9 @@ pub enum Rotation {
     },
     /// The new epoch was in use before. Nothing happened.
     Reused,
+    /// A daemon rotated the epoch a moment ago. Nothing happened.
+    TooSoon {
+        /// When another rotation is allowed.
+        retry_after: Duration,
+    },
 }

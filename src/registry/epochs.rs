@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::{error::Error, health::Health};
+use super::{error::Error, health::Health, operators::on_behalf};
 use crate::{
     model::{EpochId, EpochRecord, Rotation},
     store::{self, Pool},
@@ -29,8 +29,8 @@ impl Epochs {
         Self { pool, rotated_by, health }
     }
 
-    /// Begins the epoch `new`, if `expected` is current or not given, for an identity if one asks. Idempotent for the same
-    /// `new`.
+    /// Begins the epoch `new`, if `expected` is current or not given, for an identity if one asks; at most once in
+    /// 10 s, unless `force` is set. Idempotent for the same `new`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -40,14 +40,14 @@ impl Epochs {
         expected: Option<EpochId>,
         reason: &str,
         identity: Option<&str>,
+        force: bool,
     ) -> Result<Rotation, Error> {
         self.health.permit_change()?;
-        let by = identity.map(|identity| format!("{} for {identity}", self.rotated_by));
-        let by = by.as_deref().unwrap_or(&self.rotated_by);
+        let by = on_behalf(&self.rotated_by, identity);
         let deadline = Instant::now() + TIMEOUT;
         let mut may_be_applied = false;
         loop {
-            let error = match store::epoch::rotate(&self.pool, new, expected, reason, by, deadline).await {
+            let error = match store::epoch::rotate(&self.pool, new, expected, reason, &by, force, deadline).await {
                 Ok(rotation) => return Ok(rotation),
                 Err(error) => error,
             };

@@ -1,4 +1,4 @@
-//! What an operator may overrule: hold, brake, and the life of one instance.
+//! What an operator may overrule: hold, brake, and the life of one instance; and the record of all decisions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,9 @@ use tokio::time::Instant;
 
 use super::{error::Error, writer::Writer};
 use crate::{
-    model::{DeathReason, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange},
+    model::{
+        DeathReason, Decision, DecisionFilter, InstanceId, InstanceStatus, LeaseId, Operation, Outcome, StatusChange,
+    },
     store::{self, Pool},
     telemetry::chain,
 };
@@ -19,23 +21,38 @@ const TIMEOUT: Duration = Duration::from_millis(1_900);
 pub struct Operators {
     pool: Pool,
     writer: Writer,
+    /// As whose decisions they are recorded, for an identity.
+    name: Arc<str>,
 }
 
 impl Operators {
-    /// Deaths go through `writer`, like any other change.
+    /// Of the daemon of this name. Deaths go through `writer`, like any other change.
     #[must_use]
-    pub fn new(pool: Pool, writer: Writer) -> Self {
-        Self { pool, writer }
+    pub fn new(pool: Pool, writer: Writer, name: Arc<str>) -> Self {
+        Self { pool, writer, name }
+    }
+
+    /// The decisions on record that match, the newest first, of those numbered below `before`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn decisions(&self, filter: &DecisionFilter, before: u64, limit: u32) -> Result<Vec<Decision>, Error> {
+        let listed = store::audit::list(&self.pool, filter, before, limit, Instant::now() + TIMEOUT).await;
+        listed.map_err(|error| {
+            tracing::warn!(error = %chain(&error), "decisions could not be read");
+            if error.is_passing() { Error::Unavailable } else { Error::Internal }
+        })
     }
 
     /// Suspends expiry for `for_`, or for the longest TTL of a live lease and 5 s. Returns for how long.
     ///
     /// # Errors
     /// See [`Error`]. Repeating it is safe.
-    pub async fn hold(&self, reason: &str, for_: Option<Duration>) -> Result<Duration, Error> {
+    pub async fn hold(&self, reason: &str, for_: Option<Duration>, identity: Option<&str>) -> Result<Duration, Error> {
         self.writer.permit_change()?;
         let deadline = Instant::now() + TIMEOUT;
-        let held = store::expiry::hold_expiry(&self.pool, reason, for_, deadline).await;
+        let held =
+            store::expiry::hold_expiry(&self.pool, reason, for_, &on_behalf(&self.name, identity), deadline).await;
         held.map_err(|error| told("expiry could not be held", &error))
     }
 
@@ -43,9 +60,10 @@ impl Operators {
     ///
     /// # Errors
     /// See [`Error`]. Repeating it is safe.
-    pub async fn release(&self, for_: Duration) -> Result<(), Error> {
+    pub async fn release(&self, for_: Duration, identity: Option<&str>) -> Result<(), Error> {
         self.writer.permit_change()?;
-        let released = store::expiry::release_expiry(&self.pool, for_, Instant::now() + TIMEOUT).await;
+        let by = on_behalf(&self.name, identity);
+        let released = store::expiry::release_expiry(&self.pool, for_, &by, Instant::now() + TIMEOUT).await;
         released.map_err(|error| told("expiry could not be released", &error))
     }
 
@@ -64,6 +82,11 @@ impl Operators {
         let change = StatusChange { instance_id, lease_id, status, reason, status_reason, identity, as_operator };
         self.writer.apply(Operation::SetStatus(change), None).await
     }
+}
+
+/// How the rows name what decided: the daemon, and for whom.
+pub(super) fn on_behalf(daemon: &str, identity: Option<&str>) -> String {
+    identity.map_or_else(|| daemon.to_owned(), |identity| format!("{daemon} for {identity}"))
 }
 
 fn told(what: &'static str, error: &store::Error) -> Error {

@@ -1,5 +1,7 @@
 //! The epoch: begin the first, rotate, read the history.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tokio_postgres::{Row, types::Type};
 
@@ -18,7 +20,7 @@ pub(super) async fn ensure(client: &Client, by: &str) -> Result<(), tokio_postgr
     client.query_typed("SELECT muster_ensure_epoch($1)", &[(&by, Type::TEXT)]).await.map(drop)
 }
 
-/// Begins the epoch `new`, if `expected` is current or not given.
+/// Begins the epoch `new`, if `expected` is current or not given; at most once in 10 s, unless `force` is set.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call with the same `new` is safe.
@@ -29,15 +31,16 @@ pub async fn rotate(
     expected: Option<EpochId>,
     reason: &str,
     by: &str,
+    force: bool,
     deadline: Instant,
 ) -> Result<Rotation, Error> {
     let row = pool
         .run(PoolRole::Operator, deadline, async |client| {
             client
                 .query_one(
-                    "SELECT verdict, cluster_epoch, epoch_number, revision, previous_epoch \
-                     FROM muster_rotate_epoch($1, $2, $3, $4)",
-                    &[&new.0, &expected.map(|epoch| epoch.0), &reason, &by],
+                    "SELECT verdict, cluster_epoch, epoch_number, revision, previous_epoch, retry_ms \
+                     FROM muster_rotate_epoch_for($1, $2, $3, $4, $5)",
+                    &[&new.0, &expected.map(|epoch| epoch.0), &reason, &by, &force],
                 )
                 .await
         })
@@ -79,6 +82,7 @@ fn rotation(row: &Row) -> Result<Rotation, Error> {
         ("unchanged", Some(epoch)) => Ok(Rotation::Unchanged { epoch, revision }),
         ("epoch_mismatch", current) => Ok(Rotation::Mismatch { current }),
         ("epoch_reused", _) => Ok(Rotation::Reused),
+        ("too_soon", _) => Ok(Rotation::TooSoon { retry_after: Duration::from_millis(unsigned(row.try_get(5)?)) }),
         _ => Err(Error::Malformed("verdict of a rotation")),
     }
 }

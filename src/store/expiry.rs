@@ -128,12 +128,13 @@ pub async fn hold_expiry(
     pool: &Pool,
     reason: &str,
     for_: Option<Duration>,
+    by: &str,
     deadline: Instant,
 ) -> Result<Duration, Error> {
     let for_ms = for_.map(|for_| i64::try_from(for_.as_millis()).unwrap_or(i64::MAX));
     let row = pool
         .run(PoolRole::Operator, deadline, async |client| {
-            client.query_one("SELECT muster_hold_expiry($1, $2)", &[&reason, &for_ms]).await
+            client.query_one("SELECT muster_hold_expiry_for($1, $2, $3)", &[&reason, &for_ms, &by]).await
         })
         .await?;
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
@@ -159,10 +160,10 @@ pub async fn note_disruption(pool: &Pool, reason: &str, deadline: Instant) -> Re
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
 #[tracing::instrument(level = "debug", name = "db.release_expiry", skip_all)]
-pub async fn release_expiry(pool: &Pool, for_: Duration, deadline: Instant) -> Result<(), Error> {
+pub async fn release_expiry(pool: &Pool, for_: Duration, by: &str, deadline: Instant) -> Result<(), Error> {
     let for_ms = i64::try_from(for_.as_millis()).unwrap_or(i64::MAX);
     pool.run(PoolRole::Operator, deadline, async |client| {
-        client.execute("SELECT muster_release_expiry($1)", &[&for_ms]).await.map(drop)
+        client.execute("SELECT muster_release_expiry_for($1, $2)", &[&for_ms, &by]).await.map(drop)
     })
     .await
 }

@@ -4,6 +4,7 @@
 //! The rules are in `migrations/`; these files carry arguments and answers. Connections come from [`crate::postgres`],
 //! whose types a caller of this room needs to make a call are named here too.
 
+pub mod audit;
 pub mod beats;
 pub mod blocking;
 pub mod deaths;

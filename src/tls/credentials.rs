@@ -14,7 +14,6 @@ use crate::{
     clock::Clock,
     metrics::{CertificateMetrics, ReloadMetrics},
     reload::{Kept, Source},
-    telemetry::AUDIT_TARGET,
 };
 
 /// The files in use. Shared by both ports.
@@ -48,12 +47,10 @@ impl Source for OnDisk {
     fn changed(&self, loaded: &Loaded) {
         let expires = loaded.server.not_after;
         tracing::info!(%expires, "TLS files reloaded");
-        tracing::info!(target: AUDIT_TARGET, object = "TLS files", decision = "reloaded", "reload");
     }
 
     fn failed(&self, error: &str) {
         tracing::error!(error, "TLS files not reloaded, the previous ones stay in use");
-        tracing::info!(target: AUDIT_TARGET, object = "TLS files", decision = "kept", reason = error, "reload");
     }
 }
 
@@ -90,6 +87,11 @@ impl Credentials {
             Port::Grpc => &loaded.grpc,
             Port::Http => &loaded.http,
         })
+    }
+
+    /// Tells of each reload from now on, with why the files cannot be used if they cannot.
+    pub fn observe(&self, observer: impl Fn(Option<&str>) + Send + Sync + 'static) {
+        self.kept.observe(observer);
     }
 
     /// Reads the files again. Returns whether other contents are in use from now on.

@@ -48,6 +48,8 @@ pub enum Failure {
     EpochMismatch(Option<Epoch>),
     /// The new epoch was in use before.
     EpochReused,
+    /// A daemon rotated the epoch less than 10 s ago; for so long no other does.
+    RotatedTooSoon(Duration),
     /// From this status the one asked for cannot be reached.
     InvalidTransition(InstanceStatus),
     /// A live lease of the instance id has another owner, or another address.
@@ -158,7 +160,7 @@ impl Failure {
             Self::Refused(Refused::NotReady(_)) => (Code::Unavailable, ErrorReason::NotYetSeen),
             Self::Refused(Refused::TooManyFailures(_)) => (Code::ResourceExhausted, ErrorReason::Overloaded),
             Self::Denied(_) => (Code::PermissionDenied, ErrorReason::PermissionDenied),
-            Self::QuotaExceeded(_) | Self::Write(Write::OwnerFull(_)) => {
+            Self::QuotaExceeded(_) | Self::RotatedTooSoon(_) | Self::Write(Write::OwnerFull(_)) => {
                 (Code::ResourceExhausted, ErrorReason::QuotaExceeded)
             }
         }
@@ -231,6 +233,7 @@ impl Failure {
             Self::Refused(refused) => refused.to_string(),
             Self::Denied(denied) => denied.to_string(),
             Self::QuotaExceeded(exceeded) => exceeded.to_string(),
+            Self::RotatedTooSoon(after) => rotated_text(*after),
         }
     }
 
@@ -245,6 +248,7 @@ impl Failure {
                 ("limit", full.limit.to_string()),
                 ("scope", if full.of_address { "address" } else { "registry" }.to_owned()),
             ],
+            Self::RotatedTooSoon(_) => vec![("unit", "rotations".to_owned()), ("limit", "1".to_owned())],
             Self::QuotaExceeded(exceeded) => vec![
                 ("identity", exceeded.identity.to_string()),
                 ("unit", exceeded.unit.key().to_owned()),
@@ -271,6 +275,7 @@ impl Failure {
             Self::Refused(Refused::TooManyFailures(_)) => Some(Duration::from_secs(1)),
             // Room comes with the purge of dead records, or from an operator.
             Self::QuotaExceeded(exceeded) => Some(exceeded.retry_after),
+            Self::RotatedTooSoon(after) => Some(*after),
             Self::Write(Write::Full(_)) => Some(Duration::from_secs(30)),
             _ => None,
         }
@@ -287,6 +292,15 @@ fn full_text(full: Full) -> String {
         format!("the registry has the {limit} {unit} that it may have")
     };
     format!("{what}; dead records count until they are purged (--keep-dead): wait for that, or raise {setting}")
+}
+
+/// What a rotation is told that follows another one too soon.
+fn rotated_text(after: Duration) -> String {
+    let after = after.as_secs_f64();
+    format!(
+        "the epoch was rotated less than 10 s ago, and each rotation ends all leases; try again in {after:.1} s, or set \
+         force (musterd epoch rotate --force)"
+    )
 }
 
 /// The reason of a refusal that was made of a [`Failure`]; else the name of its code.

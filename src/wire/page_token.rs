@@ -48,9 +48,9 @@ pub fn decode(field: &str, filter: &Filter, token: &str) -> Result<Option<Cursor
     }
 }
 
-/// Makes the token of the page of epochs numbered below `before`.
+/// Makes the token of the page of what is numbered below `before`: epochs, decisions.
 #[must_use]
-pub fn encode_epoch(before: u64) -> String {
+pub fn encode_number(before: u64) -> String {
     URL_SAFE_NO_PAD.encode(before.to_be_bytes())
 }
 
@@ -58,7 +58,7 @@ pub fn encode_epoch(before: u64) -> String {
 ///
 /// # Errors
 /// Not a token of this query.
-pub fn decode_epoch(field: &str, token: &str) -> Result<u64, InvalidInput> {
+pub fn decode_number(field: &str, token: &str) -> Result<u64, InvalidInput> {
     if token.is_empty() {
         return Ok(i64::MAX.cast_unsigned());
     }
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(decode("page_token", &filter("a"), &token), Ok(Some(position)));
         assert!(decode("page_token", &filter("b"), &token).is_err());
         assert!(decode("page_token", &filter("a"), "nonsense").is_err());
-        assert!(decode_epoch("page_token", &token).is_err());
+        assert!(decode_number("page_token", &token).is_err());
     }
 
     proptest! {
@@ -145,7 +145,7 @@ mod tests {
         fn no_token_from_outside_panics(token in any::<String>(), bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             for token in [token, URL_SAFE_NO_PAD.encode(bytes)] {
                 let _ = decode("page_token", &filter(""), &token);
-                let _ = decode_epoch("page_token", &token);
+                let _ = decode_number("page_token", &token);
             }
         }
 

@@ -44,7 +44,7 @@ async fn socket_rotates_the_epoch_when_policy_and_tokens_are_lost() {
     })
     .await;
 
-    let rotated = musterd(&["--addr", &socket, "epoch", "rotate", "--reason", "locked out"]).await;
+    let rotated = musterd(&["--addr", &socket, "epoch", "rotate", "--force", "--reason", "locked out"]).await;
     assert_eq!(rotated.code, Some(0), "{rotated:?}");
     let epochs = musterd(&["--addr", &socket, "epoch", "list"]).await;
     assert!(epochs.stdout.contains("locked out") && epochs.stdout.contains(" for local"), "{epochs:?}");

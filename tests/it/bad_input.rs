@@ -208,11 +208,8 @@ async fn bad_input_of_an_operator_is_named_with_its_fix() {
     let served = Served::start().await;
     let mut cluster = served.clients.cluster.clone();
     let before = served.revision().await;
-    let rotate = v1::RotateEpochRequest {
-        expected_epoch: "now".into(),
-        new_epoch: Uuid::nil().to_string(),
-        reason: "x".repeat(1_025),
-    };
+    let (expected_epoch, new_epoch, reason) = ("now".into(), Uuid::nil().to_string(), "x".repeat(1_025));
+    let rotate = v1::RotateEpochRequest { expected_epoch, new_epoch, reason, force: false };
     let expected = [("expected_epoch", "UUID"), ("new_epoch", "UUID"), ("reason", "1024")];
     assert_invalid(&refusal(cluster.rotate_epoch(rotate).await), &expected);
     let list = v1::ListEpochsRequest { page_size: 1_001, page_token: "nonsense".into() };

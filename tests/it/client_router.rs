@@ -91,7 +91,7 @@ impl History {
                 "register one that is silent".to_owned()
             }
             _ => {
-                self.client.rotate_epoch(Uuid::new_v4(), None, "a test").await.unwrap();
+                self.client.force_rotate_epoch(Uuid::new_v4(), None, "a test").await.unwrap();
                 self.kept.clear();
                 self.silent = 0;
                 "rotate".to_owned()

@@ -96,6 +96,8 @@ impl Place {
         assert!(cluster.hold.is_some(), "expiry is held: no beat was heard meanwhile");
         let next = caller.register(alive("next", LONG)).await.unwrap();
         assert!(next.lease_id > before.revision + 999_999, "{} after {}", next.lease_id, before.revision);
+        // The numbers of the decisions go on behind those that were copied.
+        caller.rotate("after the upgrade").await.unwrap();
         assert!(daemon.terminate().await.success());
     }
 }

@@ -29,6 +29,7 @@ mod client_operators;
 mod client_router;
 mod client_scripted;
 mod connection_limits;
+mod decisions;
 mod deploy;
 mod discovery;
 mod disruptions;

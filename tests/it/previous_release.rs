@@ -157,7 +157,13 @@ async fn serve_sql_callers(daemons: &[&Daemon], client: &Client) {
 async fn rotate_together(at: &Daemon, other: &Daemon) {
     let lease = register(&mut at.registry().await, alive("older")).await;
     resolved(other, "older", &lease).await;
-    let rotated = at.cluster().await.rotate_epoch(RotateEpochRequest::default()).await.unwrap().into_inner();
+    let rotated = at
+        .cluster()
+        .await
+        .rotate_epoch(RotateEpochRequest { force: true, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     let mut stream = BeatStream::open(other).await;
     wait_until("the older lease is fenced", BOUND, async || {
         let answer = stream.beat(&[lease.lease_id]).await.unwrap();

@@ -219,6 +219,70 @@ pub struct Epoch {
     pub rotated_by: String,
 }
 
+/// One decision on record: what was done to the cluster, by whom, when.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Decision {
+    /// Its number, in the order of recording.
+    pub id: u64,
+    /// When, by the database clock.
+    pub at: Option<SystemTime>,
+    /// What was done, for example `rotate`, `hold`, `expire` or `denied`.
+    pub action: String,
+    /// The identity that asked a daemon; without a policy the daemon; `sql/ROLE` for a direct SQL caller. Empty: not known.
+    pub by: String,
+    /// The PostgreSQL role of the session that recorded it.
+    pub by_role: String,
+    /// Of what: an epoch, an instance, a hook, a migration, a table, a set of files, or the method that was denied.
+    pub object: String,
+    /// What else is known, as a JSON object.
+    pub detail: String,
+    /// The revision that it made; `None` if it made none.
+    pub revision: Option<u64>,
+}
+
+/// Which decisions [`Client::decisions`](crate::Client::decisions) returns. The default is all of them.
+#[derive(Clone, Debug, Default)]
+pub struct DecisionFilter {
+    since: Option<SystemTime>,
+    action: String,
+    by: String,
+}
+
+impl DecisionFilter {
+    /// All decisions.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Those recorded at this time or later.
+    #[must_use]
+    pub const fn since(mut self, time: SystemTime) -> Self {
+        self.since = Some(time);
+        self
+    }
+
+    /// This action alone.
+    #[must_use]
+    pub fn action(mut self, action: impl Into<String>) -> Self {
+        self.action = action.into();
+        self
+    }
+
+    /// Of this identity alone.
+    #[must_use]
+    pub fn by(mut self, identity: impl Into<String>) -> Self {
+        self.by = identity.into();
+        self
+    }
+
+    /// Time, action and identity.
+    pub(crate) fn parts(&self) -> (Option<SystemTime>, String, String) {
+        (self.since, self.action.clone(), self.by.clone())
+    }
+}
+
 /// The answer of [`Client::rotate_epoch`](crate::Client::rotate_epoch).
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -63,8 +63,8 @@ pub use channel::{ChannelSettings, MusterChannel};
 pub use choice::{Choice, Policy};
 pub use client::{Builder, Client};
 pub use cluster::{
-    Brake, BrakeMode, Changed, Cluster, Counts, Daemon, Epoch, Expiry, Grant, Health, Hold, LostDaemon, Problem,
-    Rotated, Severity, WhoAmI,
+    Brake, BrakeMode, Changed, Cluster, Counts, Daemon, Decision, DecisionFilter, Epoch, Expiry, Grant, Health, Hold,
+    LostDaemon, Problem, Rotated, Severity, WhoAmI,
 };
 pub use error::{Error, Violation};
 pub use history::{Ended, EndedLease};

@@ -9,19 +9,21 @@ use uuid::Uuid;
 
 use crate::{
     client::{Client, MAX_ANSWER_BYTES},
-    cluster::{Changed, Cluster, Epoch, Rotated, WhoAmI},
+    cluster::{Changed, Cluster, Decision, DecisionFilter, Epoch, Rotated, WhoAmI},
     connect::Channel,
     error::Error,
     model::Status,
     wire::{
         self, DeregisterRequest, ExpireInstanceRequest, GetClusterRequest, HoldExpiryRequest, InstanceStatus,
-        ListEpochsRequest, ReleaseExpiryRequest, RotateEpochRequest, SetStatusRequest, WhoAmIRequest,
-        cluster_service_client::ClusterServiceClient, registry_service_client::RegistryServiceClient,
+        ListDecisionsRequest, ListEpochsRequest, ReleaseExpiryRequest, RotateEpochRequest, SetStatusRequest,
+        WhoAmIRequest, cluster_service_client::ClusterServiceClient, registry_service_client::RegistryServiceClient,
     },
 };
 
 /// Epochs of one page: as many as the protocol allows.
 const EPOCHS: i32 = 1_000;
+/// Decisions of one page. A denied caller chooses part of each, up to a kilobyte.
+const DECISIONS: i32 = 500;
 
 impl Client {
     /// The state of the cluster, by what the daemon knows at this moment; at most `unserved` logical ids without a live
@@ -74,15 +76,48 @@ impl Client {
         pages.try_flatten()
     }
 
+    /// The decisions on record that match, the newest first. The stream ends after an error.
+    pub fn decisions(&self, filter: &DecisionFilter) -> impl Stream<Item = Result<Decision, Error>> + Send + use<> {
+        let (since, action, by) = filter.parts();
+        let since = since.map(wire::to_time);
+        let pages = stream::try_unfold((self.clone(), Some(String::new())), move |(client, token)| {
+            let (action, by) = (action.clone(), by.clone());
+            async move {
+                let Some(page_token) = token else { return Ok(None) };
+                let message = ListDecisionsRequest { page_size: DECISIONS, page_token, since, action, by };
+                let method = |channel, request| async { cluster(channel).list_decisions(request).await };
+                let answer = client.call(message, method).await?;
+                let decisions = answer.decisions.into_iter().map(|decision| Ok(Decision::from(decision)));
+                let next = Some(answer.next_page_token).filter(|token| !token.is_empty());
+                Ok(Some((stream::iter(decisions), (client, next))))
+            }
+        });
+        pages.try_flatten()
+    }
+
     /// Begins a new epoch; every instance of an older one is dead from then on. With `expected`, only if that epoch is the
-    /// current one.
+    /// current one. Daemons do so at most once in 10 s.
     ///
     /// # Errors
-    /// [`Reason::EpochMismatch`](crate::Reason::EpochMismatch) or [`Reason::EpochReused`](crate::Reason::EpochReused), a
+    /// [`Reason::EpochMismatch`](crate::Reason::EpochMismatch) or [`Reason::EpochReused`](crate::Reason::EpochReused),
+    /// [`Reason::QuotaExceeded`](crate::Reason::QuotaExceeded) with [`Error::retry_after`] within 10 s of another rotation, a
     /// refused argument, or the outcome is unknown.
     pub async fn rotate_epoch(&self, new: Uuid, expected: Option<Uuid>, reason: &str) -> Result<Rotated, Error> {
+        self.rotate(new, expected, reason, false).await
+    }
+
+    /// As [`Self::rotate_epoch`], however soon after another rotation.
+    ///
+    /// # Errors
+    /// As [`Self::rotate_epoch`].
+    pub async fn force_rotate_epoch(&self, new: Uuid, expected: Option<Uuid>, reason: &str) -> Result<Rotated, Error> {
+        self.rotate(new, expected, reason, true).await
+    }
+
+    async fn rotate(&self, new: Uuid, expected: Option<Uuid>, reason: &str, force: bool) -> Result<Rotated, Error> {
         let expected_epoch = expected.as_ref().map(Uuid::to_string).unwrap_or_default();
-        let message = RotateEpochRequest { expected_epoch, new_epoch: new.to_string(), reason: reason.to_owned() };
+        let message =
+            RotateEpochRequest { expected_epoch, new_epoch: new.to_string(), reason: reason.to_owned(), force };
         let method = |channel, request| async { cluster(channel).rotate_epoch(request).await };
         let answer = self.call(message, method).await?;
         self.seen().note(answer.revision);

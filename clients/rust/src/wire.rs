@@ -264,6 +264,14 @@ impl From<WhoAmIResponse> for cluster::WhoAmI {
     }
 }
 
+impl From<Decision> for cluster::Decision {
+    fn from(wire: Decision) -> Self {
+        let Decision { id, at, action, by, by_role, object, detail, revision } = wire;
+        let (at, revision) = (time(at.as_ref()), Some(revision).filter(|revision| *revision > 0));
+        Self { id, at, action, by, by_role, object, detail, revision }
+    }
+}
+
 impl TryFrom<Epoch> for cluster::Epoch {
     type Error = Error;
 

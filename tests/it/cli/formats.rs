@@ -34,6 +34,7 @@ const COMMANDS: &[&str] = &[
     "undrain {id}",
     "check-lease {lease}",
     "whoami",
+    "audit",
     "deregister {other}",
     "expire {other}",
     "bench resolve --instances 1 --duration 100ms --connections 1",
@@ -49,7 +50,7 @@ const COMMANDS: &[&str] = &[
     "migrate adopt --database-url {database}",
     "migrate repair --database-url {database}",
     "migrate eject --database-url {spare}",
-    "epoch rotate",
+    "epoch rotate --force",
 ];
 
 /// How many of them are a command that stands there already, with a flag that changes what is printed.

@@ -2,6 +2,7 @@
 //! against the tools of its users.
 
 mod createrole;
+mod decisions;
 mod image;
 mod kubernetes;
 mod package;

@@ -18,7 +18,7 @@ use crate::harness::{
     wait::wait_until,
 };
 
-const NOT_ALLOWED: &str = "42501";
+pub(super) const NOT_ALLOWED: &str = "42501";
 
 /// The owners of the objects in the schema.
 pub(super) const OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class
@@ -30,7 +30,7 @@ pub(super) const OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(relowner)::text
 pub(super) static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The address of a database for another role.
-fn url_for(database: &TestDatabase, role: &str) -> String {
+pub(super) fn url_for(database: &TestDatabase, role: &str) -> String {
     database.url().replace("//musterd@", &format!("//{role}@"))
 }
 
@@ -40,7 +40,7 @@ async fn give_roles(client: &Client) {
 }
 
 /// The newest schema, with the roles.
-async fn with_roles() -> Registry {
+pub(super) async fn with_roles() -> Registry {
     let registry = Registry::head().await;
     give_roles(&registry.client).await;
     registry

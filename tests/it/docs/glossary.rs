@@ -8,11 +8,12 @@ use super::{pages, paths, read, root};
 
 const GLOSSARY: &str = "docs/glossary.md";
 /// Where the words are used first.
-const LINKING: [&str; 6] = [
+const LINKING: [&str; 7] = [
     "README.md",
     "docs/concepts.md",
     "src/lib.rs",
     "proto/muster/v1/cluster.proto",
+    "proto/muster/v1/decision.proto",
     "proto/muster/v1/discovery.proto",
     "proto/muster/v1/registry.proto",
 ];

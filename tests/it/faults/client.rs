@@ -217,7 +217,7 @@ impl Client {
     }
 
     pub(crate) async fn rotate(&self, daemon: usize, attempt: u32, epoch: Uuid) -> Outcome {
-        let request = v1::RotateEpochRequest { new_epoch: epoch.to_string(), ..Default::default() };
+        let request = v1::RotateEpochRequest { new_epoch: epoch.to_string(), force: true, ..Default::default() };
         let mut cluster = self.wire(daemon).cluster;
         let read = |rotated: v1::RotateEpochResponse| Answer::Rotated {
             epoch: rotated.epoch_number,

@@ -112,8 +112,9 @@ impl Caller {
         self.client().cluster(0).await.map_err(|error| name(&error))
     }
 
+    /// Rotates the epoch, however soon after another rotation.
     pub(crate) async fn rotate(&self, reason: &str) -> Result<Rotated, String> {
-        self.client().rotate_epoch(Uuid::new_v4(), None, reason).await.map_err(|error| name(&error))
+        self.client().force_rotate_epoch(Uuid::new_v4(), None, reason).await.map_err(|error| name(&error))
     }
 
     /// Changes the status of an instance. Returns the revision.

@@ -101,7 +101,12 @@ impl Wire {
 
     /// Begins a new epoch.
     pub(crate) async fn rotate(&self) -> v1::RotateEpochResponse {
-        self.cluster.clone().rotate_epoch(v1::RotateEpochRequest::default()).await.unwrap().into_inner()
+        self.cluster
+            .clone()
+            .rotate_epoch(v1::RotateEpochRequest { force: true, ..Default::default() })
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Every instance on record, dead ones included, by logical id and instance id.

@@ -126,7 +126,7 @@ impl World {
             Step::BeatStream { who, daemon } => self.beat_stream(who, *daemon).await,
             Step::Rotate { via: Via::Daemon(daemon) } => {
                 let mut operator = self.clients[*daemon].cluster.clone();
-                decided(operator.rotate_epoch(v1::RotateEpochRequest::default()).await);
+                decided(operator.rotate_epoch(v1::RotateEpochRequest { force: true, ..Default::default() }).await);
             }
             Step::Rotate { via: Via::Sql } => self.run("SELECT set_current_epoch(gen_random_uuid())").await,
             Step::Expire { who } => {

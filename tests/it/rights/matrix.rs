@@ -334,6 +334,8 @@ async fn cluster(caller: &Caller, judge: Judge<'_>, who: &str) {
     assert_eq!(verdict(&service().hold_expiry(hold).await), acts, "HoldExpiry by {who}");
     let release = v1::ReleaseExpiryRequest::default();
     assert_eq!(verdict(&service().release_expiry(release).await), acts, "ReleaseExpiry by {who}");
+    let decisions = service().list_decisions(v1::ListDecisionsRequest::default()).await;
+    assert_eq!(verdict(&decisions), acts, "ListDecisions by {who}");
     if acts != "OK" {
         let rotate = v1::RotateEpochRequest::default();
         assert_eq!(verdict(&service().rotate_epoch(rotate).await), acts, "RotateEpoch by {who}");
@@ -355,7 +357,8 @@ fn matrix_has_each_method_of_the_protocol() {
     let services = descriptors.file.iter().flat_map(|file| &file.service);
     let methods: BTreeSet<&str> = services.flat_map(|service| &service.method).map(|method| method.name()).collect();
     let on_names = ["Resolve", "BatchResolve", "ListInstances", "ListEndedLeases", "Watch"];
-    let on_cluster = ["GetCluster", "ListEpochs", "HoldExpiry", "ReleaseExpiry", "RotateEpoch", "WhoAmI"];
+    let on_cluster =
+        ["GetCluster", "ListEpochs", "HoldExpiry", "ReleaseExpiry", "RotateEpoch", "ListDecisions", "WhoAmI"];
     let tried = Aimed::ALL.iter().map(|call| call.method()).chain(on_names).chain(on_cluster).collect();
     assert_eq!(methods, tried);
 }

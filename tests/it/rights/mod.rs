@@ -4,6 +4,7 @@
 //! What is expected comes from [`rules`], which reads the same rules as the daemon and shares no code with it.
 
 mod audit;
+mod decisions;
 mod drill;
 mod interference;
 mod limits;
@@ -93,34 +94,13 @@ impl Guarded {
     /// With this policy, and a rule for the master, tokens of these names, and more flags.
     async fn start_with(policy_text: &str, names: &[&str], more: &[&str]) -> Self {
         let (sql, files) = (Registry::head().await, Scratch::in_memory());
-        let (policy, tokens) = (files.path().join("policy.toml"), files.path().join("tokens"));
-        let (policy, tokens) = (policy.to_str().unwrap(), tokens.to_str().unwrap());
-        write_policy(&files, policy_text);
-        let mut lines = vec![line(MASTER), format!("{} expires=2020-01-01T00:00:00Z", line(EXPIRED))];
-        let mut names: Vec<&str> = names.iter().copied().chain(["nobody"]).collect();
-        names.sort_unstable();
-        names.dedup();
-        lines.extend(names.into_iter().map(line));
-        fs::write(tokens, lines.join("\n") + "\n").unwrap();
-        let flags = ["--database-url", sql.database.url(), "--policy", policy, "--tokens", tokens];
-        let daemon = Daemon::start_with(&[&flags, more].concat()).await;
+        let daemon = guard(sql.database.url(), &files, (policy_text, names), more).await;
         Self { sql, daemon, files }
     }
 
     /// The caller with the token of this name.
     async fn caller(&self, name: &str) -> Caller {
-        let bearer = match name {
-            ANONYMOUS => None,
-            STRANGER => Some(token(MASTER, &[9; 32])),
-            name => Some(secret(name)),
-        };
-        let bearer = Bearer(bearer.map(|token| format!("Bearer {token}").parse().unwrap()));
-        let shown = InterceptedService::new(self.daemon.channel().await, bearer);
-        Caller {
-            registry: RegistryServiceClient::new(shown.clone()),
-            discovery: DiscoveryServiceClient::new(shown.clone()),
-            cluster: ClusterServiceClient::new(shown),
-        }
+        caller_of(&self.daemon, name).await
     }
 
     /// Puts other rules in use, at once.
@@ -149,6 +129,37 @@ impl Guarded {
             master.cluster.clone().get_cluster(request).await.map(drop)
         })
         .await;
+    }
+}
+
+/// A daemon with this policy, and a rule for the master, tokens of these names, and more flags.
+async fn guard(url: &str, files: &Scratch, (policy_text, names): (&str, &[&str]), more: &[&str]) -> Daemon {
+    let (policy, tokens) = (files.path().join("policy.toml"), files.path().join("tokens"));
+    let (policy, tokens) = (policy.to_str().unwrap(), tokens.to_str().unwrap());
+    write_policy(files, policy_text);
+    let mut lines = vec![line(MASTER), format!("{} expires=2020-01-01T00:00:00Z", line(EXPIRED))];
+    let mut names: Vec<&str> = names.iter().copied().chain(["nobody"]).collect();
+    names.sort_unstable();
+    names.dedup();
+    lines.extend(names.into_iter().map(line));
+    fs::write(tokens, lines.join("\n") + "\n").unwrap();
+    let flags = ["--database-url", url, "--policy", policy, "--tokens", tokens];
+    Daemon::start_with(&[&flags, more].concat()).await
+}
+
+/// The caller with the token of this name.
+async fn caller_of(daemon: &Daemon, name: &str) -> Caller {
+    let bearer = match name {
+        ANONYMOUS => None,
+        STRANGER => Some(token(MASTER, &[9; 32])),
+        name => Some(secret(name)),
+    };
+    let bearer = Bearer(bearer.map(|token| format!("Bearer {token}").parse().unwrap()));
+    let shown = InterceptedService::new(daemon.channel().await, bearer);
+    Caller {
+        registry: RegistryServiceClient::new(shown.clone()),
+        discovery: DiscoveryServiceClient::new(shown.clone()),
+        cluster: ClusterServiceClient::new(shown),
     }
 }
 

@@ -300,7 +300,7 @@ impl World {
                 let end = v1::DeregisterRequest { lease_id, ..Default::default() };
                 let _ = other.registry.deregister(end).await;
             }
-            let _ = other.cluster.rotate_epoch(v1::RotateEpochRequest::default()).await;
+            let _ = other.cluster.rotate_epoch(v1::RotateEpochRequest { force: true, ..Default::default() }).await;
         }
         self.guarded.caught_up().await;
     }

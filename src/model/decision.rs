@@ -1,0 +1,40 @@
+//! A decision on record: what was done to the cluster, by whom, when.
+
+use chrono::{DateTime, Utc};
+
+use super::ids::Revision;
+
+/// One row of `registry_audit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Its number, in the order of recording.
+    pub id: u64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What was done.
+    pub action: String,
+    /// The identity that asked for it.
+    pub by: String,
+    /// The role of the session.
+    pub by_role: String,
+    /// To what.
+    pub object: String,
+    /// What else is known, as a JSON object.
+    pub detail: String,
+    /// The revision that it made, if it made one.
+    pub revision: Option<Revision>,
+}
+
+/// Which decisions are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DecisionFilter {
+    /// Recorded at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// This action alone.
+    pub action: Option<String>,
+    /// Of this identity alone.
+    pub by: Option<String>,
+}
+
+/// The longest action or identity that is searched for.
+pub const DECISION_FILTER_MAX_BYTES: usize = 2_048;
