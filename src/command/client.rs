@@ -24,7 +24,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Client options (for commands that ask a daemon)")]
 pub struct ClientArgs {
-    /// gRPC address of a daemon, or of several: host:port or https://host:port, with commas between them
+    /// gRPC address of a daemon, or of several: host:port, https://host:port or unix:PATH (admin socket), with commas between them
     #[arg(
         long,
         global = true,
