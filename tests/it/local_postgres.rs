@@ -164,7 +164,16 @@ async fn a_crash_whose_pids_were_given_to_others_is_recovered() {
     mark(&url).await;
     server.stop().await;
     let mut crashed = spawn_server(&program_of(scratch.path()), scratch.path());
-    wait_until("a server", BOUND, async || try_connect(&url).await.map_err(|e| e.to_string())).await;
+    let client =
+        wait_until("a server", BOUND, async || try_connect(&url).await.map_err(|error| error.to_string())).await;
+    // A process of PostgreSQL 13 that is just starting may notice only after many seconds that its postmaster is gone.
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type <> 'client backend'";
+    wait_until("its processes", BOUND, async || match client.query_one(others, &[]).await.unwrap().get::<_, i64>(0) {
+        count if count >= 5 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    drop(client);
     crashed.kill().unwrap();
     crashed.wait().unwrap();
 
