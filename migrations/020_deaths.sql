@@ -17,6 +17,7 @@ CREATE TABLE registry_death (
     died_at         timestamptz NOT NULL,
     reason          text        NOT NULL,
     decided_by      text,
+    owner           text,
     released_at     timestamptz,
     freed           bigint,
     hooks_done      text[]      NOT NULL DEFAULT '{}',
@@ -36,7 +37,8 @@ COMMENT ON COLUMN registry_death.epoch_number IS 'Number of the epoch that it wa
 COMMENT ON COLUMN registry_death.started_at IS 'When the lease was registered.';
 COMMENT ON COLUMN registry_death.died_at IS 'When it ended.';
 COMMENT ON COLUMN registry_death.reason IS 'Why: stale, old_epoch, deregistered, replaced or operator.';
-COMMENT ON COLUMN registry_death.decided_by IS 'What declared it: the daemon, and for whom where it knows; sql/role for a direct SQL caller. Null: a registration took the place of a lease of an older epoch.';
+COMMENT ON COLUMN registry_death.decided_by IS 'What declared it: the daemon, and the identity that asked it, if one did; sql/role for a direct SQL caller. Null: a registration took the place of a lease of an older epoch.';
+COMMENT ON COLUMN registry_death.owner IS 'The identity that registered it. Null: registered through a daemon without a policy.';
 COMMENT ON COLUMN registry_death.released_at IS 'When all hooks had run; without a hook, when it died. Null: a hook has not succeeded yet.';
 COMMENT ON COLUMN registry_death.freed IS 'Rows that hooks have freed for the batch that this death was in, counted at its first lease. Null: no hook has run.';
 COMMENT ON COLUMN registry_death.hooks_done IS 'The hooks that have succeeded.';
@@ -49,6 +51,9 @@ COMMENT ON INDEX idx_death_unreleased IS 'Deaths that hooks have to run for, tho
 
 CREATE INDEX idx_death_instance ON registry_death (instance_id);
 COMMENT ON INDEX idx_death_instance IS 'The earlier leases of an instance.';
+
+CREATE INDEX idx_death_logical_id ON registry_death (logical_id, died_at);
+COMMENT ON INDEX idx_death_logical_id IS 'The ended leases of a logical id, by time.';
 
 CREATE INDEX idx_death_died_at ON registry_death (died_at);
 COMMENT ON INDEX idx_death_died_at IS 'For the purge.';

@@ -197,13 +197,13 @@ CREATE TABLE registry_death (
     died_at timestamp with time zone NOT NULL,
     reason text NOT NULL,
     decided_by text,
+    owner text,
     released_at timestamp with time zone,
     freed bigint,
     hooks_done text[] NOT NULL DEFAULT '{}'::text[],
     attempts integer NOT NULL DEFAULT 0,
     next_attempt_at timestamp with time zone,
     last_error text,
-    owner text,
     CONSTRAINT registry_death_pkey PRIMARY KEY (lease_id)
 )
 WITH (autovacuum_vacuum_scale_factor=0.05, autovacuum_vacuum_threshold=1000);
@@ -218,14 +218,14 @@ COMMENT ON COLUMN registry_death.epoch_number IS 'Number of the epoch that it wa
 COMMENT ON COLUMN registry_death.started_at IS 'When the lease was registered.';
 COMMENT ON COLUMN registry_death.died_at IS 'When it ended.';
 COMMENT ON COLUMN registry_death.reason IS 'Why: stale, old_epoch, deregistered, replaced or operator.';
-COMMENT ON COLUMN registry_death.decided_by IS 'What declared it: the daemon, and for whom where it knows; sql/role for a direct SQL caller. Null: a registration took the place of a lease of an older epoch.';
+COMMENT ON COLUMN registry_death.decided_by IS 'What declared it: the daemon, and the identity that asked it, if one did; sql/role for a direct SQL caller. Null: a registration took the place of a lease of an older epoch.';
+COMMENT ON COLUMN registry_death.owner IS 'The identity that registered it. Null: registered through a daemon without a policy.';
 COMMENT ON COLUMN registry_death.released_at IS 'When all hooks had run; without a hook, when it died. Null: a hook has not succeeded yet.';
 COMMENT ON COLUMN registry_death.freed IS 'Rows that hooks have freed for the batch that this death was in, counted at its first lease. Null: no hook has run.';
 COMMENT ON COLUMN registry_death.hooks_done IS 'The hooks that have succeeded.';
 COMMENT ON COLUMN registry_death.attempts IS 'How many runs of hooks have failed.';
 COMMENT ON COLUMN registry_death.next_attempt_at IS 'No hook runs for it before. Null: at once.';
 COMMENT ON COLUMN registry_death.last_error IS 'Which hook failed last, and why.';
-COMMENT ON COLUMN registry_death.owner IS 'The identity that registered it. Null: registered through a daemon without a policy, or ended before this column was there.';
 
 --- table registry_epoch
 CREATE TABLE registry_epoch (

@@ -1,5 +1,5 @@
 -- muster_hold_expiry_for: Puts expiry on hold for p_for_ms, or for the longest TTL of a live lease and grace_ms, for an
--- operator: no lease expires meanwhile. p_by is the one who asked, as muster_audit takes it.
+-- operator: no lease expires meanwhile. p_by is what asked, as muster_audit takes it.
 --
 -- Returns for how many milliseconds; 0 if no lease is alive and no duration was given. A hold that ends later already
 -- stays.

@@ -1,4 +1,4 @@
--- muster_release_expiry_for: Ends a hold and lifts the rate limit for p_for_ms, for an operator. p_by is the one who asked, as
+-- muster_release_expiry_for: Ends a hold and lifts the rate limit for p_for_ms, for an operator. p_by is what asked, as
 -- muster_audit takes it.
 --
 -- A disruption of the registry that follows holds expiry again.

@@ -1,12 +1,12 @@
 //! Records what was decided about the schema beside the other decisions of the registry (`registry_audit`), in the transaction
-//! of the act. What was applied before migration 023, which makes the table, stands in the history of the migrations alone.
+//! of the act. What was applied before migration 022, which makes the table, stands in the history of the migrations alone.
 
 use tokio_postgres::{GenericClient, types::Type};
 
 use super::error::Error;
 
 /// The migration from which on decisions are recorded.
-pub(super) const FIRST: i32 = 23;
+pub(super) const FIRST: i32 = 22;
 
 /// Records that `by` has done `action` to `object`.
 pub(super) async fn record(client: &impl GenericClient, action: &str, by: &str, object: &str) -> Result<(), Error> {

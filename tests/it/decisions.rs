@@ -174,7 +174,7 @@ async fn migrations_and_repairs_are_recorded() {
     let recorded = "SELECT action || ' ' || by || ' ' || object FROM registry_audit ORDER BY id";
     let found: Vec<String> = column(&client, recorded).await;
     let expected = [
-        "migrate_up alice@host 023_audit",
+        "migrate_up alice@host 022_audit",
         "migrate_repair musterd migrate repair function muster_purge_audit(bigint, integer): put back",
         "migrate_repair alice@host function muster_audit(text, text, text, jsonb, bigint): put back",
         "migrate_eject alice@host registry",

@@ -98,7 +98,7 @@ async fn decisions_are_listed_with_identity_object_and_revision() {
     assert!(rotation["daemon"].as_str().unwrap().contains('/'), "{rotation}");
     let drained = detail(one("set_status"));
     assert_eq!((&drained["owner"], &drained["logical_id"]), (&"token/actor".into(), &"svc-a".into()));
-    assert!(all.iter().any(|one| one.action == "migrate_up" && one.object == "023_audit"), "{all:?}");
+    assert!(all.iter().any(|one| one.action == "migrate_up" && one.object == "022_audit"), "{all:?}");
 
     assert_eq!(decisions(&master, 2, v1::ListDecisionsRequest::default()).await, all, "page by page");
     let by = v1::ListDecisionsRequest { by: "token/agent".to_owned(), ..Default::default() };

@@ -1,4 +1,4 @@
--- 023: the record of decisions: what operators, migrations and refusals did, which no other table keeps.
+-- 022: the record of decisions: what operators, migrations and refusals did, which no other table keeps.
 --
 -- A decision is recorded in the transaction of the act. A refusal has none of its own, so that daemons write it apart, and
 -- counted. Registrations and beats are not decisions: registry_death and the revisions hold those.
