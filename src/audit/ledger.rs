@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::entry::Entry;
+use crate::model::{Note, NoteAction};
 
 /// Most identities and methods that are counted apart.
 const KEYS_MAX: usize = 256;
@@ -23,21 +24,6 @@ const PERIOD_MS: u64 = 60_000;
 /// What refusals that are not counted apart are of.
 const OTHERS: &str = "other identities and methods";
 
-/// One entry to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// `denied` or `reload`.
-    pub action: &'static str,
-    /// The identity; empty for a reload, and for a caller that is not known.
-    pub by: String,
-    /// The method, or the files.
-    pub object: String,
-    /// What else is known.
-    pub detail: BTreeMap<&'static str, String>,
-    /// How often.
-    pub count: u64,
-}
-
 /// What waits to be written. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger(Arc<Mutex<Pages>>);
@@ -45,7 +31,7 @@ pub struct Ledger(Arc<Mutex<Pages>>);
 #[derive(Debug, Default)]
 struct Pages {
     denials: HashMap<(String, String), Denial>,
-    reloads: VecDeque<Record>,
+    reloads: VecDeque<Note>,
 }
 
 /// The refusals of one identity and method.
@@ -74,25 +60,25 @@ impl Ledger {
     }
 
     /// Files were put in use, or could not be: then with the reason.
-    pub(super) fn reloaded(&self, object: &str, failure: Option<&str>) {
-        let outcome = if failure.is_some() { "kept" } else { "reloaded" };
+    pub(super) fn reloaded(&self, object: &str, outcome: &str, failure: Option<&str>) {
         let pairs = [("outcome", outcome)].into_iter().chain(failure.map(|why| ("reason", why)));
         let detail = pairs.map(|(key, value)| (key, fitted(value))).collect();
-        let record = Record { action: "reload", by: String::new(), object: fitted(object), detail, count: 1 };
-        self.pages().keep_reload(record);
+        let action = NoteAction::Reload;
+        self.pages().keep_reload(Note { action, by: String::new(), object: fitted(object), detail, count: 1 });
     }
 
     /// Takes what is due at this time; `all`: also what could still wait.
     #[must_use]
-    pub fn take_due(&self, now_ms: u64, all: bool) -> Vec<Record> {
+    pub fn take_due(&self, now_ms: u64, all: bool) -> Vec<Note> {
         let mut pages = self.pages();
-        let mut due: Vec<Record> = pages.reloads.drain(..).collect();
+        let mut due: Vec<Note> = pages.reloads.drain(..).collect();
         let rests = |denial: &Denial| denial.written_ms.is_some_and(|written_ms| now_ms < written_ms + PERIOD_MS);
         pages.denials.retain(|_, denial| denial.count > 0 || rests(denial));
         for ((by, object), denial) in &mut pages.denials {
             if denial.count > 0 && (all || !rests(denial)) {
                 let (by, object, detail) = (by.clone(), object.clone(), denial.detail.clone());
-                due.push(Record { action: "denied", by, object, detail, count: std::mem::take(&mut denial.count) });
+                let count = std::mem::take(&mut denial.count);
+                due.push(Note { action: NoteAction::Denied, by, object, detail, count });
                 denial.written_ms = Some(now_ms);
             }
         }
@@ -100,15 +86,16 @@ impl Ledger {
     }
 
     /// Takes back what could not be written; it is due again.
-    pub fn give_back(&self, records: Vec<Record>) {
+    pub fn give_back(&self, notes: Vec<Note>) {
         let mut pages = self.pages();
-        for record in records {
-            if record.action == "reload" {
-                pages.keep_reload(record);
-                continue;
+        for note in notes {
+            match note.action {
+                NoteAction::Reload => pages.keep_reload(note),
+                NoteAction::Denied => {
+                    let Note { by, object, detail, count, .. } = note;
+                    pages.count((by, object), count, || detail).written_ms = None;
+                }
             }
-            let Record { by, object, detail, count, .. } = record;
-            pages.count((by, object), count, || detail).written_ms = None;
         }
     }
 
@@ -132,11 +119,11 @@ impl Pages {
         denial
     }
 
-    fn keep_reload(&mut self, record: Record) {
+    fn keep_reload(&mut self, note: Note) {
         if self.reloads.len() == RELOADS_MAX {
             self.reloads.pop_front();
         }
-        self.reloads.push_back(record);
+        self.reloads.push_back(note);
     }
 }
 
@@ -149,8 +136,8 @@ mod tests {
         ledger.denied(&entry, "PERMISSION_DENIED", "no\0 right");
     }
 
-    fn counts(records: &[Record]) -> Vec<u64> {
-        records.iter().map(|record| record.count).collect()
+    fn counts(notes: &[Note]) -> Vec<u64> {
+        notes.iter().map(|note| note.count).collect()
     }
 
     #[test]
@@ -187,15 +174,15 @@ mod tests {
         let long = "x".repeat(10_000);
         for number in 0..5_000 {
             deny(&ledger, &format!("token/{number}"), &long);
-            ledger.reloaded(&number.to_string(), Some(&long));
+            ledger.reloaded(&number.to_string(), "kept", Some(&long));
         }
         let due = ledger.take_due(0, false);
         assert_eq!(due.len(), KEYS_MAX + 1 + RELOADS_MAX);
-        let denied = || due.iter().filter(|record| record.action == "denied");
-        assert_eq!(denied().map(|record| record.count).sum::<u64>(), 5_000, "each is counted");
-        assert!(denied().any(|record| record.object == OTHERS && record.count == 5_000 - KEYS_MAX as u64));
-        assert!(due.iter().all(|record| record.object.len() <= TEXT_MAX));
-        assert!(due.iter().any(|record| record.object == "4999"), "the latest reload");
+        let denied = || due.iter().filter(|note| note.action == NoteAction::Denied);
+        assert_eq!(denied().map(|note| note.count).sum::<u64>(), 5_000, "each is counted");
+        assert!(denied().any(|note| note.object == OTHERS && note.count == 5_000 - KEYS_MAX as u64));
+        assert!(due.iter().all(|note| note.object.len() <= TEXT_MAX));
+        assert!(due.iter().any(|note| note.object == "4999"), "the latest reload");
         ledger.give_back(due);
         assert_eq!(ledger.take_due(1, false).len(), KEYS_MAX + 1 + RELOADS_MAX);
     }

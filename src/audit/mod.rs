@@ -20,10 +20,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub use self::{
-    entry::Entry,
-    ledger::{Ledger, Record},
-};
+pub use self::{entry::Entry, ledger::Ledger};
 use crate::{clock::Clock, metrics::AuditMetrics, telemetry::AUDIT_TARGET};
 
 /// Refusals of one identity for one reason that are recorded in a second.
@@ -150,7 +147,7 @@ impl Audit {
         let decision = if failure.is_some() { "kept" } else { "reloaded" };
         self.0.metrics.recorded.increment(1);
         tracing::info!(target: AUDIT_TARGET, object, decision, reason = failure, "reload");
-        self.0.ledger.reloaded(object, failure);
+        self.0.ledger.reloaded(object, decision, failure);
     }
 
     /// A call was refused: its caller is not known, or has no right to it.

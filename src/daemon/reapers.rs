@@ -8,6 +8,7 @@ use super::parts::Parts;
 use crate::{
     lifecycle::Stage,
     registry::{alarm::Alarm, reaper::Reapers, releaser::Releaser},
+    store::purge::Records,
 };
 
 /// Starts them; `alarm` is what the feed wakes them with.
@@ -18,7 +19,12 @@ pub(super) fn start(parts: &Parts, alarm: Arc<Alarm>, stop: CancellationToken) {
     let stale = reapers.clone().reap_stale(stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "stale reaper", stale);
     lifecycle.spawn_essential(Stage::Engine, "old epoch reaper", reapers.clone().reap_old_epoch(stop.clone()));
-    let releaser = Releaser::of(&reapers, config.keep_history);
+    let releaser = Releaser::of(&reapers);
     lifecycle.spawn_essential(Stage::Engine, "release of deaths", releaser.run(stop.clone()));
-    lifecycle.spawn_essential(Stage::Engine, "purge", reapers.purge(config.keep_dead, stop));
+    let kept = vec![
+        (Records::Instances, config.keep_dead),
+        (Records::Deaths, config.keep_history),
+        (Records::Decisions, config.keep_audit),
+    ];
+    lifecycle.spawn_essential(Stage::Engine, "purge", reapers.purge(kept, stop));
 }

@@ -1,6 +1,9 @@
-//! A decision on record: what was done to the cluster, by whom, when.
+//! A decision on record: what was done to the cluster, when, and which identity asked for it.
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use super::ids::Revision;
 
@@ -23,6 +26,31 @@ pub struct Decision {
     pub detail: String,
     /// The revision that it made, if it made one.
     pub revision: Option<Revision>,
+}
+
+/// What is recorded apart from a transaction of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoteAction {
+    /// A call was refused.
+    Denied,
+    /// Files or keys were put in use, or could not be.
+    Reload,
+}
+
+/// An entry that a daemon writes apart from what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// What it records.
+    pub action: NoteAction,
+    /// The identity; empty for a caller that is not known.
+    pub by: String,
+    /// The method, or the files.
+    pub object: String,
+    /// What else is known.
+    pub detail: BTreeMap<&'static str, String>,
+    /// How often, of a refusal.
+    pub count: u64,
 }
 
 /// Which decisions are asked for.

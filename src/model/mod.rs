@@ -28,7 +28,7 @@ pub(crate) mod fixture;
 pub use blocker::Blocker;
 pub use budget::{Budget, Origin, Usage};
 pub use cluster::{Brake, BrakeMode, Cluster, DaemonRecord, Daemons, Epoch, EpochRecord, Hold, LostDaemon};
-pub use decision::{DECISION_FILTER_MAX_BYTES, Decision, DecisionFilter};
+pub use decision::{DECISION_FILTER_MAX_BYTES, Decision, DecisionFilter, Note, NoteAction};
 pub use history::{Ended, EndedLease, Holder};
 pub use ids::{EpochId, InstanceId, LeaseId, LogicalId, Revision};
 pub use input::{InvalidInput, Labels, Ttl};

@@ -65,10 +65,8 @@ impl Epochs {
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn list(&self, before: u64, limit: u32) -> Result<Vec<EpochRecord>, Error> {
-        store::epoch::list(&self.pool, before, limit, Instant::now() + TIMEOUT).await.map_err(|error| {
-            tracing::warn!(error = %chain(&error), "history of epochs could not be read");
-            if error.is_passing() { Error::Unavailable } else { Error::Internal }
-        })
+        let listed = store::epoch::list(&self.pool, before, limit, Instant::now() + TIMEOUT).await;
+        listed.map_err(|error| Error::of_question(&error, "history of epochs could not be read"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{admission::Refusal, model::budget::Full, store};
+use crate::{admission::Refusal, model::budget::Full, store, telemetry::chain};
 
 /// A change without a decision by PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -40,6 +40,14 @@ impl From<&store::Error> for Error {
             store::Error::Unanswered(_) | store::Error::Malformed(_) => Self::MaybeApplied,
             store::Error::Refused(_) | store::Error::Denied { .. } => Self::Internal,
         }
+    }
+}
+
+impl Error {
+    /// Of a question, which changes nothing; `what` could not be read.
+    pub(super) fn of_question(error: &store::Error, what: &'static str) -> Self {
+        tracing::warn!(error = %chain(error), "{what}");
+        if error.is_passing() { Self::Unavailable } else { Self::Internal }
     }
 }
 

@@ -250,7 +250,10 @@ impl Health {
     }
 
     /// Refuses a change if the schema is too new for this binary, whose rules may no longer be those of the schema.
-    pub(super) fn permit_change(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::SchemaTooNew`].
+    pub fn permit_change(&self) -> Result<(), Error> {
         let is_refused = self.schema.lock().unwrap_or_else(PoisonError::into_inner).refused.is_some();
         if is_refused { Err(Error::SchemaTooNew) } else { Ok(()) }
     }

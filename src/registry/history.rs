@@ -1,4 +1,4 @@
-//! The history of leases: which have ended, when and why. Read from PostgreSQL, one call at a time: what anyone with the right
+//! The history of leases: which have ended, when and why. Read from PostgreSQL, one call at a time: what a caller with the right
 //! to read asks must leave a connection of the operators' to a rotation.
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +12,6 @@ use super::error::Error;
 use crate::{
     model::{Ended, EndedLease},
     store::{self, Pool},
-    telemetry::chain,
 };
 
 /// How long a call may take.
@@ -39,9 +38,7 @@ impl History {
     pub async fn ended(&self, ended: &Ended) -> Result<Vec<EndedLease>, Error> {
         let deadline = Instant::now() + TIMEOUT;
         let Ok(Ok(_turn)) = timeout_at(deadline, self.turn.acquire()).await else { return Err(Error::Unavailable) };
-        store::deaths::ended(&self.pool, ended, deadline).await.map_err(|error| {
-            tracing::warn!(error = %chain(&error), "history of leases could not be read");
-            if error.is_passing() { Error::Unavailable } else { Error::Internal }
-        })
+        let read = store::deaths::ended(&self.pool, ended, deadline).await;
+        read.map_err(|error| Error::of_question(&error, "history of leases could not be read"))
     }
 }

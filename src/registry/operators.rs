@@ -38,10 +38,7 @@ impl Operators {
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn decisions(&self, filter: &DecisionFilter, before: u64, limit: u32) -> Result<Vec<Decision>, Error> {
         let listed = store::audit::list(&self.pool, filter, before, limit, Instant::now() + TIMEOUT).await;
-        listed.map_err(|error| {
-            tracing::warn!(error = %chain(&error), "decisions could not be read");
-            if error.is_passing() { Error::Unavailable } else { Error::Internal }
-        })
+        listed.map_err(|error| Error::of_question(&error, "decisions could not be read"))
     }
 
     /// Suspends expiry for `for_`, or for the longest TTL of a live lease and 5 s. Returns for how long.
@@ -84,7 +81,7 @@ impl Operators {
     }
 }
 
-/// How the rows name what decided: the daemon, and for whom.
+/// How the rows name what decided: the daemon, and the identity that asked it.
 pub(super) fn on_behalf(daemon: &str, identity: Option<&str>) -> String {
     identity.map_or_else(|| daemon.to_owned(), |identity| format!("{daemon} for {identity}"))
 }

@@ -26,6 +26,7 @@ use crate::{
     store::{
         self, Pool,
         expiry::{ExpectedClock, StaleReport},
+        purge::Records,
     },
     telemetry::{Repeated, chain},
 };
@@ -150,23 +151,31 @@ impl Reapers {
         }
     }
 
-    /// Purges rows that have been dead for longer than `keep`, until told to stop.
-    pub async fn purge(self, keep: Duration, stop: CancellationToken) {
+    /// Deletes records that are older than they are kept, until told to stop.
+    pub async fn purge(self, kept: Vec<(Records, Duration)>, stop: CancellationToken) {
         let mut tally = Tally::new(Reaper::Purge, ReaperMetrics::purge(), &self.health);
         loop {
             if !self.health.change_permitted(&stop).await {
                 return;
             }
-            let purged = store::expiry::purge_dead(&self.pool, keep, PURGE_BATCH, Instant::now() + TIMEOUT)
-                .instrument(tracing::debug_span!("reaper.purge"))
-                .await;
-            tally.count(purged.as_ref().copied(), false);
-            let full = purged.is_ok_and(|purged| purged >= u64::from(PURGE_BATCH.unsigned_abs()));
-            let pause = if full { Duration::from_millis(100) } else { PURGE_PERIOD.min(keep) };
+            let (mut pause, mut outcome) = (PURGE_PERIOD, Ok(0));
+            for (records, keep) in &kept {
+                let purged = self.purge_once(*records, *keep).await;
+                let is_full = purged.as_ref().is_ok_and(|purged| *purged >= u64::from(PURGE_BATCH.unsigned_abs()));
+                pause = pause.min(if is_full { Duration::from_millis(100) } else { *keep });
+                // What cannot be deleted keeps nothing else from it.
+                outcome = outcome.and_then(|sum| purged.map(|purged| sum + purged));
+            }
+            tally.count(outcome.as_ref().copied(), false);
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 return;
             }
         }
+    }
+
+    #[tracing::instrument(level = "debug", name = "reaper.purge", skip(self, keep))]
+    async fn purge_once(&self, records: Records, keep: Duration) -> Result<u64, store::Error> {
+        store::purge::purge(&self.pool, records, keep, PURGE_BATCH, Instant::now() + TIMEOUT).await
     }
 }
 

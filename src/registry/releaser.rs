@@ -1,4 +1,4 @@
-//! Runs the hooks that free what ended leases held, right after each death, and deletes the record of deaths in time.
+//! Runs the hooks that free what ended leases held, right after each death.
 //!
 //! All of it is in SQL (`muster_release_batch`): deaths are claimed so that any number of daemons may do this at once, and are
 //! marked in the transaction that frees. What is decided here is when to ask. A hook is the application's: it may fail, wait
@@ -25,14 +25,10 @@ use crate::{
 
 /// Most deaths of one run of a hook.
 const BATCH: i32 = 1_000;
-/// Most records that are deleted at once.
-const PURGE_BATCH: i32 = 1_000;
 /// How often to look while there are hooks: another daemon may have died with what it had claimed, and failures are due again.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How often to look without a hook; each death is a reason to look at once.
 const IDLE_PERIOD: Duration = Duration::from_secs(30);
-/// How often records are deleted.
-const PURGE_PERIOD: Duration = Duration::from_secs(60);
 /// How long a call may take; hooks end before ([`store::deaths::HOOK_LIMIT`]).
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,33 +38,27 @@ pub struct Releaser {
     pool: Pool,
     alarm: Arc<Alarm>,
     health: Arc<Health>,
-    keep: Duration,
     metrics: ReleaseMetrics,
     trouble: Repeated,
 }
 
 impl Releaser {
-    /// With what the reapers have; records of deaths are kept for `keep`.
+    /// With what the reapers have.
     #[must_use]
-    pub fn of(reapers: &Reapers, keep: Duration) -> Self {
+    pub fn of(reapers: &Reapers) -> Self {
         let Reapers { pool, alarm, health, .. } = reapers.clone();
-        Self { pool, alarm, health, keep, metrics: ReleaseMetrics::new(), trouble: Repeated::default() }
+        Self { pool, alarm, health, metrics: ReleaseMetrics::new(), trouble: Repeated::default() }
     }
 
     /// Releases deaths until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut tally = Tally::new(Reaper::Release, ReaperMetrics::release(), &Arc::clone(&self.health));
-        let mut purge_at = Instant::now();
         loop {
             if !self.health.change_permitted(&stop).await {
                 return;
             }
             let released = self.release().await;
             tally.count(released.as_ref().map(|_| 0), false);
-            if Instant::now() >= purge_at {
-                let full = self.purge().await;
-                purge_at = Instant::now() + if full { PERIOD } else { PURGE_PERIOD };
-            }
             let pause = released.unwrap_or(PERIOD);
             let nap = async { timeout(pause, self.alarm.release_is_due()).await };
             if stop.run_until_cancelled(nap).await.is_none() {
@@ -113,19 +103,6 @@ impl Releaser {
                         tracing::warn!(hook, deaths, error, failures, lasting_ms, "hook failed, retrying");
                     }
                 }
-            }
-        }
-    }
-
-    /// Deletes old records. Returns whether there may be more.
-    async fn purge(&self) -> bool {
-        let purged = store::deaths::purge(&self.pool, self.keep, PURGE_BATCH, Instant::now() + TIMEOUT).await;
-        match purged {
-            Ok(purged) => purged >= u64::from(PURGE_BATCH.unsigned_abs()),
-            // That the database is away is reported by the feed.
-            Err(error) => {
-                tracing::debug!(%error, "records of deaths could not be deleted");
-                false
             }
         }
     }

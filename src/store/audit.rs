@@ -1,8 +1,5 @@
 //! Decisions: what has no transaction of its own is written here; all of them are read here.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use serde::Serialize;
 use tokio::time::Instant;
 use tokio_postgres::{Row, types::Json};
 
@@ -10,22 +7,7 @@ use super::{
     Error, Pool, PoolRole,
     row::{Time, signed, unsigned},
 };
-use crate::model::{Decision, DecisionFilter, Revision};
-
-/// An entry that a daemon writes apart from what it is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Note {
-    /// `denied` or `reload`.
-    pub action: &'static str,
-    /// The identity, or the daemon.
-    pub by: String,
-    /// Of what.
-    pub object: String,
-    /// What else is known.
-    pub detail: BTreeMap<&'static str, String>,
-    /// How often, of a refusal.
-    pub count: u64,
-}
+use crate::model::{Decision, DecisionFilter, Note, Revision};
 
 /// Writes entries, all of them or none.
 ///
@@ -74,19 +56,4 @@ fn decision(row: &Row) -> Result<Decision, Error> {
         detail: row.try_get(6)?,
         revision: row.try_get::<_, Option<i64>>(7)?.map(|revision| Revision(unsigned(revision))),
     })
-}
-
-/// Deletes decisions older than `keep`, at most `limit`. Returns how many.
-///
-/// # Errors
-/// As [`Pool::run`]. Repeating the call is safe.
-#[tracing::instrument(level = "debug", name = "db.purge_audit", skip_all)]
-pub async fn purge(pool: &Pool, keep: Duration, limit: i32, deadline: Instant) -> Result<u64, Error> {
-    let keep_ms = signed(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
-    let row = pool
-        .run(PoolRole::Engine, deadline, async |client| {
-            client.query_one("SELECT muster_purge_audit($1, $2)", &[&keep_ms, &limit]).await
-        })
-        .await?;
-    Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
 }

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::{
     Error, Pool, PoolRole,
-    row::{Time, signed, unsigned},
+    row::{Time, unsigned},
 };
 use crate::{
     model::{Death, DeathReason, Ended, EndedLease, Holder, InstanceId, LeaseId, LogicalId},
@@ -112,21 +112,6 @@ pub async fn release_state(pool: &Pool, deadline: Instant) -> Result<ReleaseStat
         has_hooks: row.try_get(4)?,
         has_at_commit: row.try_get(5)?,
     })
-}
-
-/// Deletes records of released deaths older than `keep`, at most `limit`. Returns how many.
-///
-/// # Errors
-/// As [`Pool::run`]. Repeating the call is safe.
-#[tracing::instrument(level = "debug", name = "db.purge_deaths", skip_all)]
-pub async fn purge(pool: &Pool, keep: Duration, limit: i32, deadline: Instant) -> Result<u64, Error> {
-    let keep_ms = signed(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
-    let row = pool
-        .run(PoolRole::Engine, deadline, async |client| {
-            client.query_one("SELECT muster_purge_deaths($1, $2)", &[&keep_ms, &limit]).await
-        })
-        .await?;
-    Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
 }
 
 /// Leases that have ended, the latest first.

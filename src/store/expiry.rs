@@ -1,4 +1,4 @@
-//! Deaths without a caller: stale leases, old epochs, purge; and the hold that suspends them.
+//! Deaths without a caller: stale leases, old epochs; and the hold that suspends them.
 
 use std::time::Duration;
 
@@ -7,12 +7,7 @@ use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::{
-    Error, Pool, PoolRole,
-    deaths::within,
-    epoch,
-    row::{signed, unsigned},
-};
+use super::{Error, Pool, PoolRole, deaths::within, epoch, row::unsigned};
 use crate::{
     model::{BrakeMode, Hold, input::TTL_DEFAULT},
     postgres::pool::Client,
@@ -101,21 +96,6 @@ pub async fn reap_old_epoch(
         within(client, bound, client.query_one(&statement, &[&limit, &by])).await
     };
     let row = pool.run_checked(PoolRole::Engine, deadline, call, |_| None, |_| bound.is_none()).await?;
-    Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
-}
-
-/// Deletes rows that have been dead for longer than `keep`, at most `limit`. Returns how many.
-///
-/// # Errors
-/// As [`Pool::run`]. Repeating the call is safe.
-#[tracing::instrument(level = "debug", name = "db.purge_dead", skip_all)]
-pub async fn purge_dead(pool: &Pool, keep: Duration, limit: i32, deadline: Instant) -> Result<u64, Error> {
-    let keep_ms = signed(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
-    let row = pool
-        .run(PoolRole::Engine, deadline, async |client| {
-            client.query_one("SELECT muster_purge_dead($1, $2)", &[&keep_ms, &limit]).await
-        })
-        .await?;
     Ok(unsigned(row.try_get::<_, i32>(0)?.into()))
 }
 

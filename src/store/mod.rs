@@ -14,6 +14,7 @@ pub mod expiry;
 pub mod feed;
 pub mod membership;
 pub mod prefetch;
+pub mod purge;
 mod row;
 pub mod surroundings;
 pub mod suspicion;

@@ -17,7 +17,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("jwt", &[]),
     // Fetches the keys that the policy names.
     ("jwks", &["access", "jwt", "metrics", "tls"]),
-    // Access decides whom a client certificate names.
+    // Access decides which identity a client certificate names.
     ("tls", &["access", "clock", "metrics", "reload", "telemetry"]),
     // Makes the files that the two read.
     ("provision", &["access", "tls"]),
@@ -58,7 +58,7 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &["access", "registry", "rights", "view", "model", "proto", "status"]),
     ("connections", &["access", "rights", "wire", "model", "metrics", "telemetry", "tls"]),
     // Which decisions about callers are recorded.
-    ("audit", &["clock", "metrics", "telemetry"]),
+    ("audit", &["clock", "metrics", "model", "telemetry"]),
     // In front of all calls.
     ("gate", &["access", "audit", "clock", "connections", "metrics", "registry", "wire"]),
     (
