@@ -65,7 +65,7 @@ pub(super) async fn events(
         if names.is_everything() {
             return Some((Ok(published.event.clone()), stream));
         }
-        let event = format!("event: summary\ndata: {}\n\n", restricted(&published.json, &names)?);
+        let event = format!("event: summary\ndata: {}\n\n", restricted(&published.partial, &names)?);
         Some((Ok(Bytes::from(event)), stream))
     });
     let mut response = Body::from_stream(stream).into_response();

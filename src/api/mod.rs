@@ -44,5 +44,5 @@ async fn summary(State(cache): State<StatusCache>, Extension(asker): Extension<A
     }
     let broken =
         || ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the summary cannot be read".to_owned());
-    summary::restricted(&summary.json, &names).map(json).ok_or_else(broken)
+    summary::restricted(&summary.partial, &names).map(json).ok_or_else(broken)
 }

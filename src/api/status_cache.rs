@@ -43,8 +43,17 @@ pub const STREAMS_MAX: usize = 32;
 /// Asks for the current entry of the history of epochs.
 pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Send + Sync>;
 
-/// Writes the summary, as JSON. The cache decides when, and knows nothing of its form.
-pub type Render = fn(&Sources, Beats, &RegistryStats, Option<&EpochRecord>, Timestamps) -> String;
+/// A summary, as JSON.
+#[derive(Debug)]
+pub struct Summary {
+    /// All of it.
+    pub whole: String,
+    /// What a reader of some names only may see, with all names still in it.
+    pub partial: String,
+}
+
+/// Writes the summary. The cache decides when, and knows nothing of its form.
+pub type Render = fn(&Sources, Beats, &RegistryStats, Option<&EpochRecord>, Timestamps) -> Summary;
 
 /// Where the cache reads from; the composition root hands it over.
 #[derive(Clone)]
@@ -80,6 +89,8 @@ pub struct Published {
     pub stats: Arc<RegistryStats>,
     /// As JSON.
     pub json: Bytes,
+    /// As JSON, for readers of some names ([`Summary::partial`]).
+    pub partial: Bytes,
     /// As a server-sent event.
     pub event: Bytes,
 }
@@ -179,9 +190,9 @@ impl StatusCache {
         let (expected_milli, ttl) = (stats.beats_expected_here_milli, stats.longest_ttl_here);
         let received = (sources.beats_received)();
         let beats = state.beats.observe(Instant::now().into(), received, expected_milli, ttl);
-        let json = (self.inner.render)(sources, beats, &stats, state.epoch.as_ref(), self.now());
-        let event = Bytes::from(format!("event: summary\ndata: {json}\n\n"));
-        let published = Arc::new(Published { due, stats, json: Bytes::from(json), event });
+        let Summary { whole, partial } = (self.inner.render)(sources, beats, &stats, state.epoch.as_ref(), self.now());
+        let event = Bytes::from(format!("event: summary\ndata: {whole}\n\n"));
+        let published = Arc::new(Published { due, stats, json: whole.into(), partial: partial.into(), event });
         self.inner.published.store(Some(Arc::clone(&published)));
         published
     }

@@ -4,35 +4,38 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{beats::Beats, instance, status_cache::Sources, value::duration};
+use super::{
+    beats::Beats,
+    instance,
+    status_cache::{Sources, Summary},
+    value::duration,
+};
 use crate::{
     access::Names,
     json::value::{long, time},
     model::{Cluster, DaemonRecord, EpochRecord, InstanceStatus},
     stats::{LATELY, NameState, RegistryStats, Timestamps},
-    status::{Code, Facts, Problem, daemon_state, judge},
+    status::{Code, Facts, Problem, Status, daemon_state, judge},
     view::{Counts, Entry, View},
 };
 
 /// Most unserved names that the summary tells.
 const UNSERVED_MAX: usize = 10;
 
-/// The summary as JSON.
+/// The summary as JSON: the whole of it, and what a reader of some names only may see.
 pub(crate) fn render(
     sources: &Sources,
     beats: Beats,
     stats: &RegistryStats,
     epoch: Option<&EpochRecord>,
     now: Timestamps,
-) -> String {
+) -> Summary {
     let view = &sources.view;
     let snapshot = view.snapshot();
     let (cluster, facts) = (snapshot.cluster(), sources.facts.facts());
     let status = judge(&facts);
     let unserved = stats.listed(NameState::Unserved).iter().take(UNSERVED_MAX).map(|name| name.as_str());
-    json!({
-        "severity": status.severity.as_str(),
-        "problems": status.problems.iter().map(problem).collect::<Vec<_>>(),
+    let mut whole = json!({
         "expiry": status.expiry.as_str(),
         "ready": status.ready,
         "now": time(now.database),
@@ -67,45 +70,42 @@ pub(crate) fn render(
         "latest": latest(view, stats, epoch),
         "statsAge": duration(Duration::from_millis(now.now_ms.saturating_sub(stats.taken_ms))),
         "filtered": false,
-    })
-    .to_string()
+    });
+    if let Some(fields) = whole.as_object_mut() {
+        fields.extend(judged(&status));
+    }
+    Summary { partial: without_counts(&whole, status).to_string(), whole: whole.to_string() }
 }
 
-/// A summary for a reader of some names only: without counts, which are of all names, and without other names.
-pub(crate) fn restricted(summary: &[u8], names: &Names) -> Option<String> {
-    let mut summary: Value = serde_json::from_slice(summary).ok()?;
-    let is_readable = |name: &Value| name.as_str().is_none_or(|name| names.contains(name));
+/// What a reader of some names only may see of a summary, whichever names these are: no numbers, which are of all names, and the
+/// problems without them.
+fn without_counts(whole: &Value, status: Status) -> Value {
+    let mut partial = whole.clone();
     // A brake may be null.
     for counts in ["counts", "names", "deathsLately", "beats", "brake"] {
-        let Some(counts) = summary.get_mut(counts)?.as_object_mut() else { continue };
-        for count in counts.values_mut().filter(|count| count.is_number()) {
-            *count = Value::Null;
-        }
+        let counts = partial.get_mut(counts).and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut);
+        counts.filter(|count| count.is_number()).for_each(|count| *count = Value::Null);
     }
+    if let Some(fields) = partial.as_object_mut() {
+        fields.extend(judged(&status.without_counts()));
+        fields.insert("filtered".to_owned(), true.into());
+    }
+    partial
+}
+
+/// The partial summary without names that these do not contain.
+pub(crate) fn restricted(partial: &[u8], names: &Names) -> Option<String> {
+    let mut summary: Value = serde_json::from_slice(partial).ok()?;
+    let is_readable = |name: &Value| name.as_str().is_none_or(|name| names.contains(name));
     summary.get_mut("unserved")?.as_array_mut()?.retain(is_readable);
     summary.get_mut("latest")?.as_array_mut()?.retain(|change| change.get("logicalId").is_none_or(is_readable));
-    let problems = summary.get_mut("problems")?.as_array_mut()?;
-    let is = |word: Option<&Value>, kind: fn(Code) -> bool| {
-        Code::ALL.into_iter().any(|code| kind(code) && word.and_then(Value::as_str) == Some(code.as_str()))
-    };
-    problems.retain(|problem| !is(problem.get("code"), Code::is_of_names));
-    for problem in problems.iter_mut().filter_map(Value::as_object_mut) {
-        if is(problem.get("code"), Code::counts) {
-            problem.insert("summary".to_owned(), problem.get("brief").cloned().unwrap_or_default());
-        }
-        if is(problem.get("cause"), Code::is_of_names) {
-            problem.insert("cause".to_owned(), Value::Null);
-        }
-    }
-    let severities = problems.iter().filter_map(|problem| problem.get("severity")?.as_str());
-    let rank = |word: &&str| ["ok", "warning", "critical"].iter().position(|known| known == word);
-    let severity = severities.max_by_key(rank).unwrap_or("ok").to_owned();
-    let summary = summary.as_object_mut().map(|fields| {
-        fields.insert("severity".to_owned(), severity.into());
-        fields.insert("filtered".to_owned(), true.into());
-        &*fields
-    });
-    serde_json::to_string(summary?).ok()
+    serde_json::to_string(&summary).ok()
+}
+
+/// The judgement of a status.
+fn judged(status: &Status) -> [(String, Value); 2] {
+    let problems = status.problems.iter().map(problem).collect::<Vec<_>>();
+    [("severity".to_owned(), status.severity.as_str().into()), ("problems".to_owned(), problems.into())]
 }
 
 fn cluster_json(cluster: &Cluster, epoch: Option<&EpochRecord>) -> Value {
@@ -236,37 +236,44 @@ fn per_second(milli: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{Expiry, Severity};
 
     #[test]
     fn summary_for_a_reader_of_some_names_has_no_number_of_all() {
-        let problem = |code: &str, summary: &str, cause: &str| {
-            let cause = Some(cause).filter(|cause| !cause.is_empty());
-            json!({"code": code, "severity": "warning", "summary": summary, "brief": "brief", "cause": cause})
+        let problem = |code, summary: &str, cause| Problem {
+            cause,
+            ..Problem::new(code, Severity::Warning, summary, "Look at it.")
         };
-        let summary = json!({
+        let status = Status {
+            severity: Severity::Critical,
+            ready: true,
+            expiry: Expiry::Paced,
+            conditions: Vec::new(),
+            problems: vec![
+                problem(Code::BrakePace, "7 of 40", None),
+                problem(Code::Unserved, "40 names", None),
+                problem(Code::DatabaseSlow, "slow", Some(Code::Unserved)),
+            ],
+        };
+        let whole = json!({
             "counts": {"alive": 40}, "names": {"served": 40}, "deathsLately": {"within": "600s", "total": 40},
             "brake": {"mode": "BRAKE_MODE_PACE", "overdue": 7, "live": 40, "since": "t"},
             "beats": {"received": 40.0, "expectedHere": 40.0, "expected": 40.0, "late": false},
             "unserved": ["a", "b"],
             "latest": [{"what": "died", "logicalId": "b"}, {"what": "rotated"}],
-            "problems": [
-                problem("brake_pace", "7 of 40", ""),
-                problem("unserved", "40 names", ""),
-                problem("hold", "paused", "unserved"),
-            ],
+            "filtered": false,
         });
-        let names = Names::written(&["a"]);
-        let told: Value = serde_json::from_str(&restricted(summary.to_string().as_bytes(), &names).unwrap()).unwrap();
+        let partial = without_counts(&whole, status.clone()).to_string();
+        let told: Value =
+            serde_json::from_str(&restricted(partial.as_bytes(), &Names::written(&["a"])).unwrap()).unwrap();
         assert!(!told.to_string().contains("40"), "{told}");
         assert_eq!(told["brake"], json!({"mode": "BRAKE_MODE_PACE", "overdue": null, "live": null, "since": "t"}));
         assert_eq!((&told["unserved"], &told["beats"]["late"]), (&json!(["a"]), &json!(false)));
         assert_eq!(told["latest"], json!([{"what": "rotated"}]));
+        assert_eq!((&told["severity"], &told["filtered"]), (&json!("warning"), &json!(true)));
         let problems: Vec<_> =
-            told["problems"].as_array().unwrap().iter().map(|it| (&it["code"], &it["summary"])).collect();
-        assert_eq!(problems, [(&json!("brake_pace"), &json!("brief")), (&json!("hold"), &json!("paused"))]);
-        assert!(told["problems"][1]["cause"].is_null());
-
-        let calm = json!({"counts": {}, "names": {}, "deathsLately": {}, "brake": null, "beats": {}, "unserved": [], "latest": [], "problems": []});
-        assert!(restricted(calm.to_string().as_bytes(), &names).is_some());
+            told["problems"].as_array().unwrap().iter().map(|it| (&it["summary"], &it["cause"])).collect();
+        assert_eq!(problems, [(&json!(Code::BrakePace.brief()), &Value::Null), (&json!("slow"), &Value::Null)]);
+        assert_eq!(without_counts(&json!({"brake": null}), status)["brake"], Value::Null);
     }
 }

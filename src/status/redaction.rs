@@ -1,4 +1,4 @@
-//! What a caller is told that may not know how many instances there are, or of which logical ids.
+//! What a caller is told that may not know how many instances there are, or of which logical ids. Both ports ask here.
 
 use super::{
     judge::Status,
@@ -22,14 +22,12 @@ impl Status {
 
 impl Code {
     /// Whether it is a problem of logical ids.
-    #[must_use]
-    pub const fn is_of_names(self) -> bool {
+    const fn is_of_names(self) -> bool {
         matches!(self, Self::Unserved | Self::AllSuspect)
     }
 
     /// Whether its summary tells how many instances or records there are.
-    #[must_use]
-    pub const fn counts(self) -> bool {
+    const fn counts(self) -> bool {
         matches!(self, Self::BrakePace | Self::BrakeProtect | Self::RegistryFilling)
     }
 }
