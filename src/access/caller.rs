@@ -176,7 +176,7 @@ impl Caller {
         self.quota().map(|known| *known.grants.limits())
     }
 
-    /// Those who have quotas: all but the local user, who could change the policy.
+    /// Those that have quotas: all but the local user, which could change the policy.
     fn quota(&self) -> Option<&Known> {
         self.0.as_deref().filter(|known| known.kind != Kind::Local)
     }

@@ -1,4 +1,4 @@
-//! `musterd audit`: what was decided about the cluster, by whom, when.
+//! `musterd audit`: what was decided about the cluster, when, and which identity asked for it.
 
 use std::time::SystemTime;
 
@@ -19,9 +19,9 @@ use crate::{
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  # What happened in the last hour, and who asked for it
+  # The decisions of the last hour, with the identities that asked for them
   musterd audit --since 1h
-  # Who was denied what, as JSON, one line each
+  # The denials, as JSON, one line each
   musterd audit --action denied -o jsonl | jq -c '{at, by, object, detail}'
   musterd audit --action rotate --limit 5
 

@@ -1,4 +1,4 @@
-//! The gate: which methods there are, who calls, and whether the caller has any right that the method needs.
+//! The gate: which methods there are, which identity calls, and whether it has any right that the method needs.
 //!
 //! It stands outside of the fast path, which finds a service by the beginning of a path: a method that is not in the table
 //! here is refused, whatever a service behind the gate would make of its path, and a test holds the table against the
@@ -107,7 +107,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Admits whom `access` knows.
+    /// Admits callers that `access` knows.
     pub(crate) fn new(access: Access, audit: Audit) -> Self {
         let methods = METHODS.iter().map(|&(path, needs)| (path, Method { path, needs })).collect();
         Self { access, methods: Arc::new(methods), refused: RefusedMetrics::new(), audit }

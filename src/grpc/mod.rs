@@ -7,7 +7,7 @@
 //! - [`server`]: puts the services together with health, reflection and counting ([`observe`], `fast_path`), on the connections
 //!   of [`crate::connections`].
 //!
-//! - [`crate::gate`] stands in front: who calls, and whether it has any right that the method needs; its rights for as long
+//! - [`crate::gate`] stands in front: which identity calls, and whether it has any right that the method needs; its rights for as long
 //!   as a stream lasts. `permit`: what a caller may do to a lease.
 //!
 //! How to add a call: the method and its comments in `proto/`, a handler in the service's file, its row in the table of [`crate::gate`],

@@ -62,7 +62,7 @@ pub struct Services {
     pub cluster: Cluster,
 }
 
-/// Serves callers whom `access` knows, with `tls` over encrypted connections only, until told to stop, then ends the
+/// Serves callers that `access` knows, with `tls` over encrypted connections only, until told to stop, then ends the
 /// connections when their calls have ended.
 ///
 /// # Errors

@@ -176,7 +176,7 @@ impl Proof {
     }
 }
 
-/// What a token proves. It may have expired: that is for the caller to see, who then can name its holder.
+/// What a token proves. It may have expired: the caller of this decides that, and can then name its holder.
 ///
 /// # Errors
 /// [`Problem`]. All but the signature is looked at before the signature, which costs time.

@@ -99,7 +99,7 @@ pub enum Error {
     Ejected {
         /// When.
         at: String,
-        /// Who did it.
+        /// What gave it back.
         by: String,
     },
     /// The user lacks rights.

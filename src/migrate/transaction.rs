@@ -62,21 +62,21 @@ pub(super) async fn schema_name(client: &impl GenericClient) -> Result<String, t
 /// # Errors
 /// [`Error::Queued`] if another session has the turn.
 pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
-    let lock = async {
-        let locked = transaction.query_typed("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
-        locked.map_err(Error::during("waiting for another migration"))
-    };
     // Sent at once and run in this order; what follows a failure fails as well.
-    let (locked, (), ()) = try_join!(biased; lock, set_lock_timeout(transaction), become_owner(transaction))?;
-    if locked.first().is_some_and(|row| row.get(0)) { Ok(()) } else { Err(Error::Queued) }
+    let (is_ours, (), ()) =
+        try_join!(biased; is_our_turn(transaction), set_lock_timeout(transaction), become_owner(transaction))?;
+    if is_ours { Ok(()) } else { Err(Error::Queued) }
 }
 
 /// The same as the role of the session.
 pub(crate) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let (is_ours, ()) = try_join!(biased; is_our_turn(transaction), set_lock_timeout(transaction))?;
+    if is_ours { Ok(()) } else { Err(Error::Queued) }
+}
+
+async fn is_our_turn(transaction: &Transaction<'_>) -> Result<bool, Error> {
     let locked = transaction.query_typed("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
-    let locked = locked.map_err(Error::during("waiting for another migration"))?;
-    set_lock_timeout(transaction).await?;
-    if locked.first().is_some_and(|row| row.get(0)) { Ok(()) } else { Err(Error::Queued) }
+    Ok(locked.map_err(Error::during("waiting for another migration"))?.first().is_some_and(|row| row.get(0)))
 }
 
 /// Whether a role may become the role in a column: since PostgreSQL 16, a member need not have that right. Both are expressions.

@@ -215,11 +215,11 @@ pub struct Epoch {
     pub started_revision: u64,
     /// Why it was begun. May be empty.
     pub reason: String,
-    /// The daemon that began it, and for whom if an identity asked for it; `sql/ROLE` for a direct SQL caller.
+    /// The daemon that began it, and the identity that asked for it, if one did; `sql/ROLE` for a direct SQL caller.
     pub rotated_by: String,
 }
 
-/// One decision on record: what was done to the cluster, by whom, when.
+/// One decision on record: what was done to the cluster, when, and which identity asked for it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Decision {

@@ -83,7 +83,7 @@ pub struct Death {
     pub at: Option<SystemTime>,
     /// When the lease would have ended without another beat.
     pub deadline: Option<SystemTime>,
-    /// The daemon that decided it, and for whom if an identity asked for it; `sql/ROLE` for a direct SQL caller. Empty if not
+    /// The daemon that decided it, and the identity that asked for it, if one did; `sql/ROLE` for a direct SQL caller. Empty if not
     /// recorded.
     pub decided_by: String,
 }

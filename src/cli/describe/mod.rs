@@ -1,7 +1,7 @@
 //! `musterd describe INSTANCE_ID|NAME`: everything that is known, in words.
 //!
 //! Of an instance: what it is, how its lease stands, and why it is dead if it is. Of a name: whom Resolve would choose,
-//! who else there is, and which leases have ended lately, also those that the registry itself no longer shows. With a time: the
+//! which others there are, and which leases have ended lately, also those that the registry itself no longer shows. With a time: the
 //! leases that were held then. A UUID is an instance; if none has it, it may still be a name.
 
 mod held;

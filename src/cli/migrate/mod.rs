@@ -1,4 +1,4 @@
-//! `musterd migrate`: the schema, for operators who do not let the daemon change it, and for databases of SeedCore.
+//! `musterd migrate`: the schema, for operators that do not let the daemon change it, and for databases of SeedCore.
 //!
 //! These talk to PostgreSQL directly, with whatever rights the URL has; `serve --no-migrate` can then run with fewer.
 //! A private PostgreSQL needs none of this: its daemon migrates it at start.

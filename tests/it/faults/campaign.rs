@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use musterd::proto::v1::InstanceStatus;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client as Sql;
 
@@ -137,14 +136,7 @@ pub(crate) async fn recovery(world: &mut World) -> Micros {
 
 async fn probe(client: Client, daemon: usize, instance: uuid::Uuid, ttl: Duration) -> bool {
     let began = Instant::now();
-    let asked = Registration {
-        instance,
-        logical_id: "probe".to_owned(),
-        content: format!("probe-{instance}"),
-        epoch: None,
-        status: InstanceStatus::Alive,
-        ttl,
-    };
+    let asked = Registration::probe(instance, ttl);
     let mut attempt = 0;
     while began.elapsed() < RECOVERY_BOUND {
         attempt += 1;

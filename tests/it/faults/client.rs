@@ -35,6 +35,14 @@ pub(crate) struct Registration {
     pub(crate) ttl: Duration,
 }
 
+impl Registration {
+    /// One of a probe, that a daemon acknowledges changes.
+    pub(crate) fn probe(instance: Uuid, ttl: Duration) -> Self {
+        let (logical_id, content) = ("probe".to_owned(), format!("probe-{instance}"));
+        Self { instance, logical_id, content, epoch: None, status: InstanceStatus::Alive, ttl }
+    }
+}
+
 /// One sequential client with a connection to each daemon.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {

@@ -1,4 +1,4 @@
-//! The audit log of the running daemon: what it records of whom, and that neither strangers nor a full disk stop anything by it.
+//! The audit log of the running daemon: what it records of which caller, and that neither strangers nor a full disk stop anything by it.
 
 use std::fs;
 

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use musterd::proto::v1::InstanceStatus;
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -135,15 +134,7 @@ async fn observe(url: String, history: History, risen: Times, answered: mpsc::Se
 
 async fn register(client: Client, daemon: usize, ttl: Duration, acknowledged: Times) {
     loop {
-        let instance = Uuid::new_v4();
-        let asked = Registration {
-            instance,
-            logical_id: "probe".to_owned(),
-            content: format!("probe-{instance}"),
-            epoch: None,
-            status: InstanceStatus::Alive,
-            ttl,
-        };
+        let asked = Registration::probe(Uuid::new_v4(), ttl);
         let mut attempt = 1;
         let lease = loop {
             match client.register(daemon, attempt, &asked).await {
