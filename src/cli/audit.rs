@@ -11,7 +11,7 @@ use crate::{
     command::{
         client::ClientArgs,
         exit::{self, Error},
-        instances::time,
+        instances::{self, time},
     },
     json::messages,
     terminal::output::{self, OutputArgs, Table},
@@ -60,9 +60,7 @@ fn parse_since(text: &str) -> Result<SystemTime, String> {
             .checked_sub(ago)
             .ok_or_else(|| "that is before all time".to_owned());
     }
-    let time = chrono::DateTime::parse_from_rfc3339(text);
-    time.map(SystemTime::from)
-        .map_err(|_| "expected a duration like 2h, or a time like 2026-01-31T03:12:00Z".to_owned())
+    instances::parse_time(text).map_err(|error| format!("{error}, or a duration like 2h"))
 }
 
 /// A daemon may be newer and know more of them: what is refused is what cannot be the name of an action.

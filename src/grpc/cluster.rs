@@ -277,11 +277,9 @@ impl Cluster {
         let page_size = violations.take(convert::page_size(request.page_size));
         violations.into_result()?;
         let epochs = self.epochs.list(before, u32::try_from(page_size).unwrap_or(u32::MAX)).await?;
-        let asked = epochs.len();
-        let epochs = Room::new().fill(epochs.into_iter().map(convert::epoch));
-        let more = asked == page_size || epochs.len() < asked;
-        let next = epochs.last().filter(|last| more && last.epoch_number > 1).map(|last| last.epoch_number);
-        Ok(v1::ListEpochsResponse { epochs, next_page_token: next.map(page_token::encode_number).unwrap_or_default() })
+        let epochs = epochs.into_iter().map(convert::epoch);
+        let (epochs, next_page_token) = page_token::numbered(epochs, page_size, |epoch| epoch.epoch_number);
+        Ok(v1::ListEpochsResponse { epochs, next_page_token })
     }
 }
 

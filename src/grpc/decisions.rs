@@ -5,7 +5,6 @@ use crate::{
     proto::v1,
     registry::operators::Operators,
     wire::{
-        answer_size::Room,
         convert::{self, Violations},
         failure::Failure,
         page_token,
@@ -29,14 +28,9 @@ pub(super) async fn list(
     let filter = DecisionFilter { since, action: given(request.action), by: given(request.by) };
     let limit = u32::try_from(page_size).unwrap_or(u32::MAX);
     let decisions = operators.decisions(&filter, before, limit).await?;
-    let asked = decisions.len();
-    let decisions = Room::new().fill(decisions.into_iter().map(decision));
-    let more = asked == page_size || decisions.len() < asked;
-    let next = decisions.last().filter(|last| more && last.id > 1).map(|last| last.id);
-    Ok(v1::ListDecisionsResponse {
-        decisions,
-        next_page_token: next.map(page_token::encode_number).unwrap_or_default(),
-    })
+    let decisions = decisions.into_iter().map(decision);
+    let (decisions, next_page_token) = page_token::numbered(decisions, page_size, |decision| decision.id);
+    Ok(v1::ListDecisionsResponse { decisions, next_page_token })
 }
 
 fn decision(decision: Decision) -> v1::Decision {

@@ -4,9 +4,11 @@
 //! the token of another query is refused instead of silently giving a wrong page.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost::Message;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::answer_size::Room;
 use crate::{
     model::{
         InstanceId, InvalidInput, LogicalId,
@@ -50,7 +52,7 @@ pub fn decode(field: &str, filter: &Filter, token: &str) -> Result<Option<Cursor
 
 /// Makes the token of the page of what is numbered below `before`: epochs, decisions.
 #[must_use]
-pub fn encode_number(before: u64) -> String {
+fn encode_number(before: u64) -> String {
     URL_SAFE_NO_PAD.encode(before.to_be_bytes())
 }
 
@@ -67,6 +69,21 @@ pub fn decode_number(field: &str, token: &str) -> Result<u64, InvalidInput> {
         Some(bytes) => Ok(u64::from_be_bytes(bytes)),
         None => invalid(field, "is not a token of this query; start without a token"),
     }
+}
+
+/// A page of what is numbered down to 1, the newest first: what of it has room in an answer, and the token of the page after it,
+/// which is empty after the last.
+#[must_use]
+pub(crate) fn numbered<T: Message>(
+    found: impl ExactSizeIterator<Item = T>,
+    page_size: usize,
+    number: impl Fn(&T) -> u64,
+) -> (Vec<T>, String) {
+    let count = found.len();
+    let page = Room::new().fill(found);
+    let has_more = count == page_size || page.len() < count;
+    let last = page.last().map(number).filter(|last| has_more && *last > 1);
+    (page, last.map(encode_number).unwrap_or_default())
 }
 
 fn parse(token: &str) -> Option<(Fingerprint, Cursor)> {
