@@ -44,7 +44,7 @@ def step(dice: random.Random, held: list[musterd.Registration], daemon: Daemon) 
         held[at].update(labels=zone)
         return "update"
     before = {one.lease.lease_id for one in held if one.lease is not None}
-    daemon.command("epoch", "rotate")
+    daemon.command("epoch", "rotate", "--force")
     for one in held:
         wait_until("it has rejoined, or ended while it drained", functools.partial(is_settled, one, before))
     held[:] = [one for one in held if one.state is not musterd.State.ENDED]
