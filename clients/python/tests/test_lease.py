@@ -252,7 +252,7 @@ def test_rotated_epoch_is_fenced_and_rejoined_unless_it_was_named(daemon: Daemon
     assert free.lease is not None
     bound = musterd.register("rotated", port=2, ttl=2, cluster_epoch=free.lease.cluster_epoch)
     of_free, of_bound = Waiting(free), Waiting(bound)
-    daemon.command("epoch", "rotate", "--reason", "a test")
+    daemon.command("epoch", "rotate", "--force", "--reason", "a test")
     assert of_free.result().reason is Reason.FENCED and of_bound.result().reason is Reason.FENCED
     wait_until("it has rejoined", lambda: free.state is State.HELD)
     wait_until("it has ended", lambda: bound.state is State.ENDED)
