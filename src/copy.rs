@@ -11,12 +11,10 @@ use futures_util::{SinkExt as _, StreamExt as _, pin_mut};
 use tokio_postgres::{Client, Transaction};
 
 use crate::{
-    migrate::{
-        Error,
-        session::{self, begin, open},
-    },
+    migrate::session::{self, open},
     migrations::embedded,
     postgres::{database::quote_identifier, server::Want},
+    runner::{error::Error, transaction::begin},
 };
 
 /// What a private cluster holds beside the registry and what every cluster has.

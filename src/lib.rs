@@ -54,6 +54,7 @@ pub mod provision;
 pub mod registry;
 pub mod reload;
 pub mod rights;
+pub(crate) mod runner;
 pub mod schema;
 pub mod stats;
 pub mod status;

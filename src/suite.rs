@@ -11,12 +11,13 @@ use std::time::Instant;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::{
-    migrate::{
-        Applied, Error, Layout, State, at,
-        session::{self, RetryBudget, begin, begin_reading},
-    },
+    migrate::{Applied, Error, Layout, State, at, session},
     migrations::objects,
     postgres::server::Want,
+    runner::{
+        apply::RetryBudget,
+        transaction::{begin, begin_reading, take_turn},
+    },
     schema::{self, Kind},
 };
 
@@ -134,7 +135,7 @@ async fn up_in(client: &mut Client, samples: bool, applied_by: &str) -> Result<S
 async fn next(client: &mut Client, applied_by: &str) -> Result<Option<Applied>, Error> {
     let transaction = begin(client, "applying the suite").await?;
     // As the role of the session: the tables are not the registry's.
-    session::take_turn(&transaction).await?;
+    take_turn(&transaction).await?;
     let layouts = session::layouts(&transaction).await?;
     if let Some(newer) = layouts.iter().find(|layout| **layout != Layout::L1) {
         return Err(Error::OtherLayout(newer.describe().0));

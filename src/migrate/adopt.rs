@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::{
-    decision,
-    detect::{Detected, Presence, detect},
-    error::Error,
-    history::{self, State},
-    transaction::{begin, lock},
+use super::detect::{Detected, Presence, detect};
+use crate::{
+    migrations::embedded::{MIGRATIONS, Migration},
+    runner::{
+        decision,
+        error::Error,
+        history::{self, State},
+        transaction::{begin, lock},
+    },
 };
-use crate::migrations::embedded::{MIGRATIONS, Migration};
 
 /// The migrations whose objects SeedCore makes.
 const SEEDCORE: i32 = 12;

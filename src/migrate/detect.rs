@@ -6,17 +6,19 @@
 
 use tokio_postgres::GenericClient;
 
-use super::{
-    error::Error,
-    history::{self, State, Status},
+use crate::{
+    migrations::{
+        embedded::{MIGRATIONS, SCHEMA},
+        forms::{self, Layout},
+        objects::{self, Made},
+        shape,
+    },
+    runner::{
+        error::Error,
+        history::{self, State, Status},
+    },
+    schema::{self, Kind, Object},
 };
-use crate::migrations::{
-    embedded::{MIGRATIONS, SCHEMA},
-    forms::{self, Layout},
-    objects::{self, Made},
-    shape,
-};
-use crate::schema::{self, Kind, Object};
 
 /// How much of a migration is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,14 +6,16 @@
 
 use tokio::time::Instant;
 
-use super::{
-    error::Error,
-    history::{self, Standing},
-    repair,
-};
-use crate::postgres::{
-    Error as DatabaseError,
-    pool::{Client, Pool, PoolRole},
+use crate::{
+    postgres::{
+        Error as DatabaseError,
+        pool::{Client, Pool, PoolRole},
+    },
+    runner::{
+        error::Error,
+        history::{self, Standing},
+        repair,
+    },
 };
 
 /// How the schema relates to this binary.

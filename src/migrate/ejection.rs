@@ -7,15 +7,17 @@
 
 use tokio_postgres::Client;
 
-use super::{
-    decision,
-    error::Error,
-    history::{self, EJECTED},
-    transaction::{begin, hold_leases, lock},
-};
-use crate::migrations::{
-    embedded::{FIRST, MIGRATIONS},
-    statements::{LIVE, RIGHTS},
+use crate::{
+    migrations::{
+        embedded::{FIRST, MIGRATIONS},
+        statements::{LIVE, RIGHTS},
+    },
+    runner::{
+        decision,
+        error::Error,
+        history::{self, EJECTED},
+        transaction::{begin, hold_leases, lock},
+    },
 };
 
 /// Ends the state in which the registry is SeedCore's.

@@ -5,17 +5,15 @@ use tokio_postgres::Client;
 
 use super::{
     adopt,
-    apply::UpOptions,
     detect::Detection,
     ejection,
-    error::Error,
-    history::Status,
     plan::{self, Plan, PlanOptions},
     session::{self, Report},
 };
 use crate::{
     locate,
     postgres::{connect::ConnectError, database::quote_identifier},
+    runner::{apply::UpOptions, error::Error, history::Status},
 };
 
 /// The migrations of the registry, over a client that the caller owns.

@@ -1,19 +1,8 @@
-//! Brings a database to the schema this binary needs, and tells when it is not there.
+//! What operators, daemons and programs ask of the schema of a database: to bring it up to date, to tell where it stands and
+//! what is there, to plan, to verify, to put back, to adopt it from SeedCore and to give it back.
 //!
-//! The migrations are numbered SQL files (`migrations/`), embedded in the binary. What a database has gone through
-//! stands in its table `muster_migration`, with a checksum of each text.
-//!
-//! Four decisions carry the rest:
-//!
-//! - **One transaction for each migration**, its entry in the history included: it has happened or it has not. 013, which locks
-//!   SeedCore's rows for long, shares its transaction with those that follow it.
-//! - **A transaction-level advisory lock**, never a session-level one, and the history read again under it. Of daemons
-//!   that start together the first one migrates, the others ask again until it has finished, and find nothing to do. Nothing
-//!   is left behind when a daemon dies on the way.
-//! - **Everything is made by the owner of the registry's tables**, whichever of its members, or superuser, runs the
-//!   migration: the functions act with the rights of their owner, which must be those over the tables.
-//! - **The search path is pinned** to the schema the connection works in. The functions carry it along
-//!   (`SET search_path FROM CURRENT`), so a caller cannot put another `registry_instance` before ours.
+//! Each command is a function over a session: with a URL here, over a client of the caller in [`Migrator`]. The statements that
+//! change a database, and the rules they follow, are in `runner` below; this room chooses among them and reports.
 //!
 //! The database may be shared with SeedCore, which runs its own migration scripts again at every deployment and
 //! so puts its functions and views back in the place of ours, faults included. No checksum notices that. Therefore [`up`]
@@ -21,50 +10,46 @@
 //! do the same every few seconds ([`drift`]), and [`verify`] compares everything.
 
 mod adopt;
-mod apply;
-mod batches;
-mod decision;
 mod detect;
 mod drift;
 mod ejection;
-mod error;
-mod fresh;
-mod history;
-mod indexes;
 mod migrator;
 mod place;
 mod plan;
-mod repair;
 mod rights;
 pub(crate) mod session;
-mod transaction;
 
 use std::time::Duration;
 
 use tokio_postgres::Client;
 
 pub use self::{
-    apply::{Applied, UpOptions},
     detect::{Detected, Detection, Presence},
     drift::{Drift, drift, newer},
-    error::Error,
-    history::{State, Status},
     migrator::Migrator,
     place::Place,
     plan::{Plan, PlanOptions, Step, StepKind},
-    repair::Repair,
     rights::Rights,
     session::{ROW_SECURITY, Report},
 };
 use self::{
-    apply::{apply_up_to, open},
-    repair::Scope,
+    place::open,
     session::{bring_up, put_back, read_history},
-    transaction::begin_reading,
 };
-pub use crate::migrations::forms::Layout;
-use crate::postgres::{Database, server::Want};
-pub use crate::schema::{self, blocker::Blocker};
+pub use crate::{
+    migrations::forms::Layout,
+    runner::{
+        apply::{Applied, UpOptions},
+        error::Error,
+        history::{State, Status},
+        repair::Repair,
+    },
+    schema::{self, blocker::Blocker},
+};
+use crate::{
+    postgres::{Database, server::Want},
+    runner::{apply::apply_up_to, history, repair::Scope, transaction::begin_reading},
+};
 
 /// Applies every migration the database at `url` lacks, then puts back functions and views of ours that others have
 /// overwritten. `applied_by` is kept in the history. Safe to call from any number of daemons at once.

@@ -12,19 +12,22 @@ use std::{
 
 use tokio_postgres::{Client, GenericClient};
 
-use super::{
-    apply::NUMBERING,
-    batches, ejection,
-    error::Error,
-    history, indexes,
-    repair::{self, Scope},
-    rights, transaction,
+use super::{ejection, rights};
+use crate::{
+    migrations::{
+        embedded::{FIRST, HEAD, Migration, SCHEMA},
+        locks, objects, shape,
+    },
+    runner::{
+        apply::NUMBERING,
+        batches,
+        error::Error,
+        history, indexes,
+        repair::{self, Scope},
+        transaction,
+    },
+    schema::{self, Difference, Kind},
 };
-use crate::migrations::{
-    embedded::{FIRST, HEAD, Migration, SCHEMA},
-    locks, objects, shape,
-};
-use crate::schema::{self, Difference, Kind};
 
 /// How a step is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use tokio_postgres::GenericClient;
 
-use super::transaction::may_become;
+use crate::runner::transaction::may_become;
 
 /// The owner of the tables; whether the role may be it; the schema; whether new objects may be made there; the role. `role` is
 /// an expression.

@@ -3,25 +3,26 @@
 use tokio::try_join;
 use tokio_postgres::{Client, GenericClient};
 
+pub(crate) use super::{detect::layouts, place::open};
 use super::{
-    apply::{Applied, UpOptions, apply_up_to},
-    batches,
     detect::{self, Detection},
     ejection,
-    error::Error,
-    fresh,
-    history::{self, Standing, State, Status},
-    indexes,
-    repair::{self, Repair, Scope},
     rights::{self, Rights},
 };
-pub(crate) use super::{
-    apply::{RetryBudget, open},
-    detect::layouts,
-    transaction::{begin, begin_reading, take_turn},
+use crate::{
+    migrations::{embedded, embedded::SCHEMA, statements::REGISTRIES},
+    runner::{
+        apply::{Applied, RetryBudget, UpOptions, apply_up_to},
+        batches,
+        error::Error,
+        fresh,
+        history::{self, Standing, State, Status},
+        indexes,
+        repair::{self, Repair, Scope},
+        transaction::begin_reading,
+    },
+    schema::{self, Object},
 };
-use crate::migrations::{embedded, embedded::SCHEMA, statements::REGISTRIES};
-use crate::schema::{self, Object};
 
 /// How [`super::verify`] begins a line about a table whose rows a policy may hide.
 pub const ROW_SECURITY: &str = "row-level security may hide rows of table";

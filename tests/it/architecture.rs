@@ -291,7 +291,7 @@ fn a_crate_out_of_its_place_is_found() {
     assert_eq!(
         imports("src/view/mod.rs", source, false),
         [
-            "src/view/mod.rs:1: tokio_postgres stays in postgres, locate, schema, store, migrate, copy, suite, local, database_url"
+            "src/view/mod.rs:1: tokio_postgres stays in postgres, locate, schema, store, runner, migrate, copy, suite, local, database_url"
         ]
     );
     assert_eq!(imports("src/postgres/pool.rs", source, false), [""; 0]);

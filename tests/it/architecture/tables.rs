@@ -33,11 +33,14 @@ pub(super) const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("schema", &[]),
     // Their texts, and what these say: knows no database.
     ("migrations", &["schema"]),
-    ("migrate", &["locate", "migrations", "postgres", "schema", "telemetry"]),
+    // What changes a schema: transactions, turns, history, repair. The commands and the copy are built from it.
+    ("runner", &["migrations", "postgres", "schema"]),
+    // What is asked of a schema, by URL and by session: plans, detection and adoption read it, and only the runner changes it.
+    ("migrate", &["locate", "migrations", "postgres", "runner", "schema"]),
     // A registry in another server, by the runner's means.
-    ("copy", &["migrate", "migrations", "postgres"]),
+    ("copy", &["migrate", "migrations", "postgres", "runner"]),
     // SeedCore's other migrations: the runner's means, another history.
-    ("suite", &["migrate", "migrations", "postgres", "schema"]),
+    ("suite", &["migrate", "migrations", "postgres", "runner", "schema"]),
     // A server process of our own, told by its URL alone.
     ("local", &["postgres", "telemetry"]),
     // What is taken in, before it is applied.
@@ -178,7 +181,11 @@ pub(super) const TESTS_MAY_IMPORT: &[(&str, &[&str])] =
 pub(super) const NEVER: &[(&str, &[&str])] = &[
     ("model", &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics"]),
     ("postgres", &["store", "model", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
-    ("store", &["migrate", "local", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
+    ("store", &["migrate", "runner", "local", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"]),
+    (
+        "runner",
+        &["migrate", "copy", "suite", "store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto"],
+    ),
     (
         "status",
         &["store", "registry", "feed", "view", "grpc", "http", "cli", "daemon", "proto", "metrics", "lifecycle"],
@@ -205,7 +212,10 @@ pub(super) const NEVER: &[(&str, &[&str])] = &[
 
 /// Crates that belong to some layers only: what they stand for must not leak.
 pub(super) const CRATES_STAY_IN: &[(&str, &[&str])] = &[
-    ("tokio_postgres", &["postgres", "locate", "schema", "store", "migrate", "copy", "suite", "local", "database_url"]),
+    (
+        "tokio_postgres",
+        &["postgres", "locate", "schema", "store", "runner", "migrate", "copy", "suite", "local", "database_url"],
+    ),
     ("deadpool", &["postgres"]),
     ("deadpool_postgres", &["postgres"]),
     ("rustls", &["tls", "postgres"]),

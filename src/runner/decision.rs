@@ -6,17 +6,17 @@ use tokio_postgres::{GenericClient, types::Type};
 use super::error::Error;
 
 /// The migration from which on decisions are recorded.
-pub(super) const FIRST: i32 = 22;
+pub(crate) const FIRST: i32 = 22;
 
 /// Records that `by` has done `action` to `object`.
-pub(super) async fn record(client: &impl GenericClient, action: &str, by: &str, object: &str) -> Result<(), Error> {
+pub(crate) async fn record(client: &impl GenericClient, action: &str, by: &str, object: &str) -> Result<(), Error> {
     let values = [(&action as _, Type::TEXT), (&by as _, Type::TEXT), (&object as _, Type::TEXT)];
     let recorded = client.query_typed("SELECT muster_audit($1, $2, $3, NULL, NULL)", &values).await;
     recorded.map(drop).map_err(Error::during("recording a decision"))
 }
 
 /// The same where the table may be missing: in a database of an older state, or a damaged one, which must be repaired even so.
-pub(super) async fn record_if_kept(
+pub(crate) async fn record_if_kept(
     client: &impl GenericClient,
     action: &str,
     by: &str,

@@ -30,7 +30,7 @@ pub struct Repair {
 
 /// Which objects are put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     /// What SeedCore replaces when it is deployed: functions, views, and the two indexes that it adds.
     Replaced,
     /// Triggers, comments and indexes of ours as well.
@@ -42,7 +42,7 @@ pub(super) enum Scope {
 ///
 /// Looks first without a lock: the usual answer is "nothing", and a daemon that starts should not need the rights of
 /// the owner to hear it.
-pub(super) async fn run(client: &mut Client, scope: Scope, by: &str) -> Result<Repair, Error> {
+pub(crate) async fn run(client: &mut Client, scope: Scope, by: &str) -> Result<Repair, Error> {
     let transaction = begin(client, "comparing functions and views").await?;
     let found = deviating(&transaction).await?;
     if !found.iter().any(|difference| is_at_once(difference) && remedy(difference, scope).is_some()) {
@@ -83,7 +83,7 @@ fn is_at_once(difference: &Difference) -> bool {
 }
 
 /// What [`run`] would do, without doing it.
-pub(super) async fn preview(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
+pub(crate) async fn preview(client: &mut Client, scope: Scope) -> Result<Repair, Error> {
     let transaction = begin(client, "comparing the schema").await?;
     let found = deviating(&transaction).await?;
     let done = found
@@ -93,13 +93,13 @@ pub(super) async fn preview(client: &mut Client, scope: Scope) -> Result<Repair,
 }
 
 /// What differs and is not for [`run`] to change; of functions and views alone nothing is said of the rest.
-pub(super) fn beyond(scope: Scope, found: &[Difference]) -> Vec<String> {
+pub(crate) fn beyond(scope: Scope, found: &[Difference]) -> Vec<String> {
     let beyond = found.iter().filter(|difference| scope == Scope::All && remedy(difference, scope).is_none());
     beyond.map(ToString::to_string).collect()
 }
 
 /// The statement that puts an object back, and the word for that; `None` if it is not in the scope.
-pub(super) fn remedy(difference: &Difference, scope: Scope) -> Option<(String, &'static str)> {
+pub(crate) fn remedy(difference: &Difference, scope: Scope) -> Option<(String, &'static str)> {
     let object = &difference.object;
     let name = object.name.split(" on ").next().unwrap_or_default();
     let again = |drop: String| Some((format!("{drop};\n{}", object.text), "built again"));
@@ -165,7 +165,7 @@ async fn create_again(client: &impl GenericClient, name: &str, create: &str) -> 
 }
 
 /// The statements for that.
-pub(super) async fn creating_again(
+pub(crate) async fn creating_again(
     client: &impl GenericClient,
     name: &str,
     create: &str,
@@ -184,7 +184,7 @@ fn left<T>(failed: tokio_postgres::Error, doing: String) -> Result<Result<T, Str
 }
 
 /// All that deviates; nothing in a database of a newer binary.
-pub(super) async fn deviating(client: &impl GenericClient) -> Result<Vec<Difference>, Error> {
+pub(crate) async fn deviating(client: &impl GenericClient) -> Result<Vec<Difference>, Error> {
     let doing = "comparing functions and views";
     match history::standing(client).await.map_err(Error::during(doing))?? {
         Standing::Known => all_differences(client).await.map_err(Error::during(doing)),
@@ -192,17 +192,17 @@ pub(super) async fn deviating(client: &impl GenericClient) -> Result<Vec<Differe
     }
 }
 
-pub(super) async fn all_differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
+pub(crate) async fn all_differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
     Ok(schema::differences(&schema::parse(SCHEMA), &schema::read(client).await?))
 }
 
 /// The functions, views and indexes that deviate and that daemons and `up` put back.
-pub(super) async fn differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
+pub(crate) async fn differences(client: &impl GenericClient) -> Result<Vec<Difference>, tokio_postgres::Error> {
     Ok(replaced(all_differences(client).await?))
 }
 
 /// Those of all differences.
-pub(super) fn replaced(mut differences: Vec<Difference>) -> Vec<Difference> {
+pub(crate) fn replaced(mut differences: Vec<Difference>) -> Vec<Difference> {
     differences.retain(|difference| remedy(difference, Scope::Replaced).is_some());
     differences
 }

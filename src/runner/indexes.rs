@@ -55,7 +55,7 @@ JOIN pg_settings AS known ON known.name = given.name";
 
 /// The indexes that are to be built: with [`Scope::All`] those that are missing or differ; otherwise those that a build has left
 /// behind unfinished.
-pub(super) fn due(differences: &[Difference], scope: Scope, is_announced: bool) -> Vec<Difference> {
+pub(crate) fn due(differences: &[Difference], scope: Scope, is_announced: bool) -> Vec<Difference> {
     let is_due = |difference: &&Difference| match (difference.object.kind, &difference.deviation) {
         (Kind::Index, Deviation::Missing) => scope == Scope::All || is_announced,
         // Without a remark it is valid: its definition is another, or its comment is not there yet.
@@ -66,13 +66,13 @@ pub(super) fn due(differences: &[Difference], scope: Scope, is_announced: bool) 
 }
 
 /// Whether a build was announced and has not ended.
-pub(super) async fn is_announced(client: &impl GenericClient) -> Result<bool, tokio_postgres::Error> {
+pub(crate) async fn is_announced(client: &impl GenericClient) -> Result<bool, tokio_postgres::Error> {
     let query = "SELECT FROM muster_migration WHERE version = $1";
     Ok(!client.query_typed(query, &[(&BUILDING, Type::INT4)]).await?.is_empty())
 }
 
 /// Builds what is due. Returns what was done, by object.
-pub(super) async fn build(client: &mut Client, scope: Scope) -> Result<Vec<String>, Error> {
+pub(crate) async fn build(client: &mut Client, scope: Scope) -> Result<Vec<String>, Error> {
     let (mut done, mut dropped) = (Vec::new(), BTreeSet::new());
     let mut budget = RetryBudget::default();
     loop {

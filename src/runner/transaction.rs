@@ -14,7 +14,7 @@ use crate::schema;
 
 /// Key of the advisory lock under which migrations run. Any number will do as long as it stays; this one reads "muster"
 /// in ASCII.
-pub(super) const LOCK_KEY: i64 = 0x6d75_7374_6572;
+pub(crate) const LOCK_KEY: i64 = 0x6d75_7374_6572;
 
 /// How long a statement of a migration may wait for a lock. While it waits for a table, beats of SQL callers queue up
 /// behind it: this must stay well below a TTL.
@@ -23,7 +23,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a transaction of ours needs, whatever the defaults of the user or the database are.
 ///
 /// A function's file has its current text, which may name a column that a later migration adds.
-pub(super) const SETTINGS: &str = "\
+pub(crate) const SETTINGS: &str = "\
 SET LOCAL statement_timeout = 0;
 SET LOCAL client_min_messages = warning;
 SET LOCAL check_function_bodies = off";
@@ -52,7 +52,7 @@ async fn set_up<'a>(transaction: Transaction<'a>, doing: &str) -> Result<Transac
 }
 
 /// The schema that a transaction works in.
-pub(super) async fn schema_name(client: &impl GenericClient) -> Result<String, tokio_postgres::Error> {
+pub(crate) async fn schema_name(client: &impl GenericClient) -> Result<String, tokio_postgres::Error> {
     let rows = client.query_typed("SELECT current_schema()::text", &[]).await?;
     Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or_default())
 }
@@ -61,7 +61,7 @@ pub(super) async fn schema_name(client: &impl GenericClient) -> Result<String, t
 ///
 /// # Errors
 /// [`Error::Queued`] if another session has the turn.
-pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
+pub(crate) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
     // Sent at once and run in this order; what follows a failure fails as well.
     let (is_ours, (), ()) =
         try_join!(biased; is_our_turn(transaction), set_lock_timeout(transaction), become_owner(transaction))?;
@@ -80,7 +80,7 @@ async fn is_our_turn(transaction: &Transaction<'_>) -> Result<bool, Error> {
 }
 
 /// Whether a role may become the role in a column: since PostgreSQL 16, a member need not have that right. Both are expressions.
-pub(super) fn may_become(role: &str, column: &str) -> String {
+pub(crate) fn may_become(role: &str, column: &str) -> String {
     format!(
         "pg_has_role({role}, {column}, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)"
     )
@@ -92,7 +92,7 @@ async fn become_owner(transaction: &Transaction<'_>) -> Result<(), Error> {
 }
 
 /// The statement for that.
-pub(super) fn becoming_owner() -> String {
+pub(crate) fn becoming_owner() -> String {
     format!(
         "SELECT set_config('role', pg_get_userbyid(class.relowner), true)
          FROM pg_class AS class
@@ -108,16 +108,16 @@ async fn set_lock_timeout(transaction: &Transaction<'_>) -> Result<(), Error> {
 }
 
 /// The statement that limits how long a lock is waited for.
-pub(super) fn lock_timeout() -> String {
+pub(crate) fn lock_timeout() -> String {
     format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis())
 }
 
 /// Gives each lease its TTL and a few seconds from now on. A migration can hold locks for so long that no beat is saved, and
 /// without a daemon there is no brake.
-pub(super) const HOLD: &str =
+pub(crate) const HOLD: &str =
     "SELECT muster_note_disruption('the schema was migrated') FROM cluster_metadata WHERE id = 1";
 
 /// The same, at the end of a migration.
-pub(super) async fn hold_leases(transaction: &Transaction<'_>) -> Result<(), Error> {
+pub(crate) async fn hold_leases(transaction: &Transaction<'_>) -> Result<(), Error> {
     transaction.batch_execute(HOLD).await.map_err(Error::during("putting expiry on hold"))
 }

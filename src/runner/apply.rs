@@ -3,19 +3,17 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tokio_postgres::{Client, GenericClient, Transaction, types::Type};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::{
     error::Error,
     history::{self, Standing},
-    place::Place,
     transaction::{LOCK_KEY, begin, hold_leases, lock, may_become},
 };
 use crate::migrations::{
     embedded::{FIRST, HEAD, Migration, SCHEMA},
     shape,
 };
-use crate::postgres::{Database, connect::ConnectError, kept::Driven, server::Want};
 use crate::schema::{self, blocker};
 
 /// How often a migration that met the lock of another session is tried, with [`PAUSE`] times the attempt in between: about
@@ -27,7 +25,7 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(100);
 const QUEUE_PATIENCE: Duration = Duration::from_secs(240);
 
 /// The migration that numbers every row under one lock.
-pub(super) const NUMBERING: i32 = 13;
+pub(crate) const NUMBERING: i32 = 13;
 
 /// How far a database is migrated, and under which conditions.
 #[derive(Debug, Clone)]
@@ -60,26 +58,8 @@ pub struct Applied {
     pub duration: Duration,
 }
 
-/// Opens a session of its own for a command.
-pub(crate) async fn open(place: Place<'_>, want: Want) -> Result<(Database, Driven), Error> {
-    let database = Database::at(place.url).map_err(ConnectError::from)?;
-    if let Some(schema) = place.schema {
-        database.keep_to(schema);
-    }
-    let session = database.open_driven(want, Duration::MAX).await?;
-    if let Some(schema) = place.schema {
-        // Without it, the search path would lead to the schema of temporary tables.
-        let exists = "SELECT FROM pg_namespace WHERE nspname = $1";
-        let rows = session.client.query_typed(exists, &[(&schema, Type::TEXT)]).await;
-        if rows.map_err(Error::during("looking for the schema"))?.is_empty() {
-            return Err(Error::NoSchema);
-        }
-    }
-    Ok((database, session))
-}
-
 /// Applies what is pending up to `last`. Also returns how the database then relates to this binary.
-pub(super) async fn apply_up_to(
+pub(crate) async fn apply_up_to(
     client: &mut Client,
     options: &UpOptions,
     applied_by: &str,

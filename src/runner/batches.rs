@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Rows of one batch: some tens of milliseconds of work.
-pub(super) const BATCH: i64 = 5_000;
+pub(crate) const BATCH: i64 = 5_000;
 
 const DOING: &str = "deleting dead rows";
 
@@ -34,7 +34,7 @@ WITH deleted AS (
 SELECT count(*), (SELECT instance_id FROM deleted ORDER BY instance_id DESC LIMIT 1) FROM deleted";
 
 /// Whether the rows are still to be numbered, and there are any.
-pub(super) async fn is_due(client: &impl GenericClient, statuses: &[Status]) -> Result<bool, Error> {
+pub(crate) async fn is_due(client: &impl GenericClient, statuses: &[Status]) -> Result<bool, Error> {
     if !history::missing(statuses).any(|migration| migration.version == NUMBERING) {
         return Ok(false);
     }
@@ -44,7 +44,7 @@ pub(super) async fn is_due(client: &impl GenericClient, statuses: &[Status]) -> 
 }
 
 /// Deletes the dead rows of a registry that is not numbered yet. Returns how many.
-pub(super) async fn purge(client: &mut Client) -> Result<i64, Error> {
+pub(crate) async fn purge(client: &mut Client) -> Result<i64, Error> {
     let (mut purged, mut after) = (0, None);
     let mut budget = RetryBudget::default();
     loop {

@@ -11,7 +11,7 @@ use tokio_postgres::{GenericClient, types::Type};
 use super::{decision, error::Error};
 use crate::migrations::embedded::{HEAD, MIGRATIONS, Migration};
 
-pub(super) const CREATE: &str = "
+pub(crate) const CREATE: &str = "
 CREATE TABLE muster_migration (
     version     integer     PRIMARY KEY,
     name        text        NOT NULL,
@@ -33,11 +33,11 @@ COMMENT ON COLUMN muster_migration.oldest_head IS 'Daemons that know the migrati
 
 /// The number under which it is noted that the registry was given back to SeedCore. Binaries that do not know this pass over
 /// numbers below their own.
-pub(super) const EJECTED: i32 = 0;
+pub(crate) const EJECTED: i32 = 0;
 
 /// The number under which a session announces that it builds an index, by the text of its process id in place of a checksum.
 /// It is no migration, and only the next build reads it.
-pub(super) const BUILDING: i32 = -1;
+pub(crate) const BUILDING: i32 = -1;
 
 /// What the database and this binary say about one migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Status {
 }
 
 /// Reads where every migration stands, those of this binary and those of the database, by number.
-pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Error> {
+pub(crate) async fn read(client: &impl GenericClient) -> Result<Vec<Status>, Error> {
     let mut statuses: BTreeMap<i32, Status> =
         MIGRATIONS.iter().map(|migration| (migration.version, unapplied(migration))).collect();
     if exists(client).await? {
@@ -125,7 +125,7 @@ fn unapplied(migration: &Migration) -> Status {
 
 /// How the history of a database relates to this binary, where it may work with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// Nothing is applied that this binary does not know.
     Known,
     /// A newer binary has migrated it up to this version, and admits this one: it may serve, and must neither migrate nor
@@ -134,7 +134,7 @@ pub(super) enum Standing {
 }
 
 /// Refuses a history that this binary must not work with.
-pub(super) fn accept(statuses: &[Status]) -> Result<Standing, Error> {
+pub(crate) fn accept(statuses: &[Status]) -> Result<Standing, Error> {
     // A lower number that is not known says nothing about what is newer.
     let newer = || statuses.iter().filter(|status| status.state == State::Unknown && status.version > HEAD);
     let newest = newer().next_back();
@@ -149,7 +149,7 @@ pub(super) fn accept(statuses: &[Status]) -> Result<Standing, Error> {
 }
 
 /// Reads the migrations that are newer than all of this binary, and how they relate to it. The table must be there.
-pub(super) async fn standing(client: &impl GenericClient) -> Result<Result<Standing, Error>, tokio_postgres::Error> {
+pub(crate) async fn standing(client: &impl GenericClient) -> Result<Result<Standing, Error>, tokio_postgres::Error> {
     let query = "SELECT version, name, oldest_head FROM muster_migration WHERE version > $1 ORDER BY version";
     let rows = client.query_typed(query, &[(&HEAD, Type::INT4)]).await?;
     let newer = rows.iter().map(|row| {
@@ -161,14 +161,14 @@ pub(super) async fn standing(client: &impl GenericClient) -> Result<Result<Stand
 }
 
 /// The migrations that are still to be applied, in order.
-pub(super) fn missing(statuses: &[Status]) -> impl Iterator<Item = &'static Migration> {
+pub(crate) fn missing(statuses: &[Status]) -> impl Iterator<Item = &'static Migration> {
     MIGRATIONS.iter().filter(|migration| {
         statuses.iter().any(|status| status.version == migration.version && status.state == State::Pending)
     })
 }
 
 /// The error that names what is missing.
-pub(super) fn pending(statuses: &[Status]) -> Error {
+pub(crate) fn pending(statuses: &[Status]) -> Error {
     let count = missing(statuses).count();
     let (first, name) = missing(statuses).next().map_or((0, ""), |first| (first.version, first.name));
     Error::Pending { count, first, name }
@@ -176,7 +176,7 @@ pub(super) fn pending(statuses: &[Status]) -> Error {
 
 /// Records that `migration` was applied, in one round trip. How long it took: without `took`, since the last one was
 /// recorded, or since the transaction began.
-pub(super) async fn record(
+pub(crate) async fn record(
     client: &impl GenericClient,
     migration: &Migration,
     applied_by: &str,
@@ -208,12 +208,12 @@ pub(super) async fn record(
 }
 
 /// Makes the table.
-pub(super) async fn create(client: &impl GenericClient) -> Result<(), Error> {
+pub(crate) async fn create(client: &impl GenericClient) -> Result<(), Error> {
     client.batch_execute(CREATE).await.map_err(Error::during("creating the migration history"))
 }
 
 /// The same as a statement; how long it takes is not known.
-pub(super) fn record_text(migration: &Migration, applied_by: &str) -> String {
+pub(crate) fn record_text(migration: &Migration, applied_by: &str) -> String {
     let (version, name, oldest_head) = (migration.version, migration.name, migration.oldest_head());
     let (checksum, applied_by) = (migration.checksum(), applied_by.replace('\'', "''"));
     let decided = match version < decision::FIRST {
@@ -227,7 +227,7 @@ pub(super) fn record_text(migration: &Migration, applied_by: &str) -> String {
 }
 
 /// Makes the table if it is not there. `CREATE TABLE IF NOT EXISTS` would ask for the right to create even where it is.
-pub(super) async fn ensure(client: &impl GenericClient) -> Result<(), Error> {
+pub(crate) async fn ensure(client: &impl GenericClient) -> Result<(), Error> {
     if exists(client).await? {
         return Ok(());
     }
@@ -235,7 +235,7 @@ pub(super) async fn ensure(client: &impl GenericClient) -> Result<(), Error> {
 }
 
 /// Refuses a database that was given back to SeedCore. A daemon does not take it over by itself.
-pub(super) fn refuse_ejected(statuses: &[Status]) -> Result<(), Error> {
+pub(crate) fn refuse_ejected(statuses: &[Status]) -> Result<(), Error> {
     let ejected = statuses.iter().find(|status| status.state == State::Ejected);
     let at = |at: DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     ejected.map_or(Ok(()), |status| {
@@ -244,7 +244,7 @@ pub(super) fn refuse_ejected(statuses: &[Status]) -> Result<(), Error> {
     })
 }
 
-pub(super) async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
+pub(crate) async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
     let rows = client
         .query_typed("SELECT to_regclass(quote_ident(current_schema()) || '.muster_migration') IS NOT NULL", &[])
         .await

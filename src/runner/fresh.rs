@@ -31,7 +31,7 @@ FROM (SELECT quote_ident(current_schema()) AS name) AS schema";
 /// # Errors
 ///
 /// [`Error::Queued`] if another daemon is about to migrate, or that of a statement. Nothing is applied then.
-pub(super) async fn apply_all(client: &mut Client, applied_by: &str) -> Result<Option<Vec<Applied>>, Error> {
+pub(crate) async fn apply_all(client: &mut Client, applied_by: &str) -> Result<Option<Vec<Applied>>, Error> {
     let transaction = begin(client, "migrating").await?;
     let asking = async {
         let answer = transaction.query_typed(IS_EMPTY, &[]).await;
