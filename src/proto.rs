@@ -119,6 +119,9 @@ pub mod encoded {
         /// Only what the caller may read is told.
         #[prost(bool, tag = "8")]
         pub filtered: bool,
+        /// How long ago PostgreSQL last confirmed what the daemon knows.
+        #[prost(message, optional, tag = "9")]
+        pub stale_for: Option<prost_types::Duration>,
     }
 
     /// As `muster.v1.BatchResolveResponse`.

@@ -193,7 +193,8 @@ impl Watcher {
             }
         }
         let response = self.next_response().await?;
-        Some(response.map(|response| WatchResponse { filtered: self.filtered, ..response }))
+        let stale_for = Some(convert::duration(self.view.stale_for()));
+        Some(response.map(|response| WatchResponse { filtered: self.filtered, stale_for, ..response }))
     }
 
     /// Takes over what the caller may read now. Returns whether that is something else than before.

@@ -167,6 +167,7 @@ fn watch_response_is_encoded_as_its_proto_defines() {
         let instance = Some(v1::Instance { revision, ..Default::default() });
         v1::WatchEvent { r#type: v1::WatchEventType::Put.into(), instance }.encode_to_vec()
     };
+    let stale_for = prost_types::Duration { seconds: 5, nanos: 6 };
     // Without `..`: a field added in Rust has to be added here, and then to the proto.
     let message = encoded::WatchResponse {
         events: vec![event(1).into(), event(2).into()],
@@ -177,6 +178,7 @@ fn watch_response_is_encoded_as_its_proto_defines() {
         reset: true,
         snapshot_complete: true,
         filtered: true,
+        stale_for: Some(stale_for),
     };
     let expected = encoded_by_descriptor(
         "WatchResponse",
@@ -189,6 +191,7 @@ fn watch_response_is_encoded_as_its_proto_defines() {
             ("reset", Value::Flag),
             ("snapshot_complete", Value::Flag),
             ("filtered", Value::Flag),
+            ("stale_for", Value::Messages(".google.protobuf.Duration", vec![stale_for.encode_to_vec()])),
         ],
     );
     assert_eq!(message.encode_to_vec(), expected);
