@@ -59,7 +59,7 @@ mod wire;
 
 pub use address::{Address, AddressError};
 #[cfg(feature = "tonic")]
-pub use channel::{ChannelSettings, MusterChannel};
+pub use channel::{ChannelSettings, InstanceTls, MusterChannel};
 pub use choice::{Choice, Policy};
 pub use client::{Builder, Client};
 pub use cluster::{

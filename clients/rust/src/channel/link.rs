@@ -15,7 +15,11 @@ use http::{
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
+use tokio_util::either::Either;
 use tonic::body::Body;
+
+use super::heard::Heard;
+use crate::tls::{self, Tls};
 
 pub(super) type Request = http::Request<Body>;
 pub(super) type Response = http::Response<Body>;
@@ -27,10 +31,31 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a test may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    /// With TLS: the files, and the name that the certificate has to be for.
+    pub(super) tls: Option<(Tls, String)>,
+}
+
+impl Place {
+    /// What a request is for.
+    fn authority(&self) -> io::Result<Authority> {
+        let text = match &self.tls {
+            // An IPv6 address needs brackets, which the address has.
+            Some((_, name)) if *name != self.address.ip().to_string() => format!("{name}:{}", self.address.port()),
+            _ => self.address.to_string(),
+        };
+        Authority::try_from(text).map_err(io::Error::other)
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Link {
     address: SocketAddr,
+    scheme: Scheme,
     authority: Authority,
     sender: http2::SendRequest<Body>,
     /// Calls that wait for their answer.
@@ -47,27 +72,45 @@ pub(super) enum Sent {
 }
 
 impl Link {
-    /// Connects. The second value runs the connection, and ends with it.
-    pub(super) async fn open(address: SocketAddr) -> io::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
-        let opening = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder
-                .timer(TokioTimer::new())
-                .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-                .keep_alive_while_idle(true)
-                .adaptive_window(true);
-            builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+    /// Connects, and waits until the server has spoken. The second value runs the connection, and ends with it.
+    pub(super) async fn open(place: &Place) -> io::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
+        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_MAX:?}"));
+        timeout(CONNECT_MAX, Self::connect(place)).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn connect(place: &Place) -> io::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
+        let (address, authority) = (place.address, place.authority()?);
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (stream, scheme) = match &place.tls {
+            Some((tls, name)) => {
+                let encrypted = tls::open(tls, stream, name, "h2").await.map_err(io::Error::other)?;
+                (Either::Left(encrypted), Scheme::HTTPS)
+            }
+            None => (Either::Right(stream), Scheme::HTTP),
         };
-        let (sender, connection) = timeout(CONNECT_MAX, opening).await??;
-        let authority = Authority::try_from(address.to_string()).map_err(io::Error::other)?;
+        let (stream, heard) = Heard::new(stream);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .adaptive_window(true);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let mut connection = Box::pin(connection);
+        tokio::select! {
+            ended = &mut connection => {
+                let ended = ended.err().map(io::Error::other);
+                return Err(ended.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+            }
+            _ = heard => {}
+        }
         let running = async move {
             // The calls over it are told its error.
             let _ = connection.await;
         };
-        Ok((Self { address, authority, sender, under_way: AtomicUsize::new(0) }, running))
+        Ok((Self { address, scheme, authority, sender, under_way: AtomicUsize::new(0) }, running))
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -88,7 +131,8 @@ impl Link {
     pub(super) async fn send(&self, mut request: Request) -> Sent {
         // Those of a client know the path alone.
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.authority.clone()).path_and_query(path).build();
+        let uri =
+            Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(path).build();
         if let Ok(uri) = uri {
             *request.uri_mut() = uri;
         }

@@ -10,7 +10,10 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::link::Link;
+use super::{
+    link::{Link, Place},
+    tls::InstanceTls,
+};
 use crate::{
     backoff::{self, Backoff},
     router::{Changes, Router, Target},
@@ -22,6 +25,8 @@ pub(super) struct Links {
     logical_id: String,
     connected: Mutex<HashMap<Uuid, Connected>>,
     changed: watch::Sender<()>,
+    /// Why the latest connection was not made, as long as none is.
+    failure: Mutex<Option<String>>,
     /// Follows the instances; ends with this.
     following: Mutex<Option<AbortOnDropHandle<()>>>,
 }
@@ -39,14 +44,15 @@ struct Wanted {
 }
 
 impl Links {
-    pub(super) fn open(router: &Router, logical_id: &str, max: usize) -> Arc<Self> {
+    pub(super) fn open(router: &Router, logical_id: &str, max: usize, tls: Option<InstanceTls>) -> Arc<Self> {
         let links = Arc::new(Self {
             logical_id: logical_id.to_owned(),
             connected: Mutex::default(),
             changed: watch::Sender::new(()),
+            failure: Mutex::default(),
             following: Mutex::default(),
         });
-        let following = follow(Arc::downgrade(&links), router.clone(), router.changes(logical_id), max);
+        let following = follow(Arc::downgrade(&links), router.clone(), router.changes(logical_id), max, tls);
         let task = AbortOnDropHandle::new(tokio::spawn(following));
         *links.following.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         links
@@ -58,6 +64,15 @@ impl Links {
 
     pub(super) fn count(&self) -> usize {
         self.connected().len()
+    }
+
+    /// Why there is none, as far as that was found out.
+    pub(super) fn latest_failure(&self) -> Option<String> {
+        self.failure().clone()
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection for a call, as soon as there is one.
@@ -92,6 +107,7 @@ impl Links {
 
     fn insert(&self, id: Uuid, connected: Connected) {
         self.connected().insert(id, connected);
+        *self.failure() = None;
         self.changed.send_replace(());
     }
 
@@ -105,7 +121,7 @@ impl Links {
 }
 
 /// Keeps connections to the best instances, until the daemon refuses to watch the name.
-async fn follow(links: Weak<Links>, router: Router, mut changes: Changes, max: usize) {
+async fn follow(links: Weak<Links>, router: Router, mut changes: Changes, max: usize, tls: Option<InstanceTls>) {
     let mut wanted: HashMap<Uuid, Wanted> = HashMap::new();
     while let Some(Ok(_)) = changes.next().await {
         let Some(links) = links.upgrade() else { return };
@@ -127,7 +143,9 @@ async fn follow(links: Weak<Links>, router: Router, mut changes: Changes, max: u
                 one.is_suspect = target.instance().suspect;
             }
             wanted.entry(id).or_insert_with(|| {
-                let task = tokio::spawn(keep(Arc::downgrade(&links), router.clone(), id, address, target));
+                let tls = tls.as_ref().map(|tls| (tls.files().clone(), tls.name(target.instance())));
+                let place = Place { address, tls };
+                let task = tokio::spawn(keep(Arc::downgrade(&links), router.clone(), id, place, target));
                 Wanted { address, _task: AbortOnDropHandle::new(task) }
             });
         }
@@ -135,20 +153,26 @@ async fn follow(links: Weak<Links>, router: Router, mut changes: Changes, max: u
 }
 
 /// Keeps one instance connected, for as long as the task is not aborted. A call that is under way keeps its connection.
-async fn keep(links: Weak<Links>, router: Router, id: Uuid, address: SocketAddr, target: Target) {
+async fn keep(links: Weak<Links>, router: Router, id: Uuid, place: Place, target: Target) {
     let mut backoff = Backoff::default();
     loop {
-        if let Ok((link, running)) = Link::open(address).await {
-            backoff.reset();
-            let (link, running) = (Arc::new(link), tokio::spawn(running));
-            let Some(links) = links.upgrade() else { return };
-            let is_suspect = is_suspect(&router, &links.logical_id, id, &target);
-            links.insert(id, Connected { link: Arc::clone(&link), is_suspect });
-            let weak = Arc::downgrade(&links);
-            drop(links);
-            let _ = running.await;
-            let Some(links) = weak.upgrade() else { return };
-            links.remove(id, Some(&link));
+        match Link::open(&place).await {
+            Ok((link, running)) => {
+                backoff.reset();
+                let (link, running) = (Arc::new(link), tokio::spawn(running));
+                let Some(links) = links.upgrade() else { return };
+                let is_suspect = is_suspect(&router, &links.logical_id, id, &target);
+                links.insert(id, Connected { link: Arc::clone(&link), is_suspect });
+                let weak = Arc::downgrade(&links);
+                drop(links);
+                let _ = running.await;
+                let Some(links) = weak.upgrade() else { return };
+                links.remove(id, Some(&link));
+            }
+            Err(error) => {
+                let Some(links) = links.upgrade() else { return };
+                *links.failure() = Some(format!("the connection to {} was not made: {error}", place.address));
+            }
         }
         target.failed();
         sleep(backoff.pause()).await;

@@ -4,8 +4,11 @@
 //! Here connections are made ahead of calls ([`link`]); only what is connected gets calls. A request that did not reach its
 //! connection goes to another instance; one that was sent is repeated only if the caller says that it may be.
 
+mod deadline;
+mod heard;
 mod link;
 mod links;
+mod tls;
 
 use std::{
     error::Error,
@@ -20,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, body::Body, codegen::Service};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+pub use self::tls::InstanceTls;
 use self::{
     link::{Link, Request, Response, Sent},
     links::Links,
@@ -58,7 +62,9 @@ impl Default for ChannelSettings {
 /// ```
 ///
 /// Instances that are suspect get calls only if all are. Of two connections that are drawn, the one with fewer calls under way
-/// takes the call. Clones share the connections; they are closed with the last clone. Instances are called without TLS.
+/// takes the call. A request with a deadline (`tonic::Request::set_timeout`) fails when that has passed. Clones share the
+/// connections; they are closed with the last clone. Instances are called without TLS, unless the channel was made by
+/// [`Self::with_tls`].
 #[derive(Clone, Debug)]
 pub struct MusterChannel {
     links: Arc<Links>,
@@ -82,7 +88,20 @@ impl MusterChannel {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn with(router: &Router, logical_id: &str, settings: ChannelSettings) -> Self {
-        let links = Links::open(router, logical_id, settings.max_endpoints.max(1));
+        Self::open(router, logical_id, settings, None)
+    }
+
+    /// A channel to instances that are called with TLS.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn with_tls(router: &Router, logical_id: &str, settings: ChannelSettings, tls: InstanceTls) -> Self {
+        Self::open(router, logical_id, settings, Some(tls))
+    }
+
+    fn open(router: &Router, logical_id: &str, settings: ChannelSettings, tls: Option<InstanceTls>) -> Self {
+        let links = Links::open(router, logical_id, settings.max_endpoints.max(1), tls);
         Self { links, settings, is_idempotent: false }
     }
 
@@ -112,10 +131,11 @@ impl Service<Request> for MusterChannel {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let Self { links, settings, is_idempotent } = self.clone();
+        let limit = deadline::of(request.headers());
         if is_idempotent {
-            Box::pin(repeat(links, settings, request))
+            Box::pin(deadline::within(limit, repeat(links, settings, request)))
         } else {
-            Box::pin(send(links, settings, request))
+            Box::pin(deadline::within(limit, send(links, settings, request)))
         }
     }
 }
@@ -164,7 +184,10 @@ async fn connected(links: &Arc<Links>, until: Instant, former: Option<Status>) -
 }
 
 fn no_instance(links: &Links) -> Status {
-    let text = format!("{} has no live instance that can be connected to", links.logical_id());
+    let mut text = format!("{} has no live instance that can be connected to", links.logical_id());
+    if let Some(failure) = links.latest_failure() {
+        text = format!("{text}; {failure}");
+    }
     Status::with_error_details(
         Code::Unavailable,
         text,
