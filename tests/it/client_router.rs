@@ -1,28 +1,15 @@
-//! The router of the Rust client over random histories, and the ways to follow it: changes, `tower`, a channel for tonic.
+//! The router of the Rust client over random histories, how old its knowledge is, and the ways to follow it: changes, `tower`.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::StreamExt as _;
 use musterd::proto::v1::{InstanceStatus, RegisterRequest};
 use musterd_client::{
-    Changes, Choice, Client, MusterChannel, NoTarget, Policy, Reason, Register, Registration, Router, Status,
+    Changes, Choice, Client, NoTarget, Policy, Reason, Register, Registration, Router, RouterSettings, Status,
     TargetChange, Update,
 };
-use tokio::{
-    net::TcpListener,
-    runtime::{Builder, Runtime},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_postgres::Client as Sql;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint, Server, server::TcpIncoming},
-};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower::discover::Change as Discovered;
 use uuid::Uuid;
 
@@ -30,7 +17,7 @@ use crate::{
     faults::dice::Dice,
     harness::{
         daemon::Daemon,
-        postgres::{TestDatabase, connect},
+        postgres::{OwnCluster, TestDatabase, connect},
         registry::column,
         wait::wait_until,
     },
@@ -39,7 +26,6 @@ use crate::{
 /// How long an event may take on a loaded machine.
 const BOUND: Duration = Duration::from_secs(40);
 const NAME: &str = "organ";
-const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn client(daemon: &Daemon) -> Client {
     Client::builder().daemons([daemon.grpc_addr.clone()]).timeout(Duration::from_secs(20)).build().unwrap()
@@ -238,119 +224,28 @@ async fn directory_inserts_and_removes_instances_for_tower() {
     assert!(matches!(removed, Discovered::Remove(key) if key == id));
 }
 
-/// A server of stock gRPC on a runtime of its own, so that it ends as a process that is killed: its connections break.
-struct Greeter {
-    address: SocketAddr,
-    runtime: Option<Runtime>,
-}
-
-impl Greeter {
-    fn start() -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let incoming = {
-            let _on = runtime.enter();
-            TcpIncoming::bind((LOCAL, 0).into()).unwrap()
-        };
-        let address = incoming.local_addr().unwrap();
-        let (_, health) = tonic_health::server::health_reporter();
-        drop(runtime.spawn(Server::builder().add_service(health).serve_with_incoming(incoming)));
-        Self { address, runtime: Some(runtime) }
+#[tokio::test]
+async fn router_counts_the_time_since_its_daemon_lost_postgresql() {
+    let mut cluster = OwnCluster::create().await;
+    let daemon = Daemon::start(cluster.url()).await;
+    let client = client(&daemon);
+    let mut settings = RouterSettings::default();
+    settings.max_stale = Duration::from_secs(9);
+    let (router, patient) = (Router::with(&client, settings), Router::new(&client));
+    let _kept = client.keep(Register::new(NAME)).unwrap();
+    for each in [&router, &patient] {
+        each.ready(NAME).await.unwrap();
+        wait_until("it is known", BOUND, async || each.pick(NAME, &Choice::best()).map(drop)).await;
     }
-}
-
-impl Drop for Greeter {
-    fn drop(&mut self) {
-        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
-    }
-}
-
-async fn greet(channel: MusterChannel) -> Result<(), tonic::Status> {
-    let request = HealthCheckRequest { service: String::new() };
-    HealthClient::new(channel).check(request).await.map(drop)
-}
-
-async fn connected(channel: &MusterChannel, count: usize) {
-    wait_until("instances are connected", BOUND, async || {
-        let now = channel.connected();
-        if now == count { Ok(()) } else { Err(now) }
+    // The daemon answers all the while, with bookmarks every 5 s: what it knows is no younger for that.
+    cluster.stop_immediate();
+    wait_until("the router refuses", BOUND, async || match router.pick(NAME, &Choice::best()) {
+        Err(NoTarget::Stale { age, .. }) => Ok(age),
+        other => Err(format!("{other:?}")),
     })
     .await;
-}
-
-#[tokio::test]
-async fn channel_loses_no_idempotent_call_when_a_server_stops() {
-    let database = TestDatabase::create().await;
-    let daemon = Daemon::start(database.url()).await;
-    let client = client(&daemon);
-    let (mut greeters, mut kept) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        let greeter = Greeter::start();
-        let wanted = Register::new(NAME).address(LOCAL, greeter.address.port());
-        kept.push(client.register(wanted).await.unwrap());
-        greeters.push(greeter);
-    }
-    let channel = MusterChannel::new(&Router::new(&client), NAME);
-    connected(&channel, 3).await;
-    for number in 0..300 {
-        if number == 100 {
-            // The registry does not know yet.
-            drop(greeters.remove(0));
-        }
-        greet(channel.idempotent()).await.unwrap();
-    }
-    connected(&channel, 2).await;
-    kept.remove(1).close(Duration::ZERO).await.unwrap();
-    connected(&channel, 1).await;
-    greet(channel).await.unwrap();
-}
-
-#[tokio::test]
-async fn channel_of_tonic_fails_calls_to_a_server_that_never_ran() {
-    // The proof that the tests above can fail: tonic's own balancer takes an endpoint for ready that no server listens at.
-    let (channel, endpoints) = Channel::balance_channel::<usize>(4);
-    let greeter = Greeter::start();
-    let unused = TcpListener::bind((LOCAL, 0)).await.unwrap().local_addr().unwrap();
-    for (key, address) in [greeter.address, unused].into_iter().enumerate() {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        endpoints.send(tonic::transport::channel::Change::Insert(key, endpoint)).await.unwrap();
-    }
-    let mut failed = 0;
-    for _ in 0..200 {
-        let mut health = HealthClient::new(channel.clone());
-        failed += usize::from(health.check(HealthCheckRequest::default()).await.is_err());
-    }
-    assert!(failed > 0);
-
-    let database = TestDatabase::create().await;
-    let daemon = Daemon::start(database.url()).await;
-    let client = client(&daemon);
-    let mut kept = Vec::new();
-    for address in [greeter.address, unused] {
-        kept.push(client.register(Register::new(NAME).address(LOCAL, address.port())).await.unwrap());
-    }
-    let ours = MusterChannel::new(&Router::new(&client), NAME);
-    for _ in 0..200 {
-        greet(ours.clone()).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn channel_without_an_instance_fails_with_the_reason_and_waits_for_the_first() {
-    let database = TestDatabase::create().await;
-    let daemon = Daemon::start(database.url()).await;
-    let client = client(&daemon);
-    let router = Router::new(&client);
-    let mut settings = musterd_client::ChannelSettings::default();
-    settings.wait = Duration::from_millis(100);
-    let refused = greet(MusterChannel::with(&router, NAME, settings)).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable);
-    let details = tonic_types::StatusExt::get_details_error_info(&refused).unwrap();
-    assert_eq!((details.reason.as_str(), details.domain.as_str()), ("NO_LIVE_INSTANCE", "musterd"));
-
-    settings.wait = BOUND;
-    let waiting = tokio::spawn(greet(MusterChannel::with(&router, NAME, settings)));
-    let greeter = Greeter::start();
-    let wanted = Register::new(NAME).address(LOCAL, greeter.address.port());
-    let _registration = client.register(wanted).await.unwrap();
-    timeout(BOUND, waiting).await.unwrap().unwrap().unwrap();
+    patient.pick(NAME, &Choice::best()).unwrap();
+    assert!(patient.stale_for(NAME).unwrap() > settings.max_stale);
+    cluster.start().await;
+    wait_until("the router knows again", BOUND, async || router.pick(NAME, &Choice::best()).map(drop)).await;
 }

@@ -89,7 +89,14 @@ pub(crate) struct Daemons {
 #[derive(Debug)]
 struct Daemon {
     connector: Connector,
-    channel: Mutex<Option<Channel>>,
+    slot: Mutex<Slot>,
+}
+
+/// The connection that calls share, and the number of those before it.
+#[derive(Debug, Default)]
+struct Slot {
+    number: u64,
+    channel: Option<Channel>,
 }
 
 /// A connection to one daemon.
@@ -98,6 +105,7 @@ pub(crate) struct Connection {
     pub(crate) channel: Channel,
     pub(crate) address: Address,
     index: usize,
+    number: u64,
 }
 
 impl Daemons {
@@ -110,7 +118,7 @@ impl Daemons {
         seen: Seen,
     ) -> Result<Self, Error> {
         let daemon = |address: &Address| {
-            Ok(Daemon { connector: Connector::new(address, user_agent, tls, token)?, channel: Mutex::default() })
+            Ok(Daemon { connector: Connector::new(address, user_agent, tls, token)?, slot: Mutex::default() })
         };
         let list = addresses.iter().map(daemon).collect::<Result<Vec<_>, Error>>()?;
         if list.is_empty() {
@@ -224,10 +232,28 @@ impl Daemons {
     /// The connection has failed, or its daemon says that another one should be asked: the next one is current from now
     /// on, unless another caller has moved on already.
     pub(crate) async fn give_up(&self, failed: Option<&Connection>) {
-        let index = failed.map_or_else(|| self.current.load(Ordering::Relaxed), |connection| connection.index);
-        self.forget(index).await;
+        let index = match failed {
+            Some(connection) => {
+                self.leave(connection).await;
+                connection.index
+            }
+            None => {
+                let index = self.current.load(Ordering::Relaxed);
+                self.forget(index).await;
+                index
+            }
+        };
         let next = (index + 1) % self.list.len();
         let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// What comes next opens another connection to this daemon, unless a caller has done so already. Those that use this one
+    /// keep it.
+    pub(crate) async fn leave(&self, connection: &Connection) {
+        let mut slot = self.list[connection.index].slot.lock().await;
+        if slot.number == connection.number {
+            slot.channel = None;
+        }
     }
 
     /// What was seen of the registry.
@@ -262,16 +288,20 @@ impl Daemons {
 
     async fn connect_to(&self, index: usize, within: Duration) -> Result<Connection, Error> {
         let daemon = &self.list[index];
-        let mut slot = daemon.channel.lock().await;
-        let channel = match &*slot {
+        let mut slot = daemon.slot.lock().await;
+        let channel = match &slot.channel {
             Some(channel) => channel.clone(),
-            None => slot.insert(daemon.connector.connect(within).await?).clone(),
+            None => {
+                let channel = daemon.connector.connect(within).await?;
+                slot.number += 1;
+                slot.channel.insert(channel).clone()
+            }
         };
-        Ok(Connection { channel, address: daemon.connector.address().clone(), index })
+        Ok(Connection { channel, address: daemon.connector.address().clone(), index, number: slot.number })
     }
 
     async fn forget(&self, index: usize) {
-        *self.list[index].channel.lock().await = None;
+        self.list[index].slot.lock().await.channel = None;
     }
 }
 

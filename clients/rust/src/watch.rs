@@ -13,7 +13,7 @@ use crate::{
     daemons::Connection,
     error::Error,
     model::{Filter, Instance},
-    reason::Kind,
+    reason::{Kind, Reason},
     wire::{
         self, WatchEvent, WatchEventType, WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
     },
@@ -63,6 +63,9 @@ pub struct Batch {
     pub reset: bool,
     /// Whether what has been seen is complete: false while a snapshot arrives in parts.
     pub complete: bool,
+    /// How long ago PostgreSQL last confirmed what the daemon knows: what has been seen is at least so old. Zero from a daemon
+    /// that does not tell.
+    pub stale_for: Duration,
 }
 
 /// What a watch yields.
@@ -81,6 +84,8 @@ pub struct Watch {
     client: Client,
     request: WatchRequest,
     stream: Option<(Streaming<WatchResponse>, Connection)>,
+    /// The connection at which the latest stream was not opened.
+    refused_by: Option<Connection>,
     /// The snapshot is not complete yet; until it is, there is nothing to resume from.
     in_snapshot: bool,
     /// A part of a snapshot was passed on, and the stream broke: it must be dropped.
@@ -103,7 +108,8 @@ impl Watch {
     fn new(client: Client, request: WatchRequest) -> Self {
         let backoff = Backoff::default();
         let (in_snapshot, torn, was_open) = (true, false, false);
-        Self { client, request, stream: None, in_snapshot, torn, was_open, backoff, failures: 0 }
+        let (stream, refused_by, failures) = (None, None, 0);
+        Self { client, request, stream, refused_by, in_snapshot, torn, was_open, backoff, failures }
     }
 
     /// Begins after a revision that was seen before, in this history, instead of with a snapshot.
@@ -128,27 +134,21 @@ impl Watch {
             Err(error) => return Err(error),
         };
         // First what must not be lost if the caller drops this future at the await.
-        let failed = self.stream.take();
-        self.torn |= self.in_snapshot && failed.is_some();
+        let broken = self.stream.take().map(|(_, connection)| connection);
+        self.torn |= self.in_snapshot && broken.is_some();
         self.failures += 1;
-        self.client.daemons().give_up(failed.as_ref().map(|(_, connection)| connection)).await;
+        let (daemons, refused_by) = (self.client.daemons(), self.refused_by.take());
+        match &refused_by {
+            // Its other streams and calls go on, and the next stream opens another one to the same daemon.
+            Some(full) if interruption.reason() == Reason::TooManyStreams => daemons.leave(full).await,
+            _ => daemons.give_up(broken.as_ref().or(refused_by.as_ref())).await,
+        }
         Ok(Step::Interrupted(interruption))
     }
 
     async fn advance(&mut self) -> Result<WatchResponse, Error> {
         if self.stream.is_none() {
-            // Each daemon is tried once without a pause.
-            if self.failures >= self.client.daemons().count() {
-                sleep(self.backoff.pause()).await;
-            }
-            let limit = OPEN_MAX.min(self.client.timeout());
-            let connection = self.client.daemons().reach(limit).await?;
-            let discovery = DiscoveryServiceClient::new(connection.channel.clone());
-            let mut discovery = discovery.max_decoding_message_size(MAX_ANSWER_BYTES);
-            let opened = timeout(limit, discovery.watch(self.request.clone())).await;
-            let opened = opened.map_err(|_| Error::silent(&connection.address, limit))?;
-            let opened = opened.map_err(|status| Error::from_status(&connection.address, &status))?;
-            self.stream = Some((opened.into_inner(), connection));
+            self.open().await?;
         }
         let Some((stream, connection)) = &mut self.stream else { return Err(Error::malformed("stream")) };
         match timeout(SILENCE_MAX, stream.message()).await {
@@ -157,6 +157,29 @@ impl Watch {
             Ok(Err(status)) => Err(Error::from_status(&connection.address, &status)),
             Err(_) => Err(Error::silent(&connection.address, SILENCE_MAX)),
         }
+    }
+
+    async fn open(&mut self) -> Result<(), Error> {
+        // Each daemon is tried once without a pause.
+        if self.failures >= self.client.daemons().count() {
+            sleep(self.backoff.pause()).await;
+        }
+        let limit = OPEN_MAX.min(self.client.timeout());
+        let connection = self.client.daemons().reach(limit).await?;
+        let discovery = DiscoveryServiceClient::new(connection.channel.clone());
+        let mut discovery = discovery.max_decoding_message_size(MAX_ANSWER_BYTES);
+        let opened = timeout(limit, discovery.watch(self.request.clone())).await;
+        let opened = opened
+            .map_err(|_| Error::silent(&connection.address, limit))
+            .and_then(|answer| answer.map_err(|status| Error::from_status(&connection.address, &status)));
+        match opened {
+            Ok(opened) => self.stream = Some((opened.into_inner(), connection)),
+            Err(error) => {
+                self.refused_by = Some(connection);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn take(&mut self, response: WatchResponse) -> Result<Batch, Error> {
@@ -176,6 +199,7 @@ impl Watch {
             epoch_number: response.epoch_number,
             reset,
             complete: !self.in_snapshot,
+            stale_for: wire::duration(response.stale_for.as_ref()),
         })
     }
 }

@@ -159,6 +159,7 @@ impl Registration {
     }
 
     /// As [`Self::set_status`], with the reason, at most 256 bytes. A registration after a loss does not repeat the reason.
+    /// With the present status, the registry takes another reason at most every 10 s.
     ///
     /// # Errors
     /// As [`Self::set_status`], or the reason is too long.
@@ -177,6 +178,14 @@ impl Registration {
     /// As [`Self::set_status`].
     pub async fn set_status_of_lease(&self, status: Status) -> Result<(), Error> {
         self.change_lease(status, "").await
+    }
+
+    /// As [`Self::set_status_of_lease`], with the reason, at most 256 bytes.
+    ///
+    /// # Errors
+    /// As [`Self::set_status_because`].
+    pub async fn set_status_of_lease_because(&self, status: Status, reason: &str) -> Result<(), Error> {
+        self.change_lease(status, reason).await
     }
 
     async fn change_lease(&self, status: Status, reason: &str) -> Result<(), Error> {

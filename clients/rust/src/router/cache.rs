@@ -9,20 +9,15 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 use uuid::Uuid;
 
-use super::{known::Name, no_target::NoTarget};
-use crate::{
-    choice::Choice,
-    client::Client,
-    model::{Filter, Instance, Status},
-    observe,
-    watch::Step,
-};
+use super::{known::Name, no_target::NoTarget, watches::Watches};
+use crate::{choice::Choice, client::Client, model::Instance};
 
 /// Settings of a [`Router`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RouterSettings {
-    /// Refuse to pick from knowledge that was confirmed longer ago. Default: 30 s.
+    /// Refuse to pick from knowledge that PostgreSQL confirmed longer ago: to a daemon, and the daemon to this client.
+    /// Default: 30 s.
     pub max_stale: Duration,
     /// Leave an instance out for so long after [`Target::failed`]. Default: 5 s.
     pub exclude_for: Duration,
@@ -84,11 +79,12 @@ pub struct Router {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    client: Client,
-    settings: RouterSettings,
+    pub(super) client: Client,
+    pub(super) settings: RouterSettings,
     /// Where watches run; `None`: on the runtime of the caller.
-    runtime: Option<Handle>,
-    names: RwLock<HashMap<String, Arc<Name>>>,
+    pub(super) runtime: Option<Handle>,
+    pub(super) names: RwLock<HashMap<String, Arc<Name>>>,
+    pub(super) watches: Watches,
     failed: Mutex<HashMap<Uuid, Instant>>,
 }
 
@@ -128,8 +124,8 @@ impl Router {
     }
 
     fn of(client: &Client, settings: RouterSettings, runtime: Option<Handle>) -> Self {
-        let (names, failed) = (RwLock::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { client: client.clone(), settings, runtime, names, failed }) }
+        let (names, watches, failed) = (RwLock::default(), Watches::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { client: client.clone(), settings, runtime, names, watches, failed }) }
     }
 
     /// Picks an instance, without a call. The first use of a name begins to watch it on the runtime of the caller.
@@ -203,54 +199,14 @@ impl Router {
         self.instances(logical_id).into_iter().map(target).collect()
     }
 
-    /// How long ago a daemon confirmed what is known of a name; `None` before its first snapshot.
+    /// How long ago PostgreSQL confirmed what is known of a name, by a daemon; `None` before its first snapshot. While all
+    /// is well that is up to 6 s: a daemon tells it with each change, and every 5 s.
     #[must_use]
     pub fn stale_for(&self, logical_id: &str) -> Option<Duration> {
         self.name(logical_id, Instant::now()).age()
     }
 
     pub(super) fn name(&self, logical_id: &str, now: Instant) -> Arc<Name> {
-        let known = self.inner.names.read().unwrap_or_else(PoisonError::into_inner).get(logical_id).cloned();
-        if let Some(name) = known {
-            name.touch(now);
-            return name;
-        }
-        let mut names = self.inner.names.write().unwrap_or_else(PoisonError::into_inner);
-        let name = names.entry(logical_id.to_owned()).or_insert_with(|| {
-            let name = Arc::new(Name::new());
-            let following = follow(Arc::downgrade(&self.inner), logical_id.to_owned(), Arc::downgrade(&name));
-            match &self.inner.runtime {
-                Some(runtime) => drop(runtime.spawn(following)),
-                None => drop(tokio::spawn(following)),
-            }
-            name
-        });
-        Arc::clone(name)
-    }
-}
-
-/// Follows a name until it is idle, the router is gone, or the daemon refuses it.
-async fn follow(router: Weak<Inner>, logical_id: String, name: Weak<Name>) {
-    let Some(client) = router.upgrade().map(|router| router.client.clone()) else { return };
-    let mut watch = client.watch(&Filter::logical_id(&logical_id).status(Status::Alive));
-    drop(client);
-    loop {
-        let step = watch.next().await;
-        let (Some(router), Some(name)) = (router.upgrade(), name.upgrade()) else { return };
-        match step {
-            Ok(Step::Batch(batch)) => name.apply(batch),
-            // What is known stays, and ages.
-            Ok(Step::Interrupted(error)) => observe::watch_interrupted(&logical_id, &error),
-            Err(error) => {
-                name.refuse(error);
-                // The next use asks again.
-                router.names.write().unwrap_or_else(PoisonError::into_inner).remove(&logical_id);
-                return;
-            }
-        }
-        if name.idle_for() > router.settings.idle {
-            router.names.write().unwrap_or_else(PoisonError::into_inner).remove(&logical_id);
-            return;
-        }
+        self.inner.name(logical_id, now)
     }
 }

@@ -14,7 +14,8 @@ pub enum NoTarget {
     /// No instance of this name is alive and matches.
     #[error("{0} has no live instance that matches")]
     NoLiveInstance(String),
-    /// No daemon has confirmed what is known for longer than [`RouterSettings::max_stale`](crate::RouterSettings::max_stale).
+    /// What is known was not confirmed for longer than [`RouterSettings::max_stale`](crate::RouterSettings::max_stale): no daemon
+    /// answers, or the one that does has lost PostgreSQL.
     #[error("the instances of {name} were last confirmed {age:.1?} ago")]
     Stale {
         /// The name.
