@@ -7,6 +7,7 @@
 
 mod circles;
 mod code;
+mod dependencies;
 mod tables;
 
 use std::{
