@@ -1,6 +1,6 @@
-"""Measures what the installed package costs: import, picks from the cache of a router, and many registrations.
+"""Measures what the installed package costs: import, picks from the cache of a router, many names, and many registrations.
 
-    venv/bin/python clients/python/measure.py [REGISTRATIONS]
+    venv/bin/python clients/python/measure.py [NAMES AND REGISTRATIONS]
 
 It needs a daemon (`MUSTERD_ADDR`), and gives back what it registers. Figures are the best of some runs: others use the
 machine too.
@@ -36,6 +36,30 @@ def picks() -> dict[str, float]:
     for one in held:
         one.close()
     return found
+
+
+def names(total: int) -> str:
+    """What a router of so many names takes, each with one instance, and what a pick among them does."""
+    import musterd
+
+    prefix = f"name-{os.getpid()}"
+    held = [musterd.register(f"{prefix}-{number}", port=1, ttl=300, wait=False) for number in range(total)]
+    for one in held:
+        one.wait_held(600)
+    router = musterd.Router()
+    before, begun = (resident(), count("fd"), count("task")), time.perf_counter()
+    for number in range(total):
+        router.pick(f"{prefix}-{number}")
+    took = time.perf_counter() - begun
+    memory, files, threads = (resident() - before[0]) / 1e6, count("fd") - before[1], count("task") - before[2]
+    all_names = [f"{prefix}-{number}" for number in range(total)]
+    each = min(timeit.repeat(lambda: [router.pick(name) for name in all_names], number=1, repeat=5)) / total * 1e6
+    for one in held:
+        one.close()
+    return (
+        f"router of {total} names: {memory:.1f} MB, {files} more file descriptors, {threads} more threads, "
+        f"known in {took:.1f} s, {each:.2f} us for a pick"
+    )
 
 
 def resident() -> int:
@@ -76,7 +100,9 @@ def main() -> None:
     print(f"import musterd: {imports():.1f} ms")
     for word, microseconds in picks().items():
         print(f"Router.pick ({word}): {microseconds:.2f} us among 5 instances")
-    print(registrations(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000))
+    total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    print(names(total))
+    print(registrations(total))
 
 
 if __name__ == "__main__":

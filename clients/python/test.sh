@@ -35,7 +35,8 @@ pip=("$venv/bin/pip" --quiet --disable-pip-version-check)
 "${pip[@]}" install --no-index target/python/dist/*.whl
 # The package needs none of these; its modules for them are tested with them.
 "${pip[@]}" install 'pytest>=8,<10' 'mypy>=1.18,<3' 'httpx>=0.27,<1' 'fastapi>=0.115,<1' 'uvicorn>=0.30,<1' \
-    'gunicorn>=22,<28' 'pyright[nodejs]>=1.1.400,<2' "${more[@]}"
+    'gunicorn>=22,<28' 'grpcio>=1.60,<2' 'grpcio-health-checking>=1.60,<2' 'psycopg[binary]>=3.1,<4' \
+    'pyright[nodejs]>=1.1.400,<2' "${more[@]}"
 
 say "Types"
 (cd clients/python && "../../$venv/bin/mypy" python/musterd && "../../$venv/bin/mypy" tests examples)

@@ -75,13 +75,13 @@ pub(crate) async fn watch(
         let Some(lease) = registration.lease().map(|lease| lease.lease_id) else { continue };
         let stalls = progress.idle_for() > limit;
         let was_told = drained.is_some();
-        let change = match drained {
-            Some(_) if !stalls => Status::Alive,
+        let (change, reason) = match drained {
+            Some(_) if !stalls => (Status::Alive, String::new()),
             Some(of) if of == lease => continue,
             None if !stalls => continue,
-            _ => Status::Draining,
+            _ => (Status::Draining, format!("Python has made no progress for {} s", limit.as_secs_f64())),
         };
-        if registration.set_status_of_lease(change).await.is_ok() {
+        if registration.set_status_of_lease_because(change, &reason).await.is_ok() {
             drained = stalls.then_some(lease);
             if was_told != stalls {
                 process.events.push(Event::Stalled(token, stalls));

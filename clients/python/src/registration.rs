@@ -93,13 +93,13 @@ impl Registration {
         Ok(self.inner()?.registration.source().map(|ip| ip.to_string()))
     }
 
-    /// Changes the status; the outcome is an event.
-    fn set_status(&self, token: u64, status: &str) -> PyResult<()> {
+    /// Changes the status, and says why; the outcome is an event.
+    fn set_status(&self, token: u64, status: &str, reason: String) -> PyResult<()> {
         let (inner, status) = (self.inner()?, convert::status(status)?);
         inner.progress.want(status);
         let (process, registration) = (inner.process, Arc::clone(&inner.registration));
         process.spawn(async move {
-            let outcome = registration.set_status(status).await;
+            let outcome = registration.set_status_because(status, &reason).await;
             process.events.push(Event::Done(token, outcome.into()));
         });
         Ok(())

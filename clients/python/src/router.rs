@@ -1,6 +1,6 @@
 //! A router, as Python sees it: picks from the cache without a call.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use musterd_client::{Choice, Instance, RouterSettings};
 use pyo3::prelude::*;
@@ -211,6 +211,18 @@ impl Target {
     #[getter]
     fn labels(&self) -> PyResult<BTreeMap<String, String>> {
         Ok(self.instance()?.labels.clone())
+    }
+
+    /// Why it has its status, in the words of what set it; empty if no reason was given.
+    #[getter]
+    fn status_reason(&self) -> PyResult<String> {
+        Ok(self.instance()?.status_reason.clone())
+    }
+
+    /// Since when it has this status and reason, in UTC by the database clock.
+    #[getter]
+    fn status_since(&self) -> PyResult<Option<SystemTime>> {
+        Ok(self.instance()?.status_since)
     }
 
     /// The lease for the receiver of a call, which refuses a lower one than it has seen: `{"musterd-lease": "4711"}`.

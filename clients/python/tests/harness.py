@@ -62,6 +62,8 @@ class Listed:
         self.pid = int(listed["pid"])
         self.ip, self.port = str(listed["ipAddress"]), int(listed["port"])
         self.node_id, self.version = str(listed["nodeId"]), str(listed["version"])
+        self.reason = str(listed["statusReason"])
+        self.died_at = str((listed.get("death") or {}).get("at") or "")
         self.death = str((listed.get("death") or {}).get("reason", "")).removeprefix("DEATH_REASON_").lower()
 
 
@@ -97,6 +99,10 @@ class Daemon:
         lines = self.command("list", "--prefix", name, "-o", "jsonl", *flags).splitlines()
         return [Listed(one) for one in map(json.loads, lines) if one["logicalId"] == name]
 
+    def statuses(self, name: str) -> list[tuple[str, str]]:
+        """The status of each instance of a name, with its reason."""
+        return [(one.status, one.reason) for one in self.instances(name)]
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
@@ -126,11 +132,15 @@ class Registry:
         self.daemon.end()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    @property
+    def database_url(self) -> str:
+        sockets = quote(str(self.directory / "run"), safe="")
+        return f"postgresql://musterd@{sockets}:5432/musterd"
+
     @contextlib.contextmanager
     def another(self, *flags: str) -> Iterator[Daemon]:
         """One more daemon on the same PostgreSQL."""
-        sockets = quote(str(self.directory / "run"), safe="")
-        daemon = Daemon(self.directory, f"postgresql://musterd@{sockets}:5432/musterd", *flags)
+        daemon = Daemon(self.directory, self.database_url, *flags)
         try:
             yield daemon
         finally:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import musterd
+import psycopg
 import pytest
-from harness import Daemon, free_port, wait_until
+from harness import Daemon, Registry, free_port, wait_until
 from musterd.httpx import Transport
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,12 +38,34 @@ def test_pages_show_the_examples_as_they_are() -> None:
         ("start", r"call http://127.0.0.1:8000 with lease \d+"),
         ("actor", r"write to the database with lease \d+; the database refuses a lower one"),
         ("loop", r"you sent lease \d+"),
+        ("grpc_router", "greeter is SERVING"),
     ],
 )
 def test_example_runs_and_prints_what_it_should(daemon: Daemon, name: str, expected: str) -> None:
     done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(expected, done.stdout.strip()), done.stdout
+
+
+def test_pool_does_each_item_once_under_a_lease_and_a_lease_that_has_ended_writes_nothing(
+    daemon: Daemon, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", registry.database_url)
+    with psycopg.connect(registry.database_url, autocommit=True) as database:
+        database.execute("CREATE TABLE work (item bigint PRIMARY KEY, done_by bigint)")
+        database.execute("INSERT INTO work SELECT number FROM generate_series(1, 40) number")
+        done = subprocess.run([sys.executable, EXAMPLES / "pool.py"], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout.strip()) == (0, "40 items are done"), done.stderr
+        leases = {one.lease_id for one in daemon.instances("pool", "--all-statuses")}
+        by = {row[0] for row in database.execute("SELECT DISTINCT done_by FROM work").fetchall()}
+        assert by <= leases and len(leases) == 3
+        with musterd.register("pool", on_lost="stop") as registration:
+            lease_id = registration.require()
+            daemon.command("expire", str(registration.instance_id))
+            with pytest.raises(psycopg.Error) as refused, database.transaction():
+                database.execute("SELECT assert_lease(%s)", [lease_id])
+        assert refused.value.sqlstate == "MU005"
+        database.execute("DROP TABLE work")
 
 
 def test_service_is_registered_drained_on_a_signal_and_asked_through_the_router(

@@ -199,7 +199,7 @@ def test_signal_drains_waits_and_ends_as_it_would_have_without(daemon: Daemon) -
     with Script(text, daemon.address) as script:
         assert script.line() == "ready"
         script.process.terminate()
-        wait_until("it drains", lambda: [one.status for one in daemon.instances("draining")] == ["draining"])
+        wait_until("it drains, and says why", lambda: daemon.statuses("draining") == [("draining", "received SIGTERM")])
         assert script.process.poll() is None
         # The second one does not wait for the grace.
         script.process.terminate()

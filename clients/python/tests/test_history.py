@@ -1,4 +1,4 @@
-"""The router against the daemon over a random history, and many processes on daemons that are killed."""
+"""The router against the daemon over a random history, many processes on daemons that are killed, a lease against its death."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from datetime import datetime
 from uuid import UUID
 
 import musterd
 import pytest
-from harness import Daemon, Registry, Script, wait_until
+from harness import Daemon, Listed, Proxy, Registry, Script, wait_until
 
 NAME = "history"
 
@@ -117,3 +118,32 @@ def beating(daemon: Daemon) -> set[int] | None:
     """The leases of the crowd, once none of them is suspect."""
     listed = daemon.instances("crowd")
     return None if any(one.suspect for one in listed) else {one.lease_id for one in listed}
+
+
+def test_lease_is_never_held_once_the_registry_has_declared_it_dead(daemon: Daemon) -> None:
+    text = """
+        import sys, time, musterd
+        registration = musterd.register("outlived", port=1, ttl=2, on_lost="stop")
+        print("ready", flush=True)
+        while True:
+            try:
+                held_at = time.time()
+                registration.require()
+                last = held_at
+            except musterd.LeaseLost as lost:
+                print(last, lost.lost.reason.value, flush=True)
+                break
+    """
+    proxy = Proxy(daemon.address)
+    with Script(text, proxy.address) as script:
+        assert script.line() == "ready"
+        proxy.cut()
+        last, reason = script.line().split()
+        assert reason == "deadline"
+        ended = wait_until("it is dead", lambda: [one for one in listed(daemon, "outlived") if one.status == "dead"])
+        assert datetime.fromisoformat(ended[0].died_at.replace("Z", "+00:00")).timestamp() > float(last)
+    proxy.join()
+
+
+def listed(daemon: Daemon, name: str) -> list[Listed]:
+    return daemon.instances(name, "--all-statuses")

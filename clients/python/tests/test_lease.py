@@ -89,9 +89,10 @@ sys.stdin.readline()
     with Script(text, daemon.address) as script:
         assert script.line() == "ready"
         # At the latest while the longest of its calls lasts.
-        wait_until("it is drained", lambda: [one.status for one in daemon.instances("stalled")] == ["draining"])
+        why = "Python has made no progress for 0.4 s"
+        wait_until("it is drained, and says why", lambda: daemon.statuses("stalled") == [("draining", why)])
         assert "Stalled" in script.line()
-        wait_until("it is alive", lambda: [one.status for one in daemon.instances("stalled")] == ["alive"])
+        wait_until("it is alive", lambda: daemon.statuses("stalled") == [("alive", "")])
 
 
 def test_blocked_loop_is_drained_and_alive_again(daemon: Daemon) -> None:
@@ -212,10 +213,10 @@ def test_changes_of_status_and_of_the_daemon_are_events(
     killed, other = pair
     with musterd.register("telling", port=1, ttl=6, daemons=[killed.address, other.address]) as registration:
         events = registration.events()
-        registration.drain()
+        registration.drain("a test")
         registration.ready()
         told = [event for event in (events.get(60), events.get(60)) if isinstance(event, musterd.StatusChanged)]
-        assert [event.status for event in told] == [musterd.Status.DRAINING, musterd.Status.ALIVE]
+        assert [(event.status.value, event.reason) for event in told] == [("draining", "a test"), ("alive", "")]
         renewed_twice(registration)
         killed.signal(signal.SIGKILL)
         event = events.get(60)

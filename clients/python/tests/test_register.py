@@ -104,6 +104,25 @@ def test_status_changes_reach_the_registry(daemon: Daemon) -> None:
             registration.set_status(Status.DEAD)
 
 
+def test_reason_of_a_status_is_listed_until_it_is_replaced(daemon: Daemon) -> None:
+    with musterd.register("reasons", port=1) as registration:
+        lease = registration.require()
+        assert daemon.statuses("reasons") == [("alive", "")]
+        registration.drain("new disk")
+        assert daemon.statuses("reasons") == [("draining", "new disk")]
+        registration.ready("disk is in")
+        assert daemon.statuses("reasons") == [("alive", "disk is in")]
+        target = musterd.Router().pick("reasons", wait=30)
+        since = target.status_since
+        assert target.status_reason == "disk is in" and since is not None and since.tzinfo is not None
+        registration.update(version="2")
+        assert daemon.statuses("reasons") == [("alive", "disk is in")] and registration.require() == lease
+        asyncio.run(registration.aset_status(Status.DRAINING, reason="bye"))
+        assert daemon.statuses("reasons") == [("draining", "bye")]
+        with pytest.raises(musterd.InvalidField):
+            registration.drain("x" * 300)
+
+
 @pytest.mark.parametrize(
     ("field", "settings"),
     [

@@ -1,6 +1,7 @@
 """The native core of musterd. Use the package `musterd`, not this module."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TypedDict, final
 from uuid import UUID
 
@@ -60,7 +61,7 @@ class Registration:
     def trouble(self) -> Sequence[object] | None: ...
     def instance_id(self) -> UUID: ...
     def source(self) -> str | None: ...
-    def set_status(self, token: int, status: str) -> None: ...
+    def set_status(self, token: int, status: str, reason: str) -> None: ...
     def update(
         self, token: int, labels: Mapping[str, str] | None, version: str | None, actor_name: str | None
     ) -> None: ...
@@ -132,6 +133,12 @@ class Target:
     @property
     def labels(self) -> dict[str, str]:
         """Its labels."""
+    @property
+    def status_reason(self) -> str:
+        """Why it has its status, in the words of what set it; empty if no reason was given."""
+    @property
+    def status_since(self) -> datetime | None:
+        """Since when it has this status and reason, in UTC by the database clock."""
     @property
     def headers(self) -> dict[str, str]:
         """The lease for the receiver of a call: `{"musterd-lease": "4711"}`."""

@@ -48,6 +48,7 @@ class Kept:
         "_on_lost",
         "_pid",
         "_process",
+        "_status",
         "_streams",
         "_timeout",
         "_token",
@@ -68,6 +69,8 @@ class Kept:
         # Whether it is given up when the first lease is not granted in time.
         self._waits = waits
         self._logical_id, self._client = settings["logical_id"], client.token()
+        # What the application wants.
+        self._status = Status(settings["status"])
         self._was_held = self._is_ended = False
         # Why there will be no first lease.
         self._failure: Error | None = None
@@ -101,18 +104,20 @@ class Kept:
             raise foreign(f"the registration of {self._logical_id}")
         return self._native
 
-    def _set_status(self, status: Status) -> Future[None]:
+    def _set_status(self, status: Status, reason: str) -> Future[None]:
         native, word = self._mine(), Status(status).value
+        if word != Status.DEAD.value:
+            self._status = Status(status)
         try:
-            changing = self._process.call(lambda token: native.set_status(token, word))
+            changing = self._process.call(lambda token: native.set_status(token, word, reason))
         except ValueError as error:
             raise Error("INVALID_FIELD", str(error)) from None
-        changing.add_done_callback(functools.partial(self._status_was_set, status))
+        changing.add_done_callback(functools.partial(self._status_was_set, status, reason))
         return changing
 
-    def _status_was_set(self, status: Status, changing: Future[None]) -> None:
+    def _status_was_set(self, status: Status, reason: str, changing: Future[None]) -> None:
         if not changing.cancelled() and changing.exception() is None:
-            self._publish(StatusChanged(Status(status)))
+            self._publish(StatusChanged(Status(status), reason))
 
     def _update(self, labels: Mapping[str, str] | None, version: str | None, actor_name: str | None) -> Future[None]:
         native, wanted = self._mine(), None if labels is None else dict(labels)

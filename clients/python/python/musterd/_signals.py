@@ -22,6 +22,14 @@ def drain_on(registration: Registration, signals: tuple[int, ...], grace: float)
         _Drain(registration, number, grace).install()
 
 
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # A real-time signal between the first and the last has no name.
+        return f"signal {number}"
+
+
 class _Drain:
     def __init__(self, registration: Registration, number: int, grace: float) -> None:
         self._registration, self._number, self._grace = registration, number, grace
@@ -44,7 +52,7 @@ class _Drain:
 
     def _drain(self) -> None:
         try:
-            self._registration._set_status(Status.DRAINING).result(self._grace)
+            self._registration._set_status(Status.DRAINING, f"received {_name(self._number)}").result(self._grace)
         except (Error, FutureTimeout) as error:
             _process.log.info("the instance was not drained: %s", error)
         if self._passed.wait(self._grace):

@@ -69,7 +69,7 @@ class UnknownLogicalId(Error, LookupError):
 
 
 class Stale(Error):
-    """No daemon has confirmed what the router knows for longer than `max_stale`. Do not guess: refuse the work."""
+    """What the router knows was not confirmed for longer than `max_stale`. Do not guess: refuse the work."""
 
 
 class EpochFenced(Error):

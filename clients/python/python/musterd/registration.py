@@ -49,6 +49,11 @@ class Registration(Kept):
         return State(self._native.state()[0])
 
     @property
+    def status(self) -> Status:
+        """The status that the application wants: what `set_status()`, `ready()` or `drain()` set last."""
+        return self._status
+
+    @property
     def lease(self) -> Lease | None:
         """The lease that is held at this moment."""
         _, value = self._mine().state()
@@ -149,19 +154,23 @@ class Registration(Kept):
 
     # ---- Changing ----
 
-    def set_status(self, status: Status, *, timeout: float = CALL_TIMEOUT) -> None:
-        """Changes the status. A registration after a loss takes it over."""
-        future = self._set_status(status)
+    def set_status(self, status: Status, *, reason: str = "", timeout: float = CALL_TIMEOUT) -> None:
+        """Changes the status. A registration after a loss takes it over.
+
+        reason: why, for operators and routers, at most 256 bytes. A registration after a loss does not repeat it. With the
+            present status, the registry takes another reason at most every 10 s.
+        """
+        future = self._set_status(status, reason)
         try:
             future.result(timeout)
         except FutureTimeout:
             raise Unavailable("UNAVAILABLE", f"the status was not changed within {timeout} s", True) from None
 
-    async def aset_status(self, status: Status) -> None:
+    async def aset_status(self, status: Status, *, reason: str = "") -> None:
         """As `set_status`, without blocking the loop."""
         import asyncio
 
-        await asyncio.wrap_future(self._set_status(status))
+        await asyncio.wrap_future(self._set_status(status, reason))
 
     def update(
         self,
@@ -193,13 +202,13 @@ class Registration(Kept):
 
         await asyncio.wrap_future(self._update(labels, version, actor_name))
 
-    def ready(self) -> None:
+    def ready(self, reason: str = "") -> None:
         """Sets the status ALIVE: routers resolve it."""
-        self.set_status(Status.ALIVE)
+        self.set_status(Status.ALIVE, reason=reason)
 
-    def drain(self) -> None:
+    def drain(self, reason: str = "") -> None:
         """Sets the status DRAINING: routers no longer resolve it, the lease stays."""
-        self.set_status(Status.DRAINING)
+        self.set_status(Status.DRAINING, reason=reason)
 
     def tick(self) -> None:
         """The application has made progress: for `stall_after` with `tick="manual"`."""

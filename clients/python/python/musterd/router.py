@@ -82,7 +82,7 @@ class Router:
     ) -> None:
         """policy, labels, near: for picks that give none.
 
-        max_stale: refuse to pick from knowledge that was confirmed longer ago.
+        max_stale: refuse to pick from knowledge that PostgreSQL has confirmed longer ago, to a daemon and by it to this router.
         exclude_for: leave an instance out for so long after a failure, as long as there is another one.
         idle: stop watching a name that was not used for so long.
         """
@@ -195,7 +195,10 @@ class Router:
         return self._router().targets(name)
 
     def stale_for(self, name: str) -> float | None:
-        """The seconds since a daemon confirmed what is known of a name; `None` before its instances are known."""
+        """The seconds since PostgreSQL confirmed what is known of a name; `None` before its instances are known.
+
+        Up to 6 while all is well: a daemon confirms with each change and every 5 s.
+        """
         return self._router().stale_for(name)
 
     def __reduce__(self) -> tuple[Any, ...]:

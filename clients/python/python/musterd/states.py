@@ -117,6 +117,7 @@ class StatusChanged:
     """`set_status()`, `ready()` or `drain()` has changed the status."""
 
     status: Status
+    reason: str = ""
 
 
 @dataclass(frozen=True)
