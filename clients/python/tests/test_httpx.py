@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import musterd
 import pytest
-from harness import Daemon, free_port, wait_until
+from harness import MUSTERD, Daemon, free_port, wait_until
 from musterd.httpx import AsyncTransport, Transport
 
 
@@ -81,3 +84,22 @@ def test_request_that_was_sent_is_not_repeated(daemon: Daemon, server: int) -> N
 def test_name_without_an_instance_raises_the_error_of_the_router(daemon: Daemon) -> None:
     with httpx.Client(transport=Transport(musterd.Router())) as client, pytest.raises(musterd.NoLiveInstance):
         client.get("http://http_none.muster/")
+
+
+def test_service_with_tls_is_checked_for_the_name_that_the_request_gives(daemon: Daemon, tmp_path: Path) -> None:
+    files = tmp_path / "tls"
+    subprocess.run([MUSTERD, "security", "init", str(files), "--name", "organ.internal"], check=True, capture_output=True)
+    encryption = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    encryption.load_cert_chain(files / "server.pem", files / "server.key")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = encryption.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    trust = httpx.HTTPTransport(verify=ssl.create_default_context(cafile=str(files / "ca.pem")))
+    with musterd.register("https_organ", ip="127.0.0.1", port=server.server_address[1]) as held:
+        with httpx.Client(transport=Transport(musterd.Router(), trust, wait=30)) as client:
+            named = {"sni_hostname": "organ.internal"}
+            answer = client.get("https://https_organ.muster/x", extensions=named, headers={"connection": "close"}).text
+            assert answer.startswith(f"/x {held.lease_id} ")
+            with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+                client.get("https://https_organ.muster/x", extensions={"sni_hostname": "another.internal"})
+    server.shutdown()
