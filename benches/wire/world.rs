@@ -147,7 +147,7 @@ impl World {
     }
 
     fn proc_file(&self, addr: &str, name: &str) -> String {
-        let server = self.daemons.iter().chain([&self.echo]).find(|server| server.addr == addr).unwrap();
+        let server = self.daemons.iter().chain([&self.echo]).find(|server| addr.ends_with(&server.addr)).unwrap();
         fs::read_to_string(format!("/proc/{}/{name}", server.child.id())).unwrap()
     }
 

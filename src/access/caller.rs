@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::IpAddr,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, OnceLock},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     jwt::Proof,
+    model::Owner,
     rights::{
         Identity, Kind, Names, Verb, addresses,
         quota::{Exceeded, Held, Limits, Unit, Used},
@@ -53,6 +54,8 @@ pub(super) struct Known {
     pub(super) generation: u64,
     pub(super) grants: Arc<Grants>,
     pub(super) used: Arc<Used>,
+    /// As which it owns leases, once it is asked for.
+    pub(super) owner: OnceLock<Owner>,
 }
 
 impl Caller {
@@ -68,7 +71,8 @@ impl Caller {
         let grants = Arc::new(Grants::of(Default::default()));
         let (identity, kind, used) = (Identity::anonymous(), Kind::Anonymous, Arc::default());
         let proof = Shown::Nothing;
-        Self::known(Known { identity, kind, proof, expires: None, generation: 0, grants, used })
+        let owner = OnceLock::new();
+        Self::known(Known { identity, kind, proof, expires: None, generation: 0, grants, used, owner })
     }
 
     pub(super) fn known(known: Known) -> Self {
@@ -84,6 +88,13 @@ impl Caller {
     pub fn identity(&self) -> &Identity {
         static ANONYMOUS: LazyLock<Identity> = LazyLock::new(Identity::anonymous);
         self.0.as_ref().map_or_else(|| &*ANONYMOUS, |known| &known.identity)
+    }
+
+    /// As which it owns leases; `None` without a policy.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Owner> {
+        let known = self.0.as_ref()?;
+        Some(known.owner.get_or_init(|| Owner::named(known.identity.as_str())))
     }
 
     /// How it has shown what it is.

@@ -4,7 +4,10 @@
 //! a connection is remembered with its connection ([`super::Memory`]). Both are forgotten with the policy, the tokens and the keys
 //! under which they were good.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -87,7 +90,8 @@ impl Live {
     fn caller(&self, state: &State, known: (Identity, Kind), proof: Shown, expires: Option<DateTime<Utc>>) -> Caller {
         let (identity, kind) = known;
         let (grants, used) = (state.grants(&identity), self.used(&identity));
-        Caller::known(Known { identity, kind, proof, expires, generation: state.generation, grants, used })
+        let (generation, owner) = (state.generation, OnceLock::new());
+        Caller::known(Known { identity, kind, proof, expires, generation, grants, used, owner })
     }
 
     /// What an identity uses. The same for all its callers, so that none of them begins with nothing.
@@ -101,6 +105,27 @@ impl Live {
             all.retain(|_, used| Arc::strong_count(used) > 1 || !used.is_idle(now_ms));
         }
         Arc::clone(all.get_or_insert_with(identity.clone(), Arc::default))
+    }
+
+    /// The caller that a call shows, whose credential may have expired.
+    fn find(&self, state: &State, call: Call<'_>) -> Result<Caller, Refused> {
+        // One that only carries the calls of others is no identity of its own.
+        let carrier = call.certificate.filter(|it| it.identity().is_ok_and(|identity| state.is_transport(identity)));
+        match (call.certificate.filter(|_| carrier.is_none()), call.authorization) {
+            (Some(certificate), None) => {
+                let known = (identity(certificate)?.clone(), Kind::Certificate);
+                Ok(self.caller(state, known, Shown::Nothing, Some(certificate.not_after())))
+            }
+            (Some(certificate), Some(_)) => Err(Refused::TwoIdentities { certificate: identity(certificate)?.clone() }),
+            (None, Some(authorization)) => self.by_authorization(state, authorization, call.address),
+            (None, None) if state.policy.names_anonymous() => {
+                Ok(self.caller(state, (Identity::anonymous(), Kind::Anonymous), Shown::Nothing, None))
+            }
+            (None, None) => {
+                let carrier = carrier.and_then(|carrier| carrier.identity().ok());
+                Err(carrier.map_or(Cause::Missing, |carrier| Cause::Transport(carrier.clone())).into())
+            }
+        }
     }
 
     fn by_authorization(&self, state: &State, authorization: &str, address: u32) -> Result<Caller, Refused> {
@@ -168,35 +193,15 @@ impl Access {
     pub fn authenticate(&self, call: Call<'_>) -> Result<Caller, Refused> {
         let Some(live) = &self.0 else { return Ok(Caller::open()) };
         let state = live.state.load();
-        // One that only carries the calls of others is no identity of its own.
-        let carrier = call.certificate.filter(|it| it.identity().is_ok_and(|identity| state.is_transport(identity)));
-        let caller = match (call.certificate.filter(|_| carrier.is_none()), call.authorization) {
-            (Some(certificate), None) => {
-                let identity = identity(certificate)?.clone();
-                live.caller(&state, (identity, Kind::Certificate), Shown::Nothing, Some(certificate.not_after()))
-            }
-            (Some(certificate), Some(_)) => {
-                return Err(Refused::TwoIdentities { certificate: identity(certificate)?.clone() });
-            }
-            (None, Some(authorization)) => {
-                let remembered = call.memory.and_then(|memory| memory.of(authorization, state.generation));
-                match remembered {
-                    Some(caller) => caller,
-                    None => {
-                        let caller = live.by_authorization(&state, authorization, call.address)?;
-                        if let Some(memory) = call.memory {
-                            memory.keep(authorization, &caller);
-                        }
-                        caller
-                    }
+        let remembered = call.memory.and_then(|memory| memory.of(call.authorization, state.generation));
+        let caller = match remembered {
+            Some(caller) => caller,
+            None => {
+                let caller = live.find(&state, call)?;
+                if let Some(memory) = call.memory {
+                    memory.keep(call.authorization, &caller);
                 }
-            }
-            (None, None) if state.policy.names_anonymous() => {
-                live.caller(&state, (Identity::anonymous(), Kind::Anonymous), Shown::Nothing, None)
-            }
-            (None, None) => {
-                let carrier = carrier.and_then(|carrier| carrier.identity().ok());
-                return Err(carrier.map_or(Cause::Missing, |carrier| Cause::Transport(carrier.clone())).into());
+                caller
             }
         };
         caller.require_current(live.clock.wall())?;

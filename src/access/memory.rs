@@ -7,22 +7,23 @@ use arc_swap::ArcSwapOption;
 
 use super::caller::Caller;
 
-/// The credential of the latest call of a connection, and its caller. Clones share it.
+/// The `Authorization` of the latest call of a connection, and its caller. Clones share it.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<ArcSwapOption<(Box<str>, Caller)>>);
+pub struct Memory(Arc<ArcSwapOption<(Option<Box<str>>, Caller)>>);
 
 impl Memory {
-    /// The caller with this credential, if it is that of the latest call and was found under the same policy, tokens and keys.
+    /// The caller with this `Authorization`, or without one, if it is that of the latest call and was found under the same
+    /// policy, tokens and keys. The certificate is that of the connection.
     // An ordinary comparison: the holder of the connection has sent the remembered text.
-    pub(super) fn of(&self, authorization: &str, generation: u64) -> Option<Caller> {
+    pub(super) fn of(&self, authorization: Option<&str>, generation: u64) -> Option<Caller> {
         let latest = self.0.load();
         let (known, caller) = latest.as_deref()?;
-        (**known == *authorization && caller.generation() == generation).then(|| caller.clone())
+        (known.as_deref() == authorization && caller.generation() == generation).then(|| caller.clone())
     }
 
     /// Remembers a caller.
-    pub(super) fn keep(&self, authorization: &str, caller: &Caller) {
-        self.0.store(Some(Arc::new((authorization.into(), caller.clone()))));
+    pub(super) fn keep(&self, authorization: Option<&str>, caller: &Caller) {
+        self.0.store(Some(Arc::new((authorization.map(Into::into), caller.clone()))));
     }
 }
 

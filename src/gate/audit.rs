@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -47,11 +48,17 @@ impl Class {
     }
 }
 
+/// Where it is recorded.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) audit: Audit,
+    pub(super) refused: RefusedMetrics,
+}
+
 /// A call whose answer is to be judged.
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
-    pub(super) audit: Audit,
-    pub(super) refused: RefusedMetrics,
+    pub(super) record: Arc<Record>,
     /// `None`: the caller is not known.
     pub(super) caller: Option<Caller>,
     pub(super) peer: Option<PeerAddress>,
@@ -61,23 +68,28 @@ pub(super) struct Judged {
 
 impl Judged {
     pub(super) fn judge(&self, response: &Response<Body>) {
-        let audited = response.extensions().get::<Audited>();
-        let peer = self.peer();
-        let entry = self.entry(&peer, audited.map_or("", |audited| &audited.object));
-        let Some(status) = failed(response.headers()) else {
-            let is_recorded = match self.class {
+        let (audit, audited) = (&self.record.audit, response.extensions().get::<Audited>());
+        let status = failed(response.headers());
+        let is_recorded = status.is_some()
+            || match self.class {
                 Class::Always => true,
-                Class::OfOthers => self.audit.is_of_all() || audited.is_some_and(|audited| audited.as_operator),
-                Class::Membership => self.audit.is_of_all(),
+                Class::OfOthers => audit.is_of_all() || audited.is_some_and(|audited| audited.as_operator),
+                Class::Membership => audit.is_of_all(),
                 Class::Refusals => false,
             };
-            if is_recorded {
-                self.audit.allowed(&entry);
-            }
+        // Most calls end here, and the address of none of them is written out.
+        if !is_recorded {
             return;
-        };
-        if !self.refuse(&entry, &status) && self.class == Class::Always {
-            self.audit.failed(&entry, &reason_of(&status), status.message());
+        }
+        let peer = self.peer();
+        let entry = self.entry(&peer, audited.map_or("", |audited| &audited.object));
+        match status {
+            None => audit.allowed(&entry),
+            Some(status) => {
+                if !self.refuse(&entry, &status) && self.class == Class::Always {
+                    audit.failed(&entry, &reason_of(&status), status.message());
+                }
+            }
         }
     }
 
@@ -94,11 +106,11 @@ impl Judged {
     /// Records a status that refuses the caller. Returns whether it does.
     fn refuse(&self, entry: &Entry<'_>, status: &Status) -> bool {
         match status.code() {
-            Code::Unauthenticated => self.refused.unauthenticated.increment(1),
-            Code::PermissionDenied => self.refused.permission_denied.increment(1),
+            Code::Unauthenticated => self.record.refused.unauthenticated.increment(1),
+            Code::PermissionDenied => self.record.refused.permission_denied.increment(1),
             _ => return false,
         }
-        self.audit.refused(entry, &reason_of(status), status.message());
+        self.record.audit.refused(entry, &reason_of(status), status.message());
         true
     }
 }

@@ -27,7 +27,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use self::{
-    audit::{Class, Judged, JudgedFuture, JudgedStream},
+    audit::{Class, Judged, JudgedFuture, JudgedStream, Record},
     standing::Standing,
 };
 use crate::{
@@ -97,22 +97,26 @@ impl Method {
     }
 }
 
-/// The layer. Make it once; clones share the table.
+/// The layer. Make it once; clones share all of it, because the server clones its layers for each call.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Gate(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     access: Access,
-    methods: Arc<HashMap<&'static str, Method>>,
-    refused: RefusedMetrics,
-    audit: Audit,
+    methods: HashMap<&'static str, Method>,
+    record: Arc<Record>,
 }
 
 impl Gate {
     /// Admits callers that `access` knows.
     pub(crate) fn new(access: Access, audit: Audit) -> Self {
         let methods = METHODS.iter().map(|&(path, needs)| (path, Method { path, needs })).collect();
-        Self { access, methods: Arc::new(methods), refused: RefusedMetrics::new(), audit }
+        Self(Arc::new(Shared { access, methods, record: Arc::new(Record { audit, refused: RefusedMetrics::new() }) }))
     }
+}
 
+impl Shared {
     /// What is recorded of a call; `None`: nothing can be.
     fn judged<B>(&self, method: Method, request: &Request<B>) -> Option<Judged> {
         let class = Class::of(method.needs);
@@ -121,8 +125,7 @@ impl Gate {
         }
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let caller = (!self.access.is_enforced()).then(Caller::open);
-        let (audit, refused) = (self.audit.clone(), self.refused.clone());
-        Some(Judged { audit, refused, caller, peer, method: method.path, class })
+        Some(Judged { record: Arc::clone(&self.record), caller, peer, method: method.path, class })
     }
 
     /// Finds the caller, and refuses it if it has no right that the method needs. What is known of it then is left in `known`.
@@ -148,7 +151,7 @@ impl Gate {
         if let Some(Err(exceeded)) = peer.map(|peer| peer.callers.enter(&caller))
             && !method.works_on_own_leases()
         {
-            self.refused.quota_exceeded.increment(1);
+            self.record.refused.quota_exceeded.increment(1);
             return Err(exceeded.into());
         }
         match method.needs.first() {
@@ -208,19 +211,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let method = self.gate.methods.get(request.uri().path()).copied();
-        let mut judged = method.and_then(|method| self.gate.judged(method, &request));
+        let gate = &self.gate.0;
+        let method = gate.methods.get(request.uri().path()).copied();
+        let mut judged = method.and_then(|method| gate.judged(method, &request));
         let mut standing = None;
-        if self.gate.access.is_enforced() {
+        if gate.access.is_enforced() {
             let mut known = None;
-            let admitted = self.gate.admit(method, &request, &mut known);
+            let admitted = gate.admit(method, &request, &mut known);
             if let Some(judged) = &mut judged {
                 judged.caller = known;
             }
             match admitted {
                 Ok(caller) => {
                     if method.is_some_and(Method::is_standard) {
-                        standing = Some(Standing::new(&self.gate.access, caller.clone(), Clock::new()));
+                        standing = Some(Standing::new(&gate.access, caller.clone(), Clock::new()));
                     }
                     request.extensions_mut().insert(caller);
                 }
@@ -234,7 +238,7 @@ where
             }
         }
         // Of an open daemon no stream is refused.
-        let is_watched = self.gate.access.is_enforced() && method.is_some_and(Method::is_stream);
+        let is_watched = gate.access.is_enforced() && method.is_some_and(Method::is_stream);
         let inner = self.inner.call(request);
         let Some(standing) = standing else { return Either::Left(JudgedFuture { inner, judged, is_watched }) };
         // What is judged at its end is the stream that the caller gets, which may end before the one of the service.

@@ -46,13 +46,11 @@ pub(super) fn serve(
     stop: CancellationToken,
 ) -> Responses {
     let clock = view.clock();
-    let permit = Permit::of_stream(standing.caller(), &view);
     let session = Session {
         id: leases.begin_stream(),
         requests,
         checked: standing.caller().generation(),
         standing,
-        permit,
         leases,
         view,
         clock,
@@ -74,7 +72,6 @@ struct Session {
     id: StreamId,
     requests: Streaming<v1::BeatStreamRequest>,
     standing: Standing,
-    permit: Permit,
     /// Of which policy the rights are by which leases have entered `lists`.
     checked: u64,
     leases: Arc<Leases>,
@@ -137,7 +134,6 @@ impl Session {
         if self.standing.caller().generation() != self.checked {
             // Each lease enters its list again, by the rights of now.
             self.checked = self.standing.caller().generation();
-            self.permit = Permit::of_stream(self.standing.caller(), &self.view);
             self.forget();
         }
         Ok(request)
@@ -235,13 +231,17 @@ impl Session {
 
     /// Whether a lease of a list needs no look-up: it is there, and its owner is still the one that it had when it entered the list.
     fn may_stay(&self, lease: &Lease) -> bool {
-        lease.state() != LeaseState::Gone && (!self.permit.is_enforced() || self.permit.owns(lease))
+        lease.state() != LeaseState::Gone && (!self.permit().is_enforced() || self.permit().owns(lease))
+    }
+
+    fn permit(&self) -> Permit<'_> {
+        Permit::new(self.standing.caller(), &self.view)
     }
 
     /// A lease that the caller may renew. One that it may not is as unknown as one that does not exist.
     fn enter(&self, lease_id: LeaseId) -> Result<Arc<Lease>, BeatError> {
         let lease = self.leases.get(lease_id).ok_or(BeatError::Unknown)?;
-        self.permit.beat(&lease)?;
+        self.permit().beat(&lease)?;
         Ok(lease)
     }
 
@@ -254,7 +254,7 @@ impl Session {
             None => false,
         };
         for lease_id in unknown {
-            let verdict = self.leases.beat_if(lease_id, |lease| self.permit.beat(lease));
+            let verdict = self.leases.beat_if(lease_id, |lease| self.permit().beat(lease));
             if behind && verdict == Err(BeatError::Unknown) && reader::may_still_come(&self.view, lease_id) {
                 answer.except(lease_id, ErrorReason::NotYetSeen);
             } else {

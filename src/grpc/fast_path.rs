@@ -7,6 +7,7 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -30,15 +31,21 @@ impl<S, R: Clone, D: Clone, C: Clone> Layer<S> for FastPath<R, D, C> {
     type Service = FastPathService<S, R, D, C>;
 
     fn layer(&self, router: S) -> Self::Service {
-        FastPathService { router, services: self.clone() }
+        FastPathService { router, services: Arc::new(self.clone()) }
     }
 }
 
-/// The services in front of the router.
-#[derive(Clone, Debug)]
+/// The services in front of the router. The server clones it for each call, which needs one of them.
+#[derive(Debug)]
 pub(super) struct FastPathService<S, R, D, C> {
     router: S,
-    services: FastPath<R, D, C>,
+    services: Arc<FastPath<R, D, C>>,
+}
+
+impl<S: Clone, R, D, C> Clone for FastPathService<S, R, D, C> {
+    fn clone(&self) -> Self {
+        Self { router: self.router.clone(), services: Arc::clone(&self.services) }
+    }
 }
 
 type Answer = Result<Response<Body>, Infallible>;
@@ -62,11 +69,11 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         if is_of::<D>(path) {
-            Either::Left(self.services.discovery.call(request))
+            Either::Left(self.services.discovery.clone().call(request))
         } else if is_of::<R>(path) {
-            Either::Left(self.services.registry.call(request))
+            Either::Left(self.services.registry.clone().call(request))
         } else if is_of::<C>(path) {
-            Either::Left(self.services.cluster.call(request))
+            Either::Left(self.services.cluster.clone().call(request))
         } else {
             Either::Right(self.router.call(request))
         }
@@ -75,13 +82,15 @@ where
 
 /// A service as it is generated.
 pub(super) trait OwnService:
-    NamedService
+    Clone
+    + NamedService
     + Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = BoxFuture<'static, Answer>>
 {
 }
 
 impl<T> OwnService for T where
-    T: NamedService
+    T: Clone
+        + NamedService
         + Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = BoxFuture<'static, Answer>>
 {
 }

@@ -6,19 +6,17 @@
 
 use crate::{
     access::{Caller, Verb},
-    model::{InstanceId, Lease, LogicalId, Owner},
+    model::{InstanceId, Lease, LogicalId},
     registry::BeatError,
     view::View,
     wire::failure::Failure,
 };
 
 /// The rights of a caller to leases.
-#[derive(Debug)]
-pub(super) struct Permit {
-    caller: Caller,
-    /// As which it owns leases; `None`: it owns none.
-    owner: Option<Owner>,
-    view: View,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permit<'a> {
+    caller: &'a Caller,
+    view: &'a View,
 }
 
 /// What a caller is to a lease.
@@ -34,17 +32,10 @@ pub(super) enum Claim {
     None,
 }
 
-impl Permit {
-    /// For one call.
-    pub(super) fn of_call(caller: &Caller, view: &View) -> Self {
-        let owner = if caller.is_enforced() { Owner::known(caller.identity().as_str()) } else { None };
-        Self { caller: caller.clone(), owner, view: view.clone() }
-    }
-
-    /// For a stream, during which the caller may come to own its first lease.
-    pub(super) fn of_stream(caller: &Caller, view: &View) -> Self {
-        let owner = caller.is_enforced().then(|| Owner::named(caller.identity().as_str()));
-        Self { caller: caller.clone(), owner, view: view.clone() }
+impl<'a> Permit<'a> {
+    /// Of this caller, to the leases of this view.
+    pub(super) fn new(caller: &'a Caller, view: &'a View) -> Self {
+        Self { caller, view }
     }
 
     /// Whether there is anything to ask.
@@ -54,7 +45,7 @@ impl Permit {
 
     /// Whether it owns this lease, by one comparison of numbers.
     pub(super) fn owns(&self, lease: &Lease) -> bool {
-        lease.is_of(self.owner.as_ref()) == Some(true)
+        lease.is_of(self.caller.owner()) == Some(true)
     }
 
     /// What the caller is to a lease, where `verb` is the one for leases of others.
@@ -66,7 +57,7 @@ impl Permit {
             self.caller.may_everywhere(verb)
                 || self.name(lease.instance_id).is_some_and(|name| self.caller.may(verb, name.as_str()))
         };
-        match lease.is_of(self.owner.as_ref()) {
+        match lease.is_of(self.caller.owner()) {
             Some(true) if may(Verb::Register) => Claim::Owner,
             None if may(Verb::Register) => Claim::Other,
             _ if may(verb) => Claim::Other,

@@ -125,11 +125,11 @@ impl Registry {
     }
 
     async fn beat(&self, request: v1::BeatRequest, caller: &Caller) -> Result<v1::BeatResponse, Failure> {
-        let permit = Permit::of_call(caller, &self.view);
+        let permit = Permit::new(caller, &self.view);
         let lease_id = if request.instance_id.is_empty() && request.lease_id != 0 {
             LeaseId(request.lease_id)
         } else {
-            self.current_lease(request.lease_id, &request.instance_id, &permit).await?
+            self.current_lease(request.lease_id, &request.instance_id, permit).await?
         };
         let beat = || self.leases.beat_if(lease_id, |lease| permit.beat(lease));
         let mut verdict = beat();
@@ -146,7 +146,7 @@ impl Registry {
     }
 
     /// The lease to beat for a request that names an instance.
-    async fn current_lease(&self, lease_id: u64, instance_id: &str, permit: &Permit) -> Result<LeaseId, Failure> {
+    async fn current_lease(&self, lease_id: u64, instance_id: &str, permit: Permit<'_>) -> Result<LeaseId, Failure> {
         let target = self.target(lease_id, instance_id, permit, Verb::Beat).await?;
         let snapshot = reader::snapshot(&self.view, 0).await?;
         let entry = snapshot.instance(target.instance_id);
@@ -161,7 +161,13 @@ impl Registry {
 
     /// Reads whom a request means. A lease that does not exist to the caller, where `verb` is the one for leases of others, is
     /// not looked at.
-    async fn target(&self, lease_id: u64, instance_id: &str, permit: &Permit, verb: Verb) -> Result<Target, Failure> {
+    async fn target(
+        &self,
+        lease_id: u64,
+        instance_id: &str,
+        permit: Permit<'_>,
+        verb: Verb,
+    ) -> Result<Target, Failure> {
         let (lease_id, instance_id) = convert::target(lease_id, instance_id)?;
         if let Some(lease_id) = lease_id
             && self.leases.get(lease_id).is_none()
@@ -191,8 +197,8 @@ impl Registry {
         (status, status_reason): (InstanceStatus, Option<Arc<str>>),
         call: &Call,
     ) -> Result<(Outcome, Audited), Failure> {
-        let permit = Permit::of_call(&call.caller, &self.view);
-        let Target { instance_id, mut lease_id } = self.target(lease_id, instance_id, &permit, Verb::Operate).await?;
+        let permit = Permit::new(&call.caller, &self.view);
+        let Target { instance_id, mut lease_id } = self.target(lease_id, instance_id, permit, Verb::Operate).await?;
         let mut as_operator = false;
         if permit.is_enforced() {
             let snapshot = self.view.snapshot();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::access::{Verb, tokens::token};
+use crate::access::{Memory, Verb, tokens::token};
 
 const POLICY: &str = r#"
 [[rule]]
@@ -176,4 +176,21 @@ fn address_that_differs_by_reader_is_refused_to_callers_of_other_machines() {
         assert!(register(special, Some("127.0.0.1")) && register(special, Some("::ffff:127.0.0.1")), "{special}");
     }
     assert!(register("192.0.2.1", Some("10.0.0.7")), "a rule without addresses allows all others");
+}
+
+#[test]
+fn caller_of_a_connection_is_remembered_for_the_same_credential_and_policy_alone() {
+    let (access, memory) = (access(), Memory::default());
+    let (certificate, token) = (certificate(&[], &["a"], true), bearer("a", 1));
+    let show = |certificate, authorization| {
+        access.authenticate(Call { certificate, authorization, memory: Some(&memory), ..Call::default() })
+    };
+    let first = show(Some(&certificate), None).unwrap();
+    let again = show(Some(&certificate), None).unwrap();
+    assert!(std::ptr::eq(first.owner().unwrap(), again.owner().unwrap()), "it was looked up twice");
+    assert_eq!(show(Some(&certificate), Some(&token)).unwrap_err().reason(), "TWO_IDENTITIES");
+    access.replace(policy(&POLICY.replace("svc-a", "svc-b")), tokens(&[("a", 1, "")]));
+    assert!(show(Some(&certificate), None).unwrap().may(Verb::Register, "svc-b"));
+    assert_eq!(show(None, Some(&token)).unwrap().identity().as_str(), "token/a");
+    assert_eq!(show(None, None).unwrap_err().reason(), "UNAUTHENTICATED");
 }
