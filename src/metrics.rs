@@ -65,6 +65,29 @@ pub enum Error {
 pub struct Handle {
     recorder: PrometheusHandle,
     process: Arc<metrics_process::Collector>,
+    /// Set if it is not the recorder of the process.
+    scope: Option<Scope>,
+    registry: Option<Arc<str>>,
+}
+
+/// What records the metrics of one registry of several. All of them carry its name, because its recorder adds it: a handle
+/// costs what it costs without a label, and none can be made without one.
+#[derive(Clone)]
+pub struct Scope {
+    recorder: Arc<PrometheusRecorder>,
+}
+
+impl std::fmt::Debug for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scope").finish_non_exhaustive()
+    }
+}
+
+impl Scope {
+    /// Handles that `make` makes belong to this registry.
+    pub fn within<T>(&self, make: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&*self.recorder, make)
+    }
 }
 
 impl std::fmt::Debug for Handle {
@@ -77,8 +100,17 @@ impl Handle {
     /// Returns all metrics in the Prometheus text format 0.0.4, with `process_*` read at this moment.
     #[must_use]
     pub fn render(&self) -> String {
-        self.process.collect();
+        match &self.scope {
+            None => self.process.collect(),
+            Some(scope) => scope.within(|| self.process.collect()),
+        }
         self.recorder.render()
+    }
+
+    /// The registry of several whose metrics these are.
+    #[must_use]
+    pub fn registry(&self) -> Option<&str> {
+        self.registry.as_deref()
     }
 
     /// Sorts the samples that were recorded since the last time into their buckets.
@@ -100,14 +132,34 @@ pub fn install() -> Result<Handle, Error> {
     Ok(handle)
 }
 
+/// Makes the recorder of one registry of several, whose metrics all carry its name.
+///
+/// # Errors
+///
+/// [`Error::Buckets`].
+pub fn of_registry(name: &str) -> Result<(Scope, Handle), Error> {
+    let (recorder, mut handle) = made(PrometheusBuilder::new().add_global_label("registry", name))?;
+    let scope = Scope { recorder: Arc::new(recorder) };
+    scope.within(|| {
+        names::describe();
+        handle.process.describe();
+    });
+    (handle.scope, handle.registry) = (Some(scope.clone()), Some(name.into()));
+    Ok((scope, handle))
+}
+
 /// Makes a recorder without installing it, so that tests can have one each.
 pub(crate) fn build() -> Result<(PrometheusRecorder, Handle), Error> {
-    let recorder = PrometheusBuilder::new()
+    made(PrometheusBuilder::new())
+}
+
+fn made(builder: PrometheusBuilder) -> Result<(PrometheusRecorder, Handle), Error> {
+    let recorder = builder
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(names::FLUSH_LEASES.to_owned()), &LEASES_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(names::WRITER_GROUP_SIZE.to_owned()), &GROUP_BUCKETS)?
         .build_recorder();
-    let handle = Handle { recorder: recorder.handle(), process: Arc::default() };
+    let handle = Handle { recorder: recorder.handle(), process: Arc::default(), scope: None, registry: None };
     Ok((recorder, handle))
 }
 

@@ -44,7 +44,22 @@ fn is_exhausted(reason: &str) -> bool {
 
 /// Judges what was read; `history` is what the daemon says it holds.
 pub(crate) fn judge(seen: &Examined, history: Option<&str>) -> Vec<Finding> {
-    let mut findings = vec![connect(seen), durability(seen), connections(seen)];
+    judge_for(seen, history, PER_DAEMON)
+}
+
+/// Judges what was read for one of several registries of a daemon, which holds so many connections to this server.
+pub(crate) fn judge_registry(seen: &Examined, name: &str, connections: usize) -> Vec<Finding> {
+    let findings = judge_for(seen, None, u64::try_from(connections).unwrap_or(u64::MAX)).into_iter();
+    findings.map(|finding| of_registry(finding, name)).collect()
+}
+
+/// A finding about one of several registries.
+pub(crate) fn of_registry(finding: Finding, name: &str) -> Finding {
+    Finding { found: format!("registry {name}: {}", finding.found), ..finding }
+}
+
+fn judge_for(seen: &Examined, history: Option<&str>, needed: u64) -> Vec<Finding> {
+    let mut findings = vec![connect(seen), durability(seen), connections(seen, needed)];
     findings.extend(same(seen, history));
     findings.extend(clock(seen));
     findings.extend(written(seen));
@@ -87,15 +102,13 @@ fn durability(seen: &Examined) -> Finding {
     Finding::ok("durability", format!("fsync on, synchronous_commit {}", seen.synchronous_commit))
 }
 
-fn connections(seen: &Examined) -> Finding {
+fn connections(seen: &Examined, needed: u64) -> Finding {
     let free = seen.connections_max.saturating_sub(seen.connections);
     let found = format!("{} of {} in use", seen.connections, seen.connections_max);
-    let fix = format!("raise max_connections, or end connections that are not needed; a daemon needs {PER_DAEMON}");
+    let fix = format!("raise max_connections, or end connections that are not needed; a daemon needs {needed}");
     match free {
         0 => Finding::fail("connections", found, fix),
-        free if free < PER_DAEMON => {
-            Finding::warn("connections", format!("{found}, not enough for one daemon more"), fix)
-        }
+        free if free < needed => Finding::warn("connections", format!("{found}, not enough for one daemon more"), fix),
         _ => Finding::ok("connections", found),
     }
 }

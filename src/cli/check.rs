@@ -33,8 +33,9 @@ use crate::{
         client::ClientArgs,
         exit::{self, Error},
     },
-    config::{DatabaseUrl, layered::Layered},
+    config::{DatabaseUrl, RegistryConfig, Source, layered::Layered, places},
     migrate,
+    postgres::pool,
     status::Severity,
     store::{examine, surroundings},
     terminal::{
@@ -83,8 +84,11 @@ pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, 
     if let Some(address) = reached.as_ref().or(client.addr.first()) {
         findings.extend(probe(&args, client, address, cluster.as_ref()).await);
     }
+    let registries = args.database.take_registries();
     if let Some(source) = url {
         findings.extend(look_at_database(&source.current(), cluster.as_ref()).await);
+    } else {
+        findings.extend(look_at_registries(&registries).await);
     }
     let failures = findings.iter().filter(|finding| finding.severity == Severity::Critical).count();
     let text = output::answer_list(
@@ -195,8 +199,27 @@ async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster
     }
 }
 
+/// Looks at the databases of several registries of a daemon, which share one budget of connections.
+async fn look_at_registries(registries: &[RegistryConfig]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for registry in registries {
+        let Some(url) = registry.database_url.as_ref().map(Source::current) else { continue };
+        let server = |one: &DatabaseUrl| places(one.config());
+        let others = registries.iter().filter_map(|other| other.database_url.as_ref()).map(Source::current);
+        let here = others.filter(|other| server(other) == server(&url)).count();
+        match examine::examine(url.expose(), Some(&registry.schema)).await {
+            Ok(seen) => {
+                let connections = pool::share(registries.len()) * here;
+                findings.extend(database::judge_registry(&seen, &registry.name, connections));
+            }
+            Err(error) => findings.push(database::of_registry(database::unreachable(&error), &registry.name)),
+        }
+    }
+    findings
+}
+
 async fn look_at_database(url: &DatabaseUrl, cluster: Option<&Cluster>) -> Vec<Finding> {
-    let seen = match examine::examine(url.expose()).await {
+    let seen = match examine::examine(url.expose(), None).await {
         Ok(seen) => seen,
         Err(error) => return vec![database::unreachable(&error)],
     };

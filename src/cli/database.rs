@@ -57,6 +57,7 @@ where
     };
     if let Some(file) = file {
         layered.fill_in::<All>(&file).map_err(ConfigError::from)?;
+        layered.take_in_registries(&file)?;
     }
     let source = match deciding(layered)? {
         Some((_, Source::Text(url))) => {

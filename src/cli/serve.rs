@@ -14,8 +14,8 @@ use crate::{
     clock::Clock,
     command::exit::{self, Error},
     config::{
-        LogFormat, MAX_RECORD_BYTES_MIN, ServeConfig, Source,
-        layered::{Layered, Setting},
+        LogFormat, MAX_RECORD_BYTES_MIN, RegistryConfig, ServeConfig, Source,
+        layered::{Layered, Origin, Setting},
         memory,
         security::TlsArgs,
     },
@@ -168,6 +168,8 @@ impl ServeArgs {
         let (audit, audit_file) = self.tls.audit();
         let config = ServeConfig {
             database_url,
+            schema: None,
+            registries: Vec::new(),
             grpc_addr: self.grpc_addr,
             grpc_connections_per_address: self.grpc_connections_per_address,
             budget: Budget {
@@ -212,7 +214,14 @@ fn names(list: &str) -> Vec<String> {
 pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, Vec<Setting>), Error> {
     let url = database::resolve::<_, ServeArgs>(&mut layered)?;
     let mut settings = database::settings(&layered, url.as_ref().map(Source::current).as_ref())?;
-    let config = layered.into_args().into_config(url)?;
+    layered.refuse_beside_registries()?;
+    let registries = layered.take_registries();
+    let mut config = layered.into_args().into_config(url)?;
+    config.registries = registries;
+    settings.extend(config.registries.iter().flat_map(registry_settings));
+    for registry in &config.registries {
+        config.of_registry(registry).validate()?;
+    }
     if let Some(files) = config.tls.clone() {
         tls::Credentials::load(files, Clock::new())?;
     }
@@ -233,6 +242,27 @@ pub(super) fn resolve(mut layered: Layered<ServeArgs>) -> Result<(ServeConfig, V
         }
     }
     Ok((config, settings))
+}
+
+/// The settings of one registry of several, under `registry.NAME.KEY`.
+fn registry_settings(registry: &RegistryConfig) -> Vec<Setting> {
+    let url = registry.database_url.as_ref().map_or_else(|| "(private)".to_owned(), ToString::to_string);
+    let mut all = vec![
+        ("database-url", url),
+        ("schema", registry.schema.clone()),
+        ("grpc-addr", registry.grpc_addr.to_string()),
+        ("http-addr", registry.http_addr.to_string()),
+    ];
+    all.extend(registry.advertise_addr.clone().map(|address| ("advertise-addr", address)));
+    let (path, line) = registry.written.clone();
+    let origin = Origin::File { path, line };
+    let setting = |(key, value)| Setting {
+        key: format!("registry.{}.{key}", registry.name),
+        value: Some(value),
+        origin: origin.clone(),
+        is_secret: false,
+    };
+    all.into_iter().map(setting).collect()
 }
 
 fn data_dir() -> PathBuf {

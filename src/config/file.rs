@@ -1,4 +1,4 @@
-//! The configuration file: TOML, one key for each flag of `serve`, without tables.
+//! The configuration file: TOML, one key for each flag of `serve`, and a table `[[registry]]` for each registry of several.
 //!
 //! ```toml
 //! grpc-addr = "0.0.0.0:7717"
@@ -25,6 +25,10 @@ use crate::model::TextPosition;
 pub const DEFAULT_PATH: &str = "/etc/musterd/musterd.toml";
 /// The longest file that is read, in bytes.
 pub const FILE_MAX_BYTES: u64 = 1 << 20;
+/// The tables of registries.
+const REGISTRY: &str = "registry";
+/// Where all other keys stand.
+const TOP: &str = "at the top level of the file";
 /// How alike an unknown key and a known one must be, from 0 to 1, for it to be meant.
 const ALIKE: f64 = 0.8;
 
@@ -33,6 +37,16 @@ const ALIKE: f64 = 0.8;
 pub struct ConfigFile {
     path: PathBuf,
     entries: Vec<Entry>,
+    registries: Vec<RegistryTable>,
+}
+
+/// A table `[[registry]]`, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryTable {
+    /// Its keys and values, in their order.
+    pub entries: Vec<Entry>,
+    /// Where it begins.
+    pub at: TextPosition,
 }
 
 /// A key and its value.
@@ -118,17 +132,46 @@ impl ConfigFile {
             let what = error.message().replace('\n', " ");
             refuse(offset, format!("{what}; write KEY = \"VALUE\", one on each line"))
         })?;
-        let mut entries = Vec::new();
-        for (key, value) in table.get_ref() {
-            let (name, key_at) = (key.get_ref().to_string(), key.span().start);
-            let (written, is_switch) = read_value(value.get_ref()).map_err(|found| {
-                refuse(key_at, format!("{name} is {found}; write {name} = \"VALUE\", at the top level of the file"))
-            })?;
-            let (key_at, value_at) = (TextPosition::of(text, key_at), TextPosition::of(text, value.span().start));
-            entries.push(Entry { key: name, value: written, is_switch, key_at, value_at });
+        let read = |table: &DeTable<'_>, place: &str| -> Result<Vec<Entry>, FileError> {
+            let mut entries = Vec::new();
+            for (key, value) in table {
+                let (name, key_at) = (key.get_ref().to_string(), key.span().start);
+                if place == TOP && name == REGISTRY && matches!(value.get_ref(), DeValue::Array(_)) {
+                    continue;
+                }
+                let (written, is_switch) = read_value(value.get_ref()).map_err(|found| match name.as_str() {
+                    REGISTRY => {
+                        refuse(key_at, format!("registry is {found}; write [[registry]], and its keys below it"))
+                    }
+                    _ => refuse(key_at, format!("{name} is {found}; write {name} = \"VALUE\", {place}")),
+                })?;
+                let (key_at, value_at) = (TextPosition::of(text, key_at), TextPosition::of(text, value.span().start));
+                entries.push(Entry { key: name, value: written, is_switch, key_at, value_at });
+            }
+            entries.sort_by_key(|entry| entry.key_at.line);
+            Ok(entries)
+        };
+        let entries = read(table.get_ref(), TOP)?;
+        let mut registries = Vec::new();
+        let tables = table.get_ref().iter().find(|(key, _)| key.get_ref() == REGISTRY).map(|(_, value)| value);
+        if let Some(DeValue::Array(tables)) = tables.map(|value| value.get_ref()) {
+            for one in tables {
+                let DeValue::Table(table) = one.get_ref() else {
+                    let what =
+                        "registry is an array of something else than tables; write [[registry]], and its keys below it";
+                    return Err(refuse(one.span().start, what.to_owned()));
+                };
+                let entries = read(table, "below its [[registry]]")?;
+                registries.push(RegistryTable { entries, at: TextPosition::of(text, one.span().start) });
+            }
         }
-        entries.sort_by_key(|entry| entry.key_at.line);
-        Ok(Self { path: path.into(), entries })
+        Ok(Self { path: path.into(), entries, registries })
+    }
+
+    /// Its tables `[[registry]]`, in their order.
+    #[must_use]
+    pub fn registries(&self) -> &[RegistryTable] {
+        &self.registries
     }
 
     /// Where the file is.
@@ -159,7 +202,7 @@ impl ConfigFile {
         self.refuse(entry.value_at, format!("{}: {why}", entry.key))
     }
 
-    fn refuse(&self, at: TextPosition, what: String) -> FileError {
+    pub(super) fn refuse(&self, at: TextPosition, what: String) -> FileError {
         FileError::Line { path: self.path.clone(), at, what }
     }
 }

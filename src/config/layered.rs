@@ -13,7 +13,11 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::file::{ConfigFile, Entry, FileError};
+use super::{
+    error::ConfigError,
+    file::{ConfigFile, Entry, FileError},
+    registries::{self, RegistryConfig},
+};
 
 /// The flag that names the file: no key of it.
 const CONFIG: &str = "config";
@@ -92,6 +96,8 @@ pub(crate) struct Layered<A> {
     given: BTreeMap<String, (String, Origin)>,
     /// The file that was read.
     file: Option<PathBuf>,
+    /// The registries of the file.
+    registries: Vec<RegistryConfig>,
 }
 
 impl<A: clap::Args> clap::Args for Layered<A> {
@@ -107,7 +113,7 @@ impl<A: clap::Args> clap::Args for Layered<A> {
 impl<A: clap::Args> FromArgMatches for Layered<A> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = definitions::<A>().get_arguments().filter_map(|arg| given(arg, matches)).collect();
-        Ok(Self { args: A::from_arg_matches(matches)?, given, file: None })
+        Ok(Self { args: A::from_arg_matches(matches)?, given, file: None, registries: Vec::new() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -136,6 +142,35 @@ impl<A: clap::Args> Layered<A> {
     /// The arguments, as far as they are known.
     pub(crate) fn args(&self) -> &A {
         &self.args
+    }
+
+    /// The registries of the file; none: the arguments are those of the only one.
+    pub(crate) fn take_registries(&mut self) -> Vec<RegistryConfig> {
+        std::mem::take(&mut self.registries)
+    }
+
+    /// Takes the registries of the file.
+    ///
+    /// # Errors
+    ///
+    /// As [`registries::read`].
+    pub(crate) fn take_in_registries(&mut self, file: &ConfigFile) -> Result<(), ConfigError> {
+        self.registries = registries::read(file)?;
+        Ok(())
+    }
+
+    /// Refuses a setting that each registry of the file has for itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::BesideRegistries`].
+    pub(crate) fn refuse_beside_registries(&self) -> Result<(), ConfigError> {
+        let own = ["database-url", "database-url-file", "grpc-addr", "http-addr", "advertise-addr"];
+        let beside = own.iter().find_map(|key| self.origin(key).source());
+        match beside.filter(|_| !self.registries.is_empty()) {
+            Some(source) => Err(ConfigError::BesideRegistries(source)),
+            None => Ok(()),
+        }
     }
 
     /// The arguments, for good.

@@ -7,45 +7,35 @@
 //! setting, the limit and the way out; the process then exits with 78 (`EX_CONFIG`), so that a supervisor can tell a
 //! wrong setting from a crash.
 
+mod error;
 mod exposure;
 pub mod file;
 pub(crate) mod layered;
+mod limits;
 pub mod memory;
+pub(crate) mod registries;
 pub mod secret;
 pub(crate) mod security;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use self::exposure::Exposure;
+pub use self::{
+    error::ConfigError,
+    exposure::Exposure,
+    limits::{
+        ADVERTISE_ADDR_MAX_BYTES, CONNECTIONS_PER_ADDRESS_MAX, HTTP_HOSTS_MAX, KEEP_AUDIT_MAX, KEEP_AUDIT_MIN,
+        KEEP_DEAD_MAX, KEEP_DEAD_MIN, KEEP_HISTORY_MAX, MAX_RECORD_BYTES_MIN, MAX_RECORDS_MAX,
+    },
+    registries::RegistryConfig,
+};
+use crate::model::Budget;
 pub use crate::{
     access::Files as AccessFiles,
     audit::Scope as AuditScope,
-    database_url::{DatabaseUrl, Source},
+    database_url::{DatabaseUrl, Source, places},
     telemetry::LogFormat,
     tls::Files as TlsFiles,
 };
-use crate::{database_url::UrlError, model::Budget};
-
-/// The shortest time for which dead instances may be kept.
-pub const KEEP_DEAD_MIN: Duration = Duration::from_secs(60);
-/// The longest time for which dead instances may be kept: 30 days.
-pub const KEEP_DEAD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// The longest time for which the record of an ended lease may be kept: 365 days. The shortest is [`KEEP_DEAD_MIN`].
-pub const KEEP_HISTORY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// The shortest time for which decisions may be kept: 7 days, as in `muster_purge_audit`. The longest is [`KEEP_AUDIT_MAX`].
-pub const KEEP_AUDIT_MIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// The longest time for which decisions may be kept: 3650 days.
-pub const KEEP_AUDIT_MAX: Duration = Duration::from_secs(3_650 * 24 * 60 * 60);
-/// Most connections that one address may be allowed: as many as the daemon has open in all.
-pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_000;
-/// Most records that a daemon may be allowed.
-pub const MAX_RECORDS_MAX: u64 = 100_000_000;
-/// Fewest bytes that records may be allowed.
-pub const MAX_RECORD_BYTES_MIN: u64 = 1 << 20;
-/// Most names that `--http-host` takes.
-pub const HTTP_HOSTS_MAX: usize = 64;
-/// The longest advertised address, in bytes.
-pub const ADVERTISE_ADDR_MAX_BYTES: usize = 253;
 
 /// What `musterd serve` runs with.
 #[derive(Debug, Clone)]
@@ -54,6 +44,11 @@ pub struct ServeConfig {
     ///
     /// Daemons with the same database are one cluster; a wrong database is another, empty registry.
     pub database_url: Option<Source>,
+    /// The schema of the registry. `None`: where it is found, or where the search path leads.
+    pub schema: Option<String>,
+    /// The registries of a daemon that serves several: each with a database, a schema and addresses of its own. None: one
+    /// registry, by the settings of the daemon.
+    pub registries: Vec<RegistryConfig>,
     /// Where gRPC is served. Callers are not authenticated: at an address that other machines can reach, any client that
     /// can connect may register, rotate the epoch and deregister. A loopback address admits this machine only.
     pub grpc_addr: SocketAddr,
@@ -128,98 +123,44 @@ pub enum AdminSocket {
     None,
 }
 
-/// Why a configuration was refused. Each text is one line and never contains a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// The database URL cannot be used.
-    #[error("--database-url: {0}")]
-    DatabaseUrl(#[from] UrlError),
-    /// The configuration file cannot be used.
-    #[error(transparent)]
-    File(#[from] file::FileError),
-    /// The file of a secret cannot be used.
-    #[error(transparent)]
-    Secret(#[from] secret::SecretError),
-    /// A port can be reached from other machines, and is not protected.
-    #[error(
-        "{flag} {address} can be reached from other machines without {}; bind 127.0.0.1, or {}, or accept the risk with {}",
-        missing.missing(), missing.remedy(), missing.waivers()
-    )]
-    Exposed {
-        /// The flag of the address.
-        flag: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What is missing and not waived.
-        missing: Exposure,
-    },
-    /// A file for TLS is of no use without another one.
-    #[error("{given} is given without {needed}; give both")]
-    TlsWithout {
-        /// The flag that is given.
-        given: &'static str,
-        /// The flag that it needs.
-        needed: &'static str,
-    },
-    /// No caller could show what it is.
-    #[error("--policy is given, and no caller can show what it is; give --tokens, or --tls-client-ca")]
-    NoCredentials,
-    /// The same thing was said in two ways, in the same place.
-    #[error("{first} and {second} are both given; leave one out")]
-    Both {
-        /// One of them, as it is written there.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// A name under which the HTTP port is to answer is none.
-    #[error(
-        "--http-host {0:?} is not a host name; give names such as registry.example, *.example.com or *, without scheme and port"
-    )]
-    HttpHost(String),
-    /// Too many such names.
-    #[error("--http-host has {0} names; give at most {HTTP_HOSTS_MAX}, or *.DOMAIN for all names below one")]
-    HttpHosts(usize),
-    /// Dead instances cannot be kept for so long or so short.
-    #[error("--keep-dead {} is outside 1m to 30days", humantime::format_duration(*.0))]
-    KeepDead(Duration),
-    /// The record of an ended lease cannot be kept for so long or so short.
-    #[error("--keep-history {} is outside 1m to 365days", humantime::format_duration(*.0))]
-    KeepHistory(Duration),
-    /// Decisions cannot be kept for so long or so short.
-    #[error("--keep-audit {} is outside 7days to 3650days", humantime::format_duration(*.0))]
-    KeepAudit(Duration),
-    /// No connection at all, or more than there are.
-    #[error("--grpc-connections-per-address {0} is outside 1 to {CONNECTIONS_PER_ADDRESS_MAX}")]
-    ConnectionsPerAddress(usize),
-    /// No record at all, or more than any machine holds.
-    #[error("--max-records {0} is outside 1 to {MAX_RECORDS_MAX}")]
-    MaxRecords(u64),
-    /// Not enough for a few records with all they may have.
-    #[error("--max-record-bytes {0} is below 1MiB")]
-    MaxRecordBytes(u64),
-    /// The advertised address is empty, too long, or not printable.
-    #[error("--advertise-addr needs 1 to {ADVERTISE_ADDR_MAX_BYTES} bytes without blanks or control characters")]
-    AdvertiseAddr,
-    /// The log filter cannot be parsed.
-    #[error("--log-level {filter:?}: {cause}; use error, warn, info, debug, trace, or a list like info,musterd=debug")]
-    LogLevel {
-        /// What was given.
-        filter: String,
-        /// What is wrong with it.
-        cause: String,
-    },
-    /// Both servers were given the same address.
-    #[error("--grpc-addr and --http-addr are both {0}; give them different ports")]
-    SameAddress(SocketAddr),
-}
-
 impl ServeConfig {
+    /// The settings of one registry of several: those of the daemon, with what is its own.
+    #[must_use]
+    pub fn of_registry(&self, registry: &RegistryConfig) -> Self {
+        let RegistryConfig { name, database_url, schema, grpc_addr, http_addr, advertise_addr, .. } = registry.clone();
+        let admin_socket = match &self.admin_socket {
+            AdminSocket::InDataDir => AdminSocket::InDataDir,
+            AdminSocket::At(path) => AdminSocket::At(path.join(format!("{name}.sock"))),
+            AdminSocket::None => AdminSocket::None,
+        };
+        let (schema, registries) = (Some(schema), Vec::new());
+        let count = u64::try_from(self.registries.len()).unwrap_or(u64::MAX).max(1);
+        let Budget { records, bytes } = self.budget;
+        let budget = Budget { records: (records / count).max(1), bytes: (bytes / count).max(MAX_RECORD_BYTES_MIN) };
+        Self {
+            database_url,
+            schema,
+            registries,
+            grpc_addr,
+            http_addr,
+            advertise_addr,
+            admin_socket,
+            budget,
+            ..self.clone()
+        }
+    }
+
     /// The path of the admin socket, and whether it must be there; `None`: there is none.
     #[must_use]
     pub fn admin_socket_path(&self) -> Option<(PathBuf, bool)> {
         match &self.admin_socket {
-            AdminSocket::InDataDir => Some((self.data_dir.join("admin.sock"), false)),
+            AdminSocket::InDataDir => {
+                let file = self
+                    .schema
+                    .as_ref()
+                    .map_or_else(|| "admin.sock".to_owned(), |schema| format!("admin-{schema}.sock"));
+                Some((self.data_dir.join(file), false))
+            }
             AdminSocket::At(path) => Some((path.clone(), true)),
             AdminSocket::None => None,
         }

@@ -5,6 +5,8 @@ use super::*;
 pub(super) fn config() -> ServeConfig {
     ServeConfig {
         database_url: None,
+        schema: None,
+        registries: Vec::new(),
         grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7717)),
         grpc_connections_per_address: 1_000,
         budget: Budget { records: 2_000_000, bytes: 1 << 30 },

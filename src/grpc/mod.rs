@@ -23,4 +23,5 @@ mod permit;
 mod reader;
 pub mod registry;
 pub mod server;
+mod span;
 pub mod watch;

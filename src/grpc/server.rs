@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{cluster::Cluster, discovery::Discovery, fast_path::FastPath, observe::Observe, registry::Registry};
+use super::{
+    cluster::Cluster, discovery::Discovery, fast_path::FastPath, observe::Observe, registry::Registry, span::InSpan,
+};
 use crate::{
     access::Access,
     audit::Audit,
@@ -90,6 +92,7 @@ pub async fn serve(
         cluster: ClusterServiceServer::new(services.cluster).max_decoding_message_size(REQUEST_MAX_BYTES),
     };
     let served = Server::builder()
+        .layer(InSpan::current())
         .layer(Observe::new()?)
         .layer(Gate::new(access, audit))
         .layer(fast_path)

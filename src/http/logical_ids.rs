@@ -39,11 +39,13 @@ pub const LIMIT_MAX: usize = 10_000;
 const PARAMETERS: &[&str] = &["prefix", "limit"];
 
 /// The route.
-pub fn router<S>(view: View) -> Router<S> {
-    Router::new().route("/metrics/logical-ids", get(answer)).with_state(view)
+pub fn router<S>(view: View, registry: Option<&str>) -> Router<S> {
+    // As the recorder of a registry writes it, before all other labels.
+    let label = registry.map(|name| format!("registry=\"{name}\"")).unwrap_or_default();
+    Router::new().route("/metrics/logical-ids", get(answer)).with_state((view, label))
 }
 
-async fn answer(State(view): State<View>, Extension(asker): Extension<Asker>, uri: Uri) -> Response {
+async fn answer(State((view, label)): State<(View, String)>, Extension(asker): Extension<Asker>, uri: Uri) -> Response {
     let (prefix, limit) = match Query::read(uri.query(), PARAMETERS).and_then(|query| read(&query)) {
         Ok(read) => read,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
@@ -59,7 +61,7 @@ async fn answer(State(view): State<View>, Extension(asker): Extension<Asker>, ur
     // Of a million logical ids this takes a while: not on a thread that serves actors.
     let rendered = tokio::task::spawn_blocking(move || {
         let (counts, omitted) = worst(&snapshot, (&prefix, &readable.names), limit, now_ms);
-        let mut body = render(&counts, omitted);
+        let mut body = render(&counts, omitted, &label);
         if readable.is_filtered {
             body.push_str("# filtered: names that the caller may not read are left out\n");
         }
@@ -86,19 +88,21 @@ fn read(query: &Query) -> Result<(String, usize), InvalidInput> {
 }
 
 /// The metrics in the text format 0.0.4.
-fn render(counts: &[ServiceCounts], omitted: u64) -> String {
+fn render(counts: &[ServiceCounts], omitted: u64, label: &str) -> String {
     let mut out = String::new();
+    let (alone, first) =
+        if label.is_empty() { (String::new(), String::new()) } else { (format!("{{{label}}}"), format!("{label},")) };
     for metric in ALL {
         // Writing to a string cannot fail.
         let name = metric.name;
         let _ = write!(out, "# HELP {name} {}\n# TYPE {name} gauge\n", metric.help);
         if name == OMITTED {
-            let _ = writeln!(out, "{name} {omitted}");
+            let _ = writeln!(out, "{name}{alone} {omitted}");
         }
         for counts in counts {
             let logical_id = escaped(counts.logical_id.as_str());
             for (more_labels, value) in samples(name, counts) {
-                let _ = writeln!(out, "{name}{{logical_id=\"{logical_id}\"{more_labels}}} {value}");
+                let _ = writeln!(out, "{name}{{{first}logical_id=\"{logical_id}\"{more_labels}}} {value}");
             }
         }
     }
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn every_metric_is_rendered_with_its_help_and_hostile_names_are_escaped() {
-        let text = render(&[counts("a\"b\\c\nd", 3, 2)], 0);
+        let text = render(&[counts("a\"b\\c\nd", 3, 2)], 0, "");
         for metric in ALL {
             assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{text}");
         }

@@ -97,7 +97,8 @@ impl Http {
         let view = self.cache.view().clone();
         let (hosts, access, audit) = (self.hosts.clone(), self.access.clone(), self.audit.clone());
         let checks = Guard { hosts, access, audit, refused: self.refused.clone() };
-        let (logical_ids, service_discovery) = (logical_ids::router(view.clone()), service_discovery::router(view));
+        let (logical_ids, service_discovery) =
+            (logical_ids::router(view.clone(), self.metrics.registry()), service_discovery::router(view));
         Router::new()
             .route("/", get(index))
             .route("/metrics", get(metrics))

@@ -39,5 +39,5 @@ pub use reason::Reason;
 pub use reload::Reload;
 pub use service_manager::ServiceManager;
 pub use stage::Stage;
-pub use tasks::{Ending, Lifecycle, SHUTDOWN_LIMIT, panic_message};
+pub use tasks::{Ending, Lifecycle, SHUTDOWN_LIMIT, Scope, panic_message};
 pub use watchdog::WATCHDOG_LIMIT;

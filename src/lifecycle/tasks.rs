@@ -3,9 +3,12 @@
 use std::{
     any::Any,
     collections::BTreeMap,
+    fmt,
+    future::poll_fn,
     io,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -27,6 +30,38 @@ const ABORT_WAIT: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     pub(super) inner: Arc<Inner>,
+    /// What each step of its tasks is run by; `None`: by nothing else.
+    scope: Option<Scope>,
+}
+
+/// Runs the steps of tasks, for example under the name of a registry: it calls what it is given, once.
+#[derive(Clone)]
+pub struct Scope(Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>);
+
+impl Scope {
+    /// Runs each step by `run`.
+    pub fn new(run: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(run))
+    }
+
+    /// Runs one step.
+    fn step<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+        let (mut step, mut done) = (Some(step), None);
+        (self.0)(&mut || done = step.take().map(|step| step()));
+        done
+    }
+
+    /// A task whose every step is run by this.
+    pub fn task<F: Future + Send>(self, task: F) -> impl Future<Output = F::Output> + Send {
+        let mut task = Box::pin(task);
+        poll_fn(move |context| self.step(|| task.as_mut().poll(context)).unwrap_or(Poll::Pending))
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -115,7 +150,13 @@ impl Lifecycle {
             reloaders: Reloaders::default(),
             watchdog: Arc::default(),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), scope: None }
+    }
+
+    /// The same, for tasks whose every step is run by `scope`.
+    #[must_use]
+    pub fn within(&self, scope: Scope) -> Self {
+        Self { inner: Arc::clone(&self.inner), scope: Some(scope) }
     }
 
     /// Returns the token that is cancelled as soon as a shutdown is asked for: take no new work.
@@ -169,6 +210,18 @@ impl Lifecycle {
     }
 
     fn spawn<F, D>(&self, stage: Stage, name: &'static str, task: F, done: D)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+        D: FnOnce(Outcome<F::Output>) + Send + 'static,
+    {
+        match self.scope.clone() {
+            None => self.spawn_bare(stage, name, task, done),
+            Some(scope) => self.spawn_bare(stage, name, scope.task(task), done),
+        }
+    }
+
+    fn spawn_bare<F, D>(&self, stage: Stage, name: &'static str, task: F, done: D)
     where
         F: Future + Send + 'static,
         F::Output: Send,

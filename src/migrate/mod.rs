@@ -47,7 +47,7 @@ pub use crate::{
     schema::{self, blocker::Blocker},
 };
 use crate::{
-    postgres::{Database, server::Want},
+    postgres::{Database, database::quote_identifier, server::Want},
     runner::{apply::apply_up_to, history, repair::Scope, transaction::begin_reading},
 };
 
@@ -193,6 +193,23 @@ pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Erro
     let report = bring_up(&mut session.client, &UpOptions::default(), applied_by).await?;
     database.keep(session);
     Ok(report)
+}
+
+/// Makes a schema that does not exist.
+///
+/// # Errors
+///
+/// [`Error::Connect`], or the role may not make it.
+pub async fn ensure_schema(database: &Database, schema: &str) -> Result<(), Error> {
+    let session = database.open_driven(Want::Primary, Duration::MAX).await?;
+    let known = "SELECT FROM pg_namespace WHERE nspname = $1";
+    if session.client.query_opt(known, &[&schema]).await.map_err(Error::during("making the schema"))?.is_none() {
+        let make = format!("CREATE SCHEMA IF NOT EXISTS {}", quote_identifier(schema));
+        session.client.batch_execute(&make).await.map_err(Error::during("making the schema"))?;
+        tracing::info!(schema, "schema made");
+    }
+    database.close(session).await;
+    Ok(())
 }
 
 /// Puts back what [`drift`] finds, and nothing else, over a session of its own, recorded as done by `by`.

@@ -25,10 +25,8 @@ use super::{
     session::{AskIdentity, Opened, Preparation},
     tls::Stream,
 };
-use crate::{
-    database_url::{DatabaseUrl, Source, UrlError},
-    telemetry::chain,
-};
+pub use crate::database_url::{DatabaseUrl, Source};
+use crate::{database_url::UrlError, telemetry::chain};
 
 /// How long an answer may take before a newer primary is looked for.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -42,6 +40,8 @@ pub struct Database {
 #[derive(Debug)]
 pub(super) struct Shared {
     source: Source,
+    /// Where the registry has to be; `None`: it is searched for.
+    wanted: Option<String>,
     /// Where the registry is; found by the first session.
     pub(super) schema: OnceLock<String>,
     /// Sessions of the start.
@@ -72,15 +72,21 @@ struct State {
 pub struct Unreadable(String);
 
 impl Database {
-    /// The database that `source` names.
+    /// The database that `source` names, whose registry is searched for.
     #[must_use]
     pub fn new(source: Source) -> Self {
+        Self::in_schema(source, None)
+    }
+
+    /// The database that `source` names, with the registry in this schema, whatever the search path leads to.
+    #[must_use]
+    pub fn in_schema(source: Source, wanted: Option<String>) -> Self {
         let server = Arc::new(Server::new(&source.current()));
         let state =
             State { server, last_good: None, failing: BTreeSet::new(), is_loss_logged: false, unreadable: None };
-        let (schema, lineage, search_requested, kept) =
-            (OnceLock::new(), OnceLock::new(), Notify::new(), Mutex::default());
-        Self { shared: Arc::new(Shared { source, schema, lineage, search_requested, kept, state: Mutex::new(state) }) }
+        let (schema, lineage, search_requested) = (OnceLock::new(), OnceLock::new(), Notify::new());
+        let (kept, state) = (Mutex::default(), Mutex::new(state));
+        Self { shared: Arc::new(Shared { source, wanted, schema, lineage, search_requested, kept, state }) }
     }
 
     /// The database at a URL that does not change.
@@ -138,6 +144,11 @@ impl Database {
     #[must_use]
     pub fn schema(&self) -> Option<&str> {
         self.shared.schema.get().map(String::as_str)
+    }
+
+    /// The schema that the registry has to be in, if one was named.
+    pub(super) fn wanted_schema(&self) -> Option<&str> {
+        self.shared.wanted.as_deref()
     }
 
     /// The server with all of its hosts, for people.

@@ -12,7 +12,12 @@ use uuid::Uuid;
 use super::{Error, feed, row::unsigned};
 use crate::{
     clock::Clock,
-    postgres::{connect::ConnectError, database::Database, kept::Driven, server::Want},
+    postgres::{
+        connect::ConnectError,
+        database::{Database, DatabaseUrl, Source},
+        kept::Driven,
+        server::Want,
+    },
 };
 
 /// How long a notification may be on its way.
@@ -137,8 +142,9 @@ pub enum ExamineError {
 ///
 /// Any [`ExamineError`].
 #[tracing::instrument(level = "debug", name = "db.examine", skip_all)]
-pub async fn examine(url: &str) -> Result<Examined, ExamineError> {
-    let database = Database::at(url).map_err(ConnectError::from)?;
+pub async fn examine(url: &str, schema: Option<&str>) -> Result<Examined, ExamineError> {
+    let source = Source::fixed(DatabaseUrl::parse(url).map_err(ConnectError::from)?);
+    let database = Database::in_schema(source, schema.map(str::to_owned));
     let Driven { client, driver, .. } = database.open_driven(Want::Any, Duration::MAX).await?;
     let server = soon(client.query_one(SERVER, &[])).await?;
     let asked = Instant::now();

@@ -76,6 +76,7 @@ mod readme;
 mod redaction;
 mod redirect;
 mod registration;
+mod registries;
 mod registry_full;
 mod rights;
 mod rotation;

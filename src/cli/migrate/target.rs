@@ -11,7 +11,11 @@ use crate::{
 
 /// Which database; unlike `serve`, these commands have none of their own.
 pub(super) fn database(mut args: Layered<DatabaseArgs>) -> Result<DatabaseUrl, Error> {
-    database::resolve::<_, ServeArgs>(&mut args)?.map(|source| source.current()).ok_or_else(|| {
+    let found = database::resolve::<_, ServeArgs>(&mut args)?;
+    if found.is_none() && !args.take_registries().is_empty() {
+        return Err(ConfigError::SeveralRegistries("the configuration file".to_owned()).into());
+    }
+    found.map(|source| source.current()).ok_or_else(|| {
         Error::Usage("which database? give --database-url, --database-url-file or --config, or their variables".into())
     })
 }

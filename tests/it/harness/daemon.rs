@@ -1,6 +1,7 @@
 //! Real daemons: the built binary on free ports of the loopback, and real gRPC clients for it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -157,6 +158,38 @@ impl Daemon {
         })
         .await;
         Self { child, log, scratch, grpc_addr, http_addr }
+    }
+
+    /// Starts a daemon with the registries of a configuration file, and waits until all of them listen. Returns their gRPC and
+    /// HTTP addresses by name; [`Self::choose`] chooses one.
+    pub(crate) async fn several(config: &str) -> (Self, BTreeMap<String, (String, String)>) {
+        let scratch = Scratch::in_memory();
+        let (log, file) = (scratch.path().join("daemon.log"), scratch.path().join("musterd.toml"));
+        fs::write(&file, config).unwrap();
+        let mut command = program();
+        command.args(["serve", "--log-format", "json", "--admin-socket", "none", "--config"]).arg(&file);
+        let child = command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+        let count = config.matches("[[registry]]").count();
+        let ports = wait_until("the registries listen", DAEMON_BOUND, async || {
+            let text = fs::read_to_string(&log).unwrap();
+            let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            let field = |line: &serde_json::Value, name: &str| line[name].as_str().map(str::to_owned);
+            let ports: BTreeMap<_, _> = lines
+                .filter_map(|line| {
+                    let name = field(&line["span"], "registry")?;
+                    Some((name, (field(&line, "grpc.addr")?, field(&line, "http.addr")?)))
+                })
+                .collect();
+            if ports.len() == count { Ok(ports) } else { Err(text) }
+        })
+        .await;
+        let (grpc_addr, http_addr) = ports.values().next().unwrap().clone();
+        (Self { child, log, scratch, grpc_addr, http_addr }, ports)
+    }
+
+    /// Turns to the registry at these addresses.
+    pub(crate) fn choose(&mut self, (grpc_addr, http_addr): &(String, String)) {
+        (self.grpc_addr, self.http_addr) = (grpc_addr.clone(), http_addr.clone());
     }
 
     /// Waits until `/readyz` says so.
