@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Most registries of a daemon: each needs connections, and their sum is bounded.
-pub const REGISTRIES_MAX: usize = 16;
+const REGISTRIES_MAX: usize = 16;
 /// The longest name of a registry, in bytes; of a schema in PostgreSQL, too.
 const NAME_MAX_BYTES: usize = 63;
 const KEYS: [&str; 7] =
