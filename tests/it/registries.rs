@@ -103,15 +103,16 @@ async fn registry_whose_database_freezes_leaves_the_other_untouched() {
     let caller = Caller::of(&daemon);
     cluster.signal_all(Signal::SIGSTOP);
     daemon.choose(&ports["frozen"]);
-    wait_until("the frozen registry is not ready", BOUND, async || match daemon.http_get("/readyz").await {
-        Ok((503, _)) => Ok(()),
+    wait_until("the frozen registry says so", BOUND, async || match daemon.http_get("/readyz").await {
+        Ok((_, text)) if text.contains("database_away") => Ok(()),
         other => Err(other),
     })
     .await;
     let lease = caller.register(alive("organ", Duration::from_secs(300))).await.unwrap();
     assert_eq!(caller.beat(lease.lease_id).await.map(drop), Ok(()));
     daemon.choose(&ports["good"]);
-    assert_eq!(daemon.http_get("/readyz").await.unwrap().0, 200);
+    let (status, text) = daemon.http_get("/readyz").await.unwrap();
+    assert!(status == 200 && !text.contains("database_away"), "{text}");
     let ended = daemon.terminate().await;
     cluster.signal_all(Signal::SIGCONT);
     assert!(ended.success(), "{ended}");
