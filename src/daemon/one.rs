@@ -102,7 +102,7 @@ pub(super) fn assemble(
             Source::fixed(url)
         }
     };
-    let database = Database::in_schema(source, config.schema.clone());
+    let database = Database::new(source, config.schema.as_deref());
     let clock = Clock::new();
     let (view, view_writer) = View::new(clock);
     let daemon_id = Uuid::new_v4();

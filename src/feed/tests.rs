@@ -69,7 +69,8 @@ fn changes(after: u64, up_to: u64) -> Changes {
 /// A feed that has applied revision 10.
 fn feed() -> (Feed<Told>, Told, mpsc::Sender<Changes>) {
     let (told, (writer, prefetched)) = (Told::default(), mpsc::channel(PREFETCHED_MAX));
-    let mut feed = Feed::new(Database::at("host=h").unwrap(), told.clone(), Clock::new(), Arc::default(), prefetched);
+    let mut feed =
+        Feed::new(Database::at("host=h", None).unwrap(), told.clone(), Clock::new(), Arc::default(), prefetched);
     (feed.history_id, feed.applied) = (Some(Uuid::nil()), Revision(10));
     (feed, told, writer)
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
+use tokio_postgres::{Client, error::SqlState, types::Type};
 
 use crate::{
-    postgres::{Database, connect::ConnectError, kept::Driven, server::Want},
+    postgres::{Database, connect::ConnectError, database::quote_identifier, kept::Driven, server::Want},
     runner::error::Error,
 };
 
@@ -32,10 +32,7 @@ impl<'a> From<&'a String> for Place<'a> {
 
 /// Opens a session of its own for a command.
 pub(crate) async fn open(place: Place<'_>, want: Want) -> Result<(Database, Driven), Error> {
-    let database = Database::at(place.url).map_err(ConnectError::from)?;
-    if let Some(schema) = place.schema {
-        database.keep_to(schema);
-    }
+    let database = Database::at(place.url, place.schema).map_err(ConnectError::from)?;
     let session = database.open_driven(want, Duration::MAX).await?;
     if let Some(schema) = place.schema {
         // Without it, the search path would lead to the schema of temporary tables.
@@ -46,4 +43,23 @@ pub(crate) async fn open(place: Place<'_>, want: Want) -> Result<(Database, Driv
         }
     }
     Ok((database, session))
+}
+
+/// Makes a schema that does not exist.
+pub(super) async fn make_schema(client: &Client, schema: &str) -> Result<(), Error> {
+    let doing = || Error::during(format!("making the schema {schema}"));
+    let known = "SELECT FROM pg_namespace WHERE nspname = $1";
+    if client.query_typed(known, &[(&schema, Type::TEXT)]).await.map_err(doing())?.is_empty() {
+        let make = format!("CREATE SCHEMA IF NOT EXISTS {}", quote_identifier(schema));
+        match client.batch_execute(&make).await {
+            Ok(()) => tracing::info!(schema, "schema made"),
+            // By another daemon, at the same moment.
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {}
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                return Err(Error::MissingSchema(schema.to_owned()));
+            }
+            Err(error) => return Err(doing()(error)),
+        }
+    }
+    Ok(())
 }

@@ -25,8 +25,10 @@ use super::{
     session::{AskIdentity, Opened, Preparation},
     tls::Stream,
 };
-pub use crate::database_url::{DatabaseUrl, Source};
-use crate::{database_url::UrlError, telemetry::chain};
+use crate::{
+    database_url::{DatabaseUrl, Source, UrlError},
+    telemetry::chain,
+};
 
 /// How long an answer may take before a newer primary is looked for.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -40,9 +42,7 @@ pub struct Database {
 #[derive(Debug)]
 pub(super) struct Shared {
     source: Source,
-    /// Where the registry has to be; `None`: it is searched for.
-    wanted: Option<String>,
-    /// Where the registry is; found by the first session.
+    /// Where the registry is: named from the start, or found by the first session.
     pub(super) schema: OnceLock<String>,
     /// Sessions of the start.
     pub(super) kept: Mutex<Kept>,
@@ -72,30 +72,24 @@ struct State {
 pub struct Unreadable(String);
 
 impl Database {
-    /// The database that `source` names, whose registry is searched for.
+    /// The database that `source` names. The registry is in `schema`, or where the first session finds it.
     #[must_use]
-    pub fn new(source: Source) -> Self {
-        Self::in_schema(source, None)
-    }
-
-    /// The database that `source` names, with the registry in this schema, whatever the search path leads to.
-    #[must_use]
-    pub fn in_schema(source: Source, wanted: Option<String>) -> Self {
+    pub fn new(source: Source, schema: Option<&str>) -> Self {
         let server = Arc::new(Server::new(&source.current()));
         let state =
             State { server, last_good: None, failing: BTreeSet::new(), is_loss_logged: false, unreadable: None };
-        let (schema, lineage, search_requested) = (OnceLock::new(), OnceLock::new(), Notify::new());
-        let (kept, state) = (Mutex::default(), Mutex::new(state));
-        Self { shared: Arc::new(Shared { source, wanted, schema, lineage, search_requested, kept, state }) }
+        let schema = schema.map_or_else(OnceLock::new, |schema| schema.to_owned().into());
+        let (lineage, search_requested, kept) = (OnceLock::new(), Notify::new(), Mutex::default());
+        Self { shared: Arc::new(Shared { source, schema, lineage, search_requested, kept, state: Mutex::new(state) }) }
     }
 
-    /// The database at a URL that does not change.
+    /// The same at a URL that does not change.
     ///
     /// # Errors
     ///
     /// [`UrlError`] if the URL cannot be used.
-    pub fn at(url: &str) -> Result<Self, UrlError> {
-        Ok(Self::new(Source::fixed(DatabaseUrl::parse(url)?)))
+    pub fn at(url: &str, schema: Option<&str>) -> Result<Self, UrlError> {
+        Ok(Self::new(Source::fixed(DatabaseUrl::parse(url)?), schema))
     }
 
     /// Reads the source again, as at an attempt to connect that failed. What cannot be read is logged once, and the former
@@ -134,21 +128,10 @@ impl Database {
         self.shared.source.current().expose().to_owned()
     }
 
-    /// Names the schema of the registry before the first session would look for it.
-    pub(crate) fn keep_to(&self, schema: &str) {
-        // A session that was first has found it: then it stays.
-        let _ = self.shared.schema.set(schema.to_owned());
-    }
-
     /// The schema of the registry, as far as a session has found it.
     #[must_use]
     pub fn schema(&self) -> Option<&str> {
         self.shared.schema.get().map(String::as_str)
-    }
-
-    /// The schema that the registry has to be in, if one was named.
-    pub(super) fn wanted_schema(&self) -> Option<&str> {
-        self.shared.wanted.as_deref()
     }
 
     /// The server with all of its hosts, for people.
@@ -391,7 +374,8 @@ mod tests {
             let answer = answers.lock().unwrap().pop().unwrap_or(Err("no more".to_owned()))?;
             DatabaseUrl::parse(answer).map_err(|error| error.to_string())
         };
-        let database = Database::new(Source::read_by(DatabaseUrl::parse("postgres://u:old@a/d").unwrap(), reader));
+        let url = DatabaseUrl::parse("postgres://u:old@a/d").unwrap();
+        let database = Database::new(Source::read_by(url, reader), None);
         assert!(database.reload(), "another host and password");
         assert_eq!(database.target().to_string(), "b:5432/d");
         assert!(!database.reload(), "the same again");

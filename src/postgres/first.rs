@@ -23,7 +23,7 @@ use super::{
     server::Want,
     session::{AskIdentity, Opened, Preparation},
 };
-use crate::{locate::Located, telemetry::chain};
+use crate::telemetry::chain;
 
 /// How long the second session may take after the first one.
 const SECOND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,11 +41,7 @@ impl Database {
         let first = async {
             let mut opened = self.try_open(want, limit, 0).await?;
             let _ = chosen.send(opened.target.clone());
-            let located = std::mem::replace(&mut opened.located, Ok(Default::default()));
-            // Beside a registry that is named there may be others, which the search would take for it.
-            let named =
-                self.wanted_schema().map(|schema| Located { schema: Some(schema.to_owned()), ..Located::default() });
-            let located = named.map_or(located, Ok)?;
+            let located = std::mem::replace(&mut opened.located, Ok(Default::default()))?;
             let identity = if located.is_migrated { AskIdentity::IfKnown } else { AskIdentity::No };
             let preparation = Preparation { schema: located.schema.as_deref().map(quote_identifier), identity };
             match opened.settle(&preparation).await {

@@ -12,12 +12,7 @@ use uuid::Uuid;
 use super::{Error, feed, row::unsigned};
 use crate::{
     clock::Clock,
-    postgres::{
-        connect::ConnectError,
-        database::{Database, DatabaseUrl, Source},
-        kept::Driven,
-        server::Want,
-    },
+    postgres::{connect::ConnectError, database::Database, kept::Driven, server::Want},
 };
 
 /// How long a notification may be on its way.
@@ -136,15 +131,14 @@ pub enum ExamineError {
     Silent,
 }
 
-/// Examines the PostgreSQL at `url`.
+/// Examines the PostgreSQL at `url`, and the registry in `schema`; without it, where it is found.
 ///
 /// # Errors
 ///
 /// Any [`ExamineError`].
 #[tracing::instrument(level = "debug", name = "db.examine", skip_all)]
 pub async fn examine(url: &str, schema: Option<&str>) -> Result<Examined, ExamineError> {
-    let source = Source::fixed(DatabaseUrl::parse(url).map_err(ConnectError::from)?);
-    let database = Database::in_schema(source, schema.map(str::to_owned));
+    let database = Database::at(url, schema).map_err(ConnectError::from)?;
     let Driven { client, driver, .. } = database.open_driven(Want::Any, Duration::MAX).await?;
     let server = soon(client.query_one(SERVER, &[])).await?;
     let asked = Instant::now();

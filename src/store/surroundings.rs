@@ -160,14 +160,14 @@ pub struct Unreleased {
     pub failure: Option<String>,
 }
 
-/// Reads what is around the registry at `url`.
+/// Reads what is around the registry at `url`, in `schema` if that is named.
 ///
 /// # Errors
 ///
 /// [`ExamineError::Connect`].
 #[tracing::instrument(level = "debug", name = "db.examine_surroundings", skip_all)]
-pub async fn surroundings(url: &str) -> Result<Surroundings, ExamineError> {
-    let database = Database::at(url).map_err(ConnectError::from)?;
+pub async fn surroundings(url: &str, schema: Option<&str>) -> Result<Surroundings, ExamineError> {
+    let database = Database::at(url, schema).map_err(ConnectError::from)?;
     let Driven { client, driver, .. } = database.open_driven(Want::Any, Duration::MAX).await?;
     let found = Surroundings {
         enums: column(&client, ENUMS).await,
