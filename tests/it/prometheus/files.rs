@@ -61,7 +61,9 @@ pub(super) fn dashboard() -> Vec<(String, String)> {
         .map(|each| (each["name"].as_str().unwrap().to_owned(), each["expr"].as_str().unwrap().to_owned()));
     let filled = |query: String| {
         let query = query.replace("$__rate_interval", "1m").replace("job=\"$job\"", "job=\"musterd\"");
-        let query = query.replace("\"$instance\"", "\".+\"");
+        // Of a daemon with several registries; of one, no series has the label, and the variable matches that.
+        assert!(query.contains("registry=~\"$registry\""), "not of one registry: {query}");
+        let query = query.replace("\"$instance\"", "\".+\"").replace("\"$registry\"", "\".*\"");
         assert!(!query.contains('$'), "an unknown variable: {query}");
         query
     };

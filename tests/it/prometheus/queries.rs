@@ -17,8 +17,8 @@ use crate::harness::{
 
 type Labels = BTreeMap<String, String>;
 
-/// What Prometheus adds to every series.
-const OF_THE_TARGET: &[&str] = &["job", "instance"];
+/// What Prometheus adds to every series, and a daemon with several registries.
+const OF_THE_TARGET: &[&str] = &["job", "instance", "registry"];
 
 /// Series by metric.
 #[derive(Debug, Default)]
