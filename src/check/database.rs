@@ -15,15 +15,15 @@ use crate::{
     terminal::words::{age_text, millis},
 };
 
-/// Connections of one daemon.
-const PER_DAEMON: u64 = CONNECTIONS as u64;
+/// Connections of one daemon with one registry.
+pub(crate) const PER_DAEMON: u64 = CONNECTIONS as u64;
 /// A trivial question that takes longer makes every change slow.
 const SLOW_ANSWER: Duration = Duration::from_millis(100);
 /// Clocks that differ by more mislead people.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
-/// What the failure to look says.
-pub(crate) fn unreachable(error: &ExamineError) -> Finding {
+/// What the failure to look says, where a daemon may hold `needed` connections.
+pub(crate) fn unreachable(error: &ExamineError, needed: u64) -> Finding {
     let text = error.to_string();
     // Most of these errors name their fix themselves, after the last semicolon.
     let (found, fix) = match text.rsplit_once("; ") {
@@ -31,7 +31,7 @@ pub(crate) fn unreachable(error: &ExamineError) -> Finding {
         None => (text, "check --database-url, and that PostgreSQL is well: its log says more".to_owned()),
     };
     if matches!(error, ExamineError::Connect(ConnectError::Unreachable { reason, .. }) if is_exhausted(reason)) {
-        let fix = format!("end connections that are not needed, or raise max_connections; a daemon needs {PER_DAEMON}");
+        let fix = format!("end connections that are not needed, or raise max_connections; a daemon needs {needed}");
         return Finding::fail("connections", found, fix);
     }
     Finding::fail("connect", found, fix)
@@ -42,23 +42,14 @@ fn is_exhausted(reason: &str) -> bool {
     reason.contains("too many") || reason.contains("remaining connection slots")
 }
 
-/// Judges what was read; `history` is what the daemon says it holds.
-pub(crate) fn judge(seen: &Examined, history: Option<&str>) -> Vec<Finding> {
-    judge_for(seen, history, PER_DAEMON)
-}
-
-/// Judges what was read for one of several registries of a daemon, which holds so many connections to this server.
-pub(crate) fn judge_registry(seen: &Examined, name: &str, connections: usize) -> Vec<Finding> {
-    let findings = judge_for(seen, None, u64::try_from(connections).unwrap_or(u64::MAX)).into_iter();
-    findings.map(|finding| of_registry(finding, name)).collect()
-}
-
 /// A finding about one of several registries.
 pub(crate) fn of_registry(finding: Finding, name: &str) -> Finding {
     Finding { found: format!("registry {name}: {}", finding.found), ..finding }
 }
 
-fn judge_for(seen: &Examined, history: Option<&str>, needed: u64) -> Vec<Finding> {
+/// Judges what was read; `history` is what the daemon says it holds, and `needed` the connections that a daemon may hold to this
+/// server.
+pub(crate) fn judge(seen: &Examined, history: Option<&str>, needed: u64) -> Vec<Finding> {
     let mut findings = vec![connect(seen), durability(seen), connections(seen, needed)];
     findings.extend(same(seen, history));
     findings.extend(clock(seen));
@@ -108,6 +99,9 @@ fn connections(seen: &Examined, needed: u64) -> Finding {
     let fix = format!("raise max_connections, or end connections that are not needed; a daemon needs {needed}");
     match free {
         0 => Finding::fail("connections", found, fix),
+        _ if seen.connections_max < needed => {
+            Finding::warn("connections", format!("{found}, the server is too small for one daemon"), fix)
+        }
         free if free < needed => Finding::warn("connections", format!("{found}, not enough for one daemon more"), fix),
         _ => Finding::ok("connections", found),
     }
@@ -212,7 +206,7 @@ pub(super) mod tests {
     }
 
     fn judged(seen: &Examined) -> Vec<Finding> {
-        judge(seen, Some(&uuid::Uuid::nil().to_string()))
+        judge(seen, Some(&uuid::Uuid::nil().to_string()), PER_DAEMON)
     }
 
     #[test]

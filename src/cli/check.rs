@@ -7,7 +7,7 @@
 //! What each of them finds is the concern of the room `check`; here are the flags, and the order of things.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -33,8 +33,8 @@ use crate::{
         client::ClientArgs,
         exit::{self, Error},
     },
-    config::{DatabaseUrl, RegistryConfig, Source, layered::Layered, places},
-    migrate,
+    config::{RegistryConfig, Source, layered::Layered},
+    migrate::{self, Place},
     postgres::pool,
     status::Severity,
     store::{examine, surroundings},
@@ -85,11 +85,14 @@ pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, 
         findings.extend(probe(&args, client, address, cluster.as_ref()).await);
     }
     let registries = args.database.take_registries();
-    if let Some(source) = url {
-        findings.extend(look_at_database(&source.current(), cluster.as_ref()).await);
-    } else {
-        findings.extend(look_at_registries(&registries).await);
-    }
+    findings.extend(match url.map(|source| source.current()) {
+        Some(url) => {
+            let (place, connections, others) = (url.expose().into(), database::PER_DAEMON, Vec::new());
+            let history = cluster.as_ref().map(|cluster| cluster.history_id.as_str());
+            look_at_database(&Known { place, connections, history, others }).await
+        }
+        None => look_at_registries(&registries, reached.as_ref().zip(cluster.as_ref())).await,
+    });
     let failures = findings.iter().filter(|finding| finding.severity == Severity::Critical).count();
     let text = output::answer_list(
         args.output.output,
@@ -199,38 +202,59 @@ async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster
     }
 }
 
+/// A registry in a database, and what is known about it.
+struct Known<'a> {
+    place: Place<'a>,
+    /// The connections that its daemon may hold to the server.
+    connections: u64,
+    /// The history that the daemon says it holds.
+    history: Option<&'a str>,
+    /// Schemas of the same database that hold other registries of the daemon.
+    others: Vec<&'a str>,
+}
+
 /// Looks at the databases of several registries of a daemon, which share one budget of connections.
-async fn look_at_registries(registries: &[RegistryConfig]) -> Vec<Finding> {
+async fn look_at_registries(registries: &[RegistryConfig], reached: Option<(&Address, &Cluster)>) -> Vec<Finding> {
+    let share = pool::share(registries.len());
     let mut findings = Vec::new();
     for registry in registries {
         let Some(url) = registry.database_url.as_ref().map(Source::current) else { continue };
-        let server = |one: &DatabaseUrl| places(one.config());
-        let others = registries.iter().filter_map(|other| other.database_url.as_ref()).map(Source::current);
-        let here = others.filter(|other| server(other) == server(&url)).count();
-        match examine::examine(url.expose(), Some(&registry.schema)).await {
-            Ok(seen) => {
-                let connections = pool::share(registries.len()) * here;
-                findings.extend(database::judge_registry(&seen, &registry.name, connections));
-            }
-            Err(error) => findings.push(database::of_registry(database::unreachable(&error), &registry.name)),
-        }
+        let here = registries.iter().filter(|other| other.server() == registry.server()).count();
+        let others = registries.iter().filter(|other| other.database() == registry.database());
+        let is_reached = |address: &Address| {
+            let ip = address.host().trim_matches(['[', ']']).parse::<IpAddr>();
+            ip.is_ok_and(|ip| registry.is_at(SocketAddr::new(ip, address.port())))
+        };
+        let known = Known {
+            place: Place { url: url.expose(), schema: Some(&registry.schema) },
+            connections: u64::try_from(share * here).unwrap_or(u64::MAX),
+            history: reached.filter(|(address, _)| is_reached(address)).map(|(_, one)| one.history_id.as_str()),
+            others: others.map(|other| other.schema.as_str()).collect(),
+        };
+        let found = look_at_database(&known).await.into_iter();
+        findings.extend(found.map(|finding| database::of_registry(finding, &registry.name)));
     }
     findings
 }
 
-async fn look_at_database(url: &DatabaseUrl, cluster: Option<&Cluster>) -> Vec<Finding> {
-    let seen = match examine::examine(url.expose(), None).await {
+async fn look_at_database(known: &Known<'_>) -> Vec<Finding> {
+    let place = known.place;
+    let seen = match examine::examine(place.url, place.schema).await {
         Ok(seen) => seen,
-        Err(error) => return vec![database::unreachable(&error)],
+        Err(error) => return vec![database::unreachable(&error, known.connections)],
     };
-    let history = cluster.map(|cluster| cluster.history_id.as_str());
-    let mut findings = database::judge(&seen, history);
-    if let Ok(around) = surroundings::surroundings(url.expose()).await {
-        let rights = migrate::rights(url.expose()).await.unwrap_or_default();
-        let registries = migrate::registries(url.expose()).await.unwrap_or_default();
+    let mut findings = database::judge(&seen, known.history, known.connections);
+    if let Ok(mut around) = surroundings::surroundings(place.url, place.schema).await {
+        let rights = migrate::rights(place).await.unwrap_or_default();
+        // Where a schema is named, no other registry can be taken for it.
+        let registries = match place.schema {
+            None => migrate::registries(place.url).await.unwrap_or_default(),
+            Some(_) => Vec::new(),
+        };
+        around.enums.retain(|schema| !known.others.contains(&schema.as_str()));
         findings.extend(check::surroundings::judge(&around, &registries, &seen.schema, &rights));
     }
-    findings.extend(match timeout(VERIFY_TIMEOUT, migrate::verify(url.expose())).await {
+    findings.extend(match timeout(VERIFY_TIMEOUT, migrate::verify(place)).await {
         Ok(Ok(differences)) => database::schema(&differences),
         Ok(Err(error)) => {
             vec![Finding::fail("schema", error.to_string(), "see that the user may read the catalogue")]

@@ -50,8 +50,11 @@ pub enum ConfigError {
     #[error("{0} is given beside [[registry]]; move it into the tables, of which each names its own")]
     BesideRegistries(String),
     /// A command that works on one registry was given several.
-    #[error("{0} has several registries; name one with --database-url, and its schema in the search path of the URL")]
-    SeveralRegistries(String),
+    #[error(
+        "the configuration file has several registries; give --all where the command has it, or name one with --database-url \
+         and its schema in the search path of the URL"
+    )]
+    SeveralRegistries,
     /// The same thing was said in two ways, in the same place.
     #[error("{first} and {second} are both given; leave one out")]
     Both {

@@ -32,7 +32,7 @@ use crate::model::Budget;
 pub use crate::{
     access::Files as AccessFiles,
     audit::Scope as AuditScope,
-    database_url::{DatabaseUrl, Source, places},
+    database_url::{DatabaseUrl, Source},
     telemetry::LogFormat,
     tls::Files as TlsFiles,
 };

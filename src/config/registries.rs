@@ -50,6 +50,27 @@ pub struct RegistryConfig {
     pub(crate) written: (PathBuf, usize),
 }
 
+impl RegistryConfig {
+    /// The hosts of its database, as its URL names them; `None`: the private PostgreSQL.
+    pub(crate) fn server(&self) -> Option<String> {
+        self.database().map(|(server, _)| server)
+    }
+
+    /// Which database, as far as the URL tells: another user or other options make no other database.
+    pub(crate) fn database(&self) -> Option<(String, Option<String>)> {
+        let url = self.database_url.as_ref()?.current();
+        let config = url.config();
+        let name = config.get_dbname().or(config.get_user()).map(str::to_owned);
+        Some((crate::database_url::places(config), name))
+    }
+
+    /// Whether this is the address of its gRPC.
+    pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
+        let own = self.grpc_addr;
+        own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified())
+    }
+}
+
 /// Reads the tables of a file.
 ///
 /// # Errors
@@ -58,7 +79,10 @@ pub struct RegistryConfig {
 pub(crate) fn read(file: &ConfigFile) -> Result<Vec<RegistryConfig>, ConfigError> {
     let tables = file.registries();
     if let Some(one) = tables.get(REGISTRIES_MAX) {
-        let what = format!("is registry {}; a daemon has at most {REGISTRIES_MAX}", REGISTRIES_MAX + 1);
+        let what = format!(
+            "[[registry]] is number {} of at most {REGISTRIES_MAX} in a daemon; move it to another daemon",
+            REGISTRIES_MAX + 1
+        );
         return Err(file.refuse(one.at, what).into());
     }
     let registries = tables.iter().map(|table| registry(file, table)).collect::<Result<Vec<_>, _>>()?;
@@ -161,7 +185,7 @@ fn same(one: &RegistryConfig, other: &RegistryConfig) -> Option<(&'static str, S
             return Some((key, what));
         }
     }
-    if one.schema != other.schema || database(one) != database(other) {
+    if one.schema != other.schema || one.database() != other.database() {
         return None;
     }
     let what = format!(
@@ -169,14 +193,6 @@ fn same(one: &RegistryConfig, other: &RegistryConfig) -> Option<(&'static str, S
         other.name, one.schema
     );
     Some((if one.schema == one.name { "name" } else { "schema" }, what))
-}
-
-/// Which database, as far as the URL tells: another user or other options make no other database.
-fn database(one: &RegistryConfig) -> Option<(String, Option<String>)> {
-    let url = one.database_url.as_ref()?.current();
-    let config = url.config();
-    let name = config.get_dbname().or(config.get_user()).map(str::to_owned);
-    Some((crate::database_url::places(config), name))
 }
 
 #[cfg(test)]

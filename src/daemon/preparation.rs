@@ -63,7 +63,7 @@ async fn wait(parts: &Parts) -> Result<(), Error> {
 /// Brings the schema up to date, makes sure of an epoch, and enters this daemon. Safe to repeat.
 async fn prepare(parts: &Parts) -> Result<(), Error> {
     if let Some(schema) = parts.config.schema.as_ref().filter(|_| parts.config.migrate) {
-        migrate::ensure_schema(&parts.database, schema).await?;
+        migrate::ensure_schema_in(&parts.database, schema).await?;
     }
     if parts.config.migrate {
         // What it applies and puts back it logs itself.

@@ -47,7 +47,7 @@ pub use crate::{
     schema::{self, blocker::Blocker},
 };
 use crate::{
-    postgres::{Database, database::quote_identifier, server::Want},
+    postgres::{Database, server::Want},
     runner::{apply::apply_up_to, history, repair::Scope, transaction::begin_reading},
 };
 
@@ -149,13 +149,13 @@ pub async fn repair(place: impl Into<Place<'_>>, apply: bool) -> Result<Repair, 
     at(place, want, async |client| session::repair(client, apply, "musterd migrate repair").await).await
 }
 
-/// What the role of the URL may do to the schema, and what of the registry belongs to another role than its tables.
+/// What the role of a session there may do to the schema, and what of the registry belongs to another role than its tables.
 ///
 /// # Errors
 ///
 /// [`Error::Connect`], or an SQL failure.
-pub async fn rights(url: &str) -> Result<Rights, Error> {
-    at(url, Want::Any, session::rights).await
+pub async fn rights(place: impl Into<Place<'_>>) -> Result<Rights, Error> {
+    at(place, Want::Any, session::rights).await
 }
 
 /// Compares the live schemas of two databases. Returns one line for each difference; of the second as the one that is
@@ -195,20 +195,25 @@ pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Erro
     Ok(report)
 }
 
-/// Makes a schema that does not exist.
+/// Makes a schema that does not exist: for a registry whose schema was named.
 ///
 /// # Errors
 ///
 /// [`Error::Connect`], or the role may not make it.
-pub async fn ensure_schema(database: &Database, schema: &str) -> Result<(), Error> {
+pub async fn ensure_schema(url: &str, schema: &str) -> Result<(), Error> {
+    let catalogue = Place { url, schema: Some("pg_catalog") };
+    at(catalogue, Want::Primary, async |client| place::make_schema(client, schema).await).await
+}
+
+/// As [`ensure_schema`], in a database whose sessions the caller shares: the session is left to the next that needs one.
+///
+/// # Errors
+///
+/// As [`ensure_schema`].
+pub async fn ensure_schema_in(database: &Database, schema: &str) -> Result<(), Error> {
     let session = database.open_driven(Want::Primary, Duration::MAX).await?;
-    let known = "SELECT FROM pg_namespace WHERE nspname = $1";
-    if session.client.query_opt(known, &[&schema]).await.map_err(Error::during("making the schema"))?.is_none() {
-        let make = format!("CREATE SCHEMA IF NOT EXISTS {}", quote_identifier(schema));
-        session.client.batch_execute(&make).await.map_err(Error::during("making the schema"))?;
-        tracing::info!(schema, "schema made");
-    }
-    database.close(session).await;
+    place::make_schema(&session.client, schema).await?;
+    database.keep(session);
     Ok(())
 }
 

@@ -57,6 +57,12 @@ pub enum Error {
         "the database user has no schema to work in: none of its search_path exists; create one, or set the search_path of the user"
     )]
     NoSchema,
+    /// The schema that the registry was told to be in does not exist, and the role may not make it.
+    #[error(
+        "there is no schema {0}, and the database user may not make it; run CREATE SCHEMA {0} as the owner of the database, or \
+         grant the user CREATE on the database"
+    )]
+    MissingSchema(String),
     /// A table or type of the registry exists already and has another shape.
     #[error(
         "the database has tables of another shape under the names of the registry: {}; \
@@ -181,6 +187,7 @@ impl Error {
             | Self::Changed { .. }
             | Self::Pending { .. }
             | Self::NoSchema
+            | Self::MissingSchema(_)
             | Self::Foreign { .. }
             | Self::NotAdoptable { .. }
             | Self::TooManyRows { .. }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    target::database,
+    target::{Target, database},
     text::{detected_json, detection_json, detection_text, plan_json, plan_text},
 };
 use crate::{
@@ -82,11 +82,11 @@ pub struct EjectArgs {
 }
 
 /// `migrate status --detect`.
-pub(super) async fn detect(place: Place<'_>, format: Format, exit_code: bool) -> Result<u8, Error> {
-    let detection = migrate::detect(place).await?;
+pub(super) async fn detect(target: Target<'_>, format: Format, exit_code: bool) -> Result<u8, Error> {
+    let detection = migrate::detect(target.place).await?;
     let text = output::answer_list(
         format,
-        || detection_json(&detection),
+        || target.answer(detection_json(&detection)),
         || detection.migrations.iter().map(detected_json).collect(),
         || detection.migrations.iter().map(|one| one.recorded.name.clone()).collect(),
         || detection_text(&detection),

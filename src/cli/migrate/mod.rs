@@ -11,7 +11,7 @@ mod text;
 use serde_json::{Value, json};
 
 use self::{
-    target::{database, other_database},
+    target::{Target, database, each, other_database},
     text::{applied_json, applied_table, number, state_json, status_table},
 };
 use super::database::DatabaseArgs;
@@ -21,7 +21,7 @@ use crate::{
         host,
     },
     config::layered::Layered,
-    migrate::{self, Place, State, UpOptions},
+    migrate::{self, State, UpOptions},
     suite::SEEDCORE,
     terminal::output::{self, DocumentArgs, Format, OutputArgs},
 };
@@ -60,7 +60,7 @@ pub struct UpArgs {
     #[arg(long)]
     purge_dead: bool,
 
-    /// Every registry of the database, one schema after the other
+    /// Every registry: of the tables [[registry]] of the configuration file, or of the database
     #[arg(long, conflicts_with = "suite")]
     all: bool,
 
@@ -90,7 +90,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "URL")]
     against: Option<String>,
 
-    /// Every registry of the database, one schema after the other
+    /// Every registry: of the tables [[registry]] of the configuration file, or of the database
     #[arg(long, conflicts_with_all = ["suite", "against"])]
     all: bool,
 
@@ -116,7 +116,7 @@ pub struct StatusArgs {
     #[arg(long)]
     detect: bool,
 
-    /// Every registry of the database, one schema after the other
+    /// Every registry: of the tables [[registry]] of the configuration file, or of the database
     #[arg(long, conflicts_with = "suite")]
     all: bool,
 
@@ -143,53 +143,19 @@ pub(super) async fn run(command: MigrateCommand) -> Result<u8, Error> {
     }
 }
 
-/// Runs a command for the one registry, or with `--all` for each of the database. Of several, each is announced, a failure of
-/// one does not stop the others, and the exit code is that of the first that did not succeed.
-async fn each(url: &str, is_all: bool, run: impl AsyncFn(Place<'_>) -> Result<u8, Error>) -> Result<u8, Error> {
-    if !is_all {
-        return run(url.into()).await;
-    }
-    let schemas = migrate::registries(url).await?;
-    if schemas.is_empty() {
-        output::note("no schema of this database holds a registry; run the command without --all to make one");
-        return Ok(exit::NEGATIVE);
-    }
-    let mut code = exit::OK;
-    for schema in &schemas {
-        output::note(&format!("registry in schema {schema}"));
-        let ended = match run(Place { url, schema: Some(schema) }).await {
-            Ok(code) => code,
-            Err(error) => {
-                error.lines().iter().for_each(|line| output::note(line));
-                error.exit_code()
-            }
-        };
-        code = if code == exit::OK { ended } else { code };
-    }
-    Ok(code)
-}
-
-/// With `--all`, an answer for programs says of which registry it is.
-fn of_schema(place: Place<'_>, mut answer: Value) -> Value {
-    if let (Some(schema), Value::Object(fields)) = (place.schema, &mut answer) {
-        fields.insert("schema".to_owned(), schema.into());
-    }
-    answer
-}
-
 async fn up(args: UpArgs) -> Result<u8, Error> {
-    let url = database(args.database)?;
     if args.suite.is_some() {
-        return suite::up(url.expose(), args.output.output, args.samples).await;
+        return suite::up(database(args.database)?.expose(), args.output.output, args.samples).await;
     }
     let mut options = UpOptions::default();
     options.to = args.to.unwrap_or(options.to);
     (options.max_rows, options.hold, options.purge_dead) = (args.max_rows, !args.no_hold, args.purge_dead);
-    each(url.expose(), args.all, async |place| up_at(place, &options, args.output.output).await).await
+    each(args.database, args.all, async |target| up_at(target, &options, args.output.output).await).await
 }
 
-async fn up_at(place: Place<'_>, options: &UpOptions, format: Format) -> Result<u8, Error> {
-    let report = migrate::up_with(place, options, &host::operator()).await?;
+async fn up_at(target: Target<'_>, options: &UpOptions, format: Format) -> Result<u8, Error> {
+    target.ensure_schema().await?;
+    let report = migrate::up_with(target.place, options, &host::operator()).await?;
     output::print_answer(
         format,
         || {
@@ -198,7 +164,7 @@ async fn up_at(place: Place<'_>, options: &UpOptions, format: Format) -> Result<
                 "applied": applied, "current": report.current, "repaired": report.repaired, "purged": report.purged,
                 "left": report.left,
             });
-            of_schema(place, answer)
+            target.answer(answer)
         },
         || report.applied.iter().map(|applied| applied.name.clone()).collect(),
         || applied_table(&report.applied),
@@ -217,21 +183,20 @@ async fn up_at(place: Place<'_>, options: &UpOptions, format: Format) -> Result<
 }
 
 async fn status(args: StatusArgs) -> Result<u8, Error> {
-    let url = database(args.database)?;
     let format = args.output.output;
     if args.suite.is_some() {
-        return suite::status(url.expose(), format, args.exit_code).await;
+        return suite::status(database(args.database)?.expose(), format, args.exit_code).await;
     }
-    each(url.expose(), args.all, async |place| match args.detect {
-        true => adoption::detect(place, format, args.exit_code).await,
-        false => status_at(place, format, args.exit_code).await,
+    each(args.database, args.all, async |target| match args.detect {
+        true => adoption::detect(target, format, args.exit_code).await,
+        false => status_at(target, format, args.exit_code).await,
     })
     .await
 }
 
-async fn status_at(place: Place<'_>, format: Format, exit_code: bool) -> Result<u8, Error> {
-    let list = migrate::status(place).await?;
-    let items = || list.iter().map(|status| of_schema(place, state_json(status))).collect();
+async fn status_at(target: Target<'_>, format: Format, exit_code: bool) -> Result<u8, Error> {
+    let list = migrate::status(target.place).await?;
+    let items = || list.iter().map(|status| target.answer(state_json(status))).collect();
     let text = output::answer_list(
         format,
         || Value::Array(items()),
@@ -245,27 +210,26 @@ async fn status_at(place: Place<'_>, format: Format, exit_code: bool) -> Result<
 }
 
 async fn verify(args: VerifyArgs) -> Result<u8, Error> {
-    let url = database(args.database)?;
     let format = args.output.output;
     if args.suite.is_some() {
-        return suite::verify(url.expose(), format).await;
+        return suite::verify(database(args.database)?.expose(), format).await;
     }
     let other = args.against.as_deref().map(other_database).transpose()?;
-    each(url.expose(), args.all, async |place| {
+    each(args.database, args.all, async |target| {
         let differences = match &other {
-            Some(other) => migrate::verify_against(place, other.expose()).await?,
-            None => migrate::verify(place).await?,
+            Some(other) => migrate::verify_against(target.place, other.expose()).await?,
+            None => migrate::verify(target.place).await?,
         };
-        differ(place, &differences, format)
+        differ(target, &differences, format)
     })
     .await
 }
 
 /// Prints what differs, with the exit code for it.
-fn differ(place: Place<'_>, differences: &[String], format: Format) -> Result<u8, Error> {
+fn differ(target: Target<'_>, differences: &[String], format: Format) -> Result<u8, Error> {
     output::print_answer(
         format,
-        || of_schema(place, json!({ "differences": differences })),
+        || target.answer(json!({ "differences": differences })),
         Vec::new,
         || differences.iter().map(|difference| format!("{}\n", output::escape(difference))).collect(),
     )?;
