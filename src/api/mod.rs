@@ -7,11 +7,13 @@
 //! - [`status_cache`]: the one summary that every reader shares, written by [`summary`]; [`events`] pushes it; [`beats`]: the rate of
 //!   beats in it.
 //! - [`names`], [`instances`]: pages of logical ids and of instances; [`instance`], [`value`]: their JSON.
+//! - [`ended`]: the history of leases, which is in PostgreSQL alone.
 //! - [`asker`]: who asks, and what it may read; [`query`], [`error`]: what a request may ask, and how it is refused.
 
 mod answer;
 pub(crate) mod asker;
 pub mod beats;
+mod ended;
 pub mod error;
 pub mod events;
 pub mod instance;
@@ -33,6 +35,7 @@ pub(crate) fn router(cache: StatusCache) -> Router {
         .route("/api/v1/names", get(names::names))
         .route("/api/v1/instances", get(instances::list))
         .route("/api/v1/explain", get(instances::explain))
+        .route("/api/v1/ended", get(ended::ended))
         .route("/api/v1/events", get(events::events))
         .with_state(cache)
 }

@@ -25,7 +25,8 @@ use super::{
     error::ApiError,
 };
 use crate::{
-    model::EpochRecord,
+    access::Names,
+    model::{Ended, EndedLease, EpochRecord},
     stats::{RegistryStats, StatsCache, Timestamps},
     status::{self, Gather, Status},
     view::View,
@@ -42,6 +43,9 @@ pub const STREAMS_MAX: usize = 32;
 
 /// Asks for the current entry of the history of epochs.
 pub type AskEpoch = Arc<dyn Fn() -> BoxFuture<'static, Option<EpochRecord>> + Send + Sync>;
+
+/// Asks the history of leases for those that have ended, of names that may be read; `None`: it cannot be read now.
+pub type AskEnded = Arc<dyn Fn(Ended, Names) -> BoxFuture<'static, Option<Vec<EndedLease>>> + Send + Sync>;
 
 /// A summary, as JSON.
 #[derive(Debug)]
@@ -72,6 +76,8 @@ pub struct Sources {
     pub beats_received: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The history of epochs: asked once per epoch.
     pub epoch: AskEpoch,
+    /// The history of leases: asked once for each request.
+    pub ended: AskEnded,
 }
 
 impl fmt::Debug for Sources {
@@ -131,6 +137,11 @@ impl StatusCache {
     #[must_use]
     pub fn view(&self) -> &View {
         &self.inner.sources.view
+    }
+
+    /// Leases that have ended, of names that may be read; `None`: they cannot be read now.
+    pub(super) async fn ended(&self, ended: Ended, names: Names) -> Option<Vec<EndedLease>> {
+        (self.inner.sources.ended)(ended, names).await
     }
 
     /// Cancelled when the daemon stops.

@@ -112,9 +112,11 @@ pub(super) fn assemble(
     lifecycle.on_reload("database url", move || {
         reread.reread().map(|changed| if changed { Reload::Changed } else { Reload::Unchanged })
     });
+    let pool = Pool::with(&database, connections).map_err(Error::Database)?;
     let parts = Parts {
         name: format!("{address}/{}", id.get(..8).unwrap_or(&id)).into(),
-        pool: Pool::with(&database, connections).map_err(Error::Database)?,
+        history: History::new(pool.clone()),
+        pool,
         leases: Arc::new(Leases::new(clock)),
         readiness: Readiness::new(),
         health: Arc::new(Health::new(clock)),
@@ -168,6 +170,7 @@ fn hosts(parts: &Parts) -> Hosts {
 fn sources(parts: &Parts) -> Sources {
     let leases = Arc::clone(&parts.leases);
     let epochs = Arc::new(Epochs::new(parts.pool.clone(), Arc::clone(&parts.name), parts.health.clone()));
+    let history = parts.history.clone();
     Sources {
         view: parts.view.clone(),
         stats: parts.stats.clone(),
@@ -178,6 +181,10 @@ fn sources(parts: &Parts) -> Sources {
         epoch: Arc::new(move || {
             let epochs = Arc::clone(&epochs);
             Box::pin(async move { epochs.list(u64::MAX >> 1, 1).await.ok()?.into_iter().next() })
+        }),
+        ended: Arc::new(move |ended, names| {
+            let history = history.clone();
+            Box::pin(async move { history.ended(&ended, |name| names.contains(name)).await.ok() })
         }),
     }
 }
@@ -248,7 +255,7 @@ pub(super) async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners
 /// What answers the calls.
 fn services(parts: &Parts, writer: Writer, stop: &CancellationToken) -> Services {
     let Parts { pool, view, leases, .. } = parts;
-    let (access, history) = (parts.security.access(), History::new(pool.clone()));
+    let (access, history) = (parts.security.access(), parts.history.clone());
     let operators = Operators::new(pool.clone(), writer.clone(), Arc::clone(&parts.name));
     let epochs = Epochs::new(pool.clone(), Arc::clone(&parts.name), parts.health.clone());
     let (of_registry, of_discovery) = (Arc::clone(leases), Arc::clone(leases));

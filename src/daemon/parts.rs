@@ -7,7 +7,7 @@ use crate::{
     clock::Clock,
     config::ServeConfig,
     lifecycle::{Lifecycle, Readiness},
-    registry::{Health, Leases, flusher::Identity},
+    registry::{Health, History, Leases, flusher::Identity},
     stats::StatsCache,
     store::{Database, Pool},
     view::View,
@@ -27,6 +27,8 @@ pub(super) struct Parts {
     pub(super) stats: StatsCache,
     pub(super) readiness: Readiness,
     pub(super) health: Arc<Health>,
+    /// The history of leases, with one turn for all that ask.
+    pub(super) history: History,
     pub(super) http_addr: SocketAddr,
     pub(super) lifecycle: Lifecycle,
     pub(super) security: Security,

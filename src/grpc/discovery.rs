@@ -29,7 +29,7 @@ use crate::{
     },
     wire::{
         answer_size::Room,
-        convert::{self, PAGE_SIZE_MAX, duration},
+        convert::{self, duration},
         failure::Failure,
         page_token, selection,
     },
@@ -224,16 +224,12 @@ impl Discovery {
         request: v1::ListEndedLeasesRequest,
         caller: &Caller,
     ) -> Result<v1::ListEndedLeasesResponse, Failure> {
-        let mut ended = selection::ended(&request)?;
-        let limit = ended.limit;
-        match &ended.holder {
-            Holder::LogicalId(name) => caller.require(Verb::Read, name)?,
-            // What the caller may not read is left out afterwards, and must not take the place of what it may.
-            Holder::Instance(_) => ended.limit = PAGE_SIZE_MAX,
+        let ended = selection::ended(&request)?;
+        if let Holder::LogicalId(name) = &ended.holder {
+            caller.require(Verb::Read, name)?;
         }
-        let leases = self.history.ended(&ended).await?.into_iter();
-        let readable = leases.filter(|lease| caller.may(Verb::Read, lease.logical_id.as_str())).take(limit);
-        Ok(v1::ListEndedLeasesResponse { leases: Room::new().fill(readable.map(convert::ended_lease)) })
+        let leases = self.history.ended(&ended, |name| caller.may(Verb::Read, name)).await?;
+        Ok(v1::ListEndedLeasesResponse { leases: Room::new().fill(leases.into_iter().map(convert::ended_lease)) })
     }
 
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {

@@ -47,6 +47,7 @@ musterd
 /api/v1/names         JSON: logical ids, the worst first: filter, state, limit, after
 /api/v1/instances     JSON: instances: name, prefix, status, node, label, limit, after
 /api/v1/explain       JSON: how Resolve ranks each instance of a logical id, and why: name, limit
+/api/v1/ended         JSON: leases that have ended: name or instance, aliveAt, limit
 /api/v1/events        the summary every second, as server-sent events
 ";
 

@@ -99,6 +99,7 @@ mod tests {
             grpc_address: "127.0.0.1:7717".to_owned(),
             beats_received: Arc::new(|| 0),
             epoch: Arc::new(|| Box::pin(async { None })),
+            ended: Arc::new(|_, _| Box::pin(async { None })),
         };
         let cache = StatusCache::new(sources, crate::api::summary::render, token.clone());
         let http = ::metrics::with_local_recorder(&recorder, || {

@@ -114,17 +114,17 @@ pub async fn release_state(pool: &Pool, deadline: Instant) -> Result<ReleaseStat
     })
 }
 
-/// Leases that have ended, the latest first.
+/// Leases that have ended, at most `limit`, the latest first.
 ///
 /// # Errors
 /// As [`Pool::run`].
 #[tracing::instrument(level = "debug", name = "db.ended_leases", skip_all)]
-pub async fn ended(pool: &Pool, ended: &Ended, deadline: Instant) -> Result<Vec<EndedLease>, Error> {
+pub async fn ended(pool: &Pool, ended: &Ended, limit: usize, deadline: Instant) -> Result<Vec<EndedLease>, Error> {
     let columns = "lease_id, instance_id, logical_id, actor_name, node_id, owner, epoch_number, started_at, died_at, \
                    reason, decided_by";
     let rest = "AND ($2::timestamptz IS NULL OR (started_at <= $2 AND died_at > $2)) \
                 ORDER BY died_at DESC, lease_id DESC LIMIT $3";
-    let limit = i64::try_from(ended.limit).unwrap_or(i64::MAX);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = pool
         .run(PoolRole::Operator, deadline, async |client| match &ended.holder {
             Holder::LogicalId(name) => {

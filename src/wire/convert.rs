@@ -23,7 +23,7 @@ use crate::{
 /// For how long an operator may overrule something.
 pub const OPERATOR_DURATION: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const PAGE_SIZE_DEFAULT: usize = 100;
-pub(crate) const PAGE_SIZE_MAX: usize = 1_000;
+const PAGE_SIZE_MAX: usize = 1_000;
 /// Most refused fields that one answer names: it must fit into what a client takes for the end of a call.
 const VIOLATIONS_MAX: usize = 16;
 

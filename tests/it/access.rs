@@ -76,6 +76,7 @@ async fn http_port_answers_probes_and_asks_for_a_credential_for_all_else() {
         "/api/v1/names",
         "/api/v1/instances",
         "/api/v1/explain?name=svc-a",
+        "/api/v1/ended?name=svc-a",
         "/api/v1/events",
         "/ui/app.js",
         "/nothing",
@@ -151,6 +152,8 @@ async fn http_port_shows_a_reader_its_names_only_and_marks_the_answer_filtered()
         "/api/v1/instances?prefix=z",
         "/api/v1/explain?name=svc-b",
         "/api/v1/explain?name=absent",
+        "/api/v1/ended?name=svc-b",
+        "/api/v1/ended?name=absent",
         "/sd/prometheus?name=svc-b",
         "/metrics/logical-ids?prefix=zone",
     ];

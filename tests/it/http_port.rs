@@ -16,7 +16,7 @@ use tokio::{
 use crate::harness::{daemon::Daemon, postgres::BOUND, served::Served, wait::wait_until};
 
 /// Every path that is served.
-const PATHS: [&str; 20] = [
+const PATHS: [&str; 21] = [
     "/",
     "/metrics",
     "/metrics/logical-ids",
@@ -27,6 +27,7 @@ const PATHS: [&str; 20] = [
     "/api/v1/names",
     "/api/v1/instances",
     "/api/v1/explain?name=absent",
+    "/api/v1/ended?name=absent",
     "/api/v1/names?limit=nothing",
     "/ui/app.js",
     "/ui/names.js",

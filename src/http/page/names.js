@@ -1,6 +1,7 @@
 // The table of logical ids: a body per name, so that a name and what is open under it stay together.
 
 import { age, command, count, h, millis, quote, sync, tick, write } from "./dom.js";
+import { get } from "./search.js";
 
 export const STATES = {
   unserved: "no live instance",
@@ -128,7 +129,7 @@ function explained(id, page) {
   const list = h("ol", { class: "instances" });
   const target = /^-/.test(id) ? `-- ${quote(id)}` : quote(id);
   const commands = h("p", { class: "commands" }, ["explain", "watch"].map((verb) => command(page.cli(`${verb} ${target}`))));
-  const element = h("div", null, h("h3", null, "Which instance is resolved, and why"), note, list, commands);
+  const element = h("div", null, h("h3", null, "Which instance is resolved, and why"), note, list, ended(id, page), commands);
   element.update = (answer) => {
     if (answer.error) {
       write(note, answer.error.message);
@@ -142,16 +143,51 @@ function explained(id, page) {
   return element;
 }
 
+/** How many ended leases of a name are shown. */
+const ENDED_MAX = 20;
+
+/** The leases of a name that have ended: read from PostgreSQL, so only when they are opened, and not again by themselves. */
+function ended(id, page) {
+  const note = h("p", { class: "note" });
+  const list = h("ol", { class: "ended" });
+  const element = h("details", null, h("summary", null, "Ended leases"), note, list);
+  element.addEventListener("toggle", async () => {
+    if (!element.open) return;
+    const answer = await get("ended", { name: id, limit: ENDED_MAX }).catch((error) => ({ error, leases: [] }));
+    const found = answer.leases?.length ?? 0;
+    const told = found === ENDED_MAX ? `The latest ${ENDED_MAX}.` : found ? "" : "None is on record.";
+    write(note, answer.error ? answer.error.message : told);
+    note.hidden = !note.textContent;
+    sync(list, answer.leases ?? [], (it) => it.leaseId, (it) => endedLease(it, page));
+  });
+  return element;
+}
+
+function endedLease(lease, page) {
+  const life = h("span");
+  tick(life, since(lease.death.at, page.now()), (ms) => write(life, `ended ${age(ms)} ago: ${reason(lease.death)}`));
+  const parts = [
+    ["lease", lease.leaseId], ["instance", lease.instanceId], ["node", lease.nodeId], ["actor", lease.actorName], ["owner", lease.owner],
+    ["epoch", lease.epochNumber], ["started", lease.startedAt], ["ended", lease.death.at], ["decided by", lease.death.decidedBy],
+  ];
+  return h("li", null, life, h("p", { class: "facts" }, facts(parts)));
+}
+
+/** Keys and values, without those that are empty. */
+function facts(parts) {
+  return parts.filter(([, value]) => value).map(([key, value]) => h("span", null, `${key} `, h("code", null, h("bdi", null, value))));
+}
+
 function instance(candidate, page) {
   const rank = h("span", { class: "rank" });
   const badge = h("span", { class: "badge" });
   const where = h("strong");
   const bar = beat();
   const why = h("p", { class: "why" });
-  const facts = h("p", { class: "facts" });
+  const known = h("p", { class: "facts" });
   const labels = h("ul", { class: "labels", "aria-label": "Labels" });
   const life = h("span");
-  const element = h("li", null, h("div", { class: "line" }, rank, badge, where, life), why, facts, labels);
+  const element = h("li", null, h("div", { class: "line" }, rank, badge, where, life), why, known, labels);
   let shown = "";
   element.update = ({ rank: place, standing, why: text, silentFor, instance: it }) => {
     const status = word(it.status);
@@ -177,7 +213,7 @@ function instance(candidate, page) {
       ["reason", it.statusReason], ["since", it.statusSince],
       ["deadline was", it.death?.deadline], ["decided by", it.death?.decidedBy],
     ];
-    facts.replaceChildren(...parts.filter(([, value]) => value).map(([key, value]) => h("span", null, `${key} `, h("code", null, h("bdi", null, value)))));
+    known.replaceChildren(...facts(parts));
     labels.replaceChildren(...Object.entries(it.labels).map(([key, value]) => h("li", null, h("bdi", null, key), "=", h("bdi", null, value))));
   };
   return element;

@@ -174,6 +174,7 @@ async fn learned(guarded: &Guarded, name: &str, caller: &Caller, instances: &[(U
         learned.push(told(discovery.clone().get_instance(get).await, |found| found.instance.map(masked)));
         let check = v1::CheckLeaseRequest { lease_id: *lease_id, min_revision: 0 };
         learned.push(told(discovery.clone().check_lease(check).await, |found| found.instance.map(masked)));
+        learned.push(page(guarded, name, &format!("/api/v1/ended?instance={instance}")).await);
     }
     for logical_id in NAMES.into_iter().chain(["zz"]) {
         let request = v1::ResolveRequest { logical_id: logical_id.to_owned(), ..Default::default() };
@@ -182,6 +183,7 @@ async fn learned(guarded: &Guarded, name: &str, caller: &Caller, instances: &[(U
         let request = v1::WatchRequest { logical_id: logical_id.to_owned(), ..Default::default() };
         learned.push(watched(caller, request).await);
         learned.push(page(guarded, name, &format!("/api/v1/explain?name={logical_id}")).await);
+        learned.push(page(guarded, name, &format!("/api/v1/ended?name={logical_id}")).await);
     }
     let batch = v1::BatchResolveRequest { logical_ids: NAMES.map(str::to_owned).to_vec(), ..Default::default() };
     learned.push(told(discovery.clone().batch_resolve(batch).await, |found| {

@@ -166,6 +166,12 @@ async fn a_wrong_question_is_answered_with_the_field_the_limit_and_the_fix() {
         ("instances?after=x:y", 400, "after", "leave it out"),
         ("explain", 400, "name", "give 1 to 253 bytes"),
         ("explain?name=a%00b", 400, "name", "U+0000"),
+        ("ended", 400, "name", "give 1 to 253 bytes"),
+        ("ended?name=a%00b", 400, "name", "U+0000"),
+        ("ended?instance=7", 400, "instance", "UUID"),
+        ("ended?name=a&instance=b", 400, "instance", "give one of them"),
+        ("ended?name=a&aliveAt=now", 400, "aliveAt", "give it in RFC 3339"),
+        ("ended?name=a&limit=0", 400, "limit", "choose 1 to 500"),
     ];
     for (question, status, field, fix) in cases {
         let (answered, answer) = ask(&served.daemon, question).await;

@@ -2,6 +2,7 @@
 
 mod api;
 mod browser;
+mod ended;
 mod search;
 
 use std::{collections::HashMap, time::Duration};
