@@ -1,7 +1,7 @@
 //! Other systems in the database of a registry: their histories of migrations, their tools, their renamed schemas, several
 //! registries side by side.
 
-use std::{fs, process::Stdio};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use musterd::migrate::{self, State};
 use serde_json::Value;
@@ -11,6 +11,8 @@ use crate::{
     cli::musterd,
     deploy::tools::{python, tool},
     harness::{
+        actor::{Caller, alive},
+        daemon::Daemon,
         postgres::{MIGRATIONS, TestDatabase, connect},
         registry::{Registry, get, id, make_alive, refusal, run},
         scratch::Scratch,
@@ -95,6 +97,52 @@ async fn histories_of_other_tools_are_untouched_named_and_prove_nothing() {
     migrate::up(url, "test").await.unwrap();
     assert_eq!(dump(url).await.unwrap(), before, "also there and back");
     run(&client, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+/// Runs a client program to its end.
+async fn ran(program: &Path, arguments: &[&str]) {
+    let output = tokio::process::Command::new(program).args(arguments).kill_on_drop(true).output().await.unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_dump_verifies_and_serves_beside_its_neighbours() {
+    let (Some(pg_dump), Some(pg_restore)) = (tool(&["pg_dump"]), tool(&["pg_restore"])) else { return };
+    let database = TestDatabase::create().await;
+    let (client, url) = (connect(database.url()).await, database.url());
+    seedcore(&client).await;
+    run(&client, HISTORIES).await;
+    migrate::up(url, "test").await.unwrap();
+    make_alive(&client, 2, "ended", 100).await;
+    run(&client, &format!("SELECT set_instance_status('{}', 'dead')", id(2))).await;
+    let scratch = Scratch::on_disk();
+    let file = scratch.path().join("registry.dump");
+    ran(&pg_dump, &["--format=custom", "--file", file.to_str().unwrap(), url]).await;
+    let copy = TestDatabase::create().await;
+    ran(&pg_restore, &["--exit-on-error", "--dbname", copy.url(), file.to_str().unwrap()]).await;
+
+    assert_eq!(migrate::verify(copy.url()).await.unwrap(), [""; 0]);
+    assert_eq!(migrate::verify_against(copy.url(), url).await.unwrap(), [""; 0]);
+    assert_eq!(dump(copy.url()).await.unwrap(), dump(url).await.unwrap());
+    let restored = connect(copy.url()).await;
+    for table in ["registry_instance", "registry_death", "registry_epoch", "cluster_metadata", "muster_migration"] {
+        let rows =
+            format!("SELECT coalesce(jsonb_agg(to_jsonb(one) ORDER BY one::text)::text, '') FROM {table} AS one");
+        assert_eq!(get::<String>(&restored, &rows).await, get::<String>(&client, &rows).await, "{table}");
+    }
+    let daemon = Daemon::start(copy.url()).await;
+    let caller = Caller::of(&daemon);
+    assert_eq!(caller.best("organ").await, id(1).to_string(), "the lease of before the dump");
+    caller.register(alive("later", Duration::from_secs(300))).await.unwrap();
+    run(&restored, &format!("SELECT beat('{}')", id(1))).await;
+    assert_eq!(
+        refusal(&restored, &format!("SELECT set_instance_status('{}', 'alive')", id(2))).await,
+        "MU005",
+        "dead is final"
+    );
+    assert!(daemon.terminate().await.success());
+    assert_eq!(migrate::verify(copy.url()).await.unwrap(), [""; 0]);
+    assert_eq!(dump(copy.url()).await.unwrap(), dump(url).await.unwrap(), "its neighbours are untouched");
 }
 
 /// Compares the tables of an application with the database as Alembic's autogenerate does, and prints what it would change.
