@@ -47,10 +47,22 @@ pub(crate) fn of_registry(finding: Finding, name: &str) -> Finding {
     Finding { found: format!("registry {name}: {}", finding.found), ..finding }
 }
 
+/// Judges the server alone, where the schema that the registry was told to be in does not exist.
+pub(crate) fn without_schema(seen: &Examined, needed: u64, schema: &str) -> Vec<Finding> {
+    let fix = "start its daemon or run musterd migrate up --all with its configuration: both make the schema";
+    let mut findings = server(seen, needed);
+    findings.push(Finding::warn("schema", format!("there is no schema {schema} yet"), fix));
+    findings
+}
+
+fn server(seen: &Examined, needed: u64) -> Vec<Finding> {
+    vec![connect(seen), durability(seen), connections(seen, needed)]
+}
+
 /// Judges what was read; `history` is what the daemon says it holds, and `needed` the connections that a daemon may hold to this
 /// server.
 pub(crate) fn judge(seen: &Examined, history: Option<&str>, needed: u64) -> Vec<Finding> {
-    let mut findings = vec![connect(seen), durability(seen), connections(seen, needed)];
+    let mut findings = server(seen, needed);
     findings.extend(same(seen, history));
     findings.extend(clock(seen));
     findings.extend(written(seen));

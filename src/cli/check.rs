@@ -34,8 +34,8 @@ use crate::{
         exit::{self, Error},
     },
     config::{RegistryConfig, Source, layered::Layered},
+    daemon::share::share,
     migrate::{self, Place},
-    postgres::pool,
     status::Severity,
     store::{examine, surroundings},
     terminal::{
@@ -215,7 +215,7 @@ struct Known<'a> {
 
 /// Looks at the databases of several registries of a daemon, which share one budget of connections.
 async fn look_at_registries(registries: &[RegistryConfig], reached: Option<(&Address, &Cluster)>) -> Vec<Finding> {
-    let share = pool::share(registries.len());
+    let each = share(registries.len());
     let mut findings = Vec::new();
     for registry in registries {
         let Some(url) = registry.database_url.as_ref().map(Source::current) else { continue };
@@ -227,7 +227,7 @@ async fn look_at_registries(registries: &[RegistryConfig], reached: Option<(&Add
         };
         let known = Known {
             place: Place { url: url.expose(), schema: Some(&registry.schema) },
-            connections: u64::try_from(share * here).unwrap_or(u64::MAX),
+            connections: u64::try_from(each * here).unwrap_or(u64::MAX),
             history: reached.filter(|(address, _)| is_reached(address)).map(|(_, one)| one.history_id.as_str()),
             others: others.map(|other| other.schema.as_str()).collect(),
         };
@@ -239,10 +239,17 @@ async fn look_at_registries(registries: &[RegistryConfig], reached: Option<(&Add
 
 async fn look_at_database(known: &Known<'_>) -> Vec<Finding> {
     let place = known.place;
-    let seen = match examine::examine(place.url, place.schema).await {
+    let mut seen = match examine::examine(place.url, place.schema).await {
         Ok(seen) => seen,
         Err(error) => return vec![database::unreachable(&error, known.connections)],
     };
+    if let Some(schema) = place.schema {
+        if seen.schema != schema {
+            return database::without_schema(&seen, known.connections, schema);
+        }
+        // A role has one path, which leads to one registry of several at most: SQL callers of the others set it themselves.
+        seen.inherited.retain(|setting| setting.name != "search_path");
+    }
     let mut findings = database::judge(&seen, known.history, known.connections);
     if let Ok(mut around) = surroundings::surroundings(place.url, place.schema).await {
         let rights = migrate::rights(place).await.unwrap_or_default();

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_line_and_column_and_never_quoted() {
+    fn wrong_table_is_named_by_line_and_column_and_never_quoted() {
         let b = |rest: &str| {
             format!("{A}[[registry]]\nname = 'b'\ngrpc-addr = '127.0.0.1:3'\nhttp-addr = '127.0.0.1:4'\n{rest}")
         };

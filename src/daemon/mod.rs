@@ -21,6 +21,7 @@ mod reapers;
 mod recorder;
 mod security;
 mod several;
+pub(crate) mod share;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 

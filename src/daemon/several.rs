@@ -14,13 +14,13 @@ use super::{
     one::{Ports, VERSION, assemble, ended, listen, run_until_shutdown, serve_grpc, serve_http},
     parts::Parts,
     preparation, private, security,
+    share::share,
 };
 use crate::{
     config::{RegistryConfig, ServeConfig},
     lifecycle::{Condition, Lifecycle, Readiness, Scope, ServiceManager, Stage},
     local::LocalServer,
     metrics,
-    postgres::pool,
     telemetry::chain,
     view::ViewWriter,
 };
@@ -73,7 +73,7 @@ pub(super) async fn live(
     if needs_private && !private::begin(config, lifecycle, local).await? {
         return ended(lifecycle.run_until_shutdown().await);
     }
-    let connections = pool::share(listening.len());
+    let connections = share(listening.len());
     let start_one = |one: Listening| one.named.clone().run(|| start(one, local.as_ref(), connections));
     let registries = listening.into_iter().map(start_one).collect::<Result<Vec<_>, _>>()?;
     inform(lifecycle, &registries);

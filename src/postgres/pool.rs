@@ -30,23 +30,8 @@ const OPERATOR_CONNECTIONS: usize = 2;
 const FEED_CONNECTIONS: usize = 1;
 /// Connections that one daemon may hold: what the server has to have free for it.
 pub const CONNECTIONS: usize = ENGINE_CONNECTIONS + OPERATOR_CONNECTIONS + FEED_CONNECTIONS;
-/// Most connections of a daemon with several registries, over all of them.
-pub const CONNECTIONS_MAX: usize = 64;
 /// Fewest connections of a registry: one of the feed, one for operators, two of the engine.
-const CONNECTIONS_MIN: usize = FEED_CONNECTIONS + 1 + 2;
-/// How many connections one of so many registries may hold, that of its feed included: the budget is split evenly, and no
-/// registry needs more than a daemon that has no other.
-#[must_use]
-pub const fn share(registries: usize) -> usize {
-    let share = CONNECTIONS_MAX / if registries == 0 { 1 } else { registries };
-    if share > CONNECTIONS {
-        CONNECTIONS
-    } else if share < CONNECTIONS_MIN {
-        CONNECTIONS_MIN
-    } else {
-        share
-    }
-}
+pub(crate) const CONNECTIONS_MIN: usize = FEED_CONNECTIONS + 1 + 2;
 
 /// How long a session may take to open, for each host.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -134,9 +119,8 @@ impl Pool {
     /// # Errors
     /// As [`Self::new`].
     pub fn with(database: &Database, connections: usize) -> Result<Self, Error> {
-        let pooled = connections.max(CONNECTIONS_MIN) - FEED_CONNECTIONS;
-        let operators = if connections < CONNECTIONS { 1 } else { OPERATOR_CONNECTIONS };
-        let (engine, operator) = (pool(database, pooled - operators)?, pool(database, operators)?);
+        let (engine, operators) = split(connections);
+        let (engine, operator) = (pool(database, engine)?, pool(database, operators)?);
         Ok(Self { database: database.clone(), engine, operator, generation: Arc::default() })
     }
 
@@ -244,6 +228,13 @@ impl Pool {
     }
 }
 
+/// How many of so many connections, that of the feed included, are the engine's and how many the operators'.
+pub(crate) const fn split(connections: usize) -> (usize, usize) {
+    let operators = if connections < CONNECTIONS { 1 } else { OPERATOR_CONNECTIONS };
+    let all = if connections < CONNECTIONS_MIN { CONNECTIONS_MIN } else { connections };
+    (all - FEED_CONNECTIONS - operators, operators)
+}
+
 fn pool(database: &Database, connections: usize) -> Result<RolePool, Error> {
     managed::Pool::builder(Sessions { database: database.clone() })
         .max_size(connections)
@@ -257,21 +248,4 @@ fn pool(database: &Database, connections: usize) -> Result<RolePool, Error> {
         })
         .build()
         .map_err(|error| Error::Unreachable(Box::new(error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn budget_of_connections_is_split_and_never_exceeded() {
-        for registries in 1..=CONNECTIONS_MAX / CONNECTIONS_MIN {
-            let share = share(registries);
-            assert!(
-                (CONNECTIONS_MIN..=CONNECTIONS).contains(&share) && share * registries <= CONNECTIONS_MAX,
-                "{registries}"
-            );
-        }
-        assert_eq!((share(1), share(8), share(9), share(16)), (8, 8, 7, 4));
-    }
 }

@@ -1,7 +1,11 @@
 //! Other systems in the database of a registry: their histories of migrations, their tools, their renamed schemas, several
 //! registries side by side.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use musterd::migrate::{self, State};
 use serde_json::Value;
@@ -100,8 +104,8 @@ async fn histories_of_other_tools_are_untouched_named_and_prove_nothing() {
 }
 
 /// Runs a client program to its end.
-async fn ran(program: &Path, arguments: &[&str]) {
-    let output = tokio::process::Command::new(program).args(arguments).kill_on_drop(true).output().await.unwrap();
+async fn ran(program: Command, arguments: &[&str]) {
+    let output = tokio::process::Command::from(program).args(arguments).kill_on_drop(true).output().await.unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -117,9 +121,9 @@ async fn restored_dump_verifies_and_serves_beside_its_neighbours() {
     run(&client, &format!("SELECT set_instance_status('{}', 'dead')", id(2))).await;
     let scratch = Scratch::on_disk();
     let file = scratch.path().join("registry.dump");
-    ran(&pg_dump, &["--format=custom", "--file", file.to_str().unwrap(), url]).await;
+    ran(pg_dump, &["--format=custom", "--file", file.to_str().unwrap(), url]).await;
     let copy = TestDatabase::create().await;
-    ran(&pg_restore, &["--exit-on-error", "--dbname", copy.url(), file.to_str().unwrap()]).await;
+    ran(pg_restore, &["--exit-on-error", "--dbname", copy.url(), file.to_str().unwrap()]).await;
 
     assert_eq!(migrate::verify(copy.url()).await.unwrap(), [""; 0]);
     assert_eq!(migrate::verify_against(copy.url(), url).await.unwrap(), [""; 0]);

@@ -157,7 +157,7 @@ async fn two_daemons_with_the_same_tables_serve_the_same_registries() {
     let (of_first, of_second) = tokio::join!(callers(&mut first, &of_first), callers(&mut second, &of_second));
     let in_a = of_first["a"].register(alive("organ", Duration::from_secs(300))).await.unwrap();
     let found = of_second["a"].resolve_at("organ", in_a.revision).await.unwrap();
-    assert_eq!(found.instances[0].instance_id.to_string(), in_a.instance_id);
+    assert_eq!(found.instance.instance_id.to_string(), in_a.instance_id);
     assert_eq!(of_second["b"].resolve("organ").await.map(drop), Err("UNKNOWN_LOGICAL_ID".to_owned()));
     first.kill9();
     assert_eq!(of_second["a"].beat(in_a.lease_id).await.map(drop), Ok(()));
