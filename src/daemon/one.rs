@@ -98,7 +98,7 @@ pub(super) fn assemble(
         (Some(source), _) => source.clone(),
         (None, local) => {
             let url = local.map(LocalServer::database_url).unwrap_or_default();
-            let url = DatabaseUrl::parse(&url).map_err(|error| Error::Database(ConnectError::from(error).into()))?;
+            let url = DatabaseUrl::parse(url).map_err(|error| Error::Database(ConnectError::from(error).into()))?;
             Source::fixed(url)
         }
     };

@@ -36,7 +36,10 @@ pub struct Lifecycle {
 
 /// Runs the steps of tasks, for example under the name of a registry: it calls what it is given, once.
 #[derive(Clone)]
-pub struct Scope(Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>);
+pub struct Scope(Arc<RunStep>);
+
+/// Runs a step that it is given.
+type RunStep = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 impl Scope {
     /// Runs each step by `run`.
