@@ -7,15 +7,15 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use musterd_client::{
-    Choice, Client, Filter, NoTarget, Register, Registration, Router, RouterSettings, Status, Step, TargetChange,
-    Update,
+    Choice, Client, Filter, Kind, NoTarget, Register, Registration, Router, RouterSettings, Status, Step, TargetChange,
+    Tls, Token, Update,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
     faults::dice::Dice,
-    harness::{daemon::Daemon, postgres::TestDatabase, wait::wait_until},
+    harness::{daemon::Daemon, postgres::TestDatabase, secured::Secured, wait::wait_until},
 };
 
 /// How long an event may take on a loaded machine.
@@ -231,4 +231,30 @@ async fn six_hundred_watches_of_one_client_open_on_a_few_connections() {
     // 256 on each; those that find one full at the same moment may open more than one.
     let connections = daemon.metric("musterd_grpc_connections").await.unwrap();
     assert!((3.0..=6.0).contains(&connections), "{connections}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn name_that_a_router_of_many_may_not_read_is_refused_and_not_taken_for_empty() {
+    let rules = "[[rule]]\nwho = [\"token/router\"]\nmay = [\"read\"]\non = [\"organ-a*\", \"organ-c*\"]";
+    let secured = Secured::enforced(rules, &["router"]).await;
+    let (operator, token) = (secured.client(), Token::text(secured.token("router")));
+    let tls = Tls::new().ca(secured.path("ca.pem"));
+    let client = Client::builder().daemons([secured.address()]).timeout(BOUND).tls(tls).token(token).build().unwrap();
+    let names: Vec<_> =
+        (0..60).map(|number| format!("organ-{}{number}", if number % 2 == 0 { 'a' } else { 'c' })).collect();
+    let _held = registered(&operator, names.clone().into_iter()).await;
+    let router = Router::new(&client);
+    for name in &names {
+        router.ready(name).await.unwrap();
+        router.pick(name, &Choice::best()).unwrap();
+    }
+    for _ in 0..3 {
+        let refused = router.ready("organ-b").await.unwrap_err();
+        assert!(matches!(&refused, NoTarget::Refused(error) if error.kind() == Kind::Denied), "{refused}");
+    }
+    // One that it may read, without an instance, is known to be empty, and filled by the first.
+    router.ready("organ-a").await.unwrap();
+    assert!(matches!(router.pick("organ-a", &Choice::best()), Err(NoTarget::NoLiveInstance(_))));
+    let _first = operator.register(Register::new("organ-a").ttl(LONG)).await.unwrap();
+    wait_until("it is known", BOUND, async || router.pick("organ-a", &Choice::best()).map(drop)).await;
 }

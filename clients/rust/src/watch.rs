@@ -66,6 +66,8 @@ pub struct Batch {
     /// How long ago PostgreSQL last confirmed what the daemon knows: what has been seen is at least so old. Zero from a daemon
     /// that does not tell.
     pub stale_for: Duration,
+    /// Only what the caller may read is told, and that is not all that it asked for.
+    pub filtered: bool,
 }
 
 /// What a watch yields.
@@ -200,6 +202,7 @@ impl Watch {
             reset,
             complete: !self.in_snapshot,
             stale_for: wire::duration(response.stale_for.as_ref()),
+            filtered: response.filtered,
         })
     }
 }

@@ -40,7 +40,7 @@ impl Inner {
         }
         let name = Arc::new(Name::new());
         match (&shared, &told) {
-            (Some(shared), Some(told)) => {
+            (Some(shared), Some(told)) if !shared.leaves_open(told, logical_id) => {
                 name.await_fill(shared.number());
                 shared.fill(told, logical_id, &name);
             }
@@ -82,8 +82,9 @@ impl Inner {
             return;
         }
         let names = self.names();
-        // Watches of names that a shared one has taken over end a moment later.
-        if names.values().filter(|name| name.filled_by() == 0).count() <= MANY {
+        // Watches of names that a shared one has taken over end a moment later, and some that it covers need their own.
+        let alone = |(logical_id, name): &(&String, &Arc<Name>)| name.filled_by() == 0 && !sharing.covers(logical_id);
+        if names.iter().filter(alone).count() <= MANY {
             return;
         }
         let shared = Arc::new(Shared::of(names.keys().map(String::as_str)));

@@ -42,6 +42,8 @@ pub(super) struct Told {
     /// The part of a snapshot that has arrived.
     coming: Option<Held>,
     is_complete: bool,
+    /// Whether the caller may read some names alone.
+    is_filtered: bool,
     position: Position,
     confirmed: Option<Instant>,
     cluster_epoch: Uuid,
@@ -109,6 +111,11 @@ impl Shared {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a name that is used for the first time needs a watch of its own, which tells whether the caller may read it.
+    pub(super) fn leaves_open(&self, told: &Told, logical_id: &str) -> bool {
+        told.is_filtered && told.instances(logical_id).is_empty()
+    }
+
     /// Fills a name with what was told of it, as far as that is complete.
     pub(super) fn fill(&self, told: &Told, logical_id: &str, name: &Name) {
         if told.is_complete {
@@ -118,6 +125,9 @@ impl Shared {
 
     /// Tells a name what a batch has changed of it, or that nothing has.
     pub(super) fn tell(&self, told: &Told, changed: &Changed, logical_id: &str, name: &Name) {
+        if name.filled_by() != self.number && self.leaves_open(told, logical_id) {
+            return;
+        }
         if changed.has(logical_id) || name.filled_by() != self.number {
             self.fill(told, logical_id, name);
         } else {
@@ -155,6 +165,7 @@ impl Told {
             self.position.history_id = batch.history_id.into();
         }
         (self.position.revision, self.confirmed) = (batch.revision, confirmed(batch.stale_for));
+        self.is_filtered = batch.filtered;
         Some(changed)
     }
 

@@ -27,6 +27,11 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
+    /// Whether the one that has told all tells of this name.
+    pub(super) fn covers(&self, logical_id: &str) -> bool {
+        self.current.as_ref().is_some_and(|shared| shared.covers(logical_id))
+    }
+
     /// The watch has told all. Returns the one in whose place it is.
     pub(super) fn complete(&mut self, shared: &Arc<Shared>) -> Option<Arc<Shared>> {
         self.next = None;
