@@ -8,6 +8,8 @@
 //! Monotonic time is a plain `u64` of milliseconds so that it fits an atomic in a lease's slot, and is handed down
 //! as a value to the pure rules in `model`, which therefore can be tested at any time without waiting.
 
+pub mod gap;
+
 use std::{
     sync::{
         Arc,

@@ -25,7 +25,10 @@ use super::{
     leases::{FLUSH_PERIOD_MS, Leases},
 };
 use crate::{
-    clock::Clock,
+    clock::{
+        Clock,
+        gap::{Outage, Silence},
+    },
     metrics::FlushMetrics,
     model::{Lease, lease::LeaseState},
     store::{self, Pool, expiry::DaemonEntry},
@@ -98,8 +101,8 @@ pub struct Flusher {
     due: BTreeMap<u64, Vec<Arc<Lease>>>,
     /// Everything that was due at this time is saved.
     confirmed_ms: u64,
-    /// PostgreSQL last took a write.
-    answered_ms: u64,
+    /// Since PostgreSQL last took a write.
+    silence: Silence,
     /// The database clock, as that write was answered: earlier than whatever is gathered from then on.
     read_at: Option<DateTime<Utc>>,
     trouble: Repeated,
@@ -113,8 +116,8 @@ impl Flusher {
     pub fn new(pool: Pool, leases: Arc<Leases>, clock: Clock, identity: Identity, health: Arc<Health>) -> Self {
         let confirmed_ms = clock.now_ms();
         let (due, metrics) = (BTreeMap::new(), FlushMetrics::new());
-        let (answered_ms, read_at, trouble) = (confirmed_ms, None, Repeated::default());
-        Self { pool, leases, clock, identity, due, confirmed_ms, answered_ms, read_at, trouble, health, metrics }
+        let (silence, read_at, trouble) = (Silence::begin(confirmed_ms), None, Repeated::default());
+        Self { pool, leases, clock, identity, due, confirmed_ms, silence, read_at, trouble, health, metrics }
     }
 
     /// Saves until told to stop, then saves what is left.
@@ -124,7 +127,9 @@ impl Flusher {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut waits_since_ms = self.clock.now_ms();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            self.silence.waited(waits_since_ms, self.clock.now_ms(), TICK);
             self.gather();
             let now_ms = self.clock.now_ms();
             let due = self.take_due(now_ms);
@@ -132,6 +137,7 @@ impl Flusher {
                 self.save(due, None, &stop).await;
             }
             self.report();
+            waits_since_ms = self.clock.now_ms();
         }
         self.gather();
         let left = self.take_due(u64::MAX);
@@ -197,11 +203,13 @@ impl Flusher {
     }
 
     async fn hold_after_outage(&self, deadline: Instant) -> Result<(), store::Error> {
-        if self.clock.now_ms() > self.answered_ms + FLUSH_PERIOD_MS + OUTAGE_MS {
-            let reason = "the database was away";
-            let held = store::expiry::note_disruption(&self.pool, reason, deadline).await?;
-            tracing::warn!(held_ms = held.as_millis(), "expiry on hold after a database outage");
-        }
+        let reason = match self.silence.cause(self.clock.now_ms(), FLUSH_PERIOD_MS + OUTAGE_MS) {
+            None => return Ok(()),
+            Some(Outage::Database) => "the database was away",
+            Some(Outage::Daemon) => "a daemon was paused",
+        };
+        let held = store::expiry::note_disruption(&self.pool, reason, deadline).await?;
+        tracing::warn!(reason, held_ms = held.as_millis(), "expiry on hold, because beats could not be saved");
         Ok(())
     }
 
@@ -217,7 +225,12 @@ impl Flusher {
         let ages_ms: Vec<i64> = heard.iter().map(|heard_ms| now_ms.saturating_sub(*heard_ms).cast_signed()).collect();
         let daemon_id = self.identity.daemon_id;
         let asked = Instant::now();
-        let flushed = store::beats::flush(&self.pool, daemon_id, &lease_ids, &ages_ms, saved_up_to, deadline).await?;
+        let flushed = store::beats::flush(&self.pool, daemon_id, &lease_ids, &ages_ms, saved_up_to, deadline).await;
+        if flushed.is_ok() {
+            self.silence = Silence::begin(now_ms);
+        }
+        self.silence.waited(now_ms, self.clock.now_ms(), WRITE_TIMEOUT);
+        let flushed = flushed?;
         self.health.saved(asked.elapsed());
         for (lease, heard_ms) in chunk.iter().zip(heard) {
             lease.saved(heard_ms);
@@ -235,7 +248,6 @@ impl Flusher {
         if let Some(over) = self.trouble.works() {
             tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "beats are saved again");
         }
-        self.answered_ms = asked_ms;
         self.read_at = Some(read_at);
         if leases > 0 {
             let millis = u32::try_from(self.clock.now_ms().saturating_sub(asked_ms)).unwrap_or(u32::MAX);

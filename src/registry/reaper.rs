@@ -9,7 +9,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -20,7 +19,10 @@ use super::{
     leases::Leases,
 };
 use crate::{
-    clock::Clock,
+    clock::{
+        Clock,
+        gap::{Followed, Found, Reading},
+    },
     metrics::{HoldMetrics, ReaperMetrics},
     model::BrakeMode,
     store::{
@@ -41,8 +43,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a call may take. The scan for the earliest deadline of a million rows takes a fraction of a second.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A database clock that is off by more was stepped.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 /// When to look again at an instance whose beat may be on the way.
 const UNSURE_SLEEP: Duration = Duration::from_millis(400);
 /// How often a braked reaper looks.
@@ -73,7 +73,7 @@ impl Reapers {
         let mut tally = Tally::new(Reaper::Stale, ReaperMetrics::stale(), &self.health);
         let hold = HoldMetrics::new();
         let mut seen_rules = Rules::default();
-        let mut seen = None;
+        let mut database = Followed::default();
         loop {
             self.alarm.begin_look();
             let pause = if self.health.permit_change().is_err() {
@@ -81,7 +81,7 @@ impl Reapers {
             } else if self.leases.save_lag_ms(self.clock.now_ms()) > 0 {
                 SHORTEST_SLEEP
             } else {
-                let report = self.reap_stale_once(&mut seen).await;
+                let report = self.reap_stale_once(&mut database).await;
                 tell_rules(&mut seen_rules, &hold, &report);
                 tally.count(report.as_ref().map(|report| report.reaped), seen_rules.held);
                 report.map_or(RETRY, |report| pause_after(&report))
@@ -93,30 +93,38 @@ impl Reapers {
         }
     }
 
-    /// One look at who is overdue. `seen` is the database clock at the last one, with our own time before and after.
+    /// One look for overdue leases; a second one if the database clock was stepped forward.
     #[tracing::instrument(level = "debug", name = "reaper.stale", skip_all)]
-    async fn reap_stale_once(&self, seen: &mut Option<SeenClock>) -> Result<StaleReport, store::Error> {
-        let asked_ms = self.clock.now_ms();
-        let last = *seen;
-        let expected = || last.map(|last| last.expected(self.clock.now_ms()));
-        let deadline = Instant::now() + TIMEOUT;
+    async fn reap_stale_once(&self, database: &mut Followed) -> Result<StaleReport, store::Error> {
         let _waiting = self.health.change_waits();
+        let mut looked = self.look(database, false).await;
+        if let Ok((_, Found::Step)) = looked {
+            looked = self.look(database, true).await;
+        }
+        let (report, found) = looked.inspect_err(|_| database.lose())?;
+        if found == Found::Late {
+            tracing::info!("the database was asked late, expiry looks again");
+        }
+        self.health.reaped();
+        Ok(report)
+    }
+
+    async fn look(&self, database: &mut Followed, is_step: bool) -> Result<(StaleReport, Found), store::Error> {
+        let asked_ms = self.clock.now_ms();
+        let known = database.known();
+        let expected = || known.map(|known| ExpectedClock::after(known, self.clock.now_ms(), is_step));
+        let deadline = Instant::now() + TIMEOUT;
         let bound = self.health.release_state().bound();
-        let mut report =
-            store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, bound, deadline).await;
+        let reap = |bound| store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, bound, deadline);
+        let mut report = reap(bound).await;
         if bound.is_some() && matches!(report, Err(store::Error::Busy(_))) {
             // Without the hooks of mode commit, which may have taken that long.
-            report = store::expiry::reap_stale(&self.pool, BATCH, &self.decided_by, expected, None, deadline).await;
+            report = reap(None).await;
         }
-        if report.is_ok() {
-            self.health.reaped();
-        }
-        *seen = report.as_ref().ok().map(|report| SeenClock {
-            read_at: report.read_at,
-            asked_ms,
-            answered_ms: self.clock.now_ms(),
-        });
-        report
+        let report = report?;
+        let reading = Reading { asked_ms, answered_ms: self.clock.now_ms(), read_at: report.read_at };
+        let found = database.take(reading, report.is_late);
+        Ok((report, found))
     }
 
     /// Writes down the deaths of instances of older epochs, until told to stop.
@@ -179,27 +187,11 @@ impl Reapers {
     }
 }
 
-/// The database clock as read between two moments of our own.
-#[derive(Clone, Copy, Debug)]
-struct SeenClock {
-    read_at: DateTime<Utc>,
-    asked_ms: u64,
-    answered_ms: u64,
-}
-
-impl SeenClock {
-    /// What it must show now, as precisely as can be known.
-    fn expected(self, now_ms: u64) -> ExpectedClock {
-        let passed_ms = i64::try_from(now_ms.saturating_sub(self.answered_ms)).unwrap_or_default();
-        let uncertain = Duration::from_millis(self.answered_ms.saturating_sub(self.asked_ms));
-        // The way there counts on both sides: that of the last answer, and that of the question about to be asked,
-        // which may wait for a connection.
-        ExpectedClock { now: self.read_at + TimeDelta::milliseconds(passed_ms), tolerance: CLOCK_TOLERANCE + uncertain }
-    }
-}
-
 /// When to look next: when a lease can expire.
 fn pause_after(report: &StaleReport) -> Duration {
+    if report.is_late {
+        return SHORTEST_SLEEP;
+    }
     let until_deadline = report.next_deadline.unwrap_or(LONGEST_SLEEP);
     if report.reaped == 0 && until_deadline.is_zero() && report.brake.is_none() {
         // Overdue, but a daemon has not yet saved everything up to then, or it is not clear which others are silent.
@@ -309,7 +301,8 @@ mod tests {
             next_deadline: next_ms.map(Duration::from_millis),
             hold: held_ms.map(|ms| Hold { remaining: Duration::from_millis(ms), reason: String::new() }),
             brake: None,
-            read_at: DateTime::UNIX_EPOCH,
+            read_at: chrono::DateTime::UNIX_EPOCH,
+            is_late: false,
         }
     }
 
@@ -325,5 +318,7 @@ mod tests {
         assert_eq!(pause_after(&report(0, None, None)), LONGEST_SLEEP);
         assert_eq!(pause_after(&report(3, Some(0), None)), SHORTEST_SLEEP);
         assert_eq!(pause_after(&report(500, Some(0), None)), Duration::ZERO, "a full batch has more behind it");
+        let late = StaleReport { is_late: true, ..report(0, None, None) };
+        assert_eq!(pause_after(&late), SHORTEST_SLEEP, "it has done nothing");
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Error, Pool, PoolRole, deaths::within, epoch, row::unsigned};
 use crate::{
+    clock::gap::Reading,
     model::{BrakeMode, Hold, input::TTL_DEFAULT},
     postgres::pool::Client,
 };
@@ -26,6 +27,8 @@ pub struct StaleReport {
     pub brake: Option<BrakeMode>,
     /// The database clock at the decision.
     pub read_at: DateTime<Utc>,
+    /// The database clock was further on than expected, and no lease could expire.
+    pub is_late: bool,
 }
 
 /// What a caller knows of the database clock: what it must show about now, if it has not been stepped.
@@ -35,10 +38,32 @@ pub struct ExpectedClock {
     pub now: DateTime<Utc>,
     /// By how much it may differ.
     pub tolerance: Duration,
+    /// The clock was stepped forward, and not the request held up.
+    pub is_step_certain: bool,
 }
 
-/// Ends leases that were silent for longer than their TTL, at most `limit`. If the clock is not where `clock` says
-/// right before the question, expiry is put on hold instead. Within a bound, hooks of mode `commit` run in its transaction.
+/// A database clock that is off by more was stepped, or was asked late.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+impl ExpectedClock {
+    /// What the clock must show now if it goes on from what is known, as precisely as can be known.
+    #[must_use]
+    pub fn after(known: Reading, now_ms: u64, is_step_certain: bool) -> Self {
+        // The way there counts on both sides: that of the last answer, and that of the question about to be asked.
+        Self { now: known.continued(now_ms), tolerance: CLOCK_TOLERANCE + known.uncertainty(), is_step_certain }
+    }
+}
+
+/// A look that comes late takes a limit of zero, and no clock is compared: only the caller can find out why it was late.
+const REAP: &str = "\
+SELECT stale.reaped, stale.next_in_ms, stale.held_for_ms, stale.hold_reason, stale.brake, stale.read_at, asked.is_late
+FROM (SELECT NOT $6 AND coalesce(muster_ms_until(muster_now(), $4) > $5, false) AS is_late OFFSET 0) AS asked,
+    LATERAL muster_reap_stale(
+        $1, CASE WHEN asked.is_late THEN 0 ELSE $2 END, $3, CASE WHEN asked.is_late THEN NULL ELSE $4 END, $5) AS stale";
+
+/// Ends leases that were silent for longer than their TTL, at most `limit`. If the clock is behind what `clock` says right
+/// before the question, or was certainly stepped forward, expiry is put on hold instead; if it is only further on, nothing
+/// is done. Within a bound, hooks of mode `commit` run in its transaction.
 ///
 /// # Errors
 /// As [`Pool::run`]. Repeating the call is safe.
@@ -53,18 +78,16 @@ pub async fn reap_stale(
 ) -> Result<StaleReport, Error> {
     let default_ttl_ms = i64::try_from(TTL_DEFAULT.as_millis()).unwrap_or(i64::MAX);
     let call = async |client: &Client| {
-        let statement = client
-            .prepare_cached(
-                "SELECT reaped, next_in_ms, held_for_ms, hold_reason, brake, read_at \
-                     FROM muster_reap_stale($1, $2, $3, $4, $5)",
-            )
-            .await?;
+        let types = [Type::INT8, Type::INT4, Type::TEXT, Type::TIMESTAMPTZ, Type::INT8, Type::BOOL];
+        let statement = client.prepare_typed_cached(REAP, &types).await?;
         // Now, and not before there was a connection: waiting for one is no step of the clock.
         let clock = clock();
         let expected = clock.map(|clock| clock.now);
         let tolerance = clock.map(|clock| clock.tolerance).unwrap_or_default();
         let tolerance_ms = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
-        let parameters: [&(dyn ToSql + Sync); 5] = [&default_ttl_ms, &limit, &by, &expected, &tolerance_ms];
+        let is_step_certain = clock.is_some_and(|clock| clock.is_step_certain);
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&default_ttl_ms, &limit, &by, &expected, &tolerance_ms, &is_step_certain];
         within(client, bound, client.query_one(&statement, &parameters)).await
     };
     // A hook of mode `commit` may have left something in the session.
@@ -76,6 +99,7 @@ pub async fn reap_stale(
         hold: held_for_ms.map(|ms| hold(ms, row.try_get(3).ok().flatten())),
         brake: row.try_get::<_, Option<&str>>(4)?.and_then(BrakeMode::from_word),
         read_at: row.try_get(5)?,
+        is_late: row.try_get(6)?,
     })
 }
 

@@ -7,11 +7,12 @@ use musterd_client::Status;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
+use super::{proxy::Mode, world::database_link};
 use crate::harness::{
     actor::{Actor, Caller, alive},
     daemon::Daemon,
     postgres::BOUND,
-    registry::{Registry, get, run},
+    registry::{Registry, get, id, run},
     wait::wait_until,
 };
 
@@ -77,6 +78,83 @@ async fn dead(sql: &Registry, logical_id: &str) -> i64 {
     get(&sql.client, &format!("{count}'{logical_id}'")).await
 }
 
+async fn reason_of_hold(sql: &Registry, expected: &str) {
+    wait_until("the reason of the hold", BOUND, async || {
+        let reason = get::<Option<String>>(&sql.client, "SELECT hold_reason FROM cluster_metadata").await;
+        if reason.as_deref() == Some(expected) { Ok(()) } else { Err(reason) }
+    })
+    .await;
+}
+
+/// What a daemon logs that has found a request of its reaper late.
+const LATE: &str = "the database was asked late";
+
+/// Several tasks of the daemon wait for a lock, so that its pool has idle sessions afterwards.
+async fn open_sessions(sql: &Registry, caller: &Caller) {
+    let locker = sql.connect().await;
+    // What the writer and the flusher need.
+    run(&locker, "BEGIN; SELECT FROM cluster_metadata FOR UPDATE; SELECT FROM registry_instance FOR UPDATE").await;
+    let registering = caller.register(alive("other", Duration::from_secs(300)));
+    let waiting = wait_until("sessions that wait", BOUND, async || {
+        let blocked = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND application_name = 'musterd' AND wait_event_type = 'Lock'";
+        match get::<i64>(&sql.client, blocked).await {
+            2.. => Ok(run(&locker, "COMMIT").await),
+            few => Err(few),
+        }
+    });
+    let (registered, ()) = tokio::join!(registering, waiting);
+    // It may have waited for longer than a change may take.
+    drop(registered);
+}
+
+/// The link to the database stands still for longer than any outage, while the reaper asks several times a second: a daemon
+/// that saves nothing for others keeps an overdue lease alive. What the reaper has asked arrives late.
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_link_to_postgresql_is_not_taken_for_a_stepped_clock() {
+    let sql = Registry::head().await;
+    let (url, link) = database_link(sql.database.url()).await;
+    let daemon = Daemon::start_without_migrating(&url).await;
+    let caller = Caller::of(&daemon);
+    let mut actors = Vec::new();
+    for _ in 0..4 {
+        actors.push(Actor::start(std::slice::from_ref(&caller), "kept", TTL).await);
+    }
+    caller.register(alive("silent", Duration::from_secs(2))).await.unwrap();
+    // Whether the request is on its way, or waits for a session, is a matter of the moment.
+    for _ in 0..6 {
+        if daemon.log().contains(LATE) {
+            break;
+        }
+        run(&sql.client, "SELECT muster_release_expiry(1)").await;
+        let other = format!(
+            "DELETE FROM registry_daemon WHERE daemon_id = '{0}';
+             INSERT INTO registry_daemon (daemon_id, address, version, started_at, last_flush, saved_up_to, host)
+             VALUES ('{0}', 'elsewhere', '0.1.0', muster_now(),
+                     muster_now() + interval '10 s', muster_now() - interval '1 h', '')",
+            id(900)
+        );
+        run(&sql.client, &other).await;
+        let looks = || daemon.log().matches("\"name\":\"reaper.stale\"").count();
+        let looked = looks();
+        wait_until("the reaper asks again and again", BOUND, async || match looks() - looked {
+            4.. => Ok(()),
+            few => Err(few),
+        })
+        .await;
+        open_sessions(&sql, &caller).await;
+        link.set(Mode::BlackHole { from_client: true, from_server: false });
+        sleep(Duration::from_millis(4_500)).await;
+        link.heal();
+        reason_of_hold(&sql, "the database was away").await;
+        go_on(&actors, 3).await;
+        reason_of_hold(&sql, "the database was away").await;
+    }
+    assert_eq!(dead(&sql, "kept").await, 0);
+    assert!(get::<bool>(&sql.client, "SELECT stepped_at IS NULL FROM cluster_metadata").await, "{}", daemon.log());
+    assert!(daemon.log().contains(LATE), "no request was on its way when the link was cut: {}", daemon.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn paused_daemon_expires_no_lease_by_what_it_knew_before() {
     let sql = Registry::head().await;
@@ -95,6 +173,9 @@ async fn paused_daemon_expires_no_lease_by_what_it_knew_before() {
         daemons[0].signal(Signal::SIGCONT);
         go_on(&actors, 3).await;
         assert_eq!(dead(&sql, "kept").await, 0, "after {pause_ms} ms");
+        if pause_ms > 3_000 {
+            reason_of_hold(&sql, "a daemon was paused").await;
+        }
     }
     wait_until("it is on the list again", BOUND, async || match callers[0].cluster().await?.daemons.len() {
         2 => Ok(()),
