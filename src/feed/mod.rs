@@ -96,6 +96,18 @@ pub struct Feed<S> {
     metrics: FeedMetrics,
 }
 
+/// Everything on record as of one moment.
+#[derive(Debug)]
+struct Loaded {
+    cluster: Cluster,
+    chunks: Vec<Vec<Instance>>,
+    /// What the cluster row had to reach.
+    floor: Revision,
+    /// When it was asked for, by the daemon's clock.
+    at_ms: u64,
+    started: Instant,
+}
+
 /// Why the feed wakes.
 #[derive(Debug)]
 enum Wake {
@@ -143,7 +155,7 @@ impl<S: Sink> Feed<S> {
         let mut pause = FIRST_PAUSE;
         loop {
             let (began, generation) = (Instant::now(), self.database.generation());
-            let Some(ended) = stop.run_until_cancelled(self.session(cause)).await else { return Ok(()) };
+            let Some(ended) = stop.run_until_cancelled(Box::pin(self.session(cause))).await else { return Ok(()) };
             let Err(error) = ended;
             if self.history_id.is_some() {
                 cause = Cause::Connection;
@@ -179,11 +191,13 @@ impl<S: Sink> Feed<S> {
         let is_other = cause != Cause::Start && connection.generation() != self.generation;
         self.generation = connection.generation();
         let cause = if is_other { Cause::History } else { cause };
-        // Calls are answered as soon as the view is loaded, and an answer that names the daemons must have this one. Sent one
-        // behind the other: one round trip.
+        // Sent one behind the other, and run in this order: one round trip, of which the load sees the history confirmed.
         let confirmation = connection.confirm_history(self.floor(connection));
-        tokio::try_join!(biased; confirmation, self.read_daemons(connection))?;
-        self.load(connection, cause).await?;
+        let ((), daemons, loaded) =
+            tokio::try_join!(biased; confirmation, connection.daemons(), self.read_all(connection))?;
+        // Calls are answered as soon as the view is loaded, and an answer that names the daemons must have this one.
+        self.take_daemons(daemons);
+        self.take_all(connection, cause, loaded);
         if let Some(over) = self.trouble.works() {
             tracing::info!(failures = over.failures, lasting_ms = over.lasting_ms(), "feed connected again");
         }
@@ -252,6 +266,24 @@ impl<S: Sink> Feed<S> {
     }
 
     async fn load(&mut self, connection: &Connection, cause: Cause) -> Result<(), store::Error> {
+        let loaded = self.read_all(connection).await?;
+        self.take_all(connection, cause, loaded);
+        Ok(())
+    }
+
+    /// Reads everything on record. `None`: there is no epoch yet, and the next look will find it.
+    async fn read_all(&self, connection: &Connection) -> Result<Option<Loaded>, store::Error> {
+        let (started, at_ms, floor) = (Instant::now(), self.clock.now_ms(), connection.seen());
+        let mut chunks: Vec<Vec<Instance>> = Vec::new();
+        let keep = |instance| match chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
+            Some(chunk) => chunk.push(instance),
+            None => chunks.push(vec![instance]),
+        };
+        let cluster = connection.load(keep).await?;
+        Ok(cluster.map(|cluster| Loaded { cluster, chunks, floor, at_ms, started }))
+    }
+
+    fn take_all(&mut self, connection: &Connection, cause: Cause, loaded: Option<Loaded>) {
         let resyncs = &self.metrics.resyncs;
         match cause {
             Cause::Start => resyncs.start.increment(1),
@@ -259,17 +291,7 @@ impl<S: Sink> Feed<S> {
             Cause::History => resyncs.history.increment(1),
             Cause::Gap => resyncs.gap.increment(1),
         }
-        let started = Instant::now();
-        let (at_ms, floor) = (self.clock.now_ms(), connection.seen());
-        let mut chunks: Vec<Vec<Instance>> = Vec::new();
-        let keep = |instance| match chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
-            Some(chunk) => chunk.push(instance),
-            None => chunks.push(vec![instance]),
-        };
-        let Some(cluster) = connection.load(keep).await? else {
-            // No epoch yet: the next look will find it.
-            return Ok(());
-        };
+        let Some(Loaded { cluster, chunks, floor, at_ms, started }) = loaded else { return };
         let count = chunks.iter().map(Vec::len).sum::<usize>();
         connection.confirmed(floor, &cluster);
         let (revision, history_id, read_ms) = (cluster.revision, cluster.history_id, started.elapsed().as_millis());
@@ -278,7 +300,6 @@ impl<S: Sink> Feed<S> {
         self.applied = revision;
         let elapsed_ms = started.elapsed().as_millis();
         tracing::info!(?cause, instances = count, revision = revision.0, read_ms, elapsed_ms, "loaded the registry");
-        Ok(())
     }
 
     async fn read_changes(&mut self, connection: &Connection) -> Result<(), store::Error> {
@@ -322,9 +343,14 @@ impl<S: Sink> Feed<S> {
 
     async fn read_daemons(&mut self, connection: &Connection) -> Result<(), store::Error> {
         if self.daemons_read.is_none_or(|at| at.elapsed() >= DAEMONS_PERIOD) {
-            self.sink.daemons(connection.daemons().await?);
-            self.daemons_read = Some(Instant::now());
+            let daemons = connection.daemons().await?;
+            self.take_daemons(daemons);
         }
         Ok(())
+    }
+
+    fn take_daemons(&mut self, daemons: Daemons) {
+        self.sink.daemons(daemons);
+        self.daemons_read = Some(Instant::now());
     }
 }
