@@ -167,6 +167,8 @@ pub(super) fn stop_at_once(running: &AtomicI32) {
 impl Drop for Postmaster {
     fn drop(&mut self) {
         self.signal(Signal::SIGINT);
+        // What reaps it now does not tell when, and its pid may then be given to another process.
+        self.running.store(0, Ordering::Release);
     }
 }
 

@@ -43,6 +43,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Backends of a crashed server notice within moments that it is gone; until then PostgreSQL refuses to start.
 const LEFTOVERS_BOUND: Duration = Duration::from_secs(10);
 
+/// A process of PostgreSQL 13 that was just starting then may take much longer. The server names the memory that it shares.
+const SHARED_MEMORY_BOUND: Duration = Duration::from_secs(90);
+const SHARED_MEMORY_IN_USE: &str = "pre-existing shared memory block";
+
 /// A private PostgreSQL, running until [`stop`](Self::stop).
 ///
 /// Dropping it asks the server to stop without waiting for it. If the daemon is killed, the server stays and is
@@ -161,12 +165,14 @@ impl Drop for LocalServer {
 /// Starts the server for the first time and makes sure that our database exists.
 pub(super) async fn first_start(recipe: &Recipe, crashed: bool) -> Result<Postmaster, Error> {
     let maintenance = layout::url(&recipe.socket_dir, "postgres");
-    let deadline = Instant::now() + LEFTOVERS_BOUND;
+    let began = Instant::now();
     let server = loop {
         let mut server = Postmaster::spawn(recipe)?;
         match server.wait_ready(&maintenance).await {
             Ok(()) => break server,
-            Err(Error::Exited { .. }) if crashed && Instant::now() < deadline => sleep(RESTART_PAUSE_MIN).await,
+            Err(Error::Exited { tail, .. }) if crashed && began.elapsed() < leftovers_bound(&tail) => {
+                sleep(RESTART_PAUSE_MIN).await;
+            }
             Err(error) => return Err(error),
         }
     };
@@ -175,6 +181,11 @@ pub(super) async fn first_start(recipe: &Recipe, crashed: bool) -> Result<Postma
         statement(&maintenance, "create the database", &format!("CREATE DATABASE {NAME}")).await?;
     }
     Ok(server)
+}
+
+/// For how long a server that has ended with these lines is started again after a crash.
+fn leftovers_bound(log_tail: &str) -> Duration {
+    if log_tail.contains(SHARED_MEMORY_IN_USE) { SHARED_MEMORY_BOUND } else { LEFTOVERS_BOUND }
 }
 
 const FIND_DATABASE: &str = "SELECT 1 FROM pg_catalog.pg_database WHERE datname = 'musterd'";
