@@ -29,10 +29,14 @@ matrix VERSIONS="13 14 15 16 17 18":
 previous:
     tests/previous_release.sh
 
-# Run every fault of a cluster of Patroni, with synchronous replication and without (10 minutes).
-patroni:
+# Run every fault of a cluster of Patroni, with synchronous replication and without (10 minutes), for leases of TTL seconds.
+patroni TTL="10":
     tests/patroni.sh
-    cargo test --locked --test it patroni_faults_of_every_kind -- --ignored --nocapture
+    MUSTERD_PATRONI_TTL={{ TTL }} cargo test --locked --test it patroni_faults_of_every_kind -- --ignored --nocapture
+
+# Run all that depends on the surroundings, and print one table: Patroni, hosts, poolers, clocks, networks, versions (30 minutes).
+environments *ARGUMENTS:
+    tests/environments.sh {{ ARGUMENTS }}
 
 # List the N slowest tests of the last run.
 slow N="30":

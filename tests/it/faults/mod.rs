@@ -35,6 +35,7 @@ mod clock;
 mod crowd;
 pub(crate) mod dice;
 mod exhaustion;
+mod figures;
 mod finish;
 mod herd;
 mod history;

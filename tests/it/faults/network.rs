@@ -30,7 +30,8 @@ use tokio::{sync::Mutex, time::sleep};
 
 use super::{
     campaign,
-    checker::Demands,
+    checker::{Demands, Evidence, Verdict},
+    figures::{self, Cost},
     history::Micros,
     proxy::Mode,
     world::{Place, Population, TTL, World},
@@ -288,7 +289,8 @@ async fn packets_lost_delayed_and_cut_off_break_no_promise() {
         if dropped.is_empty() { Ok(()) } else { Err(dropped) }
     })
     .await;
-    let (verdict, _) = world.finish("network", 7, campaign::demands(population, FAULTS.len())).await;
+    let (verdict, evidence) = world.finish("network", 7, campaign::demands(population, FAULTS.len())).await;
+    print("network", &verdict, &evidence);
     assert_eq!(verdict.violations, []);
 }
 
@@ -303,6 +305,11 @@ async fn partition_of_half_a_minute_ends_no_lease_of_a_small_fleet() {
     cut_off(&FLEETS, LASTS_LONG).await;
 }
 
+fn print(name: &str, verdict: &Verdict, evidence: &Evidence) {
+    let costs: Vec<Cost> = evidence.disruptions.iter().map(Cost::of).collect();
+    figures::print(name, &costs, verdict, evidence);
+}
+
 /// In each fleet one crashes and is detected in time; then all fleets are cut off from their daemons.
 async fn cut_off(fleets: &[usize], lasts: Duration) {
     let _alone = ALONE.lock().await;
@@ -315,10 +322,11 @@ async fn cut_off(fleets: &[usize], lasts: Duration) {
     sleep(TTL * 2).await;
     let verdicts = worlds.into_iter().zip(fleets).map(async |(world, fleet)| {
         let demands = Demands { detections: 1, beats_acknowledged: fleet * 3, ..Demands::default() };
-        let (verdict, _) = world.finish(&format!("fleet-of-{fleet}"), 7, demands).await;
-        (fleet, verdict)
+        let (verdict, evidence) = world.finish(&format!("fleet-of-{fleet}"), 7, demands).await;
+        (fleet, verdict, evidence)
     });
-    for (fleet, verdict) in join_all(verdicts).await {
+    for (fleet, verdict, evidence) in join_all(verdicts).await {
+        print(&format!("network, {fleet} actors"), &verdict, &evidence);
         assert_eq!(verdict.violations, [], "a fleet of {fleet}");
     }
 }

@@ -73,8 +73,10 @@ impl Member {
         self.patroni.as_ref().map(Child::id)
     }
 
+    /// A server that was killed leaves its pid in the file, and another process may get it.
     fn postmaster(&self) -> Option<u32> {
-        fs::read_to_string(self.data.join("postmaster.pid")).ok()?.lines().next()?.parse().ok()
+        let pid = fs::read_to_string(self.data.join("postmaster.pid")).ok()?.lines().next()?.parse().ok()?;
+        (fs::read_link(format!("/proc/{pid}/cwd")).ok()? == self.data).then_some(pid)
     }
 }
 

@@ -13,12 +13,11 @@ use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-use super::{Cluster, Fault, cluster::ELECTION_BOUND};
+use super::{Cluster, cluster::ELECTION_BOUND};
 use crate::{
     faults::{
-        checker::{Rule, Verdict},
         client::{Client, Registration},
-        history::{Answer, History, Micros, Outcome, SECOND},
+        history::{Answer, History, Micros, Outcome},
         world::World,
     },
     harness::wait::wait_until,
@@ -147,56 +146,4 @@ async fn register(client: Client, daemon: usize, ttl: Duration, acknowledged: Ti
         client.deregister(daemon, 1, lease).await;
         sleep(PERIOD).await;
     }
-}
-
-/// What a fault has cost.
-#[derive(Debug)]
-pub(super) struct Cost {
-    pub(super) fault: Fault,
-    pub(super) from: Micros,
-    /// From the beginning until a node took changes, if another one had to.
-    pub(super) elected: Option<Micros>,
-    /// From then on until each daemon has acknowledged one.
-    pub(super) back: Vec<Option<Micros>>,
-    pub(super) pauses: Vec<Micros>,
-}
-
-/// Prints one line for each fault. What was broken counts for the fault that came before it.
-#[expect(clippy::print_stdout, reason = "figures are what it is for")]
-pub(super) fn print(name: &str, costs: &[Cost], verdict: &Verdict) {
-    println!("== {name}: figures of each fault, for each daemon");
-    println!(
-        "   {:<18} {:>9} {:>19} {:>19} {:>7} {:>6} {:>10}",
-        "fault", "election", "writes back after", "longest pause", "false", "lost", "lease ids"
-    );
-    println!("   {:<18} {:>9} {:>19} {:>19} {:>7} {:>6} {:>10}", "", "", "", "", "deaths", "writes", "backwards");
-    for (number, cost) in costs.iter().enumerate() {
-        let until = costs.get(number + 1).map_or(Micros::MAX, |next| next.from);
-        let from = if number == 0 { 0 } else { cost.from };
-        let broken = |rules: &[Rule]| {
-            let of = |rule: &Rule, at: Option<Micros>| {
-                rules.contains(rule) && at.is_none_or(|at| (from..until).contains(&at))
-            };
-            verdict.violations.iter().filter(|violation| of(&violation.rule, violation.at)).count()
-        };
-        let Cost { fault, elected, back, pauses, .. } = cost;
-        println!(
-            "   {:<18} {:>9} {:>19} {:>19} {:>7} {:>6} {:>10}",
-            format!("{fault:?}"),
-            elected.map_or("none".to_owned(), shown),
-            if elected.is_some() { joined(back.iter().copied()) } else { "-".to_owned() },
-            joined(pauses.iter().map(|pause| Some(*pause))),
-            broken(&[Rule::FalseDeath, Rule::LostToOutage]),
-            broken(&[Rule::Lost]),
-            broken(&[Rule::Order, Rule::Doubled]),
-        );
-    }
-}
-
-fn joined(times: impl Iterator<Item = Option<Micros>>) -> String {
-    times.map(|time| time.map_or("never".to_owned(), shown)).collect::<Vec<_>>().join(", ")
-}
-
-fn shown(micros: Micros) -> String {
-    format!("{}.{:02} s", micros / SECOND, micros % SECOND / 10_000)
 }
