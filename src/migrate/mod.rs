@@ -189,8 +189,7 @@ pub async fn verify_against(place: impl Into<Place<'_>>, expected: &str) -> Resu
 /// As [`up`].
 pub async fn up_in(database: &Database, applied_by: &str) -> Result<Report, Error> {
     let mut session = database.open_driven(Want::Primary, Duration::MAX).await?;
-    history::refuse_ejected(&read_history(&mut session.client).await?)?;
-    let report = bring_up(&mut session.client, &UpOptions::default(), applied_by).await?;
+    let report = bring_up(&mut session.client, &UpOptions::default(), applied_by, true).await?;
     database.keep(session);
     Ok(report)
 }

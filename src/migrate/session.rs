@@ -27,10 +27,6 @@ use crate::{
 /// How [`super::verify`] begins a line about a table whose rows a policy may hide.
 pub const ROW_SECURITY: &str = "row-level security may hide rows of table";
 
-fn row_security_fix(table: &str) -> String {
-    format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
-}
-
 /// What [`super::up`] did.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -50,7 +46,7 @@ pub struct Report {
 /// As [`bring_up`], for a person: takes over again what was given back.
 pub(super) async fn take_over(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
     ejection::take_back(client, options.hold, applied_by).await?;
-    bring_up(client, options, applied_by).await
+    bring_up(client, options, applied_by, false).await
 }
 
 pub(super) async fn detect(client: &mut Client) -> Result<Detection, Error> {
@@ -121,12 +117,14 @@ pub(super) async fn verify(client: &mut Client) -> Result<Vec<String>, Error> {
         let expected = schema::parse(SCHEMA);
         lines = schema::differences(&expected, &live).iter().map(ToString::to_string).collect();
         let filtered = schema::filtered_tables(&transaction).await.map_err(Error::during("comparing the schema"))?;
-        lines.extend(filtered.iter().map(|table| format!("{} {table}; {}", ROW_SECURITY, row_security_fix(table))));
+        let fix = |table| format!("{ROW_SECURITY} {table}; ALTER TABLE {table} DISABLE ROW LEVEL SECURITY");
+        lines.extend(filtered.iter().map(fix));
     }
     Ok(lines)
 }
 
-pub(super) async fn bring_up(client: &mut Client, options: &UpOptions, applied_by: &str) -> Result<Report, Error> {
+/// A daemon refuses a registry that was given back: only a registry that is not up to date can be one.
+pub(super) async fn bring_up(client: &mut Client, goal: &UpOptions, by: &str, daemon: bool) -> Result<Report, Error> {
     // What keeps this from being answered is met again below, with all rights and locks.
     let report = |applied| {
         let (repaired, left) = (Vec::new(), Vec::new());
@@ -134,19 +132,23 @@ pub(super) async fn bring_up(client: &mut Client, options: &UpOptions, applied_b
     };
     match survey(client).await {
         Ok(Survey::UpToDate) => return Ok(report(Vec::new())),
-        Ok(Survey::Unmigrated) if options.to >= embedded::HEAD => {
+        Ok(Survey::Unmigrated) if goal.to >= embedded::HEAD => {
             // What goes wrong there does so below as well, where it is tried again.
-            if let Ok(Some(applied)) = fresh::apply_all(client, applied_by).await {
+            if let Ok(Some(applied)) = fresh::apply_all(client, by).await {
                 return Ok(report(applied));
             }
+            client.batch_execute("ROLLBACK").await.map_err(Error::during("migrating"))?;
         }
         Ok(_) | Err(_) => {}
     }
-    let purged = if options.purge_dead { batches::purge(client).await? } else { 0 };
-    let (applied, standing) = apply_up_to(client, options, applied_by).await?;
+    if daemon {
+        history::refuse_ejected(&read_history(client).await?)?;
+    }
+    let purged = if goal.purge_dead { batches::purge(client).await? } else { 0 };
+    let (applied, standing) = apply_up_to(client, goal, by).await?;
     let (current, mut repair) = match standing {
-        Standing::Known if options.to < embedded::HEAD => (options.to, Repair::default()),
-        Standing::Known => (embedded::HEAD, put_back(client, Scope::Replaced, applied_by).await?),
+        Standing::Known if goal.to < embedded::HEAD => (goal.to, Repair::default()),
+        Standing::Known => (embedded::HEAD, put_back(client, Scope::Replaced, by).await?),
         Standing::Ahead(version) => {
             tracing::warn!(
                 version,

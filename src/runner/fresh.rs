@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use futures_util::future::try_join_all;
 use tokio::try_join;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::Client;
 
 use super::{
     apply::Applied,
     error::Error,
     history,
-    transaction::{begin, lock},
+    transaction::{lock, settle},
 };
 use crate::migrations::embedded::{MIGRATIONS, Migration};
 
@@ -26,27 +26,30 @@ SELECT to_regclass(schema.name || '.muster_migration') IS NULL
    AND to_regtype(schema.name || '.instancestatus') IS NULL
 FROM (SELECT quote_ident(current_schema()) AS name) AS schema";
 
-/// Applies all migrations, if the database has nothing of a registry; `None` if it has something.
+const BEGIN: &str = "START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE";
+
+/// Applies all migrations, if the database has nothing of a registry. `None`: it has something; then, and after an error,
+/// the caller ends the transaction, which is not the driver's because that one waits for the answer to its beginning.
 ///
 /// # Errors
-///
 /// [`Error::Queued`] if another daemon is about to migrate, or that of a statement. Nothing is applied then.
-pub(crate) async fn apply_all(client: &mut Client, applied_by: &str) -> Result<Option<Vec<Applied>>, Error> {
-    let transaction = begin(client, "migrating").await?;
+pub(crate) async fn apply_all(client: &Client, applied_by: &str) -> Result<Option<Vec<Applied>>, Error> {
+    let begin = async { client.batch_execute(BEGIN).await.map_err(Error::during("migrating")) };
     let asking = async {
-        let answer = transaction.query_typed(IS_EMPTY, &[]).await;
+        let answer = client.query_typed(IS_EMPTY, &[]).await;
         answer.map_err(Error::during("looking for a registry"))
     };
     // Sent one behind the other: the question is asked under the lock.
-    let ((), answer) = try_join!(biased; lock(&transaction), asking)?;
+    let ((), (), (), answer) = try_join!(biased; begin, settle(client, "migrating"), lock(client), asking)?;
     if !answer.first().is_some_and(|row| row.get(0)) {
         return Ok(None);
     }
     let started = Instant::now();
-    let applying = try_join_all(MIGRATIONS.iter().map(|migration| apply(&transaction, migration, applied_by)));
-    // What follows a failure in the transaction fails as well, and the first failure is the one that is told.
-    let ((), ended) = try_join!(biased; history::create(&transaction), applying)?;
-    transaction.commit().await.map_err(Error::during("migrating"))?;
+    let applying = try_join_all(MIGRATIONS.iter().map(|migration| apply(client, migration, applied_by)));
+    let commit = async { client.batch_execute("COMMIT").await.map_err(Error::during("migrating")) };
+    // What follows a failure in the transaction fails as well, and the first failure is the one that is told; the end of
+    // a transaction that has failed undoes it.
+    let ((), ended, ()) = try_join!(biased; history::create(client), applying, commit)?;
     let mut before = started;
     let applied = MIGRATIONS.iter().zip(ended).map(|(migration, at)| {
         let (Migration { version, name, .. }, duration) = (migration, at.saturating_duration_since(before));
@@ -58,13 +61,13 @@ pub(crate) async fn apply_all(client: &mut Client, applied_by: &str) -> Result<O
 }
 
 /// Applies one, and returns when it was answered.
-async fn apply(transaction: &Transaction<'_>, migration: &Migration, applied_by: &str) -> Result<Instant, Error> {
+async fn apply(client: &Client, migration: &Migration, applied_by: &str) -> Result<Instant, Error> {
     let sql = migration.sql();
     let running = async {
         let doing = format!("migration {} ({})", migration.version, migration.name);
-        transaction.batch_execute(&sql).await.map_err(Error::during(doing))
+        client.batch_execute(&sql).await.map_err(Error::during(doing))
     };
-    let recording = history::record(transaction, migration, applied_by, None);
+    let recording = history::record(client, migration, applied_by, None);
     let ((), ()) = try_join!(biased; running, recording)?;
     Ok(Instant::now())
 }

@@ -44,11 +44,17 @@ pub(crate) async fn begin_reading<'a>(client: &'a mut Client, doing: &str) -> Re
 }
 
 async fn set_up<'a>(transaction: Transaction<'a>, doing: &str) -> Result<Transaction<'a>, Error> {
+    settle(&transaction, doing).await?;
+    Ok(transaction)
+}
+
+/// Makes the settings of the transaction that this client is in.
+pub(crate) async fn settle(transaction: &impl GenericClient, doing: &str) -> Result<(), Error> {
     let settings = transaction.batch_execute(SETTINGS);
     // Both in one round trip, in this order.
     let ((), schema) =
-        try_join!(biased; settings, schema::pin_search_path(&transaction)).map_err(Error::during(doing))?;
-    if schema.is_none() { Err(Error::NoSchema) } else { Ok(transaction) }
+        try_join!(biased; settings, schema::pin_search_path(transaction)).map_err(Error::during(doing))?;
+    if schema.is_none() { Err(Error::NoSchema) } else { Ok(()) }
 }
 
 /// The schema that a transaction works in.
@@ -57,24 +63,22 @@ pub(crate) async fn schema_name(client: &impl GenericClient) -> Result<String, t
     Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or_default())
 }
 
-/// Takes the turn to migrate, until the end of the transaction, and limits how long its statements may wait for a lock.
+/// Takes the turn to migrate, until the end of the transaction, limits how long its statements may wait for a lock, and goes
+/// on as the owner of the registry's tables. Sent at once and run in this order; what follows a failure fails as well.
 ///
 /// # Errors
 /// [`Error::Queued`] if another session has the turn.
-pub(crate) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
-    // Sent at once and run in this order; what follows a failure fails as well.
-    let (is_ours, (), ()) =
-        try_join!(biased; is_our_turn(transaction), set_lock_timeout(transaction), become_owner(transaction))?;
-    if is_ours { Ok(()) } else { Err(Error::Queued) }
+pub(crate) async fn lock(transaction: &impl GenericClient) -> Result<(), Error> {
+    try_join!(biased; take_turn(transaction), become_owner(transaction)).map(drop)
 }
 
 /// The same as the role of the session.
-pub(crate) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Error> {
+pub(crate) async fn take_turn(transaction: &impl GenericClient) -> Result<(), Error> {
     let (is_ours, ()) = try_join!(biased; is_our_turn(transaction), set_lock_timeout(transaction))?;
     if is_ours { Ok(()) } else { Err(Error::Queued) }
 }
 
-async fn is_our_turn(transaction: &Transaction<'_>) -> Result<bool, Error> {
+async fn is_our_turn(transaction: &impl GenericClient) -> Result<bool, Error> {
     let locked = transaction.query_typed("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK_KEY, Type::INT8)]).await;
     Ok(locked.map_err(Error::during("waiting for another migration"))?.first().is_some_and(|row| row.get(0)))
 }
@@ -87,7 +91,7 @@ pub(crate) fn may_become(role: &str, column: &str) -> String {
 }
 
 /// Goes on as the owner of the registry's tables, until the end of the transaction, if they are another's.
-async fn become_owner(transaction: &Transaction<'_>) -> Result<(), Error> {
+async fn become_owner(transaction: &impl GenericClient) -> Result<(), Error> {
     transaction.query_typed(&becoming_owner(), &[]).await.map(drop).map_err(Error::during("migrating"))
 }
 
@@ -103,7 +107,7 @@ pub(crate) fn becoming_owner() -> String {
     )
 }
 
-async fn set_lock_timeout(transaction: &Transaction<'_>) -> Result<(), Error> {
+async fn set_lock_timeout(transaction: &impl GenericClient) -> Result<(), Error> {
     transaction.batch_execute(&lock_timeout()).await.map_err(Error::during("migrating"))
 }
 

@@ -12,8 +12,9 @@ use crate::{
 /// Over all connections, some of which are opened side by side; what runs once a second is among them on a slow machine.
 const MOST: u64 = 25;
 /// With all migrations: one by one they take more than a hundred. How many answers are read while statements are still being sent
-/// is different each time.
-const MOST_EMPTY: u64 = 45;
+/// is different each time. About 20 of these follow each other; sessions of the start that are opened again, or a history
+/// that is read twice, make it 33 to 39.
+const MOST_EMPTY: u64 = 32;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn start_on_a_migrated_database_takes_few_round_trips() {
