@@ -1147,6 +1147,54 @@ AS $function$
 $function$;
 COMMENT ON FUNCTION muster_deadline(timestamp with time zone, bigint) IS 'When a lease ends without another beat. Never infinite and never out of range, whatever the row holds.';
 
+--- function muster_declare_dead(uuid[], timestamp with time zone[], bigint, text, bigint, text)
+CREATE OR REPLACE FUNCTION muster_declare_dead(p_instance_ids uuid[], p_ended_at timestamp with time zone[], p_revision bigint, p_reason text, p_default_ttl_ms bigint, p_decided_by text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET jit TO 'off'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET enable_material TO 'off'
+AS $function$
+DECLARE
+    v_died integer;
+BEGIN
+    PERFORM set_config('muster.deaths_recorded', pg_trigger_depth()::text, true);
+    WITH died AS (
+        UPDATE registry_instance AS instance
+        SET status = 'dead',
+            stopped_at = one.ended_at,
+            status_reason = NULL,
+            status_since = one.ended_at,
+            revision = p_revision + one.number,
+            death_reason = p_reason,
+            death_deadline = muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)),
+            death_decided_by = p_decided_by
+        FROM unnest(p_instance_ids, p_ended_at) WITH ORDINALITY AS one (instance_id, ended_at, number)
+        WHERE instance.instance_id = one.instance_id
+        RETURNING
+            instance.lease_id, instance.revision, instance.instance_id, instance.logical_id, instance.actor_name,
+            instance.node_id, instance.epoch_number, instance.started_at, instance.stopped_at, instance.death_reason,
+            instance.death_decided_by, instance.owner
+    ), recorded AS (
+        -- A death must not fail because of its record, whatever was written there by hand.
+        INSERT INTO registry_death (
+            lease_id, revision, instance_id, logical_id, actor_name, node_id, epoch_number, started_at, died_at, reason,
+            decided_by, owner, released_at
+        )
+        SELECT died.*, CASE WHEN NOT EXISTS (SELECT FROM registry_hook) THEN muster_now() END
+        FROM died
+        ON CONFLICT (lease_id) DO NOTHING
+    )
+    SELECT count(*) INTO v_died FROM died;
+    PERFORM set_config('muster.deaths_recorded', '', true);
+    PERFORM muster_advance(p_revision + v_died);
+    RETURN v_died;
+END
+$function$;
+COMMENT ON FUNCTION muster_declare_dead(uuid[], timestamp with time zone[], bigint, text, bigint, text) IS 'The deaths of a sweep, with their records.';
+
 --- function muster_ensure_epoch(text)
 CREATE OR REPLACE FUNCTION muster_ensure_epoch(p_by text)
  RETURNS uuid
@@ -2023,8 +2071,9 @@ CREATE OR REPLACE FUNCTION muster_reap_old_epoch(p_limit integer, p_decided_by t
  SET search_path FROM CURRENT
 AS $function$
 DECLARE
-    v_cluster cluster_metadata;
-    v_reaped  integer;
+    v_cluster  cluster_metadata;
+    v_ids      uuid[];
+    v_ended_at timestamptz[];
 BEGIN
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
     IF NOT EXISTS (
@@ -2033,35 +2082,20 @@ BEGIN
         RETURN 0;
     END IF;
     v_cluster := muster_lock_cluster();
-    WITH older AS MATERIALIZED (
+    SELECT
+        coalesce(array_agg(older.instance_id ORDER BY older.lease_id), '{}'),
+        coalesce(array_agg(coalesce(epoch.started_at, muster_now()) ORDER BY older.lease_id), '{}')
+    INTO v_ids, v_ended_at
+    FROM (
         SELECT instance.instance_id, instance.lease_id, instance.epoch_number
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead' AND instance.epoch_number < v_cluster.epoch_number
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
-    ), numbered AS (
-        SELECT
-            older.instance_id,
-            v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision,
-            coalesce(epoch.started_at, muster_now()) AS ended_at
-        FROM older
-        LEFT JOIN registry_epoch AS epoch ON epoch.epoch_number = older.epoch_number + 1
-    )
-    UPDATE registry_instance AS instance
-    SET status = 'dead',
-        stopped_at = numbered.ended_at,
-        status_reason = NULL,
-        status_since = numbered.ended_at,
-        revision = numbered.revision,
-        death_reason = 'old_epoch',
-        death_deadline = muster_deadline(instance.last_heartbeat, instance.ttl_ms),
-        death_decided_by = p_decided_by
-    FROM numbered
-    WHERE instance.instance_id = numbered.instance_id;
-    GET DIAGNOSTICS v_reaped = ROW_COUNT;
-    PERFORM muster_advance(v_cluster.revision + v_reaped);
-    RETURN v_reaped;
+    ) AS older
+    LEFT JOIN registry_epoch AS epoch ON epoch.epoch_number = older.epoch_number + 1;
+    RETURN muster_declare_dead(v_ids, v_ended_at, v_cluster.revision, 'old_epoch', NULL, p_decided_by);
 END
 $function$;
 COMMENT ON FUNCTION muster_reap_old_epoch(integer, text) IS 'Writes down, for at most p_limit instances of older epochs, the death they died when the epoch was rotated.';
@@ -2073,12 +2107,12 @@ CREATE OR REPLACE FUNCTION muster_reap_rows(p_cluster cluster_metadata, p_now ti
  LANGUAGE plpgsql
 AS $function$
 DECLARE
-    v_reaped integer;
+    v_ids uuid[];
 BEGIN
     -- FOR UPDATE re-checks the deadline on the row as it is once locked: a beat saved meanwhile keeps it alive. Rows
     -- that a flush holds right now are skipped: they have just been heard.
-    WITH overdue AS MATERIALIZED (
-        SELECT instance.instance_id, instance.lease_id
+    v_ids := ARRAY(
+        SELECT instance.instance_id
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
@@ -2087,24 +2121,9 @@ BEGIN
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
-    ), numbered AS (
-        SELECT overdue.instance_id, p_cluster.revision + row_number() OVER (ORDER BY overdue.lease_id) AS revision
-        FROM overdue
-    )
-    UPDATE registry_instance AS instance
-    SET status = 'dead',
-        stopped_at = p_now,
-        status_reason = NULL,
-        status_since = p_now,
-        revision = numbered.revision,
-        death_reason = 'stale',
-        death_deadline = muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)),
-        death_decided_by = p_decided_by
-    FROM numbered
-    WHERE instance.instance_id = numbered.instance_id;
-    GET DIAGNOSTICS v_reaped = ROW_COUNT;
-    PERFORM muster_advance(p_cluster.revision + v_reaped);
-    RETURN v_reaped;
+    );
+    RETURN muster_declare_dead(
+        v_ids, array_fill(p_now, ARRAY[cardinality(v_ids)]), p_cluster.revision, 'stale', p_default_ttl_ms, p_decided_by);
 END
 $function$;
 COMMENT ON FUNCTION muster_reap_rows(cluster_metadata, timestamp with time zone, timestamp with time zone, timestamp with time zone, bigint, integer, text) IS 'The deaths of muster_reap_stale.';
@@ -3064,7 +3083,7 @@ ALTER TABLE registry_instance ENABLE ALWAYS TRIGGER registry_instance_deleted;
 COMMENT ON TRIGGER registry_instance_deleted ON registry_instance IS 'After any deletion of rows, readers learn that they have to reload.';
 
 --- trigger registry_instance_died on registry_instance
-CREATE TRIGGER registry_instance_died AFTER UPDATE OF status, lease_id ON registry_instance FOR EACH ROW WHEN (old.status <> 'dead'::instancestatus AND (new.status = 'dead'::instancestatus OR new.lease_id <> old.lease_id)) EXECUTE FUNCTION muster_record_death();
+CREATE TRIGGER registry_instance_died AFTER UPDATE OF status, lease_id ON registry_instance FOR EACH ROW WHEN (old.status <> 'dead'::instancestatus AND (new.status = 'dead'::instancestatus OR new.lease_id <> old.lease_id) AND current_setting('muster.deaths_recorded'::text, true) IS DISTINCT FROM pg_trigger_depth()::text) EXECUTE FUNCTION muster_record_death();
 COMMENT ON TRIGGER registry_instance_died ON registry_instance IS 'Every death is recorded, whatever declared it.';
 
 --- trigger registry_instance_died_commit on registry_instance

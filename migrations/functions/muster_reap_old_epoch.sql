@@ -9,8 +9,9 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    v_cluster cluster_metadata;
-    v_reaped  integer;
+    v_cluster  cluster_metadata;
+    v_ids      uuid[];
+    v_ended_at timestamptz[];
 BEGIN
     SELECT * INTO v_cluster FROM cluster_metadata WHERE id = 1;
     IF NOT EXISTS (
@@ -19,35 +20,20 @@ BEGIN
         RETURN 0;
     END IF;
     v_cluster := muster_lock_cluster();
-    WITH older AS MATERIALIZED (
+    SELECT
+        coalesce(array_agg(older.instance_id ORDER BY older.lease_id), '{}'),
+        coalesce(array_agg(coalesce(epoch.started_at, muster_now()) ORDER BY older.lease_id), '{}')
+    INTO v_ids, v_ended_at
+    FROM (
         SELECT instance.instance_id, instance.lease_id, instance.epoch_number
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead' AND instance.epoch_number < v_cluster.epoch_number
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
-    ), numbered AS (
-        SELECT
-            older.instance_id,
-            v_cluster.revision + row_number() OVER (ORDER BY older.lease_id) AS revision,
-            coalesce(epoch.started_at, muster_now()) AS ended_at
-        FROM older
-        LEFT JOIN registry_epoch AS epoch ON epoch.epoch_number = older.epoch_number + 1
-    )
-    UPDATE registry_instance AS instance
-    SET status = 'dead',
-        stopped_at = numbered.ended_at,
-        status_reason = NULL,
-        status_since = numbered.ended_at,
-        revision = numbered.revision,
-        death_reason = 'old_epoch',
-        death_deadline = muster_deadline(instance.last_heartbeat, instance.ttl_ms),
-        death_decided_by = p_decided_by
-    FROM numbered
-    WHERE instance.instance_id = numbered.instance_id;
-    GET DIAGNOSTICS v_reaped = ROW_COUNT;
-    PERFORM muster_advance(v_cluster.revision + v_reaped);
-    RETURN v_reaped;
+    ) AS older
+    LEFT JOIN registry_epoch AS epoch ON epoch.epoch_number = older.epoch_number + 1;
+    RETURN muster_declare_dead(v_ids, v_ended_at, v_cluster.revision, 'old_epoch', NULL, p_decided_by);
 END
 $$;
 

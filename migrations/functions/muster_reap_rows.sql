@@ -15,12 +15,12 @@ LANGUAGE plpgsql
 VOLATILE
 AS $$
 DECLARE
-    v_reaped integer;
+    v_ids uuid[];
 BEGIN
     -- FOR UPDATE re-checks the deadline on the row as it is once locked: a beat saved meanwhile keeps it alive. Rows
     -- that a flush holds right now are skipped: they have just been heard.
-    WITH overdue AS MATERIALIZED (
-        SELECT instance.instance_id, instance.lease_id
+    v_ids := ARRAY(
+        SELECT instance.instance_id
         FROM registry_instance AS instance
         WHERE instance.status <> 'dead'
           AND instance.cluster_epoch = p_cluster.current_epoch
@@ -29,24 +29,9 @@ BEGIN
         ORDER BY instance.lease_id
         LIMIT p_limit
         FOR UPDATE SKIP LOCKED
-    ), numbered AS (
-        SELECT overdue.instance_id, p_cluster.revision + row_number() OVER (ORDER BY overdue.lease_id) AS revision
-        FROM overdue
-    )
-    UPDATE registry_instance AS instance
-    SET status = 'dead',
-        stopped_at = p_now,
-        status_reason = NULL,
-        status_since = p_now,
-        revision = numbered.revision,
-        death_reason = 'stale',
-        death_deadline = muster_deadline(instance.last_heartbeat, coalesce(instance.ttl_ms, p_default_ttl_ms)),
-        death_decided_by = p_decided_by
-    FROM numbered
-    WHERE instance.instance_id = numbered.instance_id;
-    GET DIAGNOSTICS v_reaped = ROW_COUNT;
-    PERFORM muster_advance(p_cluster.revision + v_reaped);
-    RETURN v_reaped;
+    );
+    RETURN muster_declare_dead(
+        v_ids, array_fill(p_now, ARRAY[cardinality(v_ids)]), p_cluster.revision, 'stale', p_default_ttl_ms, p_decided_by);
 END
 $$;
 

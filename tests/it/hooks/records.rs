@@ -43,6 +43,66 @@ async fn every_death_is_recorded_once_whatever_declares_it() {
 }
 
 #[tokio::test]
+async fn deaths_of_a_sweep_are_recorded_without_a_call_for_each_row() {
+    let registry = registry().await;
+    let client = &registry.client;
+    for instance in 1..=20 {
+        make_alive(client, instance, "organ", 100).await;
+        silence(client, instance, 60).await;
+    }
+    run(client, "UPDATE cluster_metadata SET released_until = now() + interval '1 hour'").await;
+    // Calls are counted for the transaction that makes them.
+    run(client, "SET track_functions = 'pl'; BEGIN").await;
+    let calls = "SELECT coalesce(pg_stat_get_xact_function_calls('muster_record_death()'::regprocedure), 0)";
+    assert_eq!(get::<i32>(client, "SELECT expire_stale_instances(15)").await, 20);
+    assert_eq!(get::<i64>(client, calls).await, 0);
+    make_alive(client, 21, "organ", 100).await;
+    run(client, &format!("UPDATE registry_instance SET status = 'dead' WHERE instance_id = '{}'", id(21))).await;
+    assert_eq!(get::<i64>(client, calls).await, 1, "a death by hand in the same transaction");
+    run(client, "COMMIT").await;
+    for instance in 31..=40 {
+        make_alive(client, instance, "organ", 100).await;
+    }
+    run(client, &format!("SELECT set_current_epoch('{}')", id(101))).await;
+    let other = &registry.connect().await;
+    run(other, "SET track_functions = 'pl'; BEGIN").await;
+    assert_eq!(get::<i32>(other, "SELECT expire_old_epoch_instances()").await, 10);
+    assert_eq!(get::<i64>(other, calls).await, 0);
+    run(other, "COMMIT").await;
+    let reasons = "SELECT concat_ws(' ', reason, count(*)) FROM registry_death AS death
+        JOIN registry_instance AS instance USING (instance_id)
+        WHERE (death.lease_id, death.revision, death.died_at, death.reason, death.logical_id, death.owner)
+              = (instance.lease_id, instance.revision, instance.stopped_at, instance.death_reason, instance.logical_id, instance.owner)
+        GROUP BY reason ORDER BY reason";
+    assert_eq!(column::<String>(client, reasons).await, ["old_epoch 10", "operator 1", "stale 20"]);
+}
+
+#[tokio::test]
+async fn death_that_a_trigger_declares_during_a_sweep_is_recorded_too() {
+    let registry = registry().await;
+    let client = &registry.client;
+    for instance in 1..=2 {
+        make_alive(client, instance, "organ", 100).await;
+    }
+    let follow = format!(
+        "CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS $body$
+         BEGIN
+             UPDATE registry_instance SET status = 'dead' WHERE instance_id = '{}' AND status <> 'dead';
+             RETURN NULL;
+         END $body$;
+         CREATE TRIGGER follow AFTER UPDATE OF status ON registry_instance FOR EACH ROW
+         WHEN (NEW.status = 'dead') EXECUTE FUNCTION follow()",
+        id(2)
+    );
+    run(client, &follow).await;
+    silence(client, 1, 60).await;
+    run(client, "UPDATE cluster_metadata SET released_until = now() + interval '1 hour'").await;
+    assert_eq!(get::<i32>(client, "SELECT expire_stale_instances(15)").await, 1);
+    let recorded = "SELECT concat_ws(' ', instance_id, reason) FROM registry_death ORDER BY lease_id";
+    assert_eq!(column::<String>(client, recorded).await, [format!("{} stale", id(1)), format!("{} stale", id(2))]);
+}
+
+#[tokio::test]
 async fn death_without_a_hook_is_released_at_once() {
     let registry = registry().await;
     super::die(&registry.client, 1).await;
