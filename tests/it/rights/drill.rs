@@ -2,9 +2,10 @@
 
 use futures_util::{StreamExt as _, stream};
 use musterd::proto::v1;
+use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
-use super::{Caller, Guarded, MASTER, rows::registration, rules::Rule, verdict};
+use super::{Caller, Guarded, MASTER, caller_of, guard, rows::registration, rules::Rule, verdict};
 use crate::harness::{
     daemon::Daemon,
     registry::{column, get, id},
@@ -227,4 +228,35 @@ async fn instance_without_owner_is_claimed_by_the_first_identity() {
     register(&owner, actor(1)).await;
     assert_eq!(verdict(&owner.registry.clone().beat(beat.clone()).await), "OK");
     assert_eq!(verdict(&rival.registry.clone().beat(beat).await), "UNKNOWN_LEASE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_lease_of_an_identity_is_its_own_at_a_daemon_that_has_not_seen_it() {
+    let names: Vec<String> = (0..12).map(|number| format!("actor-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let rule = |name: &&str| format!("[[rule]]\nwho = [\"token/{name}\"]\nmay = [\"register\"]\non = [\"svc-a\"]\n");
+    let rules: String = names.iter().map(rule).collect();
+    let guarded = Guarded::start_with(&rules, &names, &[]).await;
+    let other = guard(guarded.sql.database.url(), &guarded.files, (&rules, &names), &[]).await;
+    for (number, name) in (1..).zip(&names) {
+        let (mut here, there) = (guarded.caller(name).await.registry, caller_of(&other, name).await);
+        // Connected, and known as a caller that owns nothing.
+        there.cluster.clone().who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+        other.signal(Signal::SIGSTOP);
+        let lease_id = here.register(registration(id(number), "svc-a")).await.unwrap().into_inner().lease_id;
+        let mut registry = there.registry.clone();
+        let asked = tokio::spawn(async move {
+            match number % 3 {
+                0 => verdict(&registry.beat(v1::BeatRequest { lease_id, ..Default::default() }).await),
+                1 => {
+                    let status = v1::InstanceStatus::Draining.into();
+                    verdict(&registry.set_status(v1::SetStatusRequest { lease_id, status, ..Default::default() }).await)
+                }
+                _ => verdict(&registry.deregister(v1::DeregisterRequest { lease_id, ..Default::default() }).await),
+            }
+        });
+        tokio::task::yield_now().await;
+        other.signal(Signal::SIGCONT);
+        assert_eq!(asked.await.unwrap(), "OK", "{name}");
+    }
 }
