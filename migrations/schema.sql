@@ -154,6 +154,7 @@ CREATE TABLE registry_daemon (
     last_flush timestamp with time zone NOT NULL,
     host text NOT NULL DEFAULT ''::text,
     saved_up_to timestamp with time zone NOT NULL DEFAULT now(),
+    policy text,
     CONSTRAINT registry_daemon_pkey PRIMARY KEY (daemon_id)
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500, fillfactor=10);
@@ -165,6 +166,7 @@ COMMENT ON COLUMN registry_daemon.started_at IS 'When it started, by the databas
 COMMENT ON COLUMN registry_daemon.last_flush IS 'When it last saved beats, or said that it had none. At most about a second ago while it is well.';
 COMMENT ON COLUMN registry_daemon.host IS 'Name of the machine it runs on: with the address it tells a daemon that was started again from another one.';
 COMMENT ON COLUMN registry_daemon.saved_up_to IS 'Every beat that it had heard by then and that could matter is saved. No lease with a later deadline expires: the beat that renews it may not be saved yet.';
+COMMENT ON COLUMN registry_daemon.policy IS 'Digests of the policy and of the tokens that it has in use, POLICY/TOKENS; none: it has no policy. Null: its version does not tell, or it has just entered.';
 
 --- table registry_daemon_loss
 CREATE TABLE registry_daemon_loss (
@@ -1056,6 +1058,23 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION muster_count_leases(uuid, timestamp with time zone, timestamp with time zone, timestamp with time zone, bigint) IS 'Counts the live leases of an epoch, as muster_brake_mode needs them.';
+
+--- function muster_daemon_policy(uuid, text)
+CREATE OR REPLACE FUNCTION muster_daemon_policy(p_daemon_id uuid, p_policy text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path FROM CURRENT
+AS $function$
+BEGIN
+    -- A commit that waits for a standby would keep the row that every flush of beats updates. What a crash loses is written again.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    UPDATE registry_daemon SET policy = left(p_policy, 64)
+    WHERE daemon_id = p_daemon_id AND policy IS DISTINCT FROM left(p_policy, 64);
+END
+$function$;
+COMMENT ON FUNCTION muster_daemon_policy(uuid, text) IS 'Puts on the list of daemons which policy and tokens a daemon has in use.';
+REVOKE ALL ON FUNCTION muster_daemon_policy(uuid, text) FROM PUBLIC;
 
 --- function muster_daemon_started(uuid, text, text, text)
 CREATE OR REPLACE FUNCTION muster_daemon_started(p_daemon_id uuid, p_address text, p_version text, p_host text DEFAULT ''::text)

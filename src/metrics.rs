@@ -12,6 +12,7 @@ pub mod audit;
 mod budget;
 pub mod handles;
 pub mod names;
+mod policy;
 pub mod release;
 pub mod rpc;
 pub mod schema;
@@ -30,6 +31,7 @@ pub use handles::{
     RefusedMetrics, RegistrationMetrics, ResolveMetrics, ResyncMetrics, RowMetrics, ViewMetrics, WriterMetrics,
     publish_version,
 };
+pub use policy::PolicyMetrics;
 pub use release::ReleaseMetrics;
 pub use rpc::MethodMetrics;
 pub use schema::SchemaMetrics;
@@ -189,6 +191,7 @@ mod tests {
             let _ = (PoolMetrics::engine(), PoolMetrics::operator(), ReadyMetrics::new(), IncomingMetrics::new());
             let _ = (RefusedMetrics::new(), LogMetrics::new(), DatabaseMetrics::new(), AuditMetrics::new());
             let _ = (BudgetMetrics::new(), InsecureMetrics::new(), ReloadMetrics::tls(), SchemaMetrics::new());
+            let _ = PolicyMetrics::new();
             let _ = (HandshakeMetrics::grpc(), CertificateMetrics::server(), ReleaseMetrics::new());
             publish_version("0.0.0");
             MethodMetrics::new("muster.v1.RegistryService", "Beat").handled(5, Duration::from_millis(2));

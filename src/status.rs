@@ -22,6 +22,8 @@ mod budget;
 mod conditions;
 mod facts;
 mod judge;
+mod policies;
+mod ports;
 mod problem;
 mod protection;
 mod redaction;
@@ -38,5 +40,6 @@ pub use facts::{
     Release, SILENT_AFTER, Schema,
 };
 pub use judge::{Status, judge};
+pub use ports::{Openness, Port, Ports};
 pub use problem::{Code, Problem, Severity};
 pub use rules::daemon_state;

@@ -258,6 +258,14 @@ impl Access {
         self.0.as_ref().map_or(0, |live| live.state.load().generation)
     }
 
+    /// Digests of the policy and of the tokens in use: of what they mean, not of the files; `None` without a policy.
+    #[must_use]
+    pub fn digests(&self) -> Option<[[u8; 32]; 2]> {
+        let state = self.0.as_ref()?.state.load();
+        let tokens: String = state.tokens.entries().map(|entry| format!("{}\n", entry.text())).collect();
+        Some([Sha256::digest(state.policy.meaning()).into(), Sha256::digest(tokens).into()])
+    }
+
     /// Tells when [`Self::generation`] changes.
     #[must_use]
     pub fn changes(&self) -> Changes {

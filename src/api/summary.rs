@@ -44,6 +44,11 @@ pub(crate) fn render(
         "version": env!("CARGO_PKG_VERSION"),
         "daemonId": sources.daemon_id.to_string(),
         "grpcAddress": sources.grpc_address,
+        "ports": {
+            "grpc": facts.ports.grpc.openness().as_str(),
+            "http": facts.ports.http.openness().as_str(),
+            "summary": facts.ports.words(),
+        },
         "flushLag": duration(facts.flush_lag),
         "databaseLatency": facts.database_latency.map(duration),
         "lastReapAge": facts.last_reap_age.map(duration),

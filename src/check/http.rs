@@ -2,7 +2,11 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use http::{Request, header::HOST};
+use chrono::{DateTime, Utc};
+use http::{
+    Request,
+    header::{DATE, HOST},
+};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -44,6 +48,26 @@ pub(crate) enum Wire<'a> {
 ///
 /// No HTTP server answers there in time.
 pub(crate) async fn get(authority: &str, path: &str, limit: Duration, wire: Wire<'_>) -> io::Result<(u16, String)> {
+    dated(authority, path, limit, wire).await.map(|answer| (answer.status, answer.text))
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// Its status.
+    pub(crate) status: u16,
+    /// Its text.
+    pub(crate) text: String,
+    /// When it was given, by the clock of the server, in whole seconds; `None`: it does not tell.
+    pub(crate) date: Option<DateTime<Utc>>,
+}
+
+/// The same, with the clock of the server.
+///
+/// # Errors
+///
+/// No HTTP server answers there in time.
+pub(crate) async fn dated(authority: &str, path: &str, limit: Duration, wire: Wire<'_>) -> io::Result<Answer> {
     match timeout(limit, connect(authority, path, wire)).await {
         Ok(answer) => answer,
         Err(_) => {
@@ -53,7 +77,7 @@ pub(crate) async fn get(authority: &str, path: &str, limit: Duration, wire: Wire
     }
 }
 
-async fn connect(authority: &str, path: &str, wire: Wire<'_>) -> io::Result<(u16, String)> {
+async fn connect(authority: &str, path: &str, wire: Wire<'_>) -> io::Result<Answer> {
     let stream = TcpStream::connect(authority).await?;
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     match wire {
@@ -70,7 +94,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     authority: &str,
     path: &str,
-) -> io::Result<(u16, String)> {
+) -> io::Result<Answer> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
     #[expect(clippy::disallowed_methods, reason = "a client command: the request fails when its driver has ended")]
@@ -78,7 +102,9 @@ async fn exchange(
     let answer = async {
         let (parts, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
         let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(io::Error::other)?.to_bytes();
-        Ok((parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
+        let date = parts.headers.get(DATE).and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok());
+        let (status, text) = (parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned());
+        Ok(Answer { status, text, date: date.map(|date| date.to_utc()) })
     };
     let answer = answer.await;
     driver.abort();

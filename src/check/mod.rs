@@ -5,6 +5,7 @@
 //! from its side. Each [`finding`] names its fix.
 
 pub(crate) mod cluster;
+pub(crate) mod credentials;
 pub(crate) mod database;
 pub(crate) mod finding;
 pub(crate) mod http;

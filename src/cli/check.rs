@@ -23,7 +23,7 @@ use crate::{
     check::{
         self,
         cluster::{self, Here},
-        database,
+        credentials, database,
         finding::{Finding, worst},
         http::{self, Wire},
         reach,
@@ -75,10 +75,19 @@ pub struct CheckArgs {
 
 pub(super) async fn run(mut args: CheckArgs, client: &ClientArgs) -> Result<u8, Error> {
     let url = super::database::resolve::<_, ServeArgs>(&mut args.database)?;
-    let mut findings = Vec::new();
+    let shown = credentials::Files {
+        token: client.token_file.as_deref(),
+        certificate: client.cert.as_deref(),
+        key: client.key_file(),
+    };
+    let mut findings = credentials::files(shown, Clock::new().wall());
     let reached = reached(client, &mut findings).await;
     let cluster = match &reached {
-        Some(address) => daemon(client, address, &mut findings).await,
+        Some(address) => {
+            let cluster = daemon(client, address, &mut findings).await;
+            findings.extend(identity(client, address).await);
+            cluster
+        }
         None => None,
     };
     if let Some(address) = reached.as_ref().or(client.addr.first()) {
@@ -136,6 +145,20 @@ async fn daemon(client: &ClientArgs, address: &Address, findings: &mut Vec<Findi
     }
 }
 
+/// Whom the daemon takes the caller for.
+async fn identity(client: &ClientArgs, address: &Address) -> Vec<Finding> {
+    let asked = async { Ok::<_, Error>(client.at(address.clone()).connect().await?.who_am_i().await?) };
+    match asked.await {
+        Ok(known) => credentials::identity(&known, Clock::new().wall()),
+        Err(error) if error.exit_code() == exit::REFUSED => {
+            let fix = "give --token-file, or --cert and --cert-key; musterd token create makes a token";
+            vec![Finding::fail("identity", error.lines().join(" "), fix)]
+        }
+        // What else is wrong the next finding tells; an older daemon has no such method.
+        Err(_) => Vec::new(),
+    }
+}
+
 /// Looks at each address; returns the first one at which a daemon is. Of several, one is enough: the others are warnings.
 async fn reached(client: &ClientArgs, findings: &mut Vec<Finding>) -> Option<Address> {
     let mut found = None;
@@ -164,7 +187,7 @@ async fn ask(args: &ClientArgs, address: &Address) -> Result<(Cluster, Duration)
 }
 
 /// What the HTTP port says, where it can be found.
-async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster: Option<&Cluster>) -> Option<Finding> {
+async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster: Option<&Cluster>) -> Vec<Finding> {
     let host = address.host();
     let told = cluster.and_then(|cluster| cluster.health.as_ref()?.http_address.parse::<SocketAddr>().ok());
     let authority = match (args.http_addr, told) {
@@ -175,31 +198,36 @@ async fn probe(args: &CheckArgs, client: &ClientArgs, address: &Address, cluster
     let is_asked_for = args.http_addr.is_some();
     let tls = client.tls();
     let wire = if address.is_encrypted() { Wire::Tls(&tls) } else { Wire::Plain };
-    match http::get(&authority, "/readyz", client.timeout, wire).await {
-        Ok((200, _)) => Some(Finding::ok("http", format!("{authority} says it is ready"))),
+    let answer = http::dated(&authority, "/readyz", client.timeout, wire).await;
+    let date = answer.as_ref().ok().and_then(|answer| answer.date);
+    let clock = date.map(|date| credentials::clock(date, Clock::new().wall()));
+    let found = match answer.map(|answer| (answer.status, answer.text)) {
+        Ok((200, _)) => Finding::ok("http", format!("{authority} says it is ready")),
         Ok((503, body)) => {
             let found = format!("{authority} is not ready: {}", healthcheck::missing(&body));
             let fix = "if the daemon is starting, wait; if not, its log says what it waits for";
-            Some(Finding::fail("http", found, fix))
+            Finding::fail("http", found, fix)
         }
         // A port of another program: a guess proves nothing.
-        Ok(_) | Err(_) if !is_asked_for && told.is_none() => None,
+        Ok(_) | Err(_) if !is_asked_for && told.is_none() => return Vec::new(),
         Ok((421, _)) => {
             let fix = "start the daemon with --http-host NAME (MUSTERD_HTTP_HOST), or use its IP address";
-            Some(Finding::fail("http", format!("{authority} does not answer under this name (status 421)"), fix))
+            Finding::fail("http", format!("{authority} does not answer under this name (status 421)"), fix)
         }
         Ok((status, _)) => {
             let fix = "check --http-addr: metrics and health of the daemon, port 7718 unless it was told another";
-            Some(Finding::fail("http", format!("{authority} answers {status} for /readyz"), fix))
+            Finding::fail("http", format!("{authority} answers {status} for /readyz"), fix)
         }
         Err(_) if !is_asked_for && told.is_some_and(|told| told.ip().is_loopback()) => {
-            Some(Finding::ok("http", format!("{} is for its own machine only", told?)))
+            let own = told.map(|told| told.to_string()).unwrap_or_default();
+            Finding::ok("http", format!("{own} is for its own machine only"))
         }
         Err(error) => {
             let fix = "probes and Prometheus fail like this: see --http-addr of the daemon, and the firewall";
-            Some(Finding::warn("http", format!("{authority} does not answer: {error}"), fix))
+            Finding::warn("http", format!("{authority} does not answer: {error}"), fix)
         }
-    }
+    };
+    std::iter::once(found).chain(clock).collect()
 }
 
 /// A registry in a database, and what is known about it.

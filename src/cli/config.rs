@@ -3,12 +3,15 @@
 //! Both take the flags of `serve`, read the same environment and the same file, and end where `serve` would begin to
 //! listen. What `serve` would refuse they refuse in the same words, with the same exit code.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::serve::{self, ServeArgs};
 use crate::{
+    access,
     command::exit::{self, Error},
-    config::layered::{Layered, Setting},
+    config::layered::{Layered, Origin, Setting},
     terminal::output::{self, OutputArgs, Table},
 };
 
@@ -46,7 +49,10 @@ pub(super) fn run(command: ConfigCommand) -> Result<u8, Error> {
 }
 
 fn show(args: ShowArgs) -> Result<u8, Error> {
-    let (_, settings) = serve::resolve(args.serve)?;
+    let (config, mut settings) = serve::resolve(args.serve)?;
+    if let Some(files) = &config.access {
+        settings.extend(quotas(&files.policy));
+    }
     let items = || settings.iter().map(json).collect();
     let text = output::answer_list(
         args.output.output,
@@ -57,6 +63,19 @@ fn show(args: ShowArgs) -> Result<u8, Error> {
     )?;
     output::print_text(&text)?;
     Ok(exit::OK)
+}
+
+/// The quotas of an identity: the defaults, and what rules of the policy set instead.
+fn quotas(policy: &Path) -> Vec<Setting> {
+    // A policy that cannot be used is refused before.
+    let quotas = access::read_policy(policy).map(|policy| policy.quotas()).unwrap_or_default();
+    let row = |(line, unit, limit): (Option<usize>, &str, u64)| Setting {
+        key: format!("quota.{unit}"),
+        value: Some(limit.to_string()),
+        origin: line.map_or(Origin::Default, |line| Origin::File { path: policy.to_owned(), line }),
+        is_secret: false,
+    };
+    quotas.into_iter().map(row).collect()
 }
 
 fn check(args: Layered<ServeArgs>) -> Result<u8, Error> {

@@ -107,6 +107,9 @@ fn screen(seen: &Seen) -> String {
     line("NAMES", names(cluster, &counts));
     line("EXPIRY", expiry(cluster));
     line("REAPER", reaper(cluster));
+    if let Some(health) = cluster.health.as_ref().filter(|health| !health.ports_summary.is_empty()) {
+        line("PORTS", health.ports_summary.clone());
+    }
     text.push('\n');
     text.push_str(&daemons(cluster).text());
     text

@@ -1,6 +1,6 @@
 //! `musterd whoami`: which identity the daemon knows the caller by, and what that may do.
 
-use musterd_client::{Grant, WhoAmI};
+use musterd_client::{Grant, Quota, WhoAmI};
 use serde_json::{Value, json};
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         exit::{self, Error},
         instances::time,
     },
-    json::messages::timestamp,
+    json::{messages::timestamp, value::long},
     terminal::output::{self, DocumentArgs, Table},
 };
 
@@ -38,6 +38,7 @@ pub(super) async fn run(args: WhoAmIArgs, client: &ClientArgs) -> Result<u8, Err
 
 /// `muster.v1.WhoAmIResponse`.
 fn document(known: &WhoAmI) -> Value {
+    let quota = |quota: &Quota| json!({ "unit": quota.unit, "limit": long(quota.limit), "used": long(quota.used) });
     let grant = |grant: &Grant| json!({ "verb": grant.verb, "logicalIds": grant.logical_ids });
     json!({
         "identity": known.identity,
@@ -45,6 +46,7 @@ fn document(known: &WhoAmI) -> Value {
         "expiresAt": timestamp(known.expires_at),
         "grants": known.grants.iter().map(grant).collect::<Vec<_>>(),
         "enforced": known.enforced,
+        "quotas": known.quotas.iter().map(quota).collect::<Vec<_>>(),
     })
 }
 
@@ -58,7 +60,17 @@ fn text(known: &WhoAmI) -> String {
         let [identity, kind, expires] = std::mem::take(&mut about);
         table.row([identity, kind, expires, verb, names]);
     }
-    table.text()
+    let mut text = table.text();
+    if !known.quotas.is_empty() {
+        let mut quotas = Table::new(["QUOTA", "LIMIT", "USED"]);
+        for quota in &known.quotas {
+            // A rate is not used up.
+            let used = if quota.unit == "registrations" { String::new() } else { quota.used.to_string() };
+            quotas.row([quota.unit.clone(), quota.limit.to_string(), used]);
+        }
+        text.push_str(&format!("\n{}", quotas.text()));
+    }
+    text
 }
 
 #[cfg(test)]

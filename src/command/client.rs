@@ -5,7 +5,12 @@
 //! A daemon on this machine that is not there yet is waited for, since `musterd serve &` returns before it listens. On
 //! another machine a refused connection is a wrong address or a lost daemon, which waiting hides.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use musterd_client::{Address, AddressError, Client, Reason, Tls, Token};
 use tokio::time::{Instant, sleep};
@@ -130,6 +135,12 @@ impl ClientArgs {
         let tls = self.ca.iter().fold(Tls::new(), |tls, file| tls.ca(file));
         let key = self.cert_key.as_ref().or(self.cert.as_ref());
         self.cert.iter().zip(key).fold(tls, |tls, (certificate, key)| tls.identity(certificate, key))
+    }
+
+    /// The file of the key.
+    #[must_use]
+    pub(crate) fn key_file(&self) -> Option<&Path> {
+        self.cert_key.as_deref().or(self.cert.as_deref())
     }
 
     /// The token.

@@ -49,7 +49,7 @@ impl Exposure {
 }
 
 /// Whether other machines can reach an address.
-fn is_open(address: SocketAddr) -> bool {
+pub(super) fn is_open(address: SocketAddr) -> bool {
     let ip: IpAddr = address.ip().to_canonical();
     !ip.is_loopback()
 }

@@ -171,6 +171,12 @@ impl ServeConfig {
         exposure::first_open([("--grpc-addr", self.grpc_addr), ("--http-addr", self.http_addr)])
     }
 
+    /// Whether other machines can reach the port of gRPC, and that of HTTP.
+    #[must_use]
+    pub fn on_network(&self) -> (bool, bool) {
+        (exposure::is_open(self.grpc_addr), exposure::is_open(self.http_addr))
+    }
+
     /// What is missing at the addresses that other machines can reach.
     #[must_use]
     pub fn exposure(&self) -> Exposure {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::parts::Parts;
 use crate::{
+    config::ServeConfig,
     postgres::Behind,
     registry::health::{Failures, SchemaState},
     stats::{NameState, RegistryStats},
-    status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names, Release, Schema},
+    status::{BehindDatabase, Condition, Facts, FailingReaper, Gather, Names, Port, Ports, Release, Schema},
     store::deaths::ReleaseState,
     view::View,
 };
@@ -23,7 +24,7 @@ pub(super) fn gather(parts: &Parts) -> Gather {
     let (view, leases, health) = (parts.view.clone(), parts.leases.clone(), parts.health.clone());
     let (readiness, daemon_id) = (parts.readiness.clone(), parts.identity.daemon_id);
     let database = parts.database.clone();
-    let (security, budget) = (parts.security.clone(), parts.config.budget);
+    let (security, budget, ports) = (parts.security.clone(), parts.config.budget, ports(&parts.config));
     Gather::new(move || {
         let (snapshot, now_ms) = (view.snapshot(), view.clock().now_ms());
         let (cluster, daemons) = (snapshot.cluster(), view.daemons());
@@ -46,7 +47,9 @@ pub(super) fn gather(parts: &Parts) -> Gather {
             release: release(health.release_state()),
             hold: cluster.and_then(|cluster| view.hold(cluster)),
             brake: cluster.and_then(|cluster| cluster.brake.clone()),
+            ports,
             certificates: security.certificates(),
+            stale_list: security.stale_list(),
             security_failures: security.failures(),
             usage: snapshot.usage(),
             budget,
@@ -55,6 +58,14 @@ pub(super) fn gather(parts: &Parts) -> Gather {
             names: names(&view, stats.latest().as_deref(), now_ms),
         }
     })
+}
+
+/// By the addresses of the settings, in which a name stands as what it resolved to.
+fn ports(config: &ServeConfig) -> Ports {
+    let (with_tls, with_policy) = (config.tls.is_some(), config.access.is_some());
+    let port = |on_network| Port { on_network, with_tls, with_policy };
+    let (grpc, http) = config.on_network();
+    Ports { grpc: port(grpc), http: port(http) }
 }
 
 fn failing(failures: Failures) -> FailingReaper {

@@ -15,6 +15,7 @@ mod facts;
 mod gauges;
 mod one;
 mod parts;
+mod policies;
 mod preparation;
 mod private;
 mod reapers;

@@ -205,6 +205,7 @@ pub(super) async fn serve_grpc(parts: &Parts, view_writer: ViewWriter, listeners
 
     drift::start(parts, stop.clone());
     recorder::start(parts, stop.clone());
+    policies::start(parts, stop.clone());
     let searching = search::run(parts.database.clone(), stop.clone());
     lifecycle.spawn_essential(Stage::Engine, "search for a newer primary", searching);
     let (name, health) = (Arc::clone(&parts.name), Arc::clone(&parts.health));

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +113,12 @@ impl Security {
         let server = certificate("The certificate of this daemon", condition.server);
         let client_ca = condition.client_ca.map(|it| certificate("A CA of client certificates of this daemon", it));
         std::iter::once(server).chain(client_ca).collect()
+    }
+
+    /// Since when the list of revoked client certificates should have been replaced; `None`: it need not be.
+    pub(super) fn stale_list(&self) -> Option<DateTime<Utc>> {
+        let next = self.credentials.as_ref()?.condition().next_list?;
+        (next <= Clock::new().wall()).then_some(next)
     }
 
     /// Why files on disk are not in use.

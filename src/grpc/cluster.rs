@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{decisions, reader};
+use super::{decisions, reader, who_am_i};
 use crate::{
     access::{Access, Caller, Verb},
     audit::Audited,
@@ -15,7 +15,7 @@ use crate::{
     proto::v1::{self, cluster_service_server::ClusterService},
     registry::{Epochs, Leases, operators::Operators},
     stats::StatsCache,
-    status::{Facts, Gather, judge},
+    status::{Facts, Gather, Port, Ports, judge},
     view::{Snapshot, View, list::unserved},
     wire::{
         answer_size::Room,
@@ -147,6 +147,8 @@ impl Cluster {
             database_latency: facts.database_latency.map(duration),
             last_reap_age: facts.last_reap_age.map(duration),
             http_address: self.daemon.http_addr.to_string(),
+            ports: ports(facts.ports),
+            ports_summary: facts.ports.words(),
         }
     }
 
@@ -295,18 +297,10 @@ fn identity(caller: &Caller) -> Option<&str> {
     caller.is_enforced().then(|| caller.identity().as_str())
 }
 
-fn who_am_i(caller: &Caller) -> v1::WhoAmIResponse {
-    let grants = Verb::ALL.into_iter().filter(|verb| caller.may_anywhere(*verb)).map(|verb| v1::Grant {
-        verb: verb.as_str().to_owned(),
-        logical_ids: if verb.has_names() { caller.names(verb).patterns() } else { Vec::new() },
-    });
-    v1::WhoAmIResponse {
-        identity: caller.identity().to_string(),
-        kind: caller.kind().to_string(),
-        expires_at: caller.expires().map(convert::timestamp),
-        grants: Room::new().fill(grants),
-        enforced: caller.is_enforced(),
-    }
+fn ports(ports: Ports) -> Vec<v1::Port> {
+    let port =
+        |name: &str, port: Port| v1::Port { name: name.to_owned(), open_to: port.openness().as_str().to_owned() };
+    vec![port("grpc", ports.grpc), port("http", ports.http)]
 }
 
 /// Accepts how many logical ids to name.
@@ -378,6 +372,6 @@ impl ClusterService for Cluster {
     }
 
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
-        Ok(Response::new(who_am_i(&self.caller(&request)?)))
+        Ok(Response::new(who_am_i::answer(&self.caller(&request)?, &self.view)))
     }
 }

@@ -25,3 +25,4 @@ pub mod registry;
 pub mod server;
 mod span;
 pub mod watch;
+mod who_am_i;

@@ -273,6 +273,8 @@ fn health(health: &Health) -> Value {
         "databaseLatency": optional(health.database_latency),
         "lastReapAge": optional(health.last_reap_age),
         "httpAddress": health.http_address,
+        "ports": health.ports.iter().map(|port| json!({ "name": port.name, "openTo": port.open_to })).collect::<Vec<_>>(),
+        "portsSummary": health.ports_summary,
     })
 }
 

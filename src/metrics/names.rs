@@ -146,6 +146,8 @@ metrics! {
         "How long a certificate is valid in all; only with TLS.";
     Gauge INSECURE = "musterd_insecure":
         "1 if the daemon can be reached from other machines without this protection (what: tls, auth), 0 otherwise.";
+    Gauge POLICY_FINGERPRINT = "musterd_policy_fingerprint":
+        "A number that differs between daemons whose policies or tokens in use differ; 0 without a policy.";
     Counter GRPC_STARTED = "grpc_server_started_total":
         "RPCs begun, by service and method.";
     Counter GRPC_HANDLED = "grpc_server_handled_total":

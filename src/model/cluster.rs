@@ -106,6 +106,8 @@ pub struct DaemonRecord {
     pub started_at: DateTime<Utc>,
     /// How long ago it last saved beats, when the row was read.
     pub last_flush_age: Duration,
+    /// Digests of its policy and tokens, `POLICY/TOKENS`, or `none` without a policy; `None`: it does not tell.
+    pub policy: Option<String>,
 }
 
 /// The daemons that share the database, as read at one moment.

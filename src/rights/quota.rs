@@ -40,6 +40,19 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Each of them.
+    pub(crate) fn units(self) -> [(Unit, u64); 4] {
+        let Self { records, registrations, watches, connections } = self;
+        [
+            (Unit::Records, records),
+            (Unit::Registrations, registrations.into()),
+            (Unit::Watches, watches.into()),
+            (Unit::Connections, connections.into()),
+        ]
+    }
+}
+
 /// The limits that a rule sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Raised {
@@ -58,6 +71,18 @@ impl Raised {
             watches: self.watches.max(other.watches),
             connections: self.connections.max(other.connections),
         }
+    }
+
+    /// Those that are set.
+    pub(crate) fn units(self) -> impl Iterator<Item = (Unit, u64)> {
+        let Self { records, registrations, watches, connections } = self;
+        let all = [
+            (Unit::Records, records),
+            (Unit::Registrations, registrations.map(u64::from)),
+            (Unit::Watches, watches.map(u64::from)),
+            (Unit::Connections, connections.map(u64::from)),
+        ];
+        all.into_iter().filter_map(|(unit, limit)| Some((unit, limit?)))
     }
 
     /// With the defaults where no rule sets one.
@@ -136,6 +161,11 @@ impl Used {
         self.watches.load(Ordering::Relaxed) == 0
             && self.connections.load(Ordering::Relaxed) == 0
             && self.registrations.is_idle(now_ms)
+    }
+
+    /// Open watches and connections.
+    pub(crate) fn places(&self) -> (u32, u32) {
+        (self.watches.load(Ordering::Relaxed), self.connections.load(Ordering::Relaxed))
     }
 
     pub(crate) fn register(&self, limit: u32, now_ms: u64) -> Result<(), Duration> {

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::ports::Ports;
 use crate::model::{Blocker, Brake, BrakeMode, Budget, DaemonRecord, Hold, LostDaemon, Usage};
 
 /// The feed polls once a second: if PostgreSQL confirmed the view less recently than this, it counts as away.
@@ -161,8 +162,12 @@ pub struct Facts {
     pub hold: Option<Hold>,
     /// The brake, as last read.
     pub brake: Option<Brake>,
+    /// What protects the ports of this daemon.
+    pub ports: Ports,
     /// The certificates of this daemon; none without TLS.
     pub certificates: Vec<Certificate>,
+    /// Since when the list of revoked client certificates is out of date, if it is.
+    pub stale_list: Option<DateTime<Utc>>,
     /// Why files for TLS or for the policy on disk are not in use, if they are not.
     pub security_failures: Vec<String>,
     /// What the records of the registry use.
@@ -195,7 +200,9 @@ impl Default for Facts {
             release: Release::default(),
             hold: None,
             brake: None,
+            ports: Ports::default(),
             certificates: Vec::new(),
+            stale_list: None,
             security_failures: Vec::new(),
             usage: Usage::default(),
             budget: Budget { records: u64::MAX, bytes: u64::MAX },

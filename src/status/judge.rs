@@ -6,6 +6,7 @@ use super::{
     blocked, budget,
     conditions::{self, ConditionState},
     facts::{Expiry, Facts},
+    policies,
     problem::{Code, Problem, Severity},
     protection, release, rules, schema,
 };
@@ -36,6 +37,7 @@ pub fn judge(facts: &Facts) -> Status {
     rules::expiry(facts, &mut found);
     schema::schema(facts, &mut found);
     rules::daemons(facts, &mut found);
+    policies::differ(facts, &mut found);
     protection::protection(facts, &mut found);
     budget::records(facts, &mut found);
     rules::names(facts, &mut found);

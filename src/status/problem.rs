@@ -59,12 +59,18 @@ pub enum Code {
     DaemonUnlisted,
     /// Daemons of several versions share the database.
     VersionsDiffer,
+    /// Daemons that share the database have different policies or tokens.
+    PoliciesDiffer,
+    /// A port is open to the network without identities.
+    OpenToNetwork,
     /// Objects of the schema differ from those of this daemon.
     SchemaDrift,
     /// A newer musterd has migrated the database.
     SchemaAhead,
     /// A certificate of this daemon expires soon, or has expired.
     CertificateExpiring,
+    /// The list of revoked client certificates should have been replaced.
+    RevocationListStale,
     /// Files for TLS or for the policy on disk cannot be used.
     SecurityNotReloaded,
     /// The records use most of the budget, or all of it.
@@ -77,7 +83,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::DatabaseAway,
         Self::DatabaseBehind,
         Self::DatabaseSlow,
@@ -94,9 +100,12 @@ impl Code {
         Self::DaemonSilent,
         Self::DaemonUnlisted,
         Self::VersionsDiffer,
+        Self::PoliciesDiffer,
+        Self::OpenToNetwork,
         Self::SchemaDrift,
         Self::SchemaAhead,
         Self::CertificateExpiring,
+        Self::RevocationListStale,
         Self::SecurityNotReloaded,
         Self::RegistryFilling,
         Self::Unserved,
@@ -123,9 +132,12 @@ impl Code {
             Self::DaemonSilent => "daemon_silent",
             Self::DaemonUnlisted => "daemon_unlisted",
             Self::VersionsDiffer => "versions_differ",
+            Self::PoliciesDiffer => "policies_differ",
+            Self::OpenToNetwork => "open_to_network",
             Self::SchemaDrift => "schema_drift",
             Self::SchemaAhead => "schema_ahead",
             Self::CertificateExpiring => "certificate_expiring",
+            Self::RevocationListStale => "revocation_list_stale",
             Self::SecurityNotReloaded => "security_not_reloaded",
             Self::RegistryFilling => "registry_filling",
             Self::Unserved => "unserved",
@@ -153,9 +165,12 @@ impl Code {
             Self::DaemonSilent => "a daemon is silent",
             Self::DaemonUnlisted => "this daemon is not on the list",
             Self::VersionsDiffer => "daemons of several versions",
+            Self::PoliciesDiffer => "daemons have different policies",
+            Self::OpenToNetwork => "a port is open to the network",
             Self::SchemaDrift => "the schema was changed",
             Self::SchemaAhead => "the schema is newer than this daemon",
             Self::CertificateExpiring => "a certificate expires",
+            Self::RevocationListStale => "the list of revoked certificates is out of date",
             Self::SecurityNotReloaded => "files that protect the daemon are not in use",
             Self::RegistryFilling => "the registry is filling up",
             Self::Unserved => "logical ids without a live instance",

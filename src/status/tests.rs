@@ -1,6 +1,7 @@
 //! Each problem alone, what they say together, and the texts that others compare.
 
 mod database;
+mod protection;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ fn daemon(id: u128, address: &str, silent_s: u64) -> DaemonRecord {
         version: "0.1.0".to_owned(),
         started_at: DateTime::default(),
         last_flush_age: seconds(silent_s),
+        policy: None,
     }
 }
 
@@ -72,17 +74,6 @@ fn blocker(details: Option<Details>, open_s: u64) -> Option<Blocker> {
 
 fn details(client: Option<&str>) -> Option<Details> {
     Some(Details { client: client.map(str::to_owned), state: "idle in transaction".to_owned() })
-}
-
-/// A certificate for 90 days, with so many left.
-fn certificate(days: u64) -> Certificate {
-    let day = seconds(24 * 60 * 60);
-    Certificate {
-        name: "The certificate",
-        expires: DateTime::UNIX_EPOCH,
-        left: day * u32::try_from(days).unwrap(),
-        lifetime: day * 90,
-    }
 }
 
 /// With a budget of 1,000 records and 10,000,000 bytes.
@@ -207,19 +198,6 @@ fn of_cluster() -> Vec<Row> {
             "versions_differ",
             "Daemons of 2 versions share the database: 0.1.0, 0.2.0",
         ),
-        (
-            Facts { certificates: vec![certificate(22)], ..healthy() },
-            Warning,
-            "certificate_expiring",
-            "The certificate expires in 528 h, at 1970-01-01 00:00:00 UTC",
-        ),
-        (Facts { certificates: vec![certificate(0)], ..healthy() }, Critical, "certificate_expiring", "has expired at"),
-        (
-            Facts { security_failures: vec!["--tls-cert: no".to_owned()], ..healthy() },
-            Warning,
-            "security_not_reloaded",
-            "Files on disk that protect this daemon are not in use: --tls-cert: no",
-        ),
         (registry(801, 0), Warning, "registry_filling", "filling up: it uses 801 of 1000 records"),
         (registry(1_000, 0), Critical, "registry_filling", "full: it uses 1000 of 1000 records"),
         (registry(0, 8_000_001), Warning, "registry_filling", "it uses 8000001 of 10000000 bytes of records"),
@@ -237,7 +215,7 @@ fn of_cluster() -> Vec<Row> {
 
 #[test]
 fn each_problem_is_found_alone_with_its_severity() {
-    let table = [of_daemon(), database::of_database(), of_cluster()].concat();
+    let table = [of_daemon(), database::of_database(), of_cluster(), protection::of_protection()].concat();
     for (facts, severity, code, text) in &table {
         let status = judge(facts);
         assert_eq!(codes(facts), [(*severity, *code)], "{text}");
@@ -262,7 +240,7 @@ fn values_below_their_thresholds_are_no_problem() {
         Facts { failing_reapers: vec![reaper("stale", 2)], ..healthy() },
         Facts { daemons: Vec::new(), ..healthy() },
         Facts { daemons: vec![daemon(1, "a:1", 0), daemon(2, "b:1", 2)], ..healthy() },
-        Facts { certificates: vec![certificate(23)], ..healthy() },
+        Facts { certificates: vec![protection::certificate(23)], ..healthy() },
         registry(800, 8_000_000),
         names(0, 0, 0),
     ];

@@ -215,6 +215,18 @@ pub async fn daemon_started(
     Ok(Duration::from_millis(unsigned(row.try_get(0)?)))
 }
 
+/// Puts the fingerprint of the policy that this daemon has in use on the list of daemons.
+///
+/// # Errors
+/// As [`Pool::run`]. Repeating the call is safe.
+#[tracing::instrument(level = "debug", name = "db.daemon_policy", skip_all)]
+pub async fn daemon_policy(pool: &Pool, daemon_id: Uuid, policy: &str, deadline: Instant) -> Result<(), Error> {
+    pool.run(PoolRole::Engine, deadline, async |client| {
+        client.execute("SELECT muster_daemon_policy($1, $2)", &[&daemon_id, &policy]).await.map(drop)
+    })
+    .await
+}
+
 /// Removes this daemon, once it has saved everything.
 ///
 /// # Errors

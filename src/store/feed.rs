@@ -215,12 +215,12 @@ impl Connection {
     pub async fn daemons(&self) -> Result<Daemons, Error> {
         let present = format!(
             "SELECT daemon_id, address, version, {STARTED_AT}, \
-             -muster_ms_until(last_flush, muster_now()) \
+             -muster_ms_until(last_flush, muster_now()), left(policy, 64) \
              FROM registry_daemon ORDER BY started_at, daemon_id LIMIT 1000"
         );
         let lost = format!(
             "SELECT daemon_id, address, version, {STARTED_AT}, \
-             -muster_ms_until(last_flush, muster_now()), \
+             -muster_ms_until(last_flush, muster_now()), NULL::text, \
              -muster_ms_until(lost_at, muster_now()) \
              FROM registry_daemon_loss AS loss \
              WHERE lost_at > muster_now() - interval '1 hour' \
@@ -232,7 +232,7 @@ impl Connection {
         // Sent one behind the other.
         let (present, lost) = tokio::try_join!(biased; present, lost)?;
         let lost = lost.iter().map(|row| {
-            let lost_for = Duration::from_millis(unsigned(row.try_get(5)?));
+            let lost_for = Duration::from_millis(unsigned(row.try_get(6)?));
             Ok(LostDaemon { record: daemon(row)?, lost_for })
         });
         let present = present.iter().map(daemon).collect::<Result<_, _>>()?;
@@ -257,6 +257,7 @@ fn daemon(row: &Row) -> Result<DaemonRecord, Error> {
         version: row.try_get(2)?,
         started_at: row.try_get(3)?,
         last_flush_age: Duration::from_millis(unsigned(row.try_get(4)?)),
+        policy: row.try_get(5)?,
     })
 }
 

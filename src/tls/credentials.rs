@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +62,8 @@ pub struct Condition {
     pub server: Validity,
     /// Of the CA of client certificates that ends first.
     pub client_ca: Option<Validity>,
+    /// When the list of revoked client certificates is to be replaced.
+    pub next_list: Option<DateTime<Utc>>,
     /// Why the files on disk are not in use, if they are not.
     pub failure: Option<String>,
 }
@@ -111,7 +114,8 @@ impl Credentials {
     #[must_use]
     pub fn condition(&self) -> Condition {
         let loaded = self.kept.current();
-        Condition { server: loaded.server, client_ca: loaded.client_ca, failure: self.kept.failure() }
+        let (server, client_ca, next_list) = (loaded.server, loaded.client_ca, loaded.next_list);
+        Condition { server, client_ca, next_list, failure: self.kept.failure() }
     }
 
     /// Sets the gauges of what changes with time.

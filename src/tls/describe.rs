@@ -1,6 +1,10 @@
 //! What stands in a certificate: for people, and of a client for [`crate::access`].
 
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::CertifiedKey,
+};
 use x509_cert::{
     Certificate,
     attr::AttributeTypeAndValue,
@@ -8,7 +12,7 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
-use super::validity::Validity;
+use super::{pem, validity::Validity};
 use crate::access;
 
 /// The type of a common name.
@@ -42,6 +46,20 @@ pub fn describe(pem: &[u8]) -> Result<Described, String> {
         names,
         validity: Validity::of(&der)?,
     })
+}
+
+/// Whether a private key is that of the first certificate, both as PEM texts.
+///
+/// # Errors
+/// Why one of them cannot be read.
+pub fn is_pair(certificate: &[u8], key: &[u8]) -> Result<bool, String> {
+    let chain = pem::of_text(certificate).map_err(|_| "no part -----BEGIN CERTIFICATE-----".to_owned())?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "no part -----BEGIN PRIVATE KEY-----".to_owned())?;
+    match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
+        Ok(_) => Ok(true),
+        Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What a client certificate says of its holder. Its chain and its key have been checked by the handshake.

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     error::{Error, Part},
     pem,
-    validity::Validity,
+    validity::{Validity, next_update},
 };
 
 /// Where the files are.
@@ -86,6 +86,8 @@ pub(super) struct Loaded {
     pub(super) server: Validity,
     /// Of the CA of client certificates that ends first.
     pub(super) client_ca: Option<Validity>,
+    /// When the first of the lists of revoked certificates is to be replaced.
+    pub(super) next_list: Option<DateTime<Utc>>,
     pub(super) digest: [u8; 32],
 }
 
@@ -109,6 +111,7 @@ impl Loaded {
             grpc: Arc::new(config(Port::Grpc)?),
             http: Arc::new(config(Port::Http)?),
             server,
+            next_list: clients.as_ref().and_then(|clients| clients.next_list),
             client_ca: clients.map(|clients| clients.validity),
             digest: contents.digest(),
         })
@@ -138,6 +141,7 @@ struct Clients {
     roots: Arc<RootCertStore>,
     revoked: Vec<CertificateRevocationListDer<'static>>,
     validity: Validity,
+    next_list: Option<DateTime<Utc>>,
 }
 
 impl Clients {
@@ -154,11 +158,13 @@ impl Clients {
             roots.add(certificate).map_err(|cause| Error::unusable(Part::ClientCa, path, &cause))?;
         }
         let validity = first_to_end.ok_or_else(|| Error::NotPem { part: Part::ClientCa, path: path.clone() })?;
-        let revoked = match files.client_crl.as_ref().zip(contents.client_crl.as_ref()) {
-            Some((path, text)) => parse(Part::ClientCrl, path, text)?,
-            None => Vec::new(),
-        };
-        Ok(Some(Self { roots: Arc::new(roots), revoked, validity }))
+        let revoked: Vec<CertificateRevocationListDer<'static>> =
+            match files.client_crl.as_ref().zip(contents.client_crl.as_ref()) {
+                Some((path, text)) => parse(Part::ClientCrl, path, text)?,
+                None => Vec::new(),
+            };
+        let next_list = revoked.iter().filter_map(|list| next_update(list)).min();
+        Ok(Some(Self { roots: Arc::new(roots), revoked, validity, next_list }))
     }
 
     fn verifier(

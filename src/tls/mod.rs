@@ -30,7 +30,7 @@ mod unchecked;
 mod validity;
 
 pub use credentials::{Condition, Credentials};
-pub use describe::{Described, describe};
+pub use describe::{Described, describe, is_pair};
 pub use error::Error;
 pub use handshake::{Acceptor, Failure};
 pub use issue::{Authority, IssueError, Issued, Subject};

@@ -1,9 +1,19 @@
-//! From when until when a certificate is valid.
+//! From when until when a certificate is valid, and a list of revoked ones.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use x509_cert::{Certificate, der::Decode as _, time::Time};
+use x509_cert::{Certificate, crl::CertificateList, der::Decode as _, time::Time};
+
+fn at(time: Time) -> Option<DateTime<Utc>> {
+    let seconds = i64::try_from(time.to_unix_duration().as_secs()).ok()?;
+    DateTime::from_timestamp(seconds, 0)
+}
+
+/// When a list of revoked certificates in DER form is to be replaced; `None`: it does not tell.
+pub(super) fn next_update(list: &[u8]) -> Option<DateTime<Utc>> {
+    at(CertificateList::from_der(list).ok()?.tbs_cert_list.next_update?)
+}
 
 /// The validity of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +29,6 @@ impl Validity {
     pub(super) fn of(certificate: &[u8]) -> Result<Self, String> {
         let certificate = Certificate::from_der(certificate).map_err(|error| error.to_string())?;
         let validity = certificate.tbs_certificate.validity;
-        let at = |time: Time| {
-            let seconds = i64::try_from(time.to_unix_duration().as_secs()).ok()?;
-            DateTime::from_timestamp(seconds, 0)
-        };
         let both = at(validity.not_before).zip(at(validity.not_after));
         let (not_before, not_after) = both.ok_or("its validity is out of range")?;
         Ok(Self { not_before, not_after })

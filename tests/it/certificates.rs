@@ -14,8 +14,11 @@ use tokio::time::timeout;
 
 use crate::harness::{
     actor::{alive, reason},
-    daemon::DAEMON_BOUND,
+    daemon::{DAEMON_BOUND, Daemon},
+    postgres::TestDatabase,
+    scratch::Scratch,
     secured::Secured,
+    tls::Authority,
     wait::wait_until,
     wire::Wire,
 };
@@ -115,6 +118,47 @@ fn cases(ca: &Issuer) -> Vec<(&'static str, (String, String), Told)> {
     ]
 }
 
+/// Names that are odd rather than wrong: each has no identity, or the documented one.
+fn oddities(ca: &Issuer) -> Vec<(&'static str, (String, String), Told)> {
+    let good = "spiffe://td/ns/organs/sa/a";
+    let odd = |uri: &str| signed(&leaf(Some("actor"), &[uri], |_| ()), ca, "");
+    let with_names = |names: Vec<SanType>| signed(&leaf(Some("actor"), &[], |it| it.subject_alt_names = names), ca, "");
+    let text = |text: &str| text.try_into().unwrap();
+    let lone = Issuer::signed_by(authority("left out"), KeyPair::generate().unwrap(), ca).unwrap();
+    let named_by = |name: &str| signed(&leaf(Some(name), &[], |_| ()), ca, "");
+    vec![
+        ("a URI with a NUL", odd("spiffe://td/ns/organs/sa/a\0"), Told::NoIdentity),
+        ("a trust domain alone", odd("spiffe://td"), Told::NoIdentity),
+        ("a path that is empty", odd("spiffe://td/"), Told::NoIdentity),
+        ("a path that ends with a stroke", odd("spiffe://td/ns/organs/sa/a/"), Told::NoIdentity),
+        ("a path with two strokes", odd("spiffe://td//ns/organs/sa/a"), Told::NoIdentity),
+        ("no trust domain", odd("spiffe:///ns/organs/sa/a"), Told::NoIdentity),
+        ("capitals in the scheme", odd("SPIFFE://td/ns/organs/sa/a"), Told::NoIdentity),
+        ("capitals in the trust domain", odd("spiffe://TD/ns/organs/sa/a"), Told::NoIdentity),
+        ("a fragment", odd("spiffe://td/ns/organs/sa/a#b"), Told::NoIdentity),
+        ("a wildcard as URI", odd("spiffe://td/ns/organs/sa/*"), Told::NoIdentity),
+        ("an empty URI", odd(""), Told::NoIdentity),
+        // Other names say nothing: the common name counts.
+        ("a wildcard as DNS name", with_names(vec![SanType::DnsName(text("*.example"))]), Told::Known),
+        ("a DNS name with a NUL", with_names(vec![SanType::DnsName(text("a\0.example"))]), Told::Known),
+        ("an e-mail address", with_names(vec![SanType::Rfc822Name(text("operator@example"))]), Told::Known),
+        ("an IP address", with_names(vec![SanType::IpAddress([127, 0, 0, 1].into())]), Told::Known),
+        (
+            "a URI among other names",
+            with_names(vec![SanType::DnsName(text("x")), SanType::URI(text(good)), SanType::IpAddress([1; 4].into())]),
+            Told::Known,
+        ),
+        ("a common name with a NUL", named_by("actor\0"), Told::NoIdentity),
+        ("a common name with a newline", named_by("actor\noperator"), Told::NoIdentity),
+        ("a common name that turns the direction", named_by("actor\u{202e}"), Told::NoIdentity),
+        ("a common name with a blank at its end", named_by("actor "), Told::NoIdentity),
+        ("an empty common name", named_by(""), Told::NoIdentity),
+        ("a common name of 254 bytes", named_by(&"a".repeat(254)), Told::NoIdentity),
+        ("a common name of 20 KiB", named_by(&"a".repeat(20 << 10)), Told::NoIdentity),
+        ("an intermediate that is missing", signed(&leaf(Some("actor"), &[], |_| ()), &lone, ""), Told::Nothing),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn client_certificate_that_is_wrong_in_any_way_is_refused() {
     let secured = Secured::enforced(RULES, &[]).await;
@@ -137,7 +181,7 @@ async fn client_certificate_that_is_wrong_in_any_way_is_refused() {
             Err(error) => (Told::Nothing, error.to_string()),
         }
     };
-    let mut cases = cases(&ca);
+    let mut cases = [cases(&ca), oddities(&ca)].concat();
     let foreign = |uri: &str| signed(&leaf(None, &[uri], |_| ()), &stranger, "");
     cases.push(("a CA of the same name with another key", foreign("spiffe://td/ns/organs/sa/a"), Told::Nothing));
     // The added CA is in use once its first certificate is known.
@@ -149,6 +193,11 @@ async fn client_certificate_that_is_wrong_in_any_way_is_refused() {
     for (what, files, expected) in &cases {
         let (told, text) = ask(files).await;
         assert_eq!(told, *expected, "{what}: {text}");
+    }
+    // What the common name resembles is another identity.
+    for name in ["operator/../actor", "*", "token/operator", "../token/operator", "cert/operator", "local", "äctor"] {
+        let (told, identity) = ask(&signed(&leaf(Some(name), &[], |_| ()), &ca, "")).await;
+        assert_eq!((told, identity), (Told::Known, format!("cert/{name}")));
     }
     // Another trust domain is known, and has no rights.
     let elsewhere = signed(&leaf(None, &["spiffe://other/ns/organs/sa/a"], |_| ()), &ca, "");
@@ -204,4 +253,53 @@ async fn beat_stream_ends_when_the_certificate_expires_and_its_lease_is_not_susp
     assert!(known(&tls).await.is_err(), "an expired certificate opens a connection");
     let found = secured.client().resolve("a", &musterd_client::Choice::default()).await.unwrap().instance;
     assert!(!found.suspect && found.owner == "cert/actor", "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stale_list_of_revoked_certificates_stays_in_use_and_is_a_problem() {
+    let (database, files) = (TestDatabase::create().await, Scratch::in_memory());
+    let (authority, path) = (Authority::new("the CA"), |name: &str| files.path().join(name));
+    let pair = |name: &str, (certificate, key): (String, String)| {
+        fs::write(path(&format!("{name}.pem")), &certificate).unwrap();
+        fs::write(path(&format!("{name}.key")), key).unwrap();
+        certificate
+    };
+    fs::write(path("ca.pem"), authority.pem()).unwrap();
+    pair("server", authority.sign(&["localhost", "127.0.0.1"], "musterd", false));
+    pair("good", authority.sign(&["good"], "good", false));
+    let revoked = pair("revoked", authority.sign(&["revoked"], "revoked", false));
+    fs::write(path("crl.pem"), authority.revoke_until(&revoked, (2026, 1, 2))).unwrap();
+    let flag = |flag: &str, name: &str| [flag.to_owned(), path(name).to_str().unwrap().to_owned()];
+    let flags: Vec<String> = [
+        ["--database-url".to_owned(), database.url().to_owned()],
+        flag("--tls-cert", "server.pem"),
+        flag("--tls-key", "server.key"),
+        flag("--tls-client-ca", "ca.pem"),
+        flag("--tls-client-crl", "crl.pem"),
+    ]
+    .concat();
+    let daemon = Daemon::spawn(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let client = |name: &str| {
+        let tls = Tls::new().ca(path("ca.pem")).identity(path(&format!("{name}.pem")), path(&format!("{name}.key")));
+        let daemons = [format!("https://{}", daemon.grpc_addr)];
+        Client::builder().daemons(daemons).tls(tls).retry_for(Duration::ZERO).build().unwrap()
+    };
+    let good = client("good");
+    wait_until("the daemon is ready", DAEMON_BOUND, async || good.ready(Duration::from_secs(2)).await).await;
+    let is_stale = async || {
+        let problems = good.cluster(0).await.unwrap().problems;
+        problems.iter().any(|it| it.code == "revocation_list_stale" && it.summary.contains("2026-01-02"))
+    };
+    assert!(is_stale().await, "the list is out of date");
+    let refused = client("revoked").who_am_i().await.unwrap_err().to_string();
+    assert!(refused.contains("CertificateRevoked"), "{refused}");
+
+    fs::write(path("crl.pem"), authority.revoke(&revoked)).unwrap();
+    wait_until(
+        "the new list is in use",
+        DAEMON_BOUND,
+        async || if is_stale().await { Err("it is not") } else { Ok(()) },
+    )
+    .await;
+    assert!(client("revoked").who_am_i().await.is_err());
 }

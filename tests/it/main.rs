@@ -67,6 +67,7 @@ mod operators;
 mod outages;
 mod partitions;
 mod policies;
+mod policy_files;
 mod previous_release;
 mod process;
 mod profiles;

@@ -147,6 +147,20 @@ pub struct Health {
     pub last_reap_age: Option<Duration>,
     /// Address and port of metrics and probes, as bound.
     pub http_address: String,
+    /// How open its ports are. Empty: the daemon does not tell.
+    pub ports: Vec<Port>,
+    /// The same in words.
+    pub ports_summary: String,
+}
+
+/// A port of a daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Port {
+    /// `grpc` or `http`.
+    pub name: String,
+    /// How open it is: `machine`, `network` or `secured`.
+    pub open_to: String,
 }
 
 /// How severe a problem is.
@@ -325,6 +339,20 @@ pub struct WhoAmI {
     pub grants: Vec<Grant>,
     /// Whether the daemon has a policy. Without one every caller may do everything.
     pub enforced: bool,
+    /// What it may use, and uses. Empty: there is no limit for it.
+    pub quotas: Vec<Quota>,
+}
+
+/// A quota of an identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quota {
+    /// `records`, `registrations` (in a second), `watches` or `connections`.
+    pub unit: String,
+    /// How many it may have.
+    pub limit: u64,
+    /// How many it has; 0 for `registrations`.
+    pub used: u64,
 }
 
 /// A right.

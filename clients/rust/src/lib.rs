@@ -64,7 +64,7 @@ pub use choice::{Choice, Policy};
 pub use client::{Builder, Client};
 pub use cluster::{
     Brake, BrakeMode, Changed, Cluster, Counts, Daemon, Decision, DecisionFilter, Epoch, Expiry, Grant, Health, Hold,
-    LostDaemon, Problem, Rotated, Severity, WhoAmI,
+    LostDaemon, Port, Problem, Quota, Rotated, Severity, WhoAmI,
 };
 pub use error::{Error, Violation};
 pub use history::{Ended, EndedLease};

@@ -217,6 +217,8 @@ fn health(wire: DaemonHealth) -> cluster::Health {
         database_latency: span(wire.database_latency.as_ref()),
         last_reap_age: span(wire.last_reap_age.as_ref()),
         http_address: wire.http_address,
+        ports: wire.ports.into_iter().map(|Port { name, open_to }| cluster::Port { name, open_to }).collect(),
+        ports_summary: wire.ports_summary,
     }
 }
 
@@ -254,12 +256,14 @@ fn expiry(wire: ExpiryState) -> cluster::Expiry {
 impl From<WhoAmIResponse> for cluster::WhoAmI {
     fn from(wire: WhoAmIResponse) -> Self {
         let grant = |wire: Grant| cluster::Grant { verb: wire.verb, logical_ids: wire.logical_ids };
+        let quota = |Quota { unit, limit, used }| cluster::Quota { unit, limit, used };
         Self {
             identity: wire.identity,
             kind: wire.kind,
             expires_at: time(wire.expires_at.as_ref()),
             grants: wire.grants.into_iter().map(grant).collect(),
             enforced: wire.enforced,
+            quotas: wire.quotas.into_iter().map(quota).collect(),
         }
     }
 }

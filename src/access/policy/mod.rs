@@ -15,7 +15,7 @@ pub use self::rule::PolicyError;
 use self::{pattern::Who, rule::Rule};
 use super::grants::Grants;
 use crate::{
-    jwt::Issuer,
+    jwt::{Issuer, Location},
     model::TextPosition,
     rights::{
         Identity, Names, Verb, addresses,
@@ -81,6 +81,24 @@ impl Policy {
         self
     }
 
+    /// What the policy grants, as a text that is the same for policies that differ in order, layout, comments and the places of
+    /// files alone.
+    #[must_use]
+    pub(super) fn meaning(&self) -> String {
+        let mut lines: Vec<String> = self.rules.iter().map(Rule::meaning).collect();
+        lines.extend(self.transport.iter().map(|who| format!("transport {}", who.written())));
+        lines.extend(self.issuers.iter().map(|it| {
+            let Issuer { name, audience, location, identity, max_ttl, .. } = it;
+            let keys = match location {
+                Location::File(_) => "in a file".to_owned(),
+                Location::Url(url) | Location::Discovery(url) => url.to_string(),
+            };
+            format!("issuer {name:?} {audience:?} {keys} {identity:?} {max_ttl:?}")
+        }));
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+
     /// A pattern for holders of JSON web tokens that no issuer gives, and its rule.
     fn nameless(&self) -> Option<(TextPosition, &str)> {
         let who = self.rules.iter().flat_map(|rule| rule.who.iter().map(|who| (rule.at, who.written())));
@@ -133,6 +151,17 @@ impl Policy {
     pub fn limits(&self, identity: &Identity) -> Limits {
         let raised = self.rules.iter().map(|rule| rule.limits(identity));
         raised.fold(Raised::default(), Raised::or).over(Limits::default())
+    }
+
+    /// The quotas: those of an identity for which no rule sets any, and then those of rules, by the lines of these.
+    #[must_use]
+    pub fn quotas(&self) -> Vec<(Option<usize>, &'static str, u64)> {
+        let defaults = Limits::default().units().into_iter().map(|(unit, limit)| (None, unit.key(), limit));
+        let of_rule = |rule: &Rule| {
+            let line = rule.at.line;
+            rule.limits.units().map(move |(unit, limit)| (Some(line), unit.key(), limit))
+        };
+        defaults.chain(self.rules.iter().flat_map(of_rule)).collect()
     }
 
     /// The rule that lets an identity register a name at an address, calling from `peer`; `None`: no rule does.

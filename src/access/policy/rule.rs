@@ -40,6 +40,17 @@ impl Rule {
         bound.flat_map(|bindings| self.on.iter().map(move |on| on.fill(&bindings))).collect()
     }
 
+    /// What it grants, whatever the order of its parts.
+    pub(super) fn meaning(&self) -> String {
+        let Self { at: _, who, may, on, addresses, limits } = self;
+        let mut parts: Vec<String> = who.iter().map(|who| format!("who {}", who.written())).collect();
+        parts.extend(may.iter().map(|verb| format!("may {}", verb.as_str())));
+        parts.extend(on.iter().map(|on| format!("on {}", on.written())));
+        parts.extend(addresses.iter().map(|it| format!("at {it:?}")));
+        parts.sort_unstable();
+        format!("rule {parts:?} {limits:?}")
+    }
+
     /// The limits that this rule sets for an identity. A rule for callers without a credential sets none for others.
     pub(super) fn limits(&self, identity: &Identity) -> Raised {
         let is_for = |who: &Who| who.is_for(identity) || !who.is_for_anonymous() && who.bind(identity).is_some();

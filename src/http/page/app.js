@@ -239,7 +239,7 @@ function showSummary() {
     if (!$(place).firstChild) $(place).append(command(""));
     $(place).firstChild.update(page.cli(words));
   }
-  write($("about"), `musterd ${summary.version} at ${summary.grpcAddress}. Counts from ${age(millis(summary.statsAge))} ago.`);
+  write($("about"), `musterd ${summary.version} at ${summary.grpcAddress}, ${summary.ports.summary}. Counts from ${age(millis(summary.statsAge))} ago.`);
 }
 
 /** Shows what was found. While a search goes on, more may follow at once, and "none" would be too early to say. */

@@ -12,6 +12,7 @@ use crate::harness::{
     daemon::{Daemon, program},
     postgres::{OwnCluster, TestDatabase, connect, try_connect},
     registry::{id, run},
+    secured::Secured,
     wait::wait_until,
 };
 
@@ -85,6 +86,56 @@ async fn healthy_registry_passes_every_check() {
     let failing: Vec<&str> = table.stdout.lines().filter(|line| line.starts_with("critical")).collect();
     assert_eq!((failing.len(), table.code), (1, Some(1)), "{table:?}");
     assert!(failing[0].contains("fsync is off") && table.stdout.contains("fix: set fsync = on"), "{table:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_identity_and_rights_have_rows_and_their_faults_a_fix() {
+    let secured = Secured::enforced("", &["stranger"]).await;
+    let (address, ca) = (secured.address(), secured.path("ca.pem"));
+    let to = ["--addr", address.as_str(), "--ca", ca.as_str()];
+    let with = |flags: &[&str]| -> Vec<String> { to.iter().chain(flags).map(|&word| word.to_owned()).collect() };
+    let run = async |flags: &[&str]| {
+        let words = with(flags);
+        check(&words.iter().map(String::as_str).collect::<Vec<_>>()).await
+    };
+    let found = |checked: &Checked, name: &str, text: &str| {
+        let found = |row: &Value| row["check"] == name && row["found"].as_str().unwrap().contains(text);
+        assert!(checked.findings.iter().any(found), "{name}: {text} in {:?}", checked.findings);
+    };
+    let (certificate, key) = (secured.path("operator.pem"), secured.path("operator.key"));
+    let operator = run(&["--cert", &certificate, "--cert-key", &key]).await;
+    for (name, text) in [
+        ("certificate", "is good for another"),
+        ("key", "is readable by its owner alone, written"),
+        ("identity", "cert/operator, by certificate"),
+        ("rights", "cluster on *"),
+        ("daemon clock", "agree"),
+    ] {
+        found(&operator, name, text);
+    }
+    assert!(operator.trouble("identity").is_none() && operator.trouble("certificate").is_none());
+
+    let (level, text, fix) =
+        run(&["--cert", &certificate, "--cert-key", &secured.path("server.key")]).await.trouble("key").unwrap();
+    assert!(
+        level == "critical" && text.contains("is not the key of the certificate") && fix.contains("pair"),
+        "{text}; {fix}"
+    );
+
+    let token = secured.path("stranger.token");
+    let stranger = run(&["--token-file", &token]).await;
+    found(&stranger, "identity", "token/stranger, by token");
+    let (level, text, fix) = stranger.trouble("rights").unwrap();
+    assert!(level == "warning" && text.contains("may do nothing") && fix.contains("policy"), "{text}; {fix}");
+    std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let (level, text, fix) = run(&["--token-file", &token]).await.trouble("token file").unwrap();
+    assert!(level == "warning" && text.contains("mode 0644") && fix.contains("chmod 600"), "{text}; {fix}");
+    std::fs::write(&token, "two words").unwrap();
+    let faulty = run(&["--token-file", &token]).await;
+    assert_eq!(faulty.trouble("token file").unwrap().0, "critical");
+    let (_, _, fix) = run(&["--token-file", "/nonexistent"]).await.trouble("token file").unwrap();
+    assert!(fix.contains("path"), "{fix}");
+    assert_eq!(run(&[]).await.trouble("identity").unwrap().0, "critical", "no credential");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -186,6 +186,26 @@ async fn migrate_takes_the_database_from_the_file_or_the_secret_too() {
     assert!(nothing.complaint().starts_with("which database? give --database-url"), "{nothing:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_of_a_policy_are_shown_with_the_line_that_sets_them() {
+    let files = Files::new();
+    let rule = "[[rule]]\nwho = ['token/a']\nmay = ['register']\non = ['x']\nlimits = { records = 7, registrations = '3/s' }\n";
+    let (policy, tokens) = (files.write("policy.toml", &format!("# Rules.\n{rule}")), files.write("tokens", ""));
+    let flags = ["config", "show", "--policy", &policy, "--tokens", &tokens, "-o", "json"];
+    let shown = musterd(&flags).await.json();
+    assert_eq!(setting(&shown, "quota.records"), three("10000", "default", "-"));
+    let rows = shown.as_array().unwrap().iter();
+    let of_rule = rows.filter(|row| row["source"].as_str().is_some_and(|source| source == format!("{policy}:2")));
+    let of_rule: Vec<_> =
+        of_rule.map(|row| (row["setting"].as_str().unwrap(), row["value"].as_str().unwrap())).collect();
+    assert_eq!(of_rule, [("quota.records", "7"), ("quota.registrations", "3")]);
+    fs::write(&policy, "[[rule]]\nmay = 1\n").unwrap();
+    let told = musterd(&flags).await;
+    assert!(told.code == Some(78) && told.stderr.contains("policy.toml:2:7"), "{told:?}");
+    let open = musterd(&["config", "show", "-o", "json"]).await.json();
+    assert!(open.as_array().unwrap().iter().all(|row| !row["setting"].as_str().unwrap().starts_with("quota.")));
+}
+
 fn serve() -> Command {
     let mut command = Cli::command();
     command.build();

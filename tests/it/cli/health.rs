@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use musterd::status::Code;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use super::musterd;
@@ -13,6 +13,7 @@ use crate::harness::{
     daemon::{DAEMON_BOUND, Daemon},
     postgres::{OwnCluster, TestDatabase, connect},
     registry::{id, run},
+    secured::Secured,
     wait::wait_until,
 };
 
@@ -52,6 +53,21 @@ async fn surfaces(daemon: &Daemon) -> ([Told; 4], Option<i32>) {
         told(&summary["problems"], "code"),
     ];
     (all, code)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_page_and_api_tell_how_open_the_ports_are() {
+    let database = TestDatabase::create().await;
+    let open = Daemon::start(database.url()).await;
+    let (_, summary) = open.http_get("/api/v1/summary").await.unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["ports"], json!({"grpc": "machine", "http": "machine", "summary": "open to this machine"}));
+    let status = musterd(&["--addr", &open.grpc_addr, "status"]).await;
+    assert!(status.stdout.contains("PORTS      open to this machine\n"), "{status:?}");
+
+    let secured = Secured::enforced("", &[]).await;
+    let status = secured.operator(&["status"]).await;
+    assert!(status.stdout.contains("PORTS      secured (TLS, policy)\n"), "{status:?}");
 }
 
 /// Waits until every surface tells this problem, and all of them the same ones. `sql` is run before each look.

@@ -31,7 +31,7 @@ use super::{scratch::Scratch, wait::wait_until};
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 /// How many migrations there are.
-pub(crate) const MIGRATIONS: usize = 13;
+pub(crate) const MIGRATIONS: usize = 14;
 
 /// Options of a private PostgreSQL for tests. `MUSTERD_TEST_POSTGRES_BIN` names the server programs to use.
 pub(crate) fn options(data_dir: &Path, durability: Durability) -> Options {

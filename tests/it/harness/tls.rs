@@ -70,6 +70,11 @@ impl Authority {
 
     /// A list that revokes one certificate of this authority, as PEM text.
     pub(crate) fn revoke(&self, certificate: &str) -> String {
+        self.revoke_until(certificate, (2050, 1, 1))
+    }
+
+    /// The same, to be replaced at this time.
+    pub(crate) fn revoke_until(&self, certificate: &str, (year, month, day): (i32, u8, u8)) -> String {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
         let serial = x509_cert::Certificate::from_der(&der).unwrap().tbs_certificate.serial_number;
         let revoked = RevokedCertParams {
@@ -80,7 +85,7 @@ impl Authority {
         };
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2050, 1, 1),
+            next_update: date_time_ymd(year, month, day),
             crl_number: SerialNumber::from_slice(&[1]),
             issuing_distribution_point: None,
             revoked_certs: vec![revoked],

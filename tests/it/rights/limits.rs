@@ -32,6 +32,21 @@ async fn refused(guarded: &Guarded) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn quotas_and_their_use_are_shown_to_the_identity_itself() {
+    let rules = "[[rule]]\nwho = [\"token/actor\"]\nmay = [\"register\", \"read\"]\non = [\"svc-a\"]\nlimits = { records = 7 }\n";
+    let guarded = Guarded::start_with(rules, &["actor"], &[]).await;
+    let mut actor = guarded.caller("actor").await;
+    for number in 1..=2 {
+        actor.registry.register(registration(id(number), "svc-a")).await.unwrap();
+    }
+    let watch = v1::WatchRequest { logical_id: "svc-a".to_owned(), ..Default::default() };
+    let _open = actor.discovery.watch(watch).await.unwrap();
+    let known = actor.cluster.who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
+    let quotas: Vec<String> = known.quotas.iter().map(|it| format!("{} {} {}", it.unit, it.limit, it.used)).collect();
+    assert_eq!(quotas, ["records 7 2", "registrations 200 0", "watches 100 1", "connections 1000 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn registrations_over_the_rate_are_refused_while_beats_and_deregistration_pass() {
     let guarded = guarded("limits = { registrations = \"1/s\" }").await;
     let mut actor = guarded.caller("actor").await.registry;
