@@ -38,6 +38,10 @@ patroni TTL="10":
 environments *ARGUMENTS:
     tests/environments.sh {{ ARGUMENTS }}
 
+# Run the fault suite with TLS, a policy and a client certificate on every connection.
+faults-tls:
+    MUSTERD_FAULTS_TLS=1 cargo test --locked --test it faults:: -- --test-threads=2
+
 # List the N slowest tests of the last run.
 slow N="30":
     tests/slowest.sh {{ N }}

@@ -39,8 +39,8 @@ async fn go_on(actors: &[Actor], beats: u64) {
 async fn stepped_database_clock_expires_no_lease_that_beats() {
     let sql = Registry::head().await;
     let url = sql.database.url();
-    let daemons: [Daemon; 2] =
-        tokio::join!(Daemon::start_without_migrating(url), Daemon::start_without_migrating(url)).into();
+    let flags = ["--database-url", url, "--no-migrate"];
+    let daemons: [Daemon; 2] = tokio::join!(Daemon::start_as_asked(&flags), Daemon::start_as_asked(&flags)).into();
     let callers = [Caller::of(&daemons[0]), Caller::of(&daemons[1])];
     let mut actors = Vec::new();
     for number in 0..6 {
@@ -159,8 +159,8 @@ async fn cut_link_to_postgresql_is_not_taken_for_a_stepped_clock() {
 async fn paused_daemon_expires_no_lease_by_what_it_knew_before() {
     let sql = Registry::head().await;
     let url = sql.database.url();
-    let daemons: [Daemon; 2] =
-        tokio::join!(Daemon::start_without_migrating(url), Daemon::start_without_migrating(url)).into();
+    let flags = ["--database-url", url, "--no-migrate"];
+    let daemons: [Daemon; 2] = tokio::join!(Daemon::start_as_asked(&flags), Daemon::start_as_asked(&flags)).into();
     let callers = [Caller::of(&daemons[1]), Caller::of(&daemons[0])];
     let mut actors = Vec::new();
     for _ in 0..4 {

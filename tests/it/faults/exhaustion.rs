@@ -49,7 +49,7 @@ async fn a_full_disk_refuses_changes_and_loses_none() {
     };
     let small = scratch.path().join("small");
     let cluster = OwnCluster::create_in(scratch, small).await;
-    let daemon = Daemon::start(cluster.url()).await;
+    let daemon = Daemon::start_as_asked(&["--database-url", cluster.url()]).await;
     let caller = Caller::of(&daemon);
     let actor = Actor::start(std::slice::from_ref(&caller), "kept", TTL).await;
     let filler = cluster.data_dir().join("filler");
@@ -104,7 +104,7 @@ async fn exhausted_connections_refuse_changes_definitely_and_reads_continue() {
     );
     run(&sql.client, &grants).await;
     let url = sql.database.url().replace("musterd@", &format!("{role}@"));
-    let daemon = Daemon::start_with(&["--database-url", &url, "--no-migrate"]).await;
+    let daemon = Daemon::start_as_asked(&["--database-url", &url, "--no-migrate"]).await;
     let caller = Caller::of(&daemon);
     let actor = Actor::start(std::slice::from_ref(&caller), "kept", TTL).await;
     let take_all = format!(
@@ -139,7 +139,7 @@ async fn exhausted_connections_refuse_changes_definitely_and_reads_continue() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_without_file_descriptors_serves_the_connections_it_has() {
     let sql = Registry::head().await;
-    let daemon = Daemon::start(sql.database.url()).await;
+    let daemon = Daemon::start_as_asked(&["--database-url", sql.database.url()]).await;
     let caller = Caller::of(&daemon);
     let actor = Actor::start(std::slice::from_ref(&caller), "kept", TTL).await;
     // Connected while there are descriptors.

@@ -34,7 +34,7 @@ impl Scene {
     async fn start() -> Self {
         let sql = Registry::head().await;
         let (url, link) = database_link(sql.database.url()).await;
-        let daemon = Daemon::start(&url).await;
+        let daemon = Daemon::start_as_asked(&["--database-url", &url]).await;
         let caller = Caller::of(&daemon);
         Self { sql, link, _daemon: daemon, caller }
     }
@@ -114,7 +114,7 @@ async fn a_repetition_that_finds_the_database_busy_does_not_make_the_first_try_u
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_arrives_after_its_caller_has_gone_on_is_not_made() {
     let scene = Scene::start().await;
-    let daemon = Daemon::start(scene.sql.database.url()).await;
+    let daemon = Daemon::start_as_asked(&["--database-url", scene.sql.database.url()]).await;
     let other = Caller::of(&daemon);
     // Every connection has the statement prepared: what is sent from now on is executed without a further answer.
     for _ in 0..20 {

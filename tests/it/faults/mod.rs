@@ -18,6 +18,13 @@
 //! for the same faults of the same daemons; how threads and processes meet is not repeated. If a promise is broken, the
 //! whole history is written to a temporary file, one JSON object a line, and its path printed.
 //!
+//! With `MUSTERD_FAULTS_TLS=1` every world has TLS on each connection to a daemon, a policy, and a client certificate for each
+//! client. Without it one run does ([`suite`], `faults_of_secured_daemons_break_no_promise`).
+//!
+//! ```text
+//! MUSTERD_FAULTS_TLS=1 cargo test --locked --test it faults::suite -- --nocapture
+//! ```
+//!
 //! Faults that change the world for good, or need a world of their own, are tests of their own: failover to a standby
 //! ([`standby`]), what runs out ([`exhaustion`]), clocks ([`clock`]), hostile peers ([`hostile`]), ten thousand clients
 //! that reconnect at once ([`herd`]), failover by Patroni ([`patroni`]), networks that lose packets ([`network`]), the

@@ -34,6 +34,7 @@ use super::{
     figures::{self, Cost},
     history::Micros,
     proxy::Mode,
+    security::Security,
     world::{Place, Population, TTL, World},
 };
 use crate::harness::{
@@ -245,9 +246,12 @@ async fn world(network: &Network, number: usize) -> World {
     let server = server_address(number);
     let cluster = database(network, server).await;
     let address = format!("{DAEMON}:0");
-    let flags = ["--grpc-addr", &address, "--http-addr", &address, "--insecure-no-tls", "--insecure-no-auth"];
-    let flags = flags.map(str::to_owned).to_vec();
-    let place = Place { within: Network::within(&network.daemon), flags, security: None };
+    let mut place = Place::secured_by(Security::if_asked_for(&[DAEMON]).await.as_ref());
+    place.within = Network::within(&network.daemon);
+    place.flags.extend(["--grpc-addr", &address, "--http-addr", &address].map(str::to_owned));
+    if place.security.is_none() {
+        place.flags.extend(["--insecure-no-tls", "--insecure-no-auth"].map(str::to_owned));
+    }
     let url = format!("postgres://musterd@{server}:5432/musterd?sslmode=disable");
     let mut world = World::elsewhere(cluster, &url, place, 7).await;
     world.start_daemons().await;

@@ -39,7 +39,8 @@ impl Traffic {
     async fn begin() -> Self {
         let sql = Registry::head().await;
         let url = sql.database.url();
-        let daemons: [Daemon; 2] = tokio::join!(Daemon::start(url), Daemon::start(url)).into();
+        let flags = ["--database-url", url];
+        let daemons: [Daemon; 2] = tokio::join!(Daemon::start_as_asked(&flags), Daemon::start_as_asked(&flags)).into();
         let callers = [Caller::of(&daemons[0]), Caller::of(&daemons[1])];
         let mut actors = Vec::new();
         for _ in 0..6 {

@@ -2,25 +2,27 @@
 //!
 //! The links between them pass bytes that they do not understand, and cut and lose them as ever.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use hyper_util::rt::TokioIo;
 use musterd_client::{Client, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
 };
-use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     cli::musterd,
     harness::{
-        daemon::{DAEMON_BOUND, Daemon},
+        daemon::{DAEMON_BOUND, Daemon, is_tls_asked_for},
         scratch::Scratch,
+        secured::connector,
         wait::wait_until,
     },
 };
+
+/// How long a connection may take: a build for tests is not optimized.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// What the clients of a world may do. None may change what another one owns.
 const RULES: &str = r#"
@@ -43,15 +45,23 @@ impl std::fmt::Debug for Security {
 }
 
 impl Security {
+    /// That of all worlds if `MUSTERD_FAULTS_TLS=1` asks for it, with a certificate for these further names of daemons.
+    pub(crate) async fn if_asked_for(names: &[&str]) -> Option<Arc<Self>> {
+        if is_tls_asked_for() { Some(Arc::new(Self::new(names).await)) } else { None }
+    }
+
     /// Makes the files that daemons are started with.
-    pub(crate) async fn new() -> Self {
+    pub(crate) async fn new(names: &[&str]) -> Self {
         let files = Scratch::in_memory();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "the CA of the clients");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let clients = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let security = Self { files, clients };
-        let made = musterd(&["security", "init", &security.directory()]).await;
+        let directory = security.directory();
+        let mut command = vec!["security", "init", &directory];
+        names.iter().for_each(|name| command.extend(["--name", name]));
+        let made = musterd(&command).await;
         assert_eq!(made.code, Some(0), "{made:?}");
         for (file, more) in [("policy.toml", RULES), ("ca.pem", &security.clients.pem())] {
             let text = fs::read_to_string(security.path(file)).unwrap();
@@ -102,14 +112,8 @@ impl Security {
 
     /// A connection of a client with its certificate.
     pub(crate) fn connect(&self, endpoint: &Endpoint, address: &str, client: u32) -> Channel {
-        let (tls, address): (Tls, SocketAddr) = (self.tls(client), address.parse().unwrap());
-        endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-            let tls = tls.clone();
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let stream = tls.connect(stream, "127.0.0.1", "h2").await.map_err(std::io::Error::other)?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
-            }
-        }))
+        // A call gives up after half a second as ever. A connection does not: of handshakes that are given up and begun again, a
+        // loaded machine completes none.
+        endpoint.clone().connect_timeout(HANDSHAKE).connect_with_connector_lazy(connector(&self.tls(client), address))
     }
 }

@@ -66,7 +66,8 @@ impl Pair {
 
 /// Two daemons, two actors that beat at them, and a watcher of each that knows so much.
 async fn scene(url: &str) -> ([Daemon; 2], [Caller; 2], Vec<Actor>, Vec<Watcher>) {
-    let daemons: [Daemon; 2] = tokio::join!(Daemon::start(url), Daemon::start(url)).into();
+    let flags = ["--database-url", url];
+    let daemons: [Daemon; 2] = tokio::join!(Daemon::start_as_asked(&flags), Daemon::start_as_asked(&flags)).into();
     let callers = [Caller::of(&daemons[0]), Caller::of(&daemons[1])];
     let (mut actors, mut watchers) = (Vec::new(), Vec::new());
     for name in ["kept-0", "kept-1"] {

@@ -81,6 +81,14 @@ pub(crate) struct Place {
     pub(crate) security: Option<Arc<Security>>,
 }
 
+impl Place {
+    /// Beside the test, with these files if there are any.
+    pub(crate) fn secured_by(security: Option<&Arc<Security>>) -> Self {
+        let flags = security.map(|security| security.flags()).unwrap_or_default();
+        Self { within: Vec::new(), flags, security: security.map(Arc::clone) }
+    }
+}
+
 /// A daemon and its links.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -190,9 +198,9 @@ impl World {
 
     /// A world on a database of the shared cluster, in which every caller shows a certificate.
     pub(crate) async fn secured(daemons: usize, seed: u64) -> Self {
-        let (mut world, security) = (Self::shared(daemons, seed).await, Arc::new(Security::new().await));
+        let (mut world, security) = (Self::shared(daemons, seed).await, Arc::new(Security::new(&[]).await));
         for node in &mut world.nodes {
-            node.place = Place { flags: security.flags(), security: Some(Arc::clone(&security)), ..Place::default() };
+            node.place = Place::secured_by(Some(&security));
         }
         world
     }
@@ -237,10 +245,10 @@ impl World {
         let sql = connect(&database.url()).await;
         audit::install(&sql).await;
         let clock = DatabaseClock::read(&sql, &history).await;
-        let mut nodes = Vec::new();
+        let (mut nodes, security) = (Vec::new(), Security::if_asked_for(&[]).await);
         for (url, to_database) in places {
             let to_daemon = Link::to(Upstream::Tcp("127.0.0.1:1".to_owned())).await;
-            let (place, old_logs) = (Place::default(), String::new());
+            let (place, old_logs) = (Place::secured_by(security.as_ref()), String::new());
             nodes.push(Node { daemon: None, to_daemon, to_database, url, place, baseline: None, old_logs });
         }
         Self {

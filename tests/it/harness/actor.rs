@@ -17,7 +17,7 @@ use tonic::{Code, Status, transport::Endpoint};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use super::{daemon::Daemon, postgres::BOUND, wait::wait_until, wire::Wire};
+use super::{daemon::Daemon, postgres::BOUND, secured::connector, wait::wait_until, wire::Wire};
 
 /// What [`reason`] calls all that no daemon has said: the transport has many codes for a connection that ends.
 pub(crate) const TRANSPORT: &str = "transport";
@@ -57,10 +57,14 @@ impl Caller {
     pub(crate) fn of(daemon: &Daemon) -> Self {
         let limit = Duration::from_secs(10);
         let endpoint = Endpoint::from_shared(format!("http://{}", daemon.grpc_addr)).unwrap();
-        let channel = endpoint.connect_timeout(Duration::from_secs(2)).timeout(limit).connect_lazy();
-        Self {
-            settings: Client::builder().daemons([&daemon.grpc_addr]).timeout(limit).retry_for(Duration::ZERO),
-            wire: Wire::over(channel),
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(limit);
+        let settings = Client::builder().timeout(limit).retry_for(Duration::ZERO);
+        match daemon.tls() {
+            Some(tls) => Self {
+                settings: settings.daemons([format!("https://{}", daemon.grpc_addr)]).tls(tls.clone()),
+                wire: Wire::over(endpoint.connect_with_connector_lazy(connector(tls, &daemon.grpc_addr))),
+            },
+            None => Self { settings: settings.daemons([&daemon.grpc_addr]), wire: Wire::over(endpoint.connect_lazy()) },
         }
     }
 

@@ -47,6 +47,10 @@ pub(crate) struct Browser {
     last_id: u64,
     /// What the browser complained about: errors of scripts, breaches of the policy.
     complaints: Vec<String>,
+    /// What it answers to a server that asks for HTTP Basic.
+    password: String,
+    /// Where it has sent requests, of a page that was opened with a password.
+    requests: Vec<String>,
     _scratch: Scratch,
 }
 
@@ -72,6 +76,27 @@ fn program() -> Option<PathBuf> {
 impl Browser {
     /// Opens a page; `None` if the test is to be skipped.
     pub(crate) async fn open(url: &str, width: u32, height: u32) -> Option<Self> {
+        let mut browser = Self::start(width, height).await?;
+        browser.navigate(url).await;
+        Some(browser)
+    }
+
+    /// Opens a page of a server whose CA it does not know and that asks for a password. Notes where requests go.
+    pub(crate) async fn open_with_password(url: &str, password: &str) -> Option<Self> {
+        let mut browser = Self::start(1_280, 1_000).await?;
+        password.clone_into(&mut browser.password);
+        browser.call("Security.setIgnoreCertificateErrors", json!({"ignore": true})).await;
+        browser.call("Fetch.enable", json!({"handleAuthRequests": true})).await;
+        browser.navigate(url).await;
+        Some(browser)
+    }
+
+    /// Where it has sent requests.
+    pub(crate) fn requests(&self) -> &[String] {
+        &self.requests
+    }
+
+    async fn start(width: u32, height: u32) -> Option<Self> {
         let program = program()?;
         let scratch = Scratch::on_disk();
         let (mut child, questions, answers) = spawn(&program, scratch.path());
@@ -79,12 +104,19 @@ impl Browser {
         if let Ok(Some(status)) = child.try_wait() {
             panic!("{} has ended: {status}", program.display());
         }
-        let session = String::new();
-        let mut browser =
-            Self { child, questions, answers, session, last_id: 0, complaints: Vec::new(), _scratch: scratch };
+        let mut browser = Self {
+            child,
+            questions,
+            answers,
+            session: String::new(),
+            last_id: 0,
+            complaints: Vec::new(),
+            password: String::new(),
+            requests: Vec::new(),
+            _scratch: scratch,
+        };
         browser.open_tab("about:blank").await;
         browser.resize(width, height).await;
-        browser.navigate(url).await;
         Some(browser)
     }
 
@@ -165,7 +197,8 @@ impl Browser {
         std::fs::write(Path::new(&directory).join(format!("{name}.png")), picture).unwrap();
     }
 
-    async fn call(&mut self, method: &str, params: Value) -> Value {
+    /// Sends a question; returns its number.
+    fn send(&mut self, method: &str, params: Value) -> u64 {
         self.last_id += 1;
         let id = self.last_id;
         let mut question = json!({"id": id, "method": method, "params": params});
@@ -175,6 +208,11 @@ impl Browser {
         let mut bytes = question.to_string().into_bytes();
         bytes.push(0);
         self.questions.write_all(&bytes).unwrap();
+        id
+    }
+
+    async fn call(&mut self, method: &str, params: Value) -> Value {
+        let id = self.send(method, params);
         loop {
             let message = timeout(BOUND, self.answers.recv()).await;
             let message = message.unwrap_or_else(|_| panic!("{method}: no answer")).unwrap();
@@ -188,6 +226,18 @@ impl Browser {
 
     fn note(&mut self, event: &Value) {
         let params = &event["params"];
+        match event["method"].as_str() {
+            Some("Fetch.requestPaused") => {
+                self.requests.push(params["request"]["url"].as_str().unwrap().to_owned());
+                self.send("Fetch.continueRequest", json!({"requestId": params["requestId"]}));
+            }
+            Some("Fetch.authRequired") => {
+                let answer = json!({"response": "ProvideCredentials", "username": "any", "password": self.password});
+                let answer = json!({"requestId": params["requestId"], "authChallengeResponse": answer});
+                self.send("Fetch.continueWithAuth", answer);
+            }
+            _ => {}
+        }
         let complaint = match event["method"].as_str() {
             Some("Runtime.exceptionThrown") => true,
             Some("Log.entryAdded") => params["entry"]["level"] == "error",

@@ -12,17 +12,18 @@ use musterd::proto::v1::{
     cluster_service_client::ClusterServiceClient, discovery_service_client::DiscoveryServiceClient,
     registry_service_client::RegistryServiceClient,
 };
+use musterd_client::Tls;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use tonic::transport::{Channel, Endpoint};
 
-use super::{scratch::Scratch, wait::wait_until, wire::Wire};
+use super::{scratch::Scratch, secured::connector, wait::wait_until, wire::Wire};
 
 /// How long a daemon may take to start or to end on a loaded machine.
 pub(crate) const DAEMON_BOUND: Duration = Duration::from_secs(30);
@@ -66,7 +67,14 @@ fn program_within(within: &[String]) -> Command {
 
 /// Gets a path from an address: status and body.
 pub(crate) async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await?;
+    exchange(TcpStream::connect(address).await?, address, path).await
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: &str,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
@@ -86,6 +94,14 @@ pub(crate) struct Daemon {
     pub(crate) grpc_addr: String,
     /// Where metrics and probes are served.
     pub(crate) http_addr: String,
+    /// What its callers show, if it asks for it; and where that is.
+    tls: Option<Tls>,
+    files: Option<Scratch>,
+}
+
+/// Whether daemons of the fault suite ask each caller for a certificate.
+pub(crate) fn is_tls_asked_for() -> bool {
+    std::env::var("MUSTERD_FAULTS_TLS").is_ok_and(|value| value == "1")
 }
 
 impl Daemon {
@@ -104,6 +120,28 @@ impl Daemon {
         let daemon = Self::spawn(flags).await;
         daemon.wait_ready().await;
         daemon
+    }
+
+    /// As [`Self::start_with`]; with TLS and a policy if `MUSTERD_FAULTS_TLS=1` asks for them. Its callers are its operator then.
+    pub(crate) async fn start_as_asked(flags: &[&str]) -> Self {
+        if !is_tls_asked_for() {
+            return Self::start_with(flags).await;
+        }
+        let files = Scratch::in_memory();
+        let directory = files.path().join("tls");
+        let made = crate::cli::musterd(&["security", "init", directory.to_str().unwrap()]).await;
+        assert_eq!(made.code, Some(0), "{made:?}");
+        let mut daemon = Self::spawn(&[flags, &["--security-dir", directory.to_str().unwrap()]].concat()).await;
+        let path = |name: &str| directory.join(name);
+        daemon.tls = Some(Tls::new().ca(path("ca.pem")).identity(path("operator.pem"), path("operator.key")));
+        daemon.files = Some(files);
+        daemon.wait_ready().await;
+        daemon
+    }
+
+    /// What its callers show, if it asks for it.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Starts a daemon and waits until it listens, ready or not.
@@ -157,7 +195,7 @@ impl Daemon {
             field("grpc.addr").zip(field("http.addr")).ok_or(text)
         })
         .await;
-        Self { child, log, scratch, grpc_addr, http_addr }
+        Self { child, log, scratch, grpc_addr, http_addr, tls: None, files: None }
     }
 
     /// Starts a daemon with the registries of a configuration file, and waits until all of them listen. Returns their gRPC and
@@ -250,7 +288,11 @@ impl Daemon {
     /// A connection to it.
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr)).unwrap();
-        endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10)).connect().await.unwrap()
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10));
+        match &self.tls {
+            Some(tls) => endpoint.connect_with_connector(connector(tls, &self.grpc_addr)).await.unwrap(),
+            None => endpoint.connect().await.unwrap(),
+        }
     }
 
     /// A client for actors.
@@ -270,7 +312,10 @@ impl Daemon {
 
     /// Gets a path of the HTTP port: status and body.
     pub(crate) async fn http_get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        http_get(&self.http_addr, path).await
+        let Some(tls) = &self.tls else { return http_get(&self.http_addr, path).await };
+        let stream = TcpStream::connect(&self.http_addr).await?;
+        let stream = tls.connect(stream, "127.0.0.1", "http/1.1").await.map_err(std::io::Error::other)?;
+        exchange(stream, &self.http_addr, path).await
     }
 
     /// The value of one metric, named as it stands in the exposition with its labels.

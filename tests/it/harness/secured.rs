@@ -1,7 +1,8 @@
 //! A daemon with TLS on both ports, set up by the program itself.
 
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use musterd_client::{Client, Tls, Token};
 use rustls::{
@@ -16,8 +17,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tonic::{
     service::interceptor::InterceptedService,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
+use tower::Service;
 
 use super::{
     daemon::{DAEMON_BOUND, Daemon},
@@ -133,15 +135,7 @@ impl Secured {
 
     /// A connection for the services themselves, with these files.
     pub(crate) async fn with_certificate(&self, tls: Tls) -> Channel {
-        let address = self.daemon.grpc_addr.clone();
-        let connector = tower::service_fn(move |_| {
-            let (tls, address) = (tls.clone(), address.clone());
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let stream = tls.connect(stream, "127.0.0.1", "h2").await.map_err(std::io::Error::other)?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
-            }
-        });
+        let connector = connector(&tls, &self.daemon.grpc_addr);
         let endpoint = Endpoint::from_shared(format!("http://{}", self.daemon.grpc_addr)).unwrap();
         endpoint.connect_with_connector(connector).await.unwrap()
     }
@@ -164,6 +158,23 @@ impl Secured {
         let (_, answer) = self.ask("/metrics", &[], true).await;
         answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
+}
+
+/// Connects to a daemon with these files, whatever address an endpoint names.
+pub(crate) fn connector(
+    tls: &Tls,
+    address: &str,
+) -> impl Service<Uri, Response = impl Read + Write + Unpin + Send + 'static, Error = io::Error, Future: Send> + Send + 'static
+{
+    let (tls, address) = (tls.clone(), address.to_owned());
+    tower::service_fn(move |_: Uri| {
+        let (tls, address) = (tls.clone(), address.clone());
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let stream = tls.connect(stream, "127.0.0.1", "h2").await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    })
 }
 
 /// The certificate that a port shows to a client with these files.
