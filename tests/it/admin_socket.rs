@@ -106,7 +106,11 @@ async fn another_user_is_refused_by_the_mode_of_the_file_and_by_the_daemon() {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
     let refused = as_other_user(&["--addr", &socket, "epoch", "rotate"]).await;
     assert_eq!(refused.code, Some(3), "{refused:?}");
-    assert!(secured.daemon.log().contains("connection to the admin socket refused, it is of another user"));
+    wait_until("the refusal is logged", DAEMON_BOUND, async || {
+        let log = secured.daemon.log();
+        if log.contains("connection to the admin socket refused, it is of another user") { Ok(()) } else { Err(log) }
+    })
+    .await;
     let epoch = secured.client().cluster(0).await.unwrap();
     assert_eq!(epoch.epoch_number, 1, "the epoch was not rotated");
 }

@@ -1,14 +1,23 @@
 //! The connections of one identity to the HTTP port, through TLS: they count together with those to the gRPC port, and a flood
-//! of them keeps neither probes nor actors out.
+//! of them, or of clients that never complete, keeps neither probes nor actors out.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::join_all;
+use musterd::http::places::MAX_CONNECTIONS;
 use musterd_client::{Client, Tls, Token};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpSocket,
-    time::timeout,
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 
 use crate::harness::{daemon::DAEMON_BOUND, secured::Secured, wait::wait_until};
@@ -151,4 +160,61 @@ async fn flood_of_one_identity_through_tls_leaves_probes_and_actors_served() {
         if head.contains(" 200 ") { Ok(()) } else { Err(head) }
     })
     .await;
+}
+
+/// A client that never completes: every other one a request after its handshake, the others the handshake itself.
+async fn drip(to: SocketAddr, ca: String, number: usize, begun: Arc<AtomicUsize>) {
+    let mut is_first = true;
+    loop {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address(1), 0).into()).unwrap();
+        let stream = socket.connect(to).await.ok();
+        begun.fetch_add(usize::from(std::mem::take(&mut is_first)), Ordering::Relaxed);
+        if let Some(mut stream) = stream {
+            if number.is_multiple_of(2) {
+                if let Ok(mut stream) = Tls::new().ca(&ca).connect(stream, "127.0.0.1", "http/1.1").await {
+                    let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nX: ").await;
+                    trickle(&mut stream, b'x').await;
+                }
+            } else {
+                // The head of a record of 512 bytes.
+                let _ = stream.write_all(&[0x16, 3, 1, 2, 0]).await;
+                trickle(&mut stream, 1).await;
+            }
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// A byte now and then, until the other side has had enough.
+async fn trickle(stream: &mut (impl AsyncWrite + Unpin), byte: u8) {
+    while stream.write_all(&[byte]).await.is_ok() && stream.flush().await.is_ok() {
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dripping_clients_in_tls_leave_probes_and_a_scrape_answering() {
+    let secured = Secured::enforced(RULES, &[]).await;
+    let (mut clients, begun) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    for number in 0..MAX_CONNECTIONS {
+        let to = secured.daemon.http_addr.parse().unwrap();
+        clients.spawn(drip(to, secured.path("ca.pem"), number, Arc::clone(&begun)));
+    }
+    wait_until("all clients have begun", DAEMON_BOUND, async || match begun.load(Ordering::Relaxed) {
+        MAX_CONNECTIONS => Ok(()),
+        begun => Err(begun),
+    })
+    .await;
+    for _ in 0..10 {
+        for path in ["/livez", "/readyz"] {
+            let mut probe = Asker::connect(&secured, address(2), "none").await.expect("a probe is let in");
+            let (status, answer) = probe.get(path).await;
+            assert_eq!(status, 200, "{path} without a credential: {answer}");
+        }
+        let (head, scrape) = secured.ask("/metrics", &[], true).await;
+        assert!(head.contains(" 200 ") && scrape.contains("musterd_instances"), "{head}");
+    }
+    let refused = secured.metric("musterd_refused_total{reason=\"http_connections_of_address\"}").await;
+    assert!(refused > Some(0.0), "the clients take every place of their address: {refused:?}");
 }

@@ -4,12 +4,14 @@
 //! What is expected comes from [`rules`], which reads the same rules as the daemon and shares no code with it.
 
 mod audit;
+mod chance;
 mod decisions;
 mod drill;
 mod interference;
 mod limits;
 mod matrix;
 mod random;
+mod routes;
 mod rows;
 mod rules;
 mod streams;

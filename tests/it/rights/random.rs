@@ -4,9 +4,7 @@
 //! Policies are made by chance, of every part that rules can have. Of each caller the daemon is asked everything twice;
 //! between that, all else is changed by others. `MUSTERD_POLICIES` sets how many policies, `MUSTERD_FAULTS_SEED` which.
 
-use std::collections::BTreeSet;
-
-use musterd::{access::Policy, proto::v1};
+use musterd::proto::v1;
 use prost::Message as _;
 use serde_json::Value;
 use tokio::{
@@ -17,10 +15,11 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    BOUND, Caller, Guarded, MASTER, events,
+    BOUND, Caller, Guarded, MASTER,
+    chance::{CALLERS, MARKER, NAMES, hidden, policy},
+    events,
     interference::{listed, masked, told, watched},
     rows::registration,
-    rules::{ALL, Rule, fits},
     secret, verdict, write_policy,
 };
 use crate::{
@@ -28,89 +27,8 @@ use crate::{
     harness::{registry::id, wait::wait_until},
 };
 
-const CALLERS: [&str; 2] = ["ann", "bob-2"];
-const NAMES: [&str; 10] = ["a", "ab", "ann", "ann_1", "ann_2", "bob-2", "bob-2_1", "svc", "svc-b", "svc-b9"];
-const PREFIXES: [&str; 7] = ["a*", "an*", "ann_*", "b*", "svc*", "svc-*", "svc-b*"];
-/// Shows which policy is in use: it may resolve the name of the policy alone.
-const MARKER: &str = "marker";
-/// The limits of rules for all do not stop the test.
-const OF_MASTER: &str = r#"
-[[rule]]
-who = ["token/master"]
-may = ["read"]
-on = ["*"]
-limits = { records = 1000000, registrations = "10000/s" }
-"#;
 /// No instance has it.
 const ABSENT: u128 = 999_999;
-
-/// A rule.
-#[derive(Clone, Debug)]
-struct Made {
-    who: Vec<&'static str>,
-    may: Vec<&'static str>,
-    on: Vec<&'static str>,
-    more: &'static str,
-}
-
-fn some(dice: &mut Dice, of: &[&'static str], most: usize) -> Vec<&'static str> {
-    let chosen: BTreeSet<_> = (0..=dice.below(most)).map(|_| of[dice.below(of.len())]).collect();
-    chosen.into_iter().collect()
-}
-
-impl Made {
-    fn new(dice: &mut Dice) -> Self {
-        let who = match dice.below(6) {
-            0 => vec!["token/{x}"],
-            1 => vec!["anonymous"],
-            2 => vec!["token/ann", "token/bob-2"],
-            of_one => vec![["token/ann", "token/bob-2"][of_one % 2]],
-        };
-        let may = some(dice, &ALL[..5], 3);
-        let mut on = [some(dice, &NAMES, 2), some(dice, &PREFIXES, 1)][dice.below(2)].clone();
-        if who == ["token/{x}"] {
-            on.push(["{x}", "{x}_*"][dice.below(2)]);
-        }
-        let more = match dice.below(4) {
-            0 if may.contains(&"register") => "addresses = [\"peer\", \"10.0.0.0/8\"]\n",
-            1 if may.contains(&"register") => "addresses = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n",
-            2 => "limits = { records = 30, registrations = \"5/s\" }\n",
-            _ => "",
-        };
-        Self { who, may, on, more }
-    }
-
-    fn text(&self) -> String {
-        format!("[[rule]]\nwho = {:?}\nmay = {:?}\non = {:?}\n{}", self.who, self.may, self.on, self.more)
-    }
-
-    /// Whether it lets a caller do this on a name, read in the plainest way.
-    fn allows(&self, caller: &str, verb: Option<&str>, name: &str) -> bool {
-        let is_for = |who: &&str| matches!(*who, "token/{x}" | "anonymous") || **who == format!("token/{caller}");
-        verb.is_none_or(|verb| self.may.contains(&verb))
-            && self.who.iter().any(is_for)
-            && self.on.iter().any(|on| fits(&on.replace("{x}", caller), name))
-    }
-}
-
-/// Rules that a daemon takes.
-fn policy(dice: &mut Dice, number: usize) -> (Vec<Made>, String) {
-    let marker =
-        format!("[[rule]]\nwho = [\"token/{MARKER}\"]\nmay = [\"resolve\"]\non = [\"policy-{number}\"]\n{OF_MASTER}");
-    loop {
-        let rules: Vec<_> = (0..=dice.below(5)).map(|_| Made::new(dice)).collect();
-        let text: String = rules.iter().map(Made::text).collect::<String>() + &marker;
-        let master = Rule { who: MASTER, may: &ALL, on: &["*"] };
-        // Rules without an effect of their own are refused.
-        if Policy::parse(&format!("{text}{}", master.text())).is_ok() {
-            return (rules, text);
-        }
-    }
-}
-
-fn hidden(rules: &[Made], caller: &str) -> Vec<&'static str> {
-    NAMES.into_iter().filter(|name| !rules.iter().any(|rule| rule.allows(caller, None, name))).collect()
-}
 
 /// What no caller is promised to be equal in the answers of the HTTP port: times and revisions, and the latest changes, of which
 /// there are only so many of all.
@@ -146,8 +64,8 @@ fn timeless(value: &mut Value) {
     }
 }
 
-/// An answer of the HTTP port: the status, and the body.
-async fn page(guarded: &Guarded, caller: &str, path: &str) -> String {
+/// An answer of the HTTP port, as it came.
+async fn asked(guarded: &Guarded, caller: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(&guarded.daemon.http_addr).await.unwrap();
     let token = secret(caller);
     let request =
@@ -155,6 +73,12 @@ async fn page(guarded: &Guarded, caller: &str, path: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     timeout(BOUND, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+/// The same without what is of time: the status, and the body.
+async fn page(guarded: &Guarded, caller: &str, path: &str) -> String {
+    let answer = asked(guarded, caller, path).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap();
     match serde_json::from_str::<Value>(body) {
@@ -216,6 +140,29 @@ async fn learned(guarded: &Guarded, name: &str, caller: &Caller, instances: &[(U
     learned
 }
 
+/// What a caller is told that asks for no name: none that is hidden from it may be there, not even where what is told changes by
+/// itself.
+async fn overview(guarded: &Guarded, name: &str, caller: &Caller) -> Vec<String> {
+    let mut seen = Vec::new();
+    for path in [
+        "/api/v1/summary",
+        "/api/v1/names?limit=500",
+        "/api/v1/instances?status=any&limit=500",
+        "/sd/prometheus?status=any",
+        "/metrics/logical-ids",
+    ] {
+        seen.push(asked(guarded, name, path).await);
+    }
+    let request = v1::GetClusterRequest { unserved_limit: 1_000, min_revision: 0 };
+    seen.push(told(caller.cluster.clone().get_cluster(request).await, |found| {
+        let problems: Vec<_> = found.problems.into_iter().map(|one| (one.code, one.summary)).collect();
+        (found.unserved_logical_ids, problems)
+    }));
+    seen.push(listed(caller, "").await);
+    seen.push(watched(caller, v1::WatchRequest::default()).await);
+    seen
+}
+
 /// A world whose names each have two instances, which are kept alive.
 struct World {
     guarded: Guarded,
@@ -275,7 +222,17 @@ impl World {
         }
     }
 
-    /// Others change what is under these names, and use what they may.
+    /// Ends all instances of a name, which is unserved from then on.
+    async fn end_all(&mut self, name: &str) {
+        let (ended, left) = self.rows.iter().copied().partition::<Vec<_>, _>(|row| row.0 == name);
+        self.rows = left;
+        for (_, instance, _) in ended {
+            let expire = v1::ExpireInstanceRequest { instance_id: instance.to_string(), lease_id: 0 };
+            self.master.cluster.expire_instance(expire).await.unwrap();
+        }
+    }
+
+    /// Others change what is under these names, end all instances of the first of them, and use what they may.
     async fn stir(&mut self, names: &[&'static str], other: &str, dice: &mut Dice) {
         for name in names {
             let instance = self.register(name).await;
@@ -291,6 +248,7 @@ impl World {
                 _ => {}
             }
         }
+        self.end_all(names[0]).await;
         let mut other = self.guarded.caller(other).await;
         for number in 0..20 {
             let name = names[dice.below(names.len())];
@@ -365,6 +323,15 @@ async fn hidden_names_change_no_answer_under_any_policy() {
             let after = learned(&world.guarded, name, &caller, &instances).await;
             for (before, after) in before.iter().zip(&after) {
                 assert_eq!(before, after, "{name} under policy {round} of seed {seed}:\n{text}");
+            }
+            let seen = overview(&world.guarded, name, &caller).await;
+            for hidden in &hidden {
+                let quoted = format!("\"{hidden}\"");
+                let shown = seen.iter().find(|told| told.contains(&quoted));
+                assert_eq!(shown, None, "{hidden} is shown to {name} under policy {round} of seed {seed}:\n{text}");
+            }
+            for _ in 0..2 {
+                world.register(hidden[0]).await;
             }
             compared += before.len();
             shown += before.iter().filter(|told| told.contains("10.0.0.1")).count();

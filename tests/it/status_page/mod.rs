@@ -4,6 +4,7 @@ mod api;
 mod browser;
 mod ended;
 mod search;
+mod secured;
 
 use std::{collections::HashMap, time::Duration};
 
