@@ -187,18 +187,10 @@ impl Caller {
         self.quota().map(|known| *known.grants.limits())
     }
 
-    /// Its quotas: of what, how many it may have, and how many it has of this daemon. Which records it owns is for the view to
-    /// tell, and registrations are a rate: of these two the use is 0. Empty: there is no limit for it.
+    /// The watches and connections that it has open at this daemon.
     #[must_use]
-    pub fn quotas(&self) -> Vec<(Unit, u64, u64)> {
-        let Some(known) = self.quota() else { return Vec::new() };
-        let (watches, connections) = known.used.places();
-        let used = |unit| match unit {
-            Unit::Records | Unit::Registrations => 0,
-            Unit::Watches => watches.into(),
-            Unit::Connections => connections.into(),
-        };
-        known.grants.limits().units().map(|(unit, limit)| (unit, limit, used(unit))).to_vec()
+    pub fn places(&self) -> (u32, u32) {
+        self.quota().map_or((0, 0), |known| known.used.places())
     }
 
     /// Those that have quotas: all but the local user, which could change the policy.

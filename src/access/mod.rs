@@ -28,12 +28,12 @@ pub mod policy;
 pub mod refusal;
 pub mod tokens;
 
-pub use crate::rights::{Identity, InvalidIdentity, Kind, Names, Verb, identity, names};
+pub use crate::rights::{Identity, InvalidIdentity, Kind, Names, Verb, authorization::authorization, identity, names};
 pub(crate) use crate::rights::{
     addresses::{counted as counted_address, special as special_address},
     quota::Exceeded,
 };
-pub use call::{Call, authorization};
+pub use call::Call;
 pub use caller::Caller;
 pub(crate) use callers::Callers;
 pub use certificate::Certificate;

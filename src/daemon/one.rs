@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    applier::Applier, budget, drift, error::Error, facts, gauges, parts::Parts, reapers, recorder, security::Security,
+    applier::Applier, budget, drift, error::Error, facts, gauges, parts::Parts, policies, reapers, recorder,
+    security::Security,
 };
 use crate::{
     api::{

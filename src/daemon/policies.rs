@@ -26,8 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) fn start(parts: &Parts, stop: CancellationToken) {
     let (pool, view, health) = (parts.pool.clone(), parts.view.clone(), parts.health.clone());
     let (access, daemon_id) = (parts.security.access(), parts.identity.daemon_id);
+    // Made here, where it belongs to this registry of several.
+    let metrics = PolicyMetrics::new();
     let telling = async move {
-        let metrics = PolicyMetrics::new();
         while stop.run_until_cancelled(sleep(PERIOD)).await.is_some() {
             let (text, number) = fingerprint(&access);
             metrics.fingerprint.set(number);

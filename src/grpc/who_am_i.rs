@@ -4,7 +4,7 @@ use crate::{
     access::{Caller, Verb},
     model::Owner,
     proto::v1,
-    rights::quota::Unit,
+    rights::quota::{Limits, Unit},
     view::View,
     wire::{answer_size::Room, convert},
 };
@@ -14,8 +14,16 @@ pub(super) fn answer(caller: &Caller, view: &View) -> v1::WhoAmIResponse {
         verb: verb.as_str().to_owned(),
         logical_ids: if verb.has_names() { caller.names(verb).patterns() } else { Vec::new() },
     });
-    let quotas = caller.quotas().into_iter().map(|(unit, limit, used)| {
-        let used = if unit == Unit::Records { records(caller, view) } else { used };
+    let (watches, connections) = caller.places();
+    let limits = caller.limits().map(Limits::units);
+    let quotas = limits.into_iter().flatten().map(|(unit, limit)| {
+        let used = match unit {
+            Unit::Records => records(caller, view),
+            // A rate is not used up.
+            Unit::Registrations => 0,
+            Unit::Watches => watches.into(),
+            Unit::Connections => connections.into(),
+        };
         v1::Quota { unit: unit.key().to_owned(), limit, used }
     });
     v1::WhoAmIResponse {

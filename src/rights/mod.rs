@@ -3,9 +3,11 @@
 //! - [`identity`]: the names of callers, by kind of credential.
 //! - [`verb`]: what can be granted; [`names`]: on which logical ids.
 //! - [`addresses`]: which addresses a registration may have.
+//! - [`authorization`]: the header that a token comes in.
 //! - [`quota`]: what one identity may use, and what it uses.
 
 pub(crate) mod addresses;
+pub mod authorization;
 pub mod identity;
 pub mod names;
 pub mod quota;

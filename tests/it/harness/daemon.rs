@@ -222,7 +222,7 @@ impl Daemon {
         })
         .await;
         let (grpc_addr, http_addr) = ports.values().next().unwrap().clone();
-        (Self { child, log, scratch, grpc_addr, http_addr }, ports)
+        (Self { child, log, scratch, grpc_addr, http_addr, tls: None, files: None }, ports)
     }
 
     /// Turns to the registry at these addresses.
