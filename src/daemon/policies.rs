@@ -29,8 +29,14 @@ pub(super) fn start(parts: &Parts, stop: CancellationToken) {
     // Made here, where it belongs to this registry of several.
     let metrics = PolicyMetrics::new();
     let telling = async move {
+        let mut generation = access.generation();
+        let (mut text, mut number) = fingerprint(&access);
         while stop.run_until_cancelled(sleep(PERIOD)).await.is_some() {
-            let (text, number) = fingerprint(&access);
+            // Once for each reload: ten thousand tokens are a megabyte to read.
+            if access.generation() != generation {
+                generation = access.generation();
+                (text, number) = fingerprint(&access);
+            }
             metrics.fingerprint.set(number);
             let daemons = view.daemons();
             let is_told =
