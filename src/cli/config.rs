@@ -7,7 +7,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::serve::{self, ServeArgs};
+use super::{
+    serve::{self, ServeArgs},
+    whoami::limit,
+};
 use crate::{
     access,
     command::exit::{self, Error},
@@ -69,9 +72,9 @@ fn show(args: ShowArgs) -> Result<u8, Error> {
 fn quotas(policy: &Path) -> Vec<Setting> {
     // A policy that cannot be used is refused before.
     let quotas = access::read_policy(policy).map(|policy| policy.quotas()).unwrap_or_default();
-    let row = |(line, unit, limit): (Option<usize>, &str, u64)| Setting {
+    let row = |(line, unit, most): (Option<usize>, &str, u64)| Setting {
         key: format!("quota.{unit}"),
-        value: Some(limit.to_string()),
+        value: Some(limit(unit, most)),
         origin: line.map_or(Origin::Default, |line| Origin::File { path: policy.to_owned(), line }),
         is_secret: false,
     };

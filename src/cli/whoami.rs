@@ -36,6 +36,14 @@ pub(super) async fn run(args: WhoAmIArgs, client: &ClientArgs) -> Result<u8, Err
     Ok(exit::OK)
 }
 
+/// The quota that counts by the second.
+const RATE: &str = "registrations";
+
+/// The limit of a quota, as a rule of the policy writes it.
+pub(super) fn limit(unit: &str, limit: u64) -> String {
+    if unit == RATE { format!("{limit}/s") } else { limit.to_string() }
+}
+
 /// `muster.v1.WhoAmIResponse`.
 fn document(known: &WhoAmI) -> Value {
     let quota = |quota: &Quota| json!({ "unit": quota.unit, "limit": long(quota.limit), "used": long(quota.used) });
@@ -65,8 +73,8 @@ fn text(known: &WhoAmI) -> String {
         let mut quotas = Table::new(["QUOTA", "LIMIT", "USED"]);
         for quota in &known.quotas {
             // A rate is not used up.
-            let used = if quota.unit == "registrations" { String::new() } else { quota.used.to_string() };
-            quotas.row([quota.unit.clone(), quota.limit.to_string(), used]);
+            let used = if quota.unit == RATE { String::new() } else { quota.used.to_string() };
+            quotas.row([quota.unit.clone(), limit(&quota.unit, quota.limit), used]);
         }
         text.push_str(&format!("\n{}", quotas.text()));
     }

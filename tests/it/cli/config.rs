@@ -198,7 +198,7 @@ async fn quotas_of_a_policy_are_shown_with_the_line_that_sets_them() {
     let of_rule = rows.filter(|row| row["source"].as_str().is_some_and(|source| source == format!("{policy}:2")));
     let of_rule: Vec<_> =
         of_rule.map(|row| (row["setting"].as_str().unwrap(), row["value"].as_str().unwrap())).collect();
-    assert_eq!(of_rule, [("quota.records", "7"), ("quota.registrations", "3")]);
+    assert_eq!(of_rule, [("quota.records", "7"), ("quota.registrations", "3/s")]);
     fs::write(&policy, "[[rule]]\nmay = 1\n").unwrap();
     let told = musterd(&flags).await;
     assert!(told.code == Some(78) && told.stderr.contains("policy.toml:2:7"), "{told:?}");
