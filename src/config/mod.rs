@@ -17,7 +17,11 @@ pub(crate) mod registries;
 pub mod secret;
 pub(crate) mod security;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub use self::{
     error::ConfigError,
@@ -112,15 +116,35 @@ pub struct ServeConfig {
 }
 
 /// Where the admin socket is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminSocket {
-    /// In the data directory, as far as that is possible.
-    #[default]
-    InDataDir,
+    /// Of this name in the data directory, as far as that is possible.
+    InDataDir(PathBuf),
     /// At this absolute path. The daemon does not start without it.
     At(PathBuf),
     /// There is none.
     None,
+}
+
+impl Default for AdminSocket {
+    fn default() -> Self {
+        Self::InDataDir("admin.sock".into())
+    }
+}
+
+impl AdminSocket {
+    /// That of one registry of several, beside that of the daemon: `NAME-admin.sock`.
+    fn of_registry(&self, name: &str) -> Self {
+        let own = |path: &Path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            path.with_file_name(format!("{name}-{file}"))
+        };
+        match self {
+            Self::InDataDir(path) => Self::InDataDir(own(path)),
+            Self::At(path) => Self::At(own(path)),
+            Self::None => Self::None,
+        }
+    }
 }
 
 impl ServeConfig {
@@ -128,11 +152,7 @@ impl ServeConfig {
     #[must_use]
     pub fn of_registry(&self, registry: &RegistryConfig) -> Self {
         let RegistryConfig { name, database_url, schema, grpc_addr, http_addr, advertise_addr, .. } = registry.clone();
-        let admin_socket = match &self.admin_socket {
-            AdminSocket::InDataDir => AdminSocket::InDataDir,
-            AdminSocket::At(path) => AdminSocket::At(path.join(format!("{name}.sock"))),
-            AdminSocket::None => AdminSocket::None,
-        };
+        let admin_socket = self.admin_socket.of_registry(&name);
         let (schema, registries) = (Some(schema), Vec::new());
         let count = u64::try_from(self.registries.len()).unwrap_or(u64::MAX).max(1);
         let Budget { records, bytes } = self.budget;
@@ -154,13 +174,7 @@ impl ServeConfig {
     #[must_use]
     pub fn admin_socket_path(&self) -> Option<(PathBuf, bool)> {
         match &self.admin_socket {
-            AdminSocket::InDataDir => {
-                let file = self
-                    .schema
-                    .as_ref()
-                    .map_or_else(|| "admin.sock".to_owned(), |schema| format!("admin-{schema}.sock"));
-                Some((self.data_dir.join(file), false))
-            }
+            AdminSocket::InDataDir(path) => Some((self.data_dir.join(path), false)),
             AdminSocket::At(path) => Some((path.clone(), true)),
             AdminSocket::None => None,
         }

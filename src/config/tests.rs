@@ -87,3 +87,17 @@ fn limits_are_enforced_at_both_ends() {
     let filter = ServeConfig { log_level: "info,a=b=c".to_owned(), ..config() };
     assert!(matches!(filter.validate(), Err(ConfigError::LogLevel { .. })));
 }
+
+#[test]
+fn admin_socket_of_each_registry_has_its_name_beside_that_of_the_daemon() {
+    let tables = "name = 'a'\nschema = 'm'\ngrpc-addr = '127.0.0.1:1'\nhttp-addr = '127.0.0.1:2'\n";
+    let file = file::ConfigFile::parse(Path::new("m.toml"), &format!("[[registry]]\n{tables}")).unwrap();
+    let registry = registries::read(&file).unwrap().remove(0);
+    let path = |admin_socket| {
+        let config = ServeConfig { admin_socket, ..config() }.of_registry(&registry);
+        config.admin_socket_path().map(|(path, is_asked_for)| (path.display().to_string(), is_asked_for))
+    };
+    assert_eq!(path(AdminSocket::default()), Some(("/var/lib/musterd/a-admin.sock".to_owned(), false)));
+    assert_eq!(path(AdminSocket::At("/run/x/admin.sock".into())), Some(("/run/x/a-admin.sock".to_owned(), true)));
+    assert_eq!(path(AdminSocket::None), None);
+}

@@ -3,25 +3,24 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use musterd::access::tokens::{Digest, token};
-use musterd_client::{Choice, Client, Error, Filter, Register, Step, Token};
+use musterd_client::{Choice, Client, Filter, Register, Step, Token};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     cli::musterd,
     harness::{
+        calls::Calls,
         daemon::{DAEMON_BOUND, Daemon},
         postgres::{TestDatabase, connect},
         registry::get,
         scratch::Scratch,
+        volume::Volume,
         wait::wait_until,
     },
 };
@@ -128,39 +127,22 @@ async fn until_granted(client: &Client, name: &str) {
     .await;
 }
 
-/// Calls that are made until they are told to stop.
-#[derive(Default)]
-struct Calls {
-    stop: AtomicBool,
-    made: AtomicU64,
-    failures: Mutex<Vec<String>>,
+/// Short calls, on one connection.
+async fn ask(calls: Arc<Calls>, client: Client) {
+    while !calls.stop.load(Ordering::Relaxed) {
+        calls.note("resolve", client.resolve("organ", &Choice::default()).await);
+        calls.note("who_am_i", client.who_am_i().await);
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
-impl Calls {
-    fn note<T>(&self, what: &str, outcome: Result<T, Error>) {
-        self.made.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = outcome {
-            self.failures.lock().unwrap().push(format!("{what}: {error}"));
-        }
-    }
-
-    /// Short calls, on one connection.
-    async fn ask(self: Arc<Self>, client: Client) {
-        while !self.stop.load(Ordering::Relaxed) {
-            self.note("resolve", client.resolve("organ", &Choice::default()).await);
-            self.note("who_am_i", client.who_am_i().await);
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// A watch, which nothing may interrupt.
-    async fn watch(self: Arc<Self>, client: Client) {
-        let mut watch = client.watch(&Filter::logical_id("organ"));
-        while !self.stop.load(Ordering::Relaxed) {
-            match watch.next().await {
-                Ok(Step::Interrupted(error)) | Err(error) => self.note::<()>("watch", Err(error)),
-                Ok(_) => self.note("watch", Ok(())),
-            }
+/// A watch, which nothing may interrupt.
+async fn watch(calls: Arc<Calls>, client: Client) {
+    let mut watch = client.watch(&Filter::logical_id("organ"));
+    while !calls.stop.load(Ordering::Relaxed) {
+        match watch.next().await {
+            Ok(Step::Interrupted(error)) | Err(error) => calls.note::<()>("watch", Err(error)),
+            Ok(_) => calls.note("watch", Ok(())),
         }
     }
 }
@@ -173,8 +155,8 @@ async fn policy_replaced_torn_swapped_or_removed_fails_no_call() {
     let held = client.register(Register::new("organ")).await.unwrap();
     let (lease, calls) = (held.lease(), Arc::new(Calls::default()));
     let mut crowd = JoinSet::new();
-    crowd.spawn(Arc::clone(&calls).ask(actor(&daemon)));
-    crowd.spawn(Arc::clone(&calls).watch(actor(&daemon)));
+    crowd.spawn(ask(Arc::clone(&calls), actor(&daemon)));
+    crowd.spawn(watch(Arc::clone(&calls), actor(&daemon)));
     let (policy, not_used) = (files.policy(), "security_not_reloaded");
 
     // Another file in its place, by a rename.
@@ -193,23 +175,16 @@ async fn policy_replaced_torn_swapped_or_removed_fails_no_call() {
     }
 
     // As Kubernetes replaces a Secret: by way of a link two directories up.
-    let version = |number: u32, text: String| {
-        let directory = format!("..{number}");
-        fs::create_dir(files.at(&directory)).unwrap();
-        fs::write(files.at(&directory).join("policy.toml"), text).unwrap();
-        symlink(&directory, files.at("..data_tmp")).unwrap();
-        fs::rename(files.at("..data_tmp"), files.at("..data")).unwrap();
-    };
-    version(1, with_name("first"));
-    symlink(Path::new("..data/policy.toml"), files.at("link")).unwrap();
+    let version = |name| vec![("policy.toml", with_name(name))];
+    let mut volume = Volume::new(&version("first"));
+    symlink(volume.at("policy.toml"), files.at("link")).unwrap();
     fs::rename(files.at("link"), &policy).unwrap();
     until_granted(&client, "first").await;
-    version(2, with_name("second"));
-    fs::remove_dir_all(files.at("..1")).unwrap();
+    volume.swap(&version("second"));
     until_granted(&client, "second").await;
 
     // A link that leads nowhere, no file at all, and what cannot be read as one.
-    fs::remove_dir_all(files.at("..2")).unwrap();
+    drop(volume);
     until_reported(&client, not_used, "cannot read").await;
     fs::remove_file(&policy).unwrap();
     until_reported(&client, not_used, "cannot read").await;

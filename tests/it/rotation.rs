@@ -3,26 +3,22 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::TryStreamExt as _;
-use musterd_client::{Choice, Client, Error, Filter, Kind, Register, State, Step, Tls};
+use musterd_client::{Choice, Client, Filter, Kind, Register, State, Step, Tls};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::time::{sleep, timeout};
 
 use crate::harness::{
+    calls::Calls,
     daemon::{DAEMON_BOUND, Daemon},
     postgres::TestDatabase,
-    scratch::Scratch,
     secured::shown,
     tls::Authority,
+    volume::{Content, Volume},
     wait::wait_until,
 };
 
@@ -30,47 +26,6 @@ use crate::harness::{
 const CONNECTIONS: usize = 200;
 /// How long a connection rests between two calls: the machine has other work.
 const REST: Duration = Duration::from_millis(200);
-
-type Content = Vec<(&'static str, String)>;
-
-/// A Secret that is mounted as a volume: names that point by way of `..data` to a directory that is replaced as a whole.
-struct Volume {
-    files: Scratch,
-    version: u32,
-}
-
-impl Volume {
-    fn new(content: &Content) -> Self {
-        let mut volume = Self { files: Scratch::in_memory(), version: 0 };
-        volume.swap(content);
-        for (name, _) in content {
-            symlink(Path::new("..data").join(name), volume.at(name)).unwrap();
-        }
-        volume
-    }
-
-    /// As the kubelet does: a new directory, a new link beside the old one, and a rename over it.
-    fn swap(&mut self, content: &Content) {
-        let (root, before) = (self.files.path().to_path_buf(), self.version);
-        self.version += 1;
-        let directory = format!("..{}", self.version);
-        fs::create_dir(root.join(&directory)).unwrap();
-        for (name, text) in content {
-            fs::write(root.join(&directory).join(name), text).unwrap();
-        }
-        symlink(&directory, root.join("..data_tmp")).unwrap();
-        fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
-        let _ = fs::remove_dir_all(root.join(format!("..{before}")));
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.at(name).to_str().unwrap().to_owned()
-    }
-}
 
 /// The files of daemon and clients: certificates of one authority, and the CAs that both sides accept.
 fn secret(signer: &Authority, accepted: &[&Authority]) -> Content {
@@ -130,25 +85,8 @@ async fn daemon(volume: &Volume, database: &TestDatabase) -> (Daemon, Scene) {
     (daemon, scene)
 }
 
-/// What the callers have seen.
-#[derive(Default)]
-struct Seen {
-    stop: AtomicBool,
-    calls: AtomicU64,
-    failures: Mutex<Vec<String>>,
-}
-
-impl Seen {
-    fn note<T>(&self, what: &str, outcome: Result<T, Error>) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = outcome {
-            self.failures.lock().unwrap().push(format!("{what}: {error}"));
-        }
-    }
-}
-
 /// Makes calls of the kind of this number until told to stop: some on one connection, some on a new one for each call.
-async fn call(number: usize, scene: Scene, seen: Arc<Seen>) {
+async fn call(number: usize, scene: Scene, seen: Arc<Calls>) {
     let kept = scene.client();
     let name = format!("svc-{number}");
     if number.is_multiple_of(6) {
@@ -183,7 +121,7 @@ async fn call(number: usize, scene: Scene, seen: Arc<Seen>) {
 }
 
 /// Keeps a lease, which must never be lost.
-async fn hold(client: &Client, name: &str, seen: &Seen) {
+async fn hold(client: &Client, name: &str, seen: &Calls) {
     let registered = client.register(Register::new(name).ttl(Duration::from_secs(15))).await;
     let Ok(registered) = registered else { return seen.note("register", registered.map(drop)) };
     let lease = registered.lease();
@@ -193,12 +131,12 @@ async fn hold(client: &Client, name: &str, seen: &Seen) {
         if !matches!(&state, State::Held(_) | State::Doubtful(_)) || registered.lease() != lease {
             seen.failures.lock().unwrap().push(format!("lease: {state:?}"));
         }
-        seen.calls.fetch_add(1, Ordering::Relaxed);
+        seen.made.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Keeps a watch, which must never be interrupted.
-async fn watch(client: &Client, seen: &Seen) {
+async fn watch(client: &Client, seen: &Calls) {
     let mut watch = client.watch(&Filter::logical_id("anchor"));
     while !seen.stop.load(Ordering::Relaxed) {
         // A bookmark comes every few seconds.
@@ -206,7 +144,7 @@ async fn watch(client: &Client, seen: &Seen) {
             Ok(Ok(Step::Interrupted(error)) | Err(error)) => {
                 seen.failures.lock().unwrap().push(format!("watch: {error}"));
             }
-            Ok(Ok(_)) => drop(seen.calls.fetch_add(1, Ordering::Relaxed)),
+            Ok(Ok(_)) => drop(seen.made.fetch_add(1, Ordering::Relaxed)),
             Err(_) => seen.failures.lock().unwrap().push("watch: silence".to_owned()),
         }
     }
@@ -219,12 +157,12 @@ async fn no_call_fails_while_certificate_key_and_ca_are_rotated() {
     let database = TestDatabase::create().await;
     let (daemon, scene) = daemon(&volume, &database).await;
     let _anchor = scene.client().register(Register::new("anchor")).await.unwrap();
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(Calls::default());
     let callers = (0..CONNECTIONS).map(|number| tokio::spawn(call(number, scene.clone(), Arc::clone(&seen))));
     let callers: Vec<_> = callers.collect();
     // All of them connect at once, and some give up in the middle of a handshake: that is not what is tried here.
     wait_until("every connection makes calls", 3 * DAEMON_BOUND, async || {
-        let made = seen.calls.load(Ordering::Relaxed);
+        let made = seen.made.load(Ordering::Relaxed);
         if made > 6 * CONNECTIONS as u64 { Ok(()) } else { Err(made) }
     })
     .await;
@@ -236,11 +174,11 @@ async fn no_call_fails_while_certificate_key_and_ca_are_rotated() {
         secret(&second, &[&second]),
         secret(&second, &[&second]),
     ] {
-        let begun = seen.calls.load(Ordering::Relaxed);
+        let begun = seen.made.load(Ordering::Relaxed);
         volume.swap(&content);
         scene.until_shown(&of_server(&content)).await;
         wait_until("every connection makes calls", DAEMON_BOUND, async || {
-            let made = seen.calls.load(Ordering::Relaxed) - begun;
+            let made = seen.made.load(Ordering::Relaxed) - begun;
             if made > 2 * CONNECTIONS as u64 { Ok(()) } else { Err(made) }
         })
         .await;

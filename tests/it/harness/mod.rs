@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 pub(crate) mod browser;
+pub(crate) mod calls;
 pub(crate) mod daemon;
 pub(crate) mod fleet;
 pub(crate) mod issuer;
@@ -13,5 +14,6 @@ pub(crate) mod secured;
 pub(crate) mod served;
 pub(crate) mod tls;
 pub(crate) mod versions;
+pub(crate) mod volume;
 pub(crate) mod wait;
 pub(crate) mod wire;

@@ -14,11 +14,10 @@ use http::{
 };
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
-use tokio_util::either::Either;
+use tokio::{net::TcpStream, sync::oneshot, time::timeout};
+use tokio_util::{either::Either, io::InspectReader};
 use tonic::body::Body;
 
-use super::heard::Heard;
 use crate::tls::{self, Tls};
 
 pub(super) type Request = http::Request<Body>;
@@ -89,7 +88,15 @@ impl Link {
             }
             None => (Either::Right(stream), Scheme::HTTP),
         };
-        let (stream, heard) = Heard::new(stream);
+        // The kernel accepts connections for a process that hangs, and a client of HTTP/2 need not wait for its server before it
+        // sends: a connection is good once its server has spoken.
+        let (first, heard) = oneshot::channel();
+        let mut first = Some(first);
+        let stream = InspectReader::new(stream, move |bytes: &[u8]| {
+            if let Some(first) = first.take_if(|_| !bytes.is_empty()) {
+                let _ = first.send(());
+            }
+        });
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

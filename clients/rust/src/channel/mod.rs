@@ -5,7 +5,6 @@
 //! connection goes to another instance; one that was sent is repeated only if the caller says that it may be.
 
 mod deadline;
-mod heard;
 mod link;
 mod links;
 mod tls;
