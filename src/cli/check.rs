@@ -145,7 +145,7 @@ async fn daemon(client: &ClientArgs, address: &Address, findings: &mut Vec<Findi
     }
 }
 
-/// Whom the daemon takes the caller for.
+/// As which identity the daemon knows the caller.
 async fn identity(client: &ClientArgs, address: &Address) -> Vec<Finding> {
     let asked = async { Ok::<_, Error>(client.at(address.clone()).connect().await?.who_am_i().await?) };
     match asked.await {
